@@ -1,0 +1,119 @@
+"""Writing files so that a kill, a full disk or a second process never leaves half of one behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import PocketError
+
+
+@contextlib.contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success fsync it and rename it into place.
+
+    On any failure the temporary file is removed and ``path`` is as it was before. A full disk and a read-only folder
+    become a ``PocketError`` that names the file.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; what we write is to be shared
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable (a no-op where folders cannot be opened, as on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def storage_error(error: OSError, path: Path | str) -> PocketError:
+    """Say in one sentence what an ``OSError`` met while writing ``path`` means and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PocketError(f"the disk is full: could not write {path}. Free some space and run again with --resume.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PocketError(f"no permission to write {path}. Choose a folder you can write to with --out.")
+    return PocketError(f"could not write {path}: {error.strerror or error}.")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, in UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; a broken one is a ``PocketError`` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PocketError(f"could not read {path}: {error}") from error
+
+
+def require_space(folder: Path | str, needed: int, purpose: str) -> None:
+    """Raise ``PocketError`` when fewer than ``needed`` bytes (and a reserve of 1 %) are free where ``folder`` is."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed * 1.01:
+        raise PocketError(
+            f"{purpose} needs {human_bytes(needed)}, but only {human_bytes(free)} are free in {place}. "
+            "Free some space or choose another folder with --out."
+        )
+
+
+def human_bytes(count: float) -> str:
+    """Return ``count`` bytes in decimal units: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:  # what is not rounded up to 1000
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration as a person says it: ``4.2 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.2g} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.2g} h" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+
+
+def sha256_of(value: Any) -> str:
+    """Return the hex SHA-256 of a JSON-like value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Where images come from. `open_images` finds out what it is given, checks every image and fixes the split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import PocketError
+from .base import SPLITS, Checks, Dataset, Source
+from .decode import BrokenImage, decode, to_rgb8
+from .pack import Pack, pack_dataset
+
+__all__ = [
+    "SPLITS",
+    "BrokenImage",
+    "Checks",
+    "Dataset",
+    "Pack",
+    "Source",
+    "decode",
+    "open_images",
+    "pack_dataset",
+    "to_rgb8",
+]
+
+
+def open_images(
+    images: Any,
+    *,
+    labels: str | Path | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    window: tuple[float, float] | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Open images of any kind, read each once, and return their training, validation and test splits.
+
+    Splits that are there are kept. What is missing is held out of the training images, class by class, by a hash of
+    ``seed`` and the image's path (or index): the same on any machine, and an added image reshuffles no others.
+
+    Args:
+        images: "digits"; a folder (``class/name.jpg``, train/val/test folders of that, a flat folder without labels,
+            or CIFAR as torchvision lays it out); a CSV file of names and labels; a MedMNIST-layout ``.npz``;
+            a pair (array of images, labels); or a `Dataset`, which is returned as it is.
+        labels: CSV file of names and labels of the images in a folder.
+        val_fraction: share of the training images held out for validation, and again for test, where those are
+            missing; 0 holds nothing out.
+        window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default the full range
+            found; floating-point images need one.
+        progress: show a bar while checking, if it takes more than a second.
+
+    Raises:
+        PocketError: what was given cannot be used; the message says what, where and what to do.
+    """
+    from .assemble import assemble
+
+    if isinstance(images, Dataset):
+        return images
+    listing = _list(images, labels)
+    return assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
+
+
+def _list(images: Any, labels: str | Path | None) -> Any:
+    from .arrays import list_digits, list_npz, list_pair
+    from .cifar import find_cifar, list_cifar
+    from .folders import list_folder
+    from .tables import list_table
+
+    if isinstance(images, tuple) and len(images) == 2:
+        return list_pair(*images)
+    if not isinstance(images, str | Path):
+        raise PocketError(
+            f"images are a {type(images).__name__}: give a folder, a file, 'digits', or a pair (array, labels)"
+        )
+    path = Path(images).expanduser()
+    if str(images) == "digits" and not path.exists():
+        return list_digits()
+    if not path.exists():
+        raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'")
+    if labels is not None:
+        table = Path(labels).expanduser()
+        if not path.is_dir():
+            raise PocketError(f"labels in {table} need a folder of images, but {path} is a file")
+        return list_table(table, path)
+    if path.is_dir():
+        batches = find_cifar(path)
+        return list_cifar(batches) if batches else list_folder(path)
+    if path.suffix.lower() == ".npz":
+        return list_npz(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return list_table(path, path.parent)
+    raise PocketError(f"{path} cannot be opened as images: give a folder, a .npz or .csv file, or 'digits'")

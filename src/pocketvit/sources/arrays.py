@@ -1,0 +1,162 @@
+"""Images in arrays: scikit-learn's digits, MedMNIST-layout .npz files, and pairs of (images, labels)."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PocketError
+from .base import SPLITS
+from .findings import DEPTHS
+from .listing import Arrays, Listing
+from .medmnist import class_names
+
+Split = tuple[np.ndarray, np.ndarray | None]
+
+
+def list_digits() -> Listing:
+    """List scikit-learn's digits: 1,797 grey images of 8x8 pixels, their 17 levels spread over 0..255."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    classes = tuple(str(name) for name in data.target_names)
+    listing = list_arrays("digits", {"train": (images, data.target)}, classes)
+    listing.test_fraction = 0.2  # so few images that a tenth would say little
+    return listing
+
+
+def list_npz(path: Path) -> Listing:
+    """List a MedMNIST-layout file: ``train_images`` and ``train_labels``, likewise val and test, perhaps ``classes``.
+
+    Raises:
+        PocketError: not such a file, or one with several labels an image, volumes, or Python objects.
+    """
+    if not zipfile.is_zipfile(path):
+        raise PocketError(f"{path} is not a readable .npz file (no zip archive): copy it again")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = set(archive.files)
+            if "train_images" not in found:
+                keys = ", ".join(sorted(found)[:6]) or "nothing"
+                raise PocketError(
+                    f"{path} holds {keys}: expected train_images and train_labels (and val_, test_), as MedMNIST has"
+                )
+            splits: dict[str, Split] = {}
+            for split in SPLITS:
+                if f"{split}_images" in found:
+                    labels = archive[f"{split}_labels"] if f"{split}_labels" in found else None
+                    splits[split] = (archive[f"{split}_images"], labels)
+            classes = tuple(str(name) for name in archive["classes"]) if "classes" in found else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error):
+            raise PocketError(
+                f"{path} holds Python objects, which are not read because they could run code: "
+                "save plain arrays with numpy.savez"
+            ) from error
+        raise PocketError(f"{path} is not a readable .npz file ({error}): copy it again") from error
+    except MemoryError as error:
+        raise PocketError(f"{path} does not fit into memory: use a folder of images instead") from error
+    return list_arrays(path.stem, splits, classes)
+
+
+def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | None = None) -> Listing:
+    """List arrays of images [n, H, W] or [n, H, W, C] with integer labels [n] or [n, 1], split by split.
+
+    Args:
+        splits: "train" and perhaps "val", "test": images and labels (None: unlabelled).
+        classes: names by label; by default MedMNIST's for a ``name`` of theirs, else the numbers.
+    """
+    parts, targets, names, keys, rows = [], [], [], [], []
+    notes: list[str] = []
+    for split, (images, labels) in splits.items():
+        parts.append(_images(images, f"{name} ({split})"))
+        targets.append(_targets(labels, len(images), f"{name} ({split})"))
+        names += [f"{split}/{index}" if len(splits) > 1 else str(index) for index in range(len(images))]
+        keys += [str(index) for index in range(len(images))]
+        rows += [split] * len(images)
+    joined = np.concatenate(targets)
+    if (joined < 0).all():
+        classes = ()
+    elif classes is None:
+        count = int(joined.max()) + 1
+        classes = class_names(name, count)
+        if classes is None:
+            classes = tuple(str(label) for label in range(count))
+            notes.append(f"{name} does not name its {count} classes: they go by their numbers")
+    if classes and joined.max() >= len(classes):
+        raise PocketError(f"{name} has a label {joined.max()} but only {len(classes)} classes: correct the labels")
+    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes)
+
+
+def list_pair(images: Any, labels: Any) -> Listing:
+    """List an array (or nested sequence) of images with their labels, or None."""
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise PocketError(
+            "the images differ in size: save them as files in class folders, and give the folder"
+        ) from error
+    if labels is None:
+        return list_arrays("arrays", {"train": (array, None)})
+    given = np.asarray(labels)
+    if given.dtype.kind in "US":
+        classes, numbers = np.unique(given.reshape(len(given)), return_inverse=True)
+        return list_arrays("arrays", {"train": (array, numbers)}, tuple(str(label) for label in classes))
+    return list_arrays("arrays", {"train": (array, given)})
+
+
+def _images(images: np.ndarray, where: str) -> np.ndarray:
+    shape = "x".join(str(side) for side in images.shape)
+    if images.dtype == bool:
+        images = images.astype(np.uint8) * 255
+    if images.dtype.kind not in "iuf":
+        raise PocketError(
+            f"the images of {where} are {images.dtype}: give one array of numbers, [n, height, width(, 3)]"
+        )
+    if images.ndim not in (3, 4):
+        raise PocketError(
+            f"the images of {where} have shape {shape}: expected [n, height, width] or [n, ..., channels]"
+        )
+    if images.ndim == 4 and not 1 <= images.shape[-1] <= 4:
+        first = " (channels first? move them last)" if images.shape[1] <= 4 else " (a volume? choose one slice each)"
+        raise PocketError(f"the images of {where} have shape {shape}: channels must be last, at most 4{first}")
+    if min(images.shape[1:3]) < 1 or images.shape[1] * images.shape[2] == 1:
+        raise PocketError(f"the images of {where} have shape {shape}: a single pixel shows nothing")
+    if images.ndim == 4 and images.shape[-1] in (2, 4) and images.dtype.name not in ("uint8", "uint16"):
+        raise PocketError(f"the images of {where} are {images.dtype} with alpha: give 1 or 3 channels")
+    if images.dtype.name in DEPTHS:
+        return images
+    if images.dtype.kind == "f":
+        return images.astype(np.float32)
+    if len(images) and (images.min() < -(2**31) or images.max() >= 2**31):
+        raise PocketError(f"the images of {where} hold values beyond 32 bits: scale them down")
+    if (
+        images.dtype.kind == "i"
+        and images.dtype.itemsize > 4
+        and len(images)
+        and images.min() >= 0
+        and images.max() < 256
+    ):
+        return images.astype(np.uint8)  # what a plain Python list of pixels becomes
+    return images.astype(np.int32)
+
+
+def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
+    if labels is None:
+        return np.full(count, -1, np.int64)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise PocketError(f"{where} has {labels.shape[1]} labels an image: one is expected, [n] or [n, 1]")
+    if labels.size != count:
+        raise PocketError(f"{where} has {count} images but {labels.size} labels: one an image is expected")
+    flat = labels.reshape(-1)
+    if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.floor(flat)).all()):
+        raise PocketError(f"the labels of {where} are {flat.dtype}: expected whole numbers from 0")
+    targets = flat.astype(np.int64)
+    if count and targets.min() < -1:
+        raise PocketError(f"{where} has a label {targets.min()}: expected whole numbers from 0, or -1 where unknown")
+    return targets

@@ -1,0 +1,69 @@
+"""What the checks find of each image, as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+DEPTHS = ("uint8", "uint16", "int32", "float32")
+
+
+@dataclass
+class Findings:
+    """One row an image of a listing.
+
+    Attributes:
+        digests: uint8 [N, 32], SHA-256 of the file's bytes or the array's image.
+        looks: [N] hash of the decoded pixels: equal for copies that differ only in their metadata or container.
+        shapes: int32 [N, 3], height and width when upright, and channels (0 for plain [H, W]).
+        depths: uint8 [N], index into `DEPTHS`.
+        kinds: [N] channels and depth as the file has them, such as "RGB" or "16-bit grey".
+        stored: int64 [N], bytes of the file (of the pixels, for arrays).
+        ranges: float64 [N, 2], lowest and highest intensity; NaN where the image is 8-bit.
+        why: [N] what is wrong with it, "" if nothing.
+    """
+
+    digests: np.ndarray
+    looks: list[bytes]
+    shapes: np.ndarray
+    depths: np.ndarray
+    kinds: list[str]
+    stored: np.ndarray
+    ranges: np.ndarray
+    why: list[str]
+
+    @classmethod
+    def empty(cls, count: int) -> Findings:
+        """Return findings for ``count`` images, nothing filled in."""
+        return cls(
+            digests=np.zeros((count, 32), np.uint8),
+            looks=[b""] * count,
+            shapes=np.zeros((count, 3), np.int32),
+            depths=np.zeros(count, np.uint8),
+            kinds=[""] * count,
+            stored=np.zeros(count, np.int64),
+            ranges=np.full((count, 2), np.nan),
+            why=[""] * count,
+        )
+
+    @property
+    def good(self) -> np.ndarray:
+        """bool [N]: whether an image can be used."""
+        return np.array([not why for why in self.why], bool)
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """int64 [N]: bytes of the decoded pixels."""
+        widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
+        sides = self.shapes.astype(np.int64)
+        return sides[:, 0] * sides[:, 1] * np.maximum(sides[:, 2], 1) * widths[self.depths]
+
+    def take(self, rows: np.ndarray) -> Findings:
+        """Return the findings of some rows."""
+        taken: dict[str, Any] = {
+            name: column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+            for name, column in vars(self).items()
+        }
+        return Findings(**taken)

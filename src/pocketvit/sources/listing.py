@@ -1,0 +1,115 @@
+"""What an opener has found before anything is read: one row an image, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .base import Source
+from .decode import decode, to_rgb8
+from .findings import Findings
+
+
+@dataclass
+class Listing:
+    """Images and targets as found, not yet checked.
+
+    Attributes:
+        names: [N] as shown to people: the path relative to what was opened, or the array's index.
+        keys: [N] what a sample is known by inside its split: the normalized path below the split's folder.
+        splits: [N] "train", "val", "test".
+        targets: int64 [N], -1 where unknown.
+        images: where the pixels are: files, or arrays.
+        test_fraction: share to hold out for a missing test split, where it is not that of validation.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    names: list[str]
+    keys: list[str]
+    splits: list[str]
+    targets: np.ndarray
+    images: Files | Arrays
+    notes: list[str] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    test_fraction: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass
+class Files:
+    """Images in files: paths [N]."""
+
+    paths: Sequence[Path]
+
+    def source(self, rows: np.ndarray, findings: Findings, **about: object) -> FileSource:
+        """Return the source of the images at ``rows``."""
+        return FileSource([self.paths[row] for row in rows], findings.take(rows), **about)
+
+
+@dataclass
+class Arrays:
+    """Images in arrays of one dtype, [n, H, W] or [n, H, W, C] each, laid end to end."""
+
+    parts: Sequence[np.ndarray]
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part and the place in it of each row."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        part = np.searchsorted(ends, rows, side="right")
+        return part, rows - (ends - [len(part) for part in self.parts])[part]
+
+    def source(self, rows: np.ndarray, findings: Findings, **about: object) -> Source:
+        """Return the source of the images at ``rows``."""
+        part, place = self.locate(rows)
+        if len(rows) and (part == part[0]).all():
+            return ArraySource(self.parts[part[0]], place, **about)
+        return ArraySource(np.stack([self.parts[p][i] for p, i in zip(part, place, strict=True)]), None, **about)
+
+
+class FileSource(Source):
+    """Images in files, decoded when asked for.
+
+    Attributes:
+        paths: [N].
+        findings: what the checks found of each file.
+    """
+
+    def __init__(self, paths: Sequence[Path], findings: Findings, **about: object) -> None:
+        super().__init__(**about)  # type: ignore[arg-type]
+        self.paths = paths
+        self.findings = findings
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        return decode(self.paths[position], self.names[position]), int(self.targets[position])
+
+
+class ArraySource(Source):
+    """Images in one array [n, H, W] or [n, H, W, C]; ``rows`` says which and in what order (None: all)."""
+
+    def __init__(self, images: np.ndarray, rows: np.ndarray | None, **about: object) -> None:
+        super().__init__(**about)  # type: ignore[arg-type]
+        self.images = images
+        self.rows = rows
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        row = position if self.rows is None else self.rows[position]
+        return self.images[row], int(self.targets[position])
+
+    def rgb(self, positions: np.ndarray) -> np.ndarray:
+        """Return uint8 [B, H, W, 3]: one gather, no loop."""
+        return batch_rgb8(self.native(positions), self.window)
+
+    def native(self, positions: np.ndarray) -> np.ndarray:
+        """Return images in native depth, [B, H, W] or [B, H, W, C]."""
+        return self.images[positions if self.rows is None else self.rows[positions]]
+
+
+def batch_rgb8(images: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
+    """Return images [B, H, W] or [B, H, W, C] as uint8 [B, H, W, 3]."""
+    return to_rgb8(images[..., None] if images.ndim == 3 else images, window)

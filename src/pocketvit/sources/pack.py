@@ -1,0 +1,322 @@
+"""Packs: all images of a split in one flat file, memory-mapped, so that nothing is opened or decoded twice.
+
+A pack is a folder ``<split>-<fingerprint>/`` with
+
+* ``images.bin``: decoded pixels end to end where images are small, else the bytes of the original files;
+* ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], ids, targets, names; classes and so on as metadata.
+  It is written last: a pack without it is not finished.
+* ``journal.jsonl``: only while packing: what is being packed, then after each piece that is safely on disk how many
+  images that makes.
+
+A killed process loses at most the piece it was writing: the next call goes on after the images that the journal counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from ..errors import PocketError
+from ..files import atomic, require_space, storage_error
+from .base import Dataset, Source, in_threads
+from .decode import decode, to_rgb8
+from .findings import DEPTHS
+from .listing import ArraySource, FileSource, batch_rgb8
+
+SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which they are stored decoded
+PIECE = 64 * 1024 * 1024  # bytes between two lines of the journal: what a kill costs at most
+_DEPTHS = (*DEPTHS, "file")  # "file": original bytes
+_VERSION = 1
+
+
+def pack_dataset(dataset: Dataset, folder: Path | str, progress: bool = True) -> Dataset:
+    """Pack each split of a dataset below ``folder`` and return the dataset with its packs in place of the splits.
+
+    Finished packs of the same fingerprint are reused, unfinished ones are completed.
+
+    Raises:
+        PocketError: the disk is or would be full, the folder cannot be written, or an image changed since the checks.
+    """
+    packs: dict[str, Any] = {split: pack_source(source, folder, progress) for split, source in dataset.splits.items()}
+    return dataclasses.replace(dataset, **packs)
+
+
+def pack_source(source: Source, folder: Path | str, progress: bool = True) -> Pack:
+    """Pack one split below ``folder``; see `pack_dataset`."""
+    if isinstance(source, Pack):
+        return source
+    place = Path(folder) / f"{source.split}-{source.fingerprint[:16]}"
+    pack = _finished(place, source)
+    if pack is not None:
+        return pack
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with _locked(place):
+            pack = _finished(place, source)  # another process may have packed while this one waited
+            if pack is None:
+                _write(place, source, progress)
+    except OSError as error:
+        raise storage_error(error, place) from error
+    return pack or Pack(place)
+
+
+class Pack(Source):
+    """A packed split, memory-mapped. Opened by its folder alone; pickled without its pixels."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        index, about = _read_index(self.folder)
+        super().__init__(
+            name=about["name"],
+            split=about["split"],
+            classes=tuple(about["classes"]),
+            ids=index["ids"],
+            targets=index["targets"],
+            names=index["names"].tobytes().decode("utf-8", "surrogateescape").split("\0"),
+            window=tuple(about["window"]) if about["window"] else None,
+            size=tuple(about["size"]) if about["size"] else None,
+            fingerprint=about["fingerprint"],
+        )
+        self.offsets, self.shapes, self.depths = index["offsets"], index["shapes"], index["depths"]
+        self._map()
+
+    def _map(self) -> None:
+        path = self.folder / "images.bin"
+        expected = int(self.offsets[-1])
+        if not path.is_file() or path.stat().st_size != expected:
+            raise PocketError(
+                f"{path} is not the {expected:,} bytes that its index says: delete {self.folder}, pack again"
+            )
+        # A plain array over the map: numpy's memmap class would run Python code at every slice.
+        self.bytes = np.asarray(np.memmap(path, np.uint8, "r"))
+        self.stacked = self._stacked()
+
+    def _stacked(self) -> np.ndarray | None:
+        """Return all images as one array [N, H, W] or [N, H, W, C] over the map, if they are alike and decoded."""
+        alike = (self.shapes == self.shapes[0]).all() and (self.depths == self.depths[0]).all()
+        depth = _DEPTHS[self.depths[0]]
+        if not alike or depth == "file":
+            return None
+        height, width, channels = (int(side) for side in self.shapes[0])
+        return self.bytes.view(depth).reshape(len(self), height, width, *([channels] if channels else []))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("bytes", "stacked")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        return self._image(int(position)), int(self.targets[position])
+
+    def _image(self, position: int) -> np.ndarray:
+        if self.stacked is not None:
+            return self.stacked[position]
+        data = self.bytes[self.offsets[position] : self.offsets[position + 1]]
+        depth = _DEPTHS[self.depths[position]]
+        if depth == "file":
+            return decode(data.tobytes(), self.names[position])
+        height, width, channels = (int(side) for side in self.shapes[position])
+        # Pixels lie end to end, so 16-bit ones may start at an odd byte after 8-bit ones: copied, then viewed.
+        pixels = data if depth == "uint8" else np.frombuffer(data.tobytes(), depth)
+        return pixels.reshape(height, width, *([channels] if channels else []))
+
+    def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Return uint8 [B, H, W, 3] when all images share one size, else a list of [H, W, 3]."""
+        if self.stacked is not None:
+            return batch_rgb8(self.stacked[positions], self.window)
+        if (self.depths == _DEPTHS.index("file")).any():
+            return super().rgb(positions)
+        return [to_rgb8(self._image(int(position)), self.window) for position in positions]
+
+
+def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    path = folder / "index.safetensors"
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {})["pack"])
+            index = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PocketError(f"{folder} is not a finished pack: pack the images again") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PocketError(f"{path} is damaged ({error}): delete {folder} and pack again") from error
+    if about["version"] != _VERSION:
+        raise PocketError(f"{folder} was packed by another version: delete it and pack again")
+    return index, about
+
+
+def _finished(place: Path, source: Source) -> Pack | None:
+    """Return the finished pack at ``place`` if it is this source's, with the source's targets and names."""
+    if not (place / "index.safetensors").is_file():
+        return None
+    pack = Pack(place)
+    if pack.fingerprint != source.fingerprint:
+        raise PocketError(f"{place} holds other images than {source.name}: delete it")
+    same = (pack.classes, list(pack.names), pack.name) == (source.classes, list(source.names), source.name)
+    if not same or not np.array_equal(pack.targets, source.targets):  # the pixels stay, a label was corrected
+        _write_index(place, source, pack.offsets, pack.shapes, pack.depths)
+        pack = Pack(place)
+    return pack
+
+
+def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.ndarray, depths: np.ndarray) -> None:
+    about = {
+        "version": _VERSION,
+        "name": source.name,
+        "split": source.split,
+        "classes": list(source.classes),
+        "window": source.window,
+        "size": source.size,
+        "fingerprint": source.fingerprint,
+    }
+    tensors = {
+        "ids": source.ids,
+        "targets": source.targets,
+        # A tensor, for the metadata may not pass 100 MB; names on Linux need not be UTF-8.
+        "names": np.frombuffer("\0".join(source.names).encode("utf-8", "surrogateescape"), np.uint8),
+        "offsets": np.asarray(offsets, np.int64),
+        "shapes": np.asarray(shapes, np.int32),
+        "depths": np.asarray(depths, np.uint8),
+    }
+    with atomic(place / "index.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"pack": json.dumps(about)})
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Let one process at a time pack here; the lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is the user's care there
+        yield
+        return
+    with open(place / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclasses.dataclass
+class _Layout:
+    """Where each image goes in ``images.bin``, known before anything is written."""
+
+    offsets: np.ndarray  # int64 [N+1]
+    shapes: np.ndarray  # int32 [N, 3]
+    depths: np.ndarray  # uint8 [N], index into _DEPTHS
+
+
+def _layout(source: Source) -> _Layout:
+    if isinstance(source, FileSource):
+        found = source.findings
+        as_files = found.decoded.mean() > SMALL
+        sizes, shapes = found.stored if as_files else found.decoded, found.shapes
+        depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths
+    else:
+        images = (source[row][0] for row in range(len(source)))
+        described = [(image.shape, image.dtype) for image in images]
+        shapes = np.array([(*shape, 0)[:3] for shape, _ in described], np.int32)
+        depths = np.array([_DEPTHS.index(dtype.name) for _, dtype in described], np.uint8)
+        sizes = np.array([int(np.prod(shape)) * dtype.itemsize for shape, dtype in described], np.int64)
+    return _Layout(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), shapes, depths)
+
+
+def pack_bytes(source: Source) -> int:
+    """Return how many bytes a source takes as a pack."""
+    return int(_layout(source).offsets[-1])
+
+
+def _write(place: Path, source: Source, progress: bool) -> None:
+    for torn in place.glob(".index.*.part"):  # of a process that was killed while it wrote the index
+        torn.unlink()
+    layout = _layout(source)
+    offsets = layout.offsets
+    done = _resume(place, source, layout)
+    require_space(place, int(offsets[-1] - offsets[done]), f"packing {source.name}/{source.split}")
+    with (
+        open(place / "images.bin", "r+b" if done else "wb") as images,
+        open(place / "journal.jsonl", "a" if done else "w", encoding="utf-8") as journal,
+        tqdm(
+            total=len(source),
+            initial=done,
+            desc=f"packing {source.split}",
+            unit=" images",
+            delay=1,
+            disable=not progress,
+        ) as bar,
+    ):
+        if not done:
+            _note(journal, _head(source, layout))
+        images.seek(int(offsets[done]))
+        while done < len(source):
+            end = max(int(np.searchsorted(offsets, offsets[done] + PIECE, side="right")) - 1, done + 1)
+            for data in _piece(source, layout, np.arange(done, end)):
+                images.write(data)
+            images.flush()
+            os.fsync(images.fileno())
+            _note(journal, {"images": end})  # only now: what the journal counts is on disk
+            bar.update(end - done)
+            done = end
+    _write_index(place, source, offsets, layout.shapes, layout.depths)
+    (place / "journal.jsonl").unlink()
+
+
+def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | memoryview]:
+    """Return what ``images.bin`` holds of some images, in order."""
+    if isinstance(source, ArraySource):
+        return [np.ascontiguousarray(source.native(rows)).data.cast("B")]
+    if isinstance(source, FileSource):
+        return in_threads(functools.partial(_file, source, layout), rows)
+    return [np.ascontiguousarray(source[int(row)][0]).data.cast("B") for row in rows]
+
+
+def _file(source: FileSource, layout: _Layout, row: int) -> bytes | memoryview:
+    name = source.names[row]
+    try:
+        data = source.paths[row].read_bytes()
+    except OSError as error:
+        raise PocketError(f"{name} in {source.name} can no longer be read ({error.strerror}): start again") from error
+    if hashlib.sha256(data).digest() != source.findings.digests[row].tobytes():
+        raise PocketError(f"{name} in {source.name} was changed while the images were being packed: start again")
+    return data if _DEPTHS[layout.depths[row]] == "file" else np.ascontiguousarray(decode(data, name)).data.cast("B")
+
+
+def _head(source: Source, layout: _Layout) -> dict[str, Any]:
+    return {
+        "version": _VERSION,
+        "fingerprint": source.fingerprint,
+        "bytes": int(layout.offsets[-1]),
+        "depths": sorted({_DEPTHS[depth] for depth in np.unique(layout.depths)}),
+    }
+
+
+def _note(journal: TextIO, line: dict[str, Any]) -> None:
+    journal.write(json.dumps(line) + "\n")
+    journal.flush()
+    os.fsync(journal.fileno())
+
+
+def _resume(place: Path, source: Source, layout: _Layout) -> int:
+    """Return how many images an earlier, killed call has safely written; 0 when it was of another layout."""
+    try:
+        journal = place / "journal.jsonl"
+        text = journal.read_bytes()
+        os.truncate(journal, text.rfind(b"\n") + 1)  # a torn last line, which what follows would be glued to
+        lines = text.split(b"\n")[:-1]
+        head, *pieces = [json.loads(line) for line in lines]
+        done = pieces[-1]["images"] if pieces else 0
+        enough = (place / "images.bin").stat().st_size >= layout.offsets[done]
+    except (FileNotFoundError, ValueError, KeyError, IndexError):
+        return 0
+    return done if enough and head == _head(source, layout) else 0

@@ -1,0 +1,61 @@
+"""Fewer images, or fewer labels, of a source: for demos, recipes and learning curves."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import numpy as np
+
+from .base import Source
+
+
+class Subset(Source):
+    """Some images of another source, in the given order; they keep their ids, so their views stay the same."""
+
+    def __init__(self, source: Source, positions: np.ndarray) -> None:
+        self.source, self.positions = source, np.asarray(positions, dtype=np.int64)
+        super().__init__(
+            name=source.name,
+            split=source.split,
+            classes=source.classes,
+            ids=source.ids[self.positions],
+            targets=source.targets[self.positions],
+            names=[source.names[i] for i in self.positions],
+            window=source.window,
+            size=source.size,
+            fingerprint=hashlib.sha256(source.fingerprint.encode() + self.positions.tobytes()).hexdigest(),
+        )
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        return self.source[int(self.positions[position])]
+
+    def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        return self.source.rgb(self.positions[positions])
+
+
+def repeated(source: Source, positions: np.ndarray, count: int) -> Subset:
+    """Return ``count`` images that take turns over ``positions``; every repetition has augmentations of its own."""
+    turn, which = np.divmod(np.arange(count), len(positions))
+    result = Subset(source, np.asarray(positions)[which])
+    with np.errstate(over="ignore"):
+        result.ids = result.ids + turn.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return result
+
+
+def balanced(source: Source, count: int, seed: int = 0) -> np.ndarray:
+    """Return ``count`` positions, the classes taking turns (fewer where a class runs out), in ascending order."""
+    order = np.random.default_rng(seed).permutation(len(source))
+    turn = np.zeros(len(source), np.int64)
+    for label in np.unique(source.targets):
+        members = order[source.targets[order] == label]
+        turn[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(turn[order], kind="stable")[:count]])
+
+
+def hide_labels(source: Source, keep: np.ndarray) -> Source:
+    """Return the same images with the labels of all but ``keep`` forgotten (-1)."""
+    hidden = copy.copy(source)
+    hidden.targets = np.full_like(source.targets, -1)
+    hidden.targets[keep] = source.targets[keep]
+    return hidden

@@ -1,0 +1,277 @@
+"""Folders: every layout is recognized, what is wrong is named, and ids do not depend on the machine."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvit import PocketError
+from pocketvit.sources import open_images
+from pocketvit.sources.base import sample_id
+
+
+def names(source):
+    return list(source.names)
+
+
+def test_class_folders_are_split_80_10_10_and_it_is_said(photos):
+    dataset = open_images(photos("cat", "dog", count=20))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.checks.counts == {
+        "train": {"cat": 16, "dog": 16},
+        "val": {"cat": 2, "dog": 2},
+        "test": {"cat": 2, "dog": 2},
+    }
+    assert sum("held out" in note for note in dataset.notes) == 2
+    joined = names(dataset.train) + names(dataset.val) + names(dataset.test)
+    assert sorted(joined) == sorted({f"{label}/{i:03}.png" for label in ("cat", "dog") for i in range(20)})
+    for source in dataset.splits.values():
+        expected = [dataset.classes.index(name.split("/")[0]) for name in source.names]
+        assert source.targets.tolist() == expected
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_split_folders_are_kept_whatever_validation_is_called(photos, tmp_path, val):
+    root = tmp_path / "photos"
+    for seed, split in enumerate(("train", val, "test")):
+        photos("cat", "dog", count=5 - seed, folder=root / split, seed=seed)
+    dataset = open_images(root)
+    assert [len(source) for source in dataset.splits.values()] == [10, 8, 6]
+    assert list(dataset.splits) == ["train", "val", "test"]
+    assert "the train, val, test splits are those of photos" in dataset.notes
+    assert dataset.val.ids[0] == sample_id("val", "cat/000.png")
+
+
+def test_missing_test_folder_is_held_out_of_train_and_validation_kept(photos, tmp_path):
+    photos("cat", "dog", count=20, folder=tmp_path / "p/train")
+    photos("cat", "dog", count=3, folder=tmp_path / "p/val", seed=1)
+    dataset = open_images(tmp_path / "p")
+    assert [len(source) for source in dataset.splits.values()] == [36, 6, 4]
+
+
+def test_a_flat_folder_is_legal_and_unlabelled(photos, tmp_path):
+    dataset = open_images(photos("loose", count=20) / "loose")
+    assert dataset.classes == ()
+    assert set(dataset.train.targets) == {-1}
+    assert [len(source) for source in dataset.splits.values()] == [16, 2, 2]
+    assert any("no labels" in note for note in dataset.notes)
+
+
+def test_no_fraction_holds_nothing_out(photos):
+    dataset = open_images(photos("cat", "dog"), val_fraction=0)
+    assert len(dataset.train) == 20
+    assert dataset.val is None
+    assert dataset.test is None
+
+
+def test_ids_and_fingerprint_do_not_depend_on_where_the_folder_lies_or_how_it_was_filled(photos, tmp_path):
+    first = open_images(photos("cat", "dog"))
+    for path in sorted((tmp_path / "photos").rglob("*.png"), reverse=True):
+        target = tmp_path / "elsewhere/else" / path.relative_to(tmp_path / "photos")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    second = open_images(tmp_path / "elsewhere/else")
+    for split, source in first.splits.items():
+        assert np.array_equal(source.ids, second.splits[split].ids)
+        assert source.fingerprint == second.splits[split].fingerprint
+
+
+def test_ids_are_those_of_every_machine():
+    """Golden: these numbers stand in every label store."""
+    assert sample_id("train", "cat/1.jpg") == 0xB9ABC52D1BF26CBA
+    assert sample_id("train", "0") == 0x7B424304CF4E14C2
+
+
+def test_composed_and_decomposed_names_are_one(photos, tmp_path):
+    photos("caf\u00e9", "dog", count=4, folder=tmp_path / "linux")
+    photos("cafe\u0301", "dog", count=4, folder=tmp_path / "mac")
+    linux, mac = open_images(tmp_path / "linux"), open_images(tmp_path / "mac")
+    assert linux.classes == mac.classes
+    assert linux.train.fingerprint == mac.train.fingerprint
+
+
+def test_fingerprint_changes_with_a_pixel_a_name_and_the_split(photos, tmp_path, noise):
+    root = photos("cat", "dog")
+    before = open_images(root).train
+    name = before.names[0]
+    Image.fromarray(noise(99)).save(root / name)
+    changed = open_images(root).train
+    assert np.array_equal(before.ids, changed.ids)
+    assert before.fingerprint != changed.fingerprint
+    assert open_images(root, seed=1).train.fingerprint != changed.fingerprint
+
+
+def test_equal_images_with_different_labels_are_named(photos):
+    root = photos("cat", "dog")
+    (root / "dog/copy.png").write_bytes((root / "cat/003.png").read_bytes())
+    (note,) = (note for note in open_images(root).notes if "different labels" in note)
+    assert "cat/003.png = dog/copy.png" in note
+
+
+def test_broken_files_are_left_out_by_name_and_the_rest_stays(photos):
+    root = photos("cat", "dog")
+    (root / "cat/000.png").write_bytes((root / "cat/000.png").read_bytes()[:60])
+    (root / "dog/001.png").write_bytes(b"")
+    dataset = open_images(root)
+    assert [name for name, _ in dataset.checks.broken] == ["cat/000.png", "dog/001.png"]
+    assert sum(len(source) for source in dataset.splits.values()) == 18
+    lines = dataset.checks.lines()
+    assert "left out: 2" in lines
+    assert any("cat/000.png is damaged" in line for line in lines)
+    assert "classes: 2, with 7 training images each" in lines
+
+
+def test_equal_images_in_given_splits_are_listed(photos, tmp_path):
+    photos("cat", "dog", count=4, folder=tmp_path / "p/train")
+    photos("cat", "dog", count=2, folder=tmp_path / "p/test", seed=1)
+    shutil.copy(tmp_path / "p/train/cat/003.png", tmp_path / "p/test/cat/copy.png")
+    assert open_images(tmp_path / "p").checks.duplicates == (("train/cat/003.png", "test/cat/copy.png"),)
+
+
+def test_a_copy_in_another_format_is_found_too(photos, tmp_path):
+    photos("cat", "dog", count=4, folder=tmp_path / "p/train")
+    photos("cat", "dog", count=2, folder=tmp_path / "p/test", seed=1)
+    Image.open(tmp_path / "p/train/cat/003.png").save(tmp_path / "p/test/cat/copy.bmp")
+    assert len(open_images(tmp_path / "p").checks.duplicates) == 1
+
+
+def test_equal_images_never_end_on_two_sides_of_a_split_made_here(photos):
+    root = photos("cat", "dog", count=15)
+    for index in range(15):
+        shutil.copy(root / f"cat/{index:03}.png", root / f"cat/again{index:03}.png")
+    assert open_images(root).checks.duplicates == ()
+
+
+def test_sizes_and_kinds_are_counted(photos):
+    root = photos("cat", "dog")
+    Image.new("CMYK", (30, 20)).save(root / "cat/print.jpg")
+    checks = open_images(root).checks
+    assert checks.sizes == {(9, 12): 20, (20, 30): 1}
+    assert checks.modes == {"RGB": 20, "CMYK": 1}
+    assert "sizes: 12x9 to 30x20 pixels" in checks.lines()
+
+
+def test_size_is_said_only_when_all_share_it(photos):
+    root = photos("cat", "dog")
+    assert open_images(root).train.size == (9, 12)
+    for label in ("cat", "dog"):
+        for index in range(10):
+            Image.new("L", (20 + index, 20)).save(root / label / f"l{index}.png")
+    dataset = open_images(root)
+    assert dataset.train.size is None
+    images = dataset.train.rgb(np.arange(len(dataset.train)))
+    assert {image.shape[2] for image in images} == {3}
+
+
+def test_ignored_files_are_counted_and_hidden_ones_passed_over(photos):
+    root = photos("cat", "dog")
+    (root / "cat/notes.txt").write_text("x")
+    (root / "dog/.DS_Store").write_text("x")
+    assert "1 file that is no image was ignored (1 .txt)" in open_images(root).notes
+
+
+def test_sixteen_bit_without_a_window_declares_the_full_range(photos):
+    root = photos("cat", "dog")
+    for label, top in (("cat", 4000), ("dog", 3000)):
+        Image.fromarray(np.full((4, 4), top, np.uint16)).save(root / label / "deep.png")
+        Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(root / label / "deeper.png")
+    dataset = open_images(root)
+    assert dataset.train.window == (1000, 4000)
+    assert any("window 1000 to 4000 (the full range found in 4 16-bit grey" in note for note in dataset.notes)
+    given = open_images(root, window=(1000, 3500))
+    assert any("1 of 4 images reach beyond it" in note for note in given.notes)
+    assert given.train.fingerprint != dataset.train.fingerprint
+
+
+def test_opacity_is_no_intensity():
+    """The alpha channel of a 16-bit image must not stretch the window."""
+    images = np.full((20, 4, 4, 4), 65535, np.uint16)
+    images[..., :3] = np.random.default_rng(0).integers(100, 2000, (20, 4, 4, 3))
+    images[0, 0, 0, :3] = 100, 2000, 2000
+    assert open_images((images, [0, 1] * 10)).train.window == (100, 2000)
+
+
+def test_a_class_that_validation_lacks_is_said(photos, tmp_path):
+    photos("cat", "dog", "wolf", folder=tmp_path / "p/train")
+    photos("cat", "dog", folder=tmp_path / "p/val", seed=1)
+    assert "the val split has no images of wolf" in open_images(tmp_path / "p").notes
+
+
+def test_an_unlabelled_test_folder_beside_labelled_ones_is_left_out_in_one_line(photos, tmp_path):
+    photos("cat", "dog", count=20, folder=tmp_path / "p/train")
+    photos("test", count=4, folder=tmp_path / "p", seed=1)
+    dataset = open_images(tmp_path / "p")
+    assert len(dataset.test) == 4
+    assert "4 images beside the class folders were left out, test/000.png first" in dataset.notes
+    assert all(name.startswith("train/") for name in dataset.test.names)
+
+
+def test_float_needs_a_window(photos):
+    root = photos("cat", "dog")
+    Image.fromarray(np.linspace(0, 2, 16, dtype=np.float32).reshape(4, 4)).save(root / "cat/height.tif")
+    with pytest.raises(PocketError, match=r"\(0 to 2\) in cat/height\.tif of photos.*--window LOW,HIGH"):
+        open_images(root)
+    assert open_images(root, window=(0, 2)).train.window == (0, 2)
+    with pytest.raises(PocketError, match="LOW below HIGH"):
+        open_images(root, window=(2, 0))
+
+
+def make_empty_class(root):
+    (root / "bird").mkdir()
+
+
+def make_stranger(root):
+    for place in ("train/cat", "train/dog", "val/dog", "val/wolf"):
+        shutil.copytree(root / "cat", root / place)
+    shutil.rmtree(root / "cat")
+    shutil.rmtree(root / "dog")
+
+
+def make_mixture(root):
+    shutil.copytree(root / "cat", root / "train/cat")
+
+
+def make_broken_class(root):
+    for path in (root / "dog").iterdir():
+        path.write_bytes(b"x")
+
+
+def make_two_validations(root):
+    for split in ("train", "val", "valid"):
+        shutil.copytree(root / "cat", root / split / "cat")
+    shutil.rmtree(root / "cat")
+    shutil.rmtree(root / "dog")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (make_empty_class, r"class folder .*bird has no images: add some, or delete"),
+        (make_stranger, r"class 'wolf' is in .*val but not in .*train"),
+        (make_mixture, r"split folders \(train\) and others with images \(cat, dog\)"),
+        (make_broken_class, r"class 'dog' of photos has no train image that can be read, of 10 \(dog/000\.png is not"),
+        (make_two_validations, "val and valid, which both mean val"),
+        (lambda root: shutil.rmtree(root / "dog"), "one class folder only, 'cat'"),
+    ],
+)
+def test_folders_that_cannot_be_used_say_what_where_and_what_to_do(photos, spoil, message):
+    root = photos("cat", "dog")
+    spoil(root)
+    with pytest.raises(PocketError, match=message):
+        open_images(root)
+
+
+def test_a_folder_without_images_says_what_is_there_instead(tmp_path):
+    (tmp_path / "scan.dcm").write_bytes(b"x")
+    with pytest.raises(PocketError, match=r"no images in .* \(1 \.dcm\)"):
+        open_images(tmp_path)
+
+
+def test_what_is_not_there_or_not_images_is_refused(tmp_path):
+    with pytest.raises(PocketError, match=r"there is no .*photo: give a folder"):
+        open_images(tmp_path / "photo")
+    with pytest.raises(PocketError, match="images are a int"):
+        open_images(3)
