@@ -1,0 +1,163 @@
+"""Frozen dataclasses that describe a run. They hold every choice that a number in the report depends on.
+
+A run folder's ``config.yaml`` is a dump of them. Fields at their default stay out of fingerprints (`changed`), so that
+a new option never orphans an old store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from .errors import PocketError
+
+Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What a network sees of an image: how it is brought to ``view_size`` and how it is augmented.
+
+    Probabilities lie in [0, 1]; lengths are in pixels of the view unless said otherwise.
+    """
+
+    view_size: int = 224  # side of the square uint8 view that is rendered
+    resample: Resample = "lanczos"
+    lobes: int = 5  # of the Lanczos kernel; 3 is Pillow's
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # how other shapes become square where nothing is random
+    crop: Literal["none", "padded", "random_resized"] = "none"
+    crop_padding: int = 4  # padded crop: zeros added on each side at view_size
+    crop_scale: tuple[float, float] = (0.35, 1.0)  # random resized crop: share of the area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and its width / height
+    flip: float = 0.0  # probability of a horizontal flip
+    vertical_flip: float = 0.0
+    randaugment_ops: int = 0  # operations a view (0: off)
+    randaugment_magnitude: float = 9.0  # of 10, as timm's "rand-m9"
+    color_jitter: float = 0.0  # brightness, contrast and saturation by 1 +- this
+    erase: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # alpha of the Beta distribution (0: off)
+    cutmix: float = 0.0  # alpha of the Beta distribution (0: off)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether views are made of two images."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def plain(self) -> ViewConfig:
+        """The same geometry with nothing random: what validation, test and prediction see."""
+        keep = ("view_size", "resample", "lobes", "fit")
+        return ViewConfig(**{name: getattr(self, name) for name in keep})
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a student is asked to match, and how much each part weighs."""
+
+    objective: str = "zscore"  # kl | hard | zscore | dkd | dist
+    temperature: float = 2.0
+    weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
+    teacher_weights: Literal["fixed", "confidence", "per_class"] = "fixed"
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained. One epoch shows every training image once."""
+
+    epochs: int = 30
+    batch_size: int = 128  # over all processes, before accumulation
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size
+    weight_decay: float = 0.05  # not on biases, norms, positions and tokens
+    momentum: float = 0.9  # SGD only
+    warmup_epochs: float = 2.0
+    clip: float = 1.0  # maximum gradient norm (0: off)
+    accumulate: int = 1  # batches a step
+    ema: float = 0.0  # decay a step of the weight average that is evaluated (0: off)
+    drop_path: float = 0.0
+    precision: Precision = "auto"  # "auto" is resolved by a measurement and written down
+    compile: bool = False
+    seed: int = 0
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """Return the fields of a config dataclass that differ from their default, as JSON-like values."""
+    result = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            result[field.name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Where a teacher comes from, and what is assumed of it where its file does not say."""
+
+    name: str = ""  # timm name, hf-hub:, local-dir:, a file, module:function, or "(module)" for a Python object
+    arch: str | None = None  # of a bare state dict
+    weights: str | None = None  # a state dict for `arch` or `module:function`
+    input_size: int | None = None
+    norm: str | None = None  # imagenet | half | none
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One walk of the road; a run folder's ``config.yaml``."""
+
+    verb: str = "distill"  # that made the run and can go on with it
+    images: str = ""
+    labels: str | None = None  # CSV of file names and labels
+    window: tuple[float, float] | None = None  # intensity window of 16-bit and float images
+    teachers: tuple[TeacherConfig, ...] = ()
+    fine_tune: bool | None = None  # of teachers with other classes; None: where it takes minutes, False: a probe
+    student: str = "pocket_s"
+    fit: str | None = None  # the budget that chose the student
+    patch_size: int | None = None  # None: by the view's size
+    tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
+    views: int = 10  # stored views an image (V); epoch e uses view e mod V
+    top_k: int | None = None  # None: all logits up to 256 classes, else 100
+    approximate_tail: bool = False
+    baseline: bool = True  # also the same student without a teacher, on an equal budget
+    few_labels: int = 0  # labels that students see (teachers see all); 0: all
+    against: str | None = None  # also this pretrained timm model, fine-tuned for as many epochs
+    view: ViewConfig = ViewConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def to_dict(config: Any) -> Any:
+    """Return a config as plain dicts, lists and scalars, for YAML and JSON."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return [to_dict(item) for item in config] if isinstance(config, tuple) else config
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Rebuild a config dataclass from `to_dict`'s form; unknown fields are an error that names them."""
+    hints = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise PocketError(f"a {kind.__name__} must be a list of `field: value` lines, not {values!r}.")
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise PocketError(f"unknown fields {sorted(unknown)} in a {kind.__name__}: another version wrote it.")
+    return kind(**{name: _rebuild(hints[name], value) for name, value in values.items()})
+
+
+def _rebuild(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        inner = get_args(hint)[0] if get_args(hint) else Any
+        return tuple(_rebuild(inner, item) for item in value)
+    return value
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return lines ``field: old -> new`` for every field in which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
+    return [] if old == new else [f"{path}: {old} -> {new}"]

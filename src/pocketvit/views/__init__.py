@@ -1,0 +1,6 @@
+"""What a network sees of an image: resizing, augmentation, and the random numbers of (seed, sample, view)."""
+
+from .render import ViewBatch, Views
+from .resize import resize, to_input
+
+__all__ = ["ViewBatch", "Views", "resize", "to_input"]
