@@ -1,0 +1,219 @@
+"""Reading weights from files without ever running code that is in them, and loading them into a network."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..errors import PocketError
+from .inputs import config_of
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt")
+# What training scripts wrap weights in; averaged weights first, as timm chooses.
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Plain data that many training scripts save beside the weights: their arguments, and scores as NumPy numbers.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+# Architectures worth naming when a checkpoint does not fit what was asked.
+_COMMON = (
+    *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110)),
+    *(f"cifar_rednet{depth}" for depth in (11, 20, 29, 56)),
+    *("rednet26", "rednet38", "rednet50", "rednet101"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenetv3_small_100", "mobilenetv3_large_100"),
+    *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_distilled_patch16_224"),
+    *("deit_small_distilled_patch16_224", "convnext_tiny", "convnext_small", "convnext_base", "regnety_040"),
+    *("efficientnet_b0", "swin_tiny_patch4_window7_224", "densenet121", "vgg16_bn"),
+)
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors``, or from a file of ``torch.save`` that holds nothing but data.
+
+    Wrappers (``state_dict``, ``model``, ``ema`` ...) and key prefixes (``module.`` of DataParallel) are taken off.
+
+    Raises:
+        PocketError: no such file, a broken one, no weights in it, or one that would have to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PocketError(f"there is no weights file {path}. Check the path.")
+    if path.suffix == ".safetensors":
+        try:
+            return _without_prefixes(safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise PocketError(
+                f"{path} is not a whole safetensors file ({error}). Copy or download it again."
+            ) from error
+    if _is_script(path):
+        raise PocketError(_conversion(path))
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        if _runs_code(error):
+            raise PocketError(_conversion(path)) from error
+        raise PocketError(f"{path} is not a whole file of torch.save. Copy or download it again.") from error
+    return _without_prefixes(_unwrap(saved, path))
+
+
+def _runs_code(error: Exception) -> bool:
+    text = str(error)
+    return "Unsupported global" in text or "Unsupported class" in text or "GLOBAL" in text
+
+
+def _is_script(path: Path) -> bool:
+    """Whether the file is a TorchScript archive."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
+
+
+def _conversion(path: Path) -> str:
+    """What to say, and to paste, when a file holds a whole module instead of its weights."""
+    target = path.with_name(path.stem + "-weights.pth").as_posix()
+    if _is_script(path):
+        load, what = f"torch.jit.load({path.as_posix()!r}, map_location='cpu')", "is a TorchScript program"
+    else:
+        key = _wrapper_key(path)
+        part = f"[{key!r}]" if key else ""
+        load = f"torch.load({path.as_posix()!r}, map_location='cpu', weights_only=False){part}"
+        what = "holds Python objects, not only weights (torch.save(model)?)"
+    return (
+        f"{path} {what}: reading it would run code from it, so it was not read. If you trust where it comes from, run "
+        "these three lines in Python where the model's own code can be imported:\n\n"
+        "import torch\n"
+        f"model = {load}\n"
+        f"torch.save(model.state_dict() if hasattr(model, 'state_dict') else model, {target!r})\n\n"
+        f"and give {target} with its architecture: --arch NAME (of timm), or with the function that makes the network: "
+        f"--teacher MODULE:FUNCTION --weights {target}."
+    )
+
+
+def _wrapper_key(path: Path) -> str | None:
+    """Under which key of a pickled dictionary the model lies, told from its opcodes; None if it is no dictionary."""
+    strings: set[str] = set()
+    first = None
+    try:
+        for opcode, argument, _ in pickletools.genops(_pickle_bytes(path)):
+            if opcode.name in ("PROTO", "FRAME"):
+                continue
+            first = first or opcode.name
+            if isinstance(argument, str):
+                strings.add(argument)
+    except (ValueError, OSError):
+        pass
+    if first != "EMPTY_DICT":
+        return None
+    return next((key for key in _WRAPPERS if key in strings), None)
+
+
+def _pickle_bytes(path: Path) -> bytes:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            return archive.read(name)
+    data = path.read_bytes()
+    # The old format opens with three small pickles: magic number, protocol, system.
+    for _ in range(3):
+        data = data[data.index(b".") + 1 :] if data.startswith(b"\x80") else data
+    return data
+
+
+def _unwrap(saved: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(3):
+        if isinstance(saved, Mapping) and saved and all(isinstance(v, Tensor) for v in saved.values()):
+            return {str(key): value for key, value in saved.items()}
+        keys = [key for key in _WRAPPERS if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping)]
+        if not keys:
+            break
+        saved = saved[keys[0]]
+    if isinstance(saved, Mapping):
+        tensors = {str(key): value for key, value in saved.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    what = f"the keys {', '.join(map(str, list(saved)[:6]))}" if isinstance(saved, Mapping) else type(saved).__name__
+    raise PocketError(f"{path} holds no weights that could be found: it has {what}. Save model.state_dict() in it.")
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    changed = True
+    while changed:
+        changed = False
+        for prefix in _PREFIXES:
+            if state and all(key.startswith(prefix) for key in state):
+                state, changed = {key[len(prefix) :]: value for key, value in state.items()}, True
+    return state
+
+
+def outputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """How many classes the head in ``state`` has, where ``model``'s config names its classifier."""
+    names = config_of(model).get("classifier")
+    name = names[0] if isinstance(names, (tuple, list)) else names
+    weight = state.get(f"{name}.weight")
+    return None if weight is None else int(weight.shape[0])
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | str, name: str) -> None:
+    """Load ``state`` into ``model``, all of it.
+
+    Raises:
+        PocketError: keys or shapes differ; names the first few, and an architecture that fits if a common one does.
+    """
+    own = model.state_dict()
+    for prefix in _PREFIXES:  # taken off in reading, but this network's own
+        if own and all(key.startswith(prefix) for key in own):
+            state = {prefix + key: value for key, value in state.items()}
+    differences = list(_differences(own, state))
+    if differences:
+        shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
+        fits = _fitting(state)
+        hint = (
+            f"They fit --arch {fits}." if fits else "Give the --arch (and --input) that these weights were trained as."
+        )
+        raise PocketError(f"the weights in {where} are not those of {name}: {shown}. {hint}")
+    model.load_state_dict({**own, **state})  # old files lack BatchNorm's counters
+
+
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    for key in own:
+        if key in state and own[key].shape != state[key].shape:
+            yield f"{key} is {_shape(state[key])} in the file and {_shape(own[key])} in the network"
+    yield from (f"{key} is missing in the file" for key in missing)
+    yield from (f"the network has no {key}" for key in unexpected)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
+
+
+def _fitting(state: Mapping[str, Tensor]) -> str | None:
+    for name in _COMMON:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        outputs = outputs_in(state, model)
+        classifier = config_of(model)["classifier"]
+        heads = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+        own = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(heads))}
+        body = {key: value for key, value in state.items() if not key.startswith(tuple(heads))}
+        if outputs and not list(_differences(own, body)):
+            return name
+    return None

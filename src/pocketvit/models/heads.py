@@ -1,0 +1,74 @@
+"""Logits of every head of a network, how they are combined, and how each is calibrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from ..errors import PocketError
+
+
+def forward_heads(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """Return the logits of each head: ``(class head,)`` or ``(class head, one a distillation token...)``.
+
+    Args:
+        model: any classifier; students of `create_student` have 1 + tokens heads.
+        x: [B, 3, H, W], normalized.
+
+    Returns:
+        Tensors [B, C], the same in training and evaluation mode but for dropout.
+    """
+    if hasattr(model, "forward_heads"):
+        return model.forward_heads(x)  # type: ignore[operator]
+    if isinstance(model, VisionTransformerDistilled):
+        # timm returns both heads only while training in its distilled mode, and their mean otherwise.
+        features = model.forward_features(x)
+        return model.head(model.head_drop(features[:, 0])), model.head_dist(model.head_drop(features[:, 1]))
+    out = model(x)
+    return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+
+def combined_logits(heads: Sequence[Tensor]) -> Tensor:
+    """Return [B, C] logits whose softmax is the mean of the heads' probabilities (one head: its own logits)."""
+    if len(heads) == 1:
+        return heads[0]
+    log_probabilities = torch.stack([head.float().log_softmax(-1) for head in heads])
+    return log_probabilities.logsumexp(0) - math.log(len(heads))
+
+
+def head_layers(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers that make the heads of `forward_heads`, in the same order.
+
+    Raises:
+        PocketError: the model's heads cannot be told.
+    """
+    get_classifier = getattr(model, "get_classifier", None)
+    layers = get_classifier() if callable(get_classifier) else None
+    found = list(layers) if isinstance(layers, (tuple, list, nn.ModuleList)) else [layers]
+    if not found or not all(isinstance(layer, nn.Linear) for layer in found):
+        raise PocketError(
+            f"{type(model).__name__} does not end in a linear layer that get_classifier() returns, so that its "
+            "confidence cannot be calibrated: use a timm model."
+        )
+    return found  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def scale_heads(model: nn.Module, temperatures: Sequence[float]) -> None:
+    """Divide each head's logits by its fitted temperature, by scaling its weight and bias in place.
+
+    Args:
+        model: changed in place.
+        temperatures: one a head, in the order of `forward_heads`, each > 0.
+    """
+    layers = head_layers(model)
+    if len(layers) != len(temperatures) or min(temperatures) <= 0:
+        raise ValueError(f"{len(layers)} heads need as many positive temperatures, not {list(temperatures)}")
+    for layer, temperature in zip(layers, temperatures, strict=True):
+        layer.weight.div_(temperature)
+        if layer.bias is not None:
+            layer.bias.div_(temperature)

@@ -1,0 +1,125 @@
+"""Making networks by name: any of timm's, ours (registered in timm), and the students of the ladder."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..errors import PocketError
+from . import cifar_resnet, rednet  # noqa: F401  (register their networks in timm)
+from .hub import explain, hub
+from .vit import LADDER, default_patch
+
+_PLAIN, _DISTILLED, _TOKENS = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pocketvit_tokens"
+
+
+def suggest(name: str) -> str:
+    """Return ``Did you mean ...?`` for a mistyped model name, or an empty text."""
+    known = [*LADDER, *timm.list_models()]
+    base = name.split(".", 1)[0]
+    near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def build(architecture: str, model_args: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """Make a timm model and remember how (``model.pocket_recipe``), so that `save_model` can write it down."""
+    model = timm.create_model(architecture, pretrained=pretrained, **model_args)
+    recipe = {"architecture": architecture.split(".", 1)[0], "model_args": dict(model_args)}
+    vars(model)["pocket_recipe"] = recipe
+    size = model_args.get("img_size")
+    if size is not None:
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        cfg: Any = model.pretrained_cfg
+        vars(model)["pretrained_cfg"] = {**cfg, "input_size": (model_args.get("in_chans", 3), *size)}
+    return model
+
+
+def takes_image_size(name: str) -> bool:
+    """Whether timm's ``name`` has to be told the image size when it is made (ViTs and their kin)."""
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg and getattr(cfg, "fixed_input_size", False))
+
+
+def create_model(
+    name: str, *, num_classes: int, image_size: int | None = None, pretrained: bool = False, **kwargs: Any
+) -> nn.Module:
+    """Make a classifier by name, from scratch or with timm's weights.
+
+    Args:
+        name: of timm's or ours: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``, ``cifar_resnet56``,
+            ``cifar_rednet20``, ``rednet50``, or of the ladder (`create_student`).
+        num_classes: of the head.
+        image_size: for networks whose size is fixed when they are made; others take any.
+        pretrained: fetch the weights from the hub (or find them in its cache).
+        kwargs: for the architecture: ``norm="group"``, ``drop_path_rate=0.1``.
+
+    Raises:
+        PocketError: unknown name (with near ones), weights that cannot be had, arguments that do not fit.
+    """
+    if name in LADDER and not pretrained:
+        return create_student(name, num_classes=num_classes, image_size=image_size or 224, **kwargs)
+    if name in LADDER:
+        raise PocketError(f"{name} has no pretrained weights: train it from scratch, or name a timm model.")
+    if not timm.is_model(name.split(".", 1)[0]):
+        raise PocketError(f"unknown model {name!r}.{suggest(name)} timm.list_models() lists them all.")
+    args: dict[str, Any] = {"num_classes": num_classes, **kwargs}
+    if image_size is not None and takes_image_size(name):
+        args["img_size"] = image_size
+    if pretrained:
+        with hub() as reachable:
+            try:
+                return build(name, args, pretrained=True)
+            except Exception as error:  # the hub's client, its transport and timm each raise their own
+                raise PocketError(explain(name, reachable, error)) from error
+    try:
+        return build(name, args)
+    except Exception as error:  # whatever an architecture says of its arguments
+        lines = [*str(error).strip().splitlines(), type(error).__name__]
+        raise PocketError(f"could not make {name} with {args}: {lines[0][:200]}. Check these arguments.") from error
+
+
+def create_student(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    patch_size: int | None = None,
+    tokens: int = 0,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Make an untrained student.
+
+    Args:
+        name: ``pocket_xs`` .. ``pocket_xl``, or any timm model.
+        num_classes: of every head.
+        image_size: side of the square input in pixels.
+        patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.
+        tokens: distillation tokens: 0 for a plain ViT; 1 for timm's distilled ViT; k >= 2 for a token and a head for
+            each of k teachers (saved students then need pocketvit).
+        drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
+
+    Raises:
+        PocketError: what was asked cannot be made.
+    """
+    args: dict[str, Any] = {"num_classes": num_classes}
+    if drop_path:
+        args["drop_path_rate"] = drop_path
+    if name not in LADDER:
+        if tokens:
+            raise PocketError(
+                f"distillation tokens need a student of the ladder ({', '.join(LADDER)}), not {name}. Choose one of "
+                "these, or no tokens."
+            )
+        if patch_size is not None:
+            args["patch_size"] = patch_size
+        return create_model(name, image_size=image_size, **args)
+    patch = patch_size or default_patch(image_size)
+    if patch > image_size:
+        raise PocketError(f"patches of {patch} pixels do not fit an image of {image_size}: choose a smaller patch.")
+    args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args())
+    if tokens >= 2:
+        args["tokens"] = tokens
+    return build((_PLAIN, _DISTILLED)[tokens] if tokens < 2 else _TOKENS, args)

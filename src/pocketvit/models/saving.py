@@ -1,0 +1,196 @@
+"""Student folders: ``model.safetensors`` and ``config.json`` in timm's layout.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads such a folder without pocketvit, unless its
+architecture is one that pocketvit registers (``needs_pocketvit`` in the config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+from timm.models import model_entrypoint
+from torch import nn
+
+from .. import files
+from ..errors import PocketError
+from . import cifar_resnet, rednet, vit  # noqa: F401  (register their networks in timm)
+from .checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
+from .inputs import config_of, input_stats
+from .registry import build
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# Fields of timm's pretrained_cfg that describe an architecture and are true for any weights of it.
+_KEPT = ("fixed_input_size", "first_conv", "classifier")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network read from a folder, in evaluation mode, with what it needs to be fed and understood."""
+
+    module: nn.Module
+    classes: tuple[str, ...]  # () where the folder names none
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: int
+    config: dict[str, Any]  # the whole config.json
+
+
+def recipe_of(model: nn.Module) -> dict[str, Any]:
+    """Return ``{"architecture", "model_args"}`` with which timm makes this network again.
+
+    Raises:
+        PocketError: the network is not one of timm's, or was changed after it was made.
+    """
+    recipe = getattr(model, "pocket_recipe", None)
+    if recipe is not None:
+        return {"architecture": recipe["architecture"], "model_args": dict(recipe["model_args"])}
+    architecture = config_of(model).get("architecture")
+    if architecture is None or not timm.is_model(architecture):
+        raise PocketError(
+            f"{type(model).__name__} is not a timm model, so that it cannot be saved as one. Save its state_dict() "
+            "and load it with --teacher MODULE:FUNCTION --weights FILE."
+        )
+    recorded = getattr(model, "_model_args", None) or {}  # newer versions of timm keep them
+    args = {key: value for key, value in recorded.items() if "drop" not in key}
+    args["num_classes"] = getattr(model, "num_classes", config_of(model).get("num_classes"))
+    again = timm.create_model(architecture, **args).state_dict()
+    if {key: value.shape for key, value in again.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+        raise PocketError(
+            f"this {architecture} differs from the one that timm makes with {args}. Make it with "
+            "pocketvit.models.create_model, which remembers its arguments."
+        )
+    return {"architecture": architecture, "model_args": args}
+
+
+def needs_pocketvit(architecture: str) -> bool:
+    """Whether timm knows ``architecture`` only because pocketvit registered it."""
+    return model_entrypoint(architecture).__module__.split(".", 1)[0] == __name__.split(".", 1)[0]
+
+
+def save_model(
+    model: nn.Module,
+    folder: Path | str,
+    *,
+    classes: Sequence[str] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    **extras: Any,
+) -> Path:
+    """Write a network as a folder that timm loads.
+
+    Args:
+        model: made by `create_model`, `create_student` or timm.
+        folder: made if need be; files in it are replaced one by one, each whole.
+        classes: names of the outputs, in order; () if unknown.
+        mean: None for what the model's own config says; so for ``std`` and ``input_size``.
+        std: see ``mean``.
+        input_size: side of the square input in pixels.
+        extras: JSON-like facts kept under "pocketvit" in config.json.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PocketError: the network is not one that timm can make again, or the disk refuses.
+    """
+    folder = Path(folder)
+    recipe = recipe_of(model)
+    num_classes = int(getattr(model, "num_classes", len(classes)))
+    if classes and len(classes) != num_classes:
+        raise ValueError(f"{len(classes)} class names for a network of {num_classes} outputs")
+    own = input_stats(model)
+    size = input_size or own.input_size
+    cfg = {key: value for key, value in config_of(model).items() if key in _KEPT}
+    cfg |= {
+        "num_classes": num_classes,
+        "input_size": [3, size, size],
+        "mean": list(own.mean if mean is None else mean),
+        "std": list(own.std if std is None else std),
+        "crop_pct": 1.0,  # our views are already cropped
+        "interpolation": "lanczos",
+    }
+    # Drop-path and dropout belong to training, and change no weight.
+    args = {key: value for key, value in recipe["model_args"].items() if "drop" not in key}
+    config: dict[str, Any] = {
+        "architecture": recipe["architecture"],
+        "num_classes": num_classes,
+        "num_features": int(getattr(model, "num_features", 0)),
+        "model_args": {**args, "num_classes": num_classes},
+    }
+    if classes:
+        config["label_names"] = list(classes)
+    config["pretrained_cfg"] = cfg
+    config["pocketvit"] = {"needs_pocketvit": needs_pocketvit(recipe["architecture"]), **extras}
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    files.require_space(folder, sum(value.nbytes for value in state.values()), f"saving {folder}")
+    with files.atomic(folder / WEIGHTS) as temporary:
+        safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
+    files.write_json(folder / CONFIG, config)
+    return folder
+
+
+def find_model(path: Path | str) -> tuple[Path, Path]:
+    """Return (config file, weights file) of a model folder, a run folder, or a weights file with its config beside it.
+
+    Raises:
+        PocketError: nothing there that can be loaded.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".safetensors" and (path.parent / CONFIG).is_file():
+        return path.parent / CONFIG, path
+    for folder in (path, path / "student"):
+        weights = [
+            folder / WEIGHTS,
+            *(file for suffix in WEIGHT_SUFFIXES for file in sorted(folder.glob(f"*{suffix}"))),
+        ]
+        found = next((file for file in weights if file.is_file()), None)
+        if (folder / CONFIG).is_file() and found is not None:
+            return folder / CONFIG, found
+    if not path.exists():
+        raise PocketError(f"there is no model at {path}. Check the path.")
+    raise PocketError(
+        f"{path} is no model: a folder with {CONFIG} and {WEIGHTS}, as `pocketvit distill` writes in RUN/student, is "
+        "needed. For other weights name their architecture too: --arch NAME."
+    )
+
+
+def load_model(path: Path | str) -> LoadedModel:
+    """Load what `save_model` wrote, or any timm model folder. Runs no code from files.
+
+    Args:
+        path: a model folder, a run folder, or a ``.safetensors`` file with ``config.json`` beside it.
+
+    Raises:
+        PocketError: nothing there, a broken file, an unknown architecture, weights of another network.
+    """
+    config_file, weights_file = find_model(path)
+    config = files.read_json(config_file)
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise PocketError(f"{config_file} names no architecture that timm knows ({architecture!r}). Update timm?")
+    cfg = dict(config.get("pretrained_cfg") or {})
+    cfg.setdefault("architecture", architecture)
+    args = dict(config.get("model_args") or {})
+    args.setdefault("num_classes", config.get("num_classes", cfg.get("num_classes", 1000)))
+    state = read_weights(weights_file)
+    try:
+        model = build(architecture, args)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise PocketError(f"{config_file} does not describe a {architecture} that can be made: {error}") from error
+    if args["num_classes"] != outputs_in(state, model) is not None:
+        raise PocketError(
+            f"{config_file} says {args['num_classes']} classes, but {weights_file.name} beside it has "
+            f"{outputs_in(state, model)}. Restore the pair of files that was saved together."
+        )
+    load_weights(model, state, weights_file, architecture)
+    vars(model)["pretrained_cfg"] = {**config_of(model), **cfg}
+    names = config.get("label_names") or cfg.get("label_names") or ()
+    classes = tuple(str(names[key]) for key in names) if isinstance(names, dict) else tuple(map(str, names))
+    stats = input_stats(model)
+    return LoadedModel(model.eval(), classes, stats.mean, stats.std, stats.input_size, config)

@@ -1,0 +1,189 @@
+"""Model folders: the same logits again, in timm without pocketvit too, and never any code from a file."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pocketvit.errors import PocketError
+from pocketvit.models import create_model, create_student, load_model, save_model
+from pocketvit.models.checkpoint import load_weights, read_weights
+
+CLASSES = ("cat", "dog", "eel")
+
+
+def saved(folder, tokens=0):
+    torch.manual_seed(0)
+    model = create_student("pocket_xs", num_classes=3, image_size=16, tokens=tokens, drop_path=0.1).eval()
+    save_model(model, folder, classes=CLASSES, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), input_size=16, run="demo-1")
+    return model
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+def test_loaded_model_is_the_saved_one(tmp_path, tokens):
+    model, loaded = saved(tmp_path, tokens), load_model(tmp_path)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(loaded.module(x), model(x))
+    assert (loaded.classes, loaded.mean, loaded.std) == (CLASSES, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    assert loaded.input_size == 16
+    assert not loaded.module.training
+    assert loaded.config["pocketvit"] == {"needs_pocketvit": tokens > 1, "run": "demo-1"}
+
+
+def test_a_run_folder_and_a_weights_file_lead_to_the_model(tmp_path):
+    saved(tmp_path / "student")
+    assert load_model(tmp_path).classes == CLASSES
+    assert load_model(tmp_path / "student" / "model.safetensors").classes == CLASSES
+
+
+def test_timm_loads_students_where_pocketvit_cannot_be_imported(tmp_path):
+    """Scenario 14: the same logits to 1e-5, with the class names and the preprocessing."""
+    x = torch.randn(2, 3, 16, 16)
+    for tokens in (0, 1):
+        model = saved(tmp_path / str(tokens), tokens)
+        np.savez(tmp_path / f"{tokens}.npz", x=x.numpy(), y=model(x).detach().numpy())
+    code = f"""
+import sys
+sys.modules["pocketvit"] = None  # importing it fails
+import numpy as np, timm, torch
+for tokens in "01":
+    folder = {str(tmp_path)!r} + "/" + tokens
+    model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+    known = np.load(folder + ".npz")
+    assert np.abs(model(torch.from_numpy(known["x"])).detach().numpy() - known["y"]).max() < 1e-5
+    data = timm.data.resolve_data_config({{}}, model=model)
+    assert tuple(data["mean"]) == (0.1, 0.2, 0.3) and tuple(data["input_size"]) == (3, 16, 16), data
+    assert list(model.pretrained_cfg["label_names"]) == ["cat", "dog", "eel"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar_rednet11", "cifar_resnet20"])
+def test_our_own_architectures_load_through_timm_too(tmp_path, name):
+    model = create_model(name, num_classes=3, norm="group").eval()
+    save_model(model, tmp_path, classes=CLASSES, input_size=16)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(again(x), model(x))
+
+
+def test_a_model_that_timm_made_is_saved_if_timm_can_make_it_again(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    save_model(model, tmp_path, classes=CLASSES)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(load_model(tmp_path).module(x), model(x))
+    model.layer4 = nn.Identity()
+    with pytest.raises(PocketError, match="differs"):
+        save_model(model, tmp_path)
+    with pytest.raises(PocketError, match="not a timm model"):
+        save_model(nn.Linear(2, 2), tmp_path)
+
+
+def test_names_of_another_number_of_classes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 class names"):
+        save_model(create_student("pocket_xs", num_classes=3, image_size=16), tmp_path, classes=("a", "b"))
+
+
+def test_broken_folders_are_explained(tmp_path):
+    with pytest.raises(PocketError, match="no model at"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(PocketError, match="is no model"):
+        load_model(tmp_path)
+    saved(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    data, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(data[:1000])
+    with pytest.raises(PocketError, match="not a whole safetensors file"):
+        load_model(tmp_path)
+    weights.write_bytes(data)
+    for change, says in [
+        ({"architecture": "no_such_net"}, "names no architecture"),
+        ({"num_classes": 4, "model_args": {**json.loads(text)["model_args"], "num_classes": 4}}, "says 4 classes"),
+        ({"architecture": "resnet18", "model_args": {}}, "are not those of resnet18"),
+    ]:
+        config.write_text(json.dumps({**json.loads(text), **change}))
+        with pytest.raises(PocketError, match=says):
+            load_model(tmp_path)
+    config.write_text("{")
+    with pytest.raises(PocketError, match="could not read"):
+        load_model(tmp_path)
+
+
+class Boom:
+    """Unpickling this would run code."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code ran')",)
+
+
+def test_code_in_a_file_never_runs(tmp_path):
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": Boom()}, tmp_path / "evil.pth")
+    with pytest.raises(PocketError, match="would run code"):
+        read_weights(tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"epoch": 3, "model": m}, nn.DataParallel])
+def test_the_pasted_conversion_of_a_pickled_module_works(tmp_path, wrap, old_format):
+    """Scenario 8: the three lines out of the message, run as they stand, give a file that loads."""
+    model = create_model("cifar_resnet20", num_classes=3)
+    path = tmp_path / "teacher.pth"
+    torch.save(wrap(model), path, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(PocketError) as caught:
+        read_weights(path)
+    block = str(caught.value).split("\n\n")[1]
+    assert len(block.splitlines()) == 3
+    exec(block, {})
+    state = read_weights(re.search(r"and give (\S+) with", str(caught.value)).group(1))
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_torchscript_file_is_converted_too(tmp_path):
+    path = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), path)
+    with pytest.raises(PocketError, match="TorchScript") as caught:
+        read_weights(path)
+    exec(str(caught.value).split("\n\n")[1], {})
+    assert set(read_weights(tmp_path / "script-weights.pth")) == {"weight", "bias"}
+
+
+def test_wrappers_and_prefixes_are_taken_off(tmp_path):
+    state = {"a.weight": torch.ones(2), "a.bias": torch.zeros(1)}
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    beside = {"epoch": 3, "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1)}
+    for number, value in enumerate(
+        [state, prefixed, {"state_dict": prefixed, **beside}, {"model": state, "optimizer": {"lr": 1}, **beside}]
+    ):
+        torch.save(value, tmp_path / f"{number}.pth")
+        assert set(read_weights(tmp_path / f"{number}.pth")) == set(state)
+    torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.ones(1)}}, tmp_path / "ema.pth")
+    assert read_weights(tmp_path / "ema.pth")["a"] == 1
+
+
+def test_files_without_weights_are_explained(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "empty.pth").read_bytes()[:300])
+    (tmp_path / "nothing.pth").write_bytes(b"")
+    for name, says in [
+        ("empty.pth", "keys epoch"),
+        ("cut.pth", "not a whole file"),
+        ("nothing.pth", "not a whole file"),
+        ("missing.pth", "no weights file"),
+    ]:
+        with pytest.raises(PocketError, match=says):
+            read_weights(tmp_path / name)
+
+
+def test_weights_of_another_network_name_the_difference_and_what_fits():
+    state = create_model("cifar_resnet32", num_classes=7).state_dict()
+    with pytest.raises(PocketError, match=r"no layer1\.3.*and \d+ more.*--arch cifar_resnet32"):
+        load_weights(create_model("cifar_resnet20", num_classes=7), state, "x.pth", "cifar_resnet20")
+    with pytest.raises(PocketError, match=r"linear\.weight is 7x64 in the file and 10x64"):
+        load_weights(create_model("cifar_resnet32", num_classes=10), state, "x.pth", "cifar_resnet32")
