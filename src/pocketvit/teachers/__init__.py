@@ -1,0 +1,8 @@
+"""Teachers: loading them from anywhere, their own preprocessing, and how their classes map onto ours."""
+
+from .classes import align, match_classes
+from .finetune import head_names, new_head
+from .loading import load_teacher
+from .teacher import Teacher
+
+__all__ = ["Teacher", "align", "head_names", "load_teacher", "match_classes", "new_head"]

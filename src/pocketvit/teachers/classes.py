@@ -1,0 +1,70 @@
+"""Whose class is whose: a teacher's outputs and a dataset's classes, matched by name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from .teacher import Teacher
+
+
+def normalize_name(name: str) -> str:
+    """Return a class name without case, accents, punctuation and WordNet id: "n01440764-Tench_Fish" -> "tench fish"."""
+    name = unicodedata.normalize("NFKD", name)
+    name = "".join(letter for letter in name if not unicodedata.combining(letter)).casefold()
+    name = re.sub(r"^n\d{8}[-_ ]+", "", name)
+    return " ".join(re.findall(r"\w+", name.replace("_", " ")))
+
+
+def match_classes(teacher_classes: Sequence[str], dataset_classes: Sequence[str]) -> np.ndarray | None:
+    """Find each of the dataset's classes among the teacher's, by normalized name or comma-separated synonym.
+
+    Args:
+        teacher_classes: in the order of its outputs; "tench, Tinca tinca" answers to both names.
+        dataset_classes: in our order.
+
+    Returns:
+        int64 [dataset classes] positions in ``teacher_classes``; None unless every class has exactly one and no two
+        the same.
+    """
+    whole: dict[str, set[int]] = {}
+    parts: dict[str, set[int]] = {}
+    for index, name in enumerate(teacher_classes):
+        whole.setdefault(normalize_name(name), set()).add(index)
+        for part in name.split(","):
+            parts.setdefault(normalize_name(part), set()).add(index)
+    columns: list[int] = []
+    for name in dataset_classes:
+        key = normalize_name(name)
+        found = whole.get(key) or parts.get(key) or set()
+        if len(found) != 1 or not key:
+            return None
+        columns += found
+    return np.array(columns, np.int64) if columns and len(set(columns)) == len(columns) else None
+
+
+def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
+    """Return the teacher with the class map onto a dataset's classes, or None if it has to be fine-tuned for them.
+
+    A teacher whose class names are unknown is taken at its word when their number is right; its notes say so.
+    """
+    if not teacher.num_outputs:
+        return None
+    if teacher.classes is None:
+        if teacher.num_outputs != len(dataset_classes):
+            return None
+        shown = ", ".join(dataset_classes[:3]) + (", ..." if len(dataset_classes) > 3 else "")
+        return teacher.with_columns(
+            None, f"{teacher.name}: its classes have no names; assumed to be the images' classes in order ({shown})."
+        )
+    columns = match_classes(teacher.classes, dataset_classes)
+    if columns is None:
+        return None
+    if len(columns) == teacher.raw_outputs and (columns == np.arange(len(columns))).all():
+        return teacher.with_columns(None)
+    return teacher.with_columns(
+        columns, f"{teacher.name}: {len(columns)} of its {teacher.raw_outputs} classes matched by name."
+    )

@@ -1,0 +1,60 @@
+"""Giving a teacher a new head for the user's classes, to be fine-tuned or probed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from ..errors import PocketError
+from .teacher import Teacher
+
+
+def new_head(teacher: Teacher, num_classes: int) -> nn.Module:
+    """Return a trainable copy of the teacher's network with a fresh head of ``num_classes``.
+
+    timm's networks reset their own; of others the last linear layer that makes the outputs is replaced.
+
+    Raises:
+        PocketError: no such layer.
+    """
+    module: Any = copy.deepcopy(teacher.module).requires_grad_(True)
+    device = teacher.device
+    if callable(getattr(module, "reset_classifier", None)):
+        module.reset_classifier(num_classes)
+        recipe = getattr(module, "pocket_recipe", None)
+        if recipe is not None:
+            args = {**recipe["model_args"], "num_classes": num_classes}
+            vars(module)["pocket_recipe"] = {**recipe, "model_args": args}
+        return module.to(device)
+    name = _last_linear(module, teacher.raw_outputs)
+    if name is None:
+        raise PocketError(
+            f"the teacher {teacher.name} ends in no linear layer of {teacher.raw_outputs} outputs, so that it cannot "
+            f"be given {num_classes} classes. Give the module a reset_classifier(num_classes) method, or fine-tune it "
+            "yourself first."
+        )
+    old = module.get_submodule(name)
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Linear(old.in_features, num_classes, old.bias is not None))
+    return module.to(device)
+
+
+def head_names(module: nn.Module, num_classes: int) -> set[str]:
+    """Return the names of the parameters that make the head, the ones that a linear probe trains."""
+    get_classifier = getattr(module, "get_classifier", None)
+    if callable(get_classifier):
+        heads = get_classifier()
+        layers = list(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else [heads]
+        own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        return {name for name, parameter in module.named_parameters() if id(parameter) in own}
+    name = _last_linear(module, num_classes)
+    return set() if name is None else {f"{name}.{key}" for key, _ in module.get_submodule(name).named_parameters()}
+
+
+def _last_linear(module: nn.Module, outputs: int) -> str | None:
+    names = [
+        name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == outputs
+    ]
+    return names[-1] if names else None

@@ -1,0 +1,260 @@
+"""Getting a teacher from whatever the user has: a timm or hub name, a folder, a weights file, a function, a module."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ..errors import PocketError
+from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
+from ..models.hub import explain, hub
+from ..models.inputs import config_of, input_stats, parse_norm
+from ..models.registry import create_model, suggest
+from ..models.saving import load_model
+from .teacher import Teacher, first_logits, has_classes
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_HUB = re.compile(r"(hf-hub|hf_hub|local-dir):.+", re.DOTALL)
+Norm = str | tuple[Sequence[float], Sequence[float]] | None
+
+
+def load_teacher(
+    spec: str | Path | nn.Module | Teacher,
+    *,
+    arch: str | None = None,
+    weights: str | Path | None = None,
+    input_size: int | None = None,
+    norm: Norm = None,
+    classes: Sequence[str] | None = None,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+) -> Teacher:
+    """Load a teacher, frozen and in evaluation mode.
+
+    Args:
+        spec: one of
+            - a timm name (``resnet50.a1_in1k``), ``hf-hub:USER/MODEL``, ``local-dir:FOLDER``;
+            - a model folder or a run folder of pocketvit;
+            - a weights file (.safetensors, or .pth .pt .th holding a state dict) with ``arch``;
+            - ``MODULE:FUNCTION`` that makes the network, with ``weights`` or its own;
+            - an ``nn.Module``, which is copied and left as it is; a `Teacher`, which is returned.
+        arch: timm (or our) name of the network whose weights ``spec`` holds.
+        weights: a weights file for ``MODULE:FUNCTION``, for a timm name (instead of its own), or for a module.
+        input_size: side of the square that the network sees; None for what its config says.
+        norm: "imagenet", "half", "none" or (mean, std); None for what its config says.
+        classes: names of its outputs, in order; None for what comes with it.
+        precision: "fp32", or "bf16" / "fp16" autocast.
+        device: where it runs.
+
+    Raises:
+        PocketError: says what is missing or wrong, and what to do.
+    """
+    if isinstance(spec, Teacher):
+        return spec
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise PocketError(f"unknown precision {precision!r} for a teacher: choose fp32, bf16 or fp16.")
+    notes: list[str] = []
+    known_classes: Sequence[str] | None = None
+    if isinstance(spec, nn.Module):
+        name, module = type(spec).__name__, _copy(spec)
+        if weights is not None:
+            load_weights(module, read_weights(weights), weights, name)
+    else:
+        text = str(spec)
+        name, module, known_classes = _by_text(text, arch, weights, input_size, notes)
+    if classes is None:
+        classes = known_classes or _config_classes(module)
+    stats = input_stats(module)
+    size = input_size or stats.input_size
+    mean, std = (stats.mean, stats.std) if norm is None else parse_norm(norm)
+    cfg = config_of(module)
+    if "input_size" not in cfg and input_size is None:
+        notes.append(f"{name}: input size not known; assumed {size} px (set it with --input).")
+    if "mean" not in cfg and norm is None:
+        notes.append(f"{name}: normalization not known; assumed ImageNet's mean and std (set it with --norm).")
+    module.to(device).eval()
+    outputs = _probe(module, name, size)
+    if classes is not None and outputs and len(classes) != outputs:
+        raise PocketError(f"the teacher {name} has {outputs} outputs, but {len(classes)} class names were given.")
+    return Teacher(
+        module,
+        name=name,
+        input_size=size,
+        mean=mean,
+        std=std,
+        raw_outputs=outputs,
+        classes=classes if outputs else None,
+        precision=precision,
+        notes=notes,
+    )
+
+
+def _by_text(
+    text: str, arch: str | None, weights: str | Path | None, input_size: int | None, notes: list[str]
+) -> tuple[str, nn.Module, Sequence[str] | None]:
+    """Return (name, network, class names if the source has them) for a spec in words."""
+    path = Path(text).expanduser()
+    if _HUB.fullmatch(text):
+        source, place = text.split(":", 1)
+        if source == "local-dir":
+            return _folder(Path(place).expanduser())
+        return place.rsplit("/", 1)[-1], _from_hub(text), None
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        if arch is None and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+            return _folder(path)
+        return _from_file(path, arch, input_size, notes)
+    if _FUNCTION.fullmatch(text):
+        module = _call(text)
+        if weights is not None:
+            load_weights(module, read_weights(weights), weights, text)
+        return text.rsplit(":", 1)[1], module, None
+    if path.suffix in WEIGHT_SUFFIXES or "/" in text or "\\" in text:
+        hub = "" if path.suffix in WEIGHT_SUFFIXES else f" A model of the hub is written hf-hub:{text}."
+        raise PocketError(f"there is no teacher at {text}.{_near_files(path)} Check the path.{hub}")
+    if not timm.is_model(text.split(".", 1)[0]):
+        raise PocketError(
+            f"unknown teacher {text!r}.{suggest(text)} It may be a timm name, hf-hub:USER/MODEL, a folder, a weights "
+            "file with --arch, or MODULE:FUNCTION."
+        )
+    if weights is not None:
+        module = _from_file(Path(weights).expanduser(), text, input_size, notes)[1]
+        return text, module, None
+    return text, _from_timm(text, input_size), None
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever the user's __deepcopy__ or a hook raises
+        raise PocketError(
+            f"{type(module).__name__} could not be copied ({error}), and a teacher never works on the user's own "
+            "module. Give a function that makes it instead: --teacher MODULE:FUNCTION, or detach what holds a graph."
+        ) from error
+
+
+def _folder(path: Path) -> tuple[str, nn.Module, Sequence[str] | None]:
+    loaded = load_model(path)
+    name = path.resolve().parent.name if path.name == "student" or path.is_file() else path.resolve().name
+    return name, loaded.module, loaded.classes or None
+
+
+def _from_file(
+    path: Path, arch: str | None, input_size: int | None, notes: list[str]
+) -> tuple[str, nn.Module, Sequence[str] | None]:
+    state = read_weights(path)
+    if arch is None:
+        raise PocketError(
+            f"{path} holds weights only: say of which network with --arch NAME (of timm, or cifar_resnet56)."
+        )
+    cfg = timm.get_pretrained_cfg(arch.split(".", 1)[0]) if timm.is_model(arch.split(".", 1)[0]) else None
+    sample = create_model(arch, num_classes=cfg.num_classes if cfg else 10, image_size=input_size)
+    outputs = outputs_in(state, sample)
+    own = outputs_in(sample.state_dict(), sample)
+    module = sample
+    if outputs != own:
+        module = create_model(arch, num_classes=outputs or 0, image_size=input_size)
+    load_weights(module, state, path, arch)
+    if input_size is None:
+        notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--input).")
+    if outputs != own:  # trained on other images, so that the architecture's own statistics are a guess
+        notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--norm).")
+    return path.stem, module, None
+
+
+def _from_timm(name: str, input_size: int | None) -> nn.Module:
+    base, _, tag = name.partition(".")
+    cfg = timm.get_pretrained_cfg(base)
+    tags = [known.split(".", 1)[1] for known in timm.list_pretrained(f"{base}.*") if "." in known]
+    if tag and tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) or tags[:3]
+        hint = f" Did you mean {' or '.join(f'{base}.{one}' for one in near)}?" if near else ""
+        raise PocketError(f"timm has no weights {name!r}.{hint}")
+    if cfg is None or not (tags or cfg.has_weights):
+        raise PocketError(
+            f"{name} has no published weights. Give a file of yours: --weights FILE, or FILE with --arch."
+        )
+    classes = (timm.get_pretrained_cfg(name) or cfg).num_classes
+    return create_model(name, num_classes=classes, image_size=input_size, pretrained=True)
+
+
+def _from_hub(text: str) -> nn.Module:
+    with hub() as reachable:
+        try:
+            return timm.create_model(text, pretrained=True)
+        except Exception as error:  # the hub's client, its transport and timm each raise their own
+            raise PocketError(explain(text, reachable, error)) from error
+
+
+def _call(text: str) -> nn.Module:
+    """Import MODULE and call FUNCTION without arguments."""
+    module_name, function_name = text.split(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; the command line's own entry point does not
+    try:
+        function: Callable[[], Any] | None = getattr(importlib.import_module(module_name), function_name, None)
+    except ImportError as error:
+        raise PocketError(f"the teacher {text}: could not import {module_name} ({error}).") from error
+    if not callable(function):
+        raise PocketError(f"the teacher {text}: {module_name} has no function {function_name}.")
+    try:
+        module = function()
+    except Exception as error:  # the user's own code
+        raise PocketError(f"the teacher {text}: {function_name}() failed ({type(error).__name__}: {error}).") from error
+    if not isinstance(module, nn.Module):
+        raise PocketError(f"the teacher {text}: {function_name}() returned {type(module).__name__}, not an nn.Module.")
+    return module
+
+
+def _near_files(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=2)
+    return f" Did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+
+
+def _config_classes(module: nn.Module) -> Sequence[str] | None:
+    """Class names from a timm config; ImageNet's for a network that timm trained on it."""
+    cfg = config_of(module)
+    names = cfg.get("label_names")
+    if names:
+        described = cfg.get("label_descriptions") or {}  # names may be WordNet ids
+        return tuple(described.get(name, str(name)) for name in (names.values() if isinstance(names, dict) else names))
+    if cfg.get("num_classes") == getattr(module, "num_classes", None):
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        subset = infer_imagenet_subset(cfg)
+        if subset:
+            info = ImageNetInfo(subset)
+            return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+    return None
+
+
+def _probe(module: nn.Module, name: str, size: int) -> int:
+    """Run one black picture through; return the number of classes, 0 for a network without."""
+    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            out = module(torch.zeros(1, 3, size, size, device=device))
+    except Exception as error:  # any shape or type that the network cannot take
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PocketError(
+            f"the teacher {name} cannot take a picture of 3 x {size} x {size} ({first[:200]}). Set its "
+            "size with --input."
+        ) from error
+    if not has_classes(module):
+        return 0
+    return first_logits(out).shape[1]

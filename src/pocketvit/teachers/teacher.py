@@ -1,0 +1,187 @@
+"""A teacher: a frozen network with its own preprocessing, and a map from its classes to ours."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import PocketError
+from ..models.inputs import config_of
+from ..views.resize import to_input
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """A network in evaluation mode, frozen, that labels uint8 views.
+
+    Attributes:
+        name: short, for tables and folders.
+        module: the network.
+        input_size: side of the square that it sees, in pixels.
+        mean: of each channel in 0..1, and ``std``: what it was trained with.
+        classes: names of its outputs (before the class map); None where unknown.
+        columns: int64 [C], our class j is its output ``columns[j]``; None for all of them in their order.
+        notes: what was assumed in loading it, to be printed.
+        kind: of its outputs; "softmax".
+    """
+
+    kind = "softmax"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        input_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        raw_outputs: int,
+        classes: Sequence[str] | None = None,
+        columns: np.ndarray | None = None,
+        precision: str = "fp32",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.name, self.input_size = name, input_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.raw_outputs = raw_outputs
+        self.classes = tuple(classes) if classes is not None else None
+        self.columns = None if columns is None else np.asarray(columns, np.int64)
+        self.precision, self.notes = precision, tuple(notes)
+        self._weights = hash_tensors(self.module)
+        self._buffers = hash_tensors(self.module, parameters=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of `logits` after the class map; 0 for a network without classes, such as a self-supervised one."""
+        return self.raw_outputs if self.columns is None else len(self.columns)
+
+    @property
+    def device(self) -> torch.device:
+        tensor = next((t for t in (*self.module.parameters(), *self.module.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What its labels depend on: architecture, weights and buffers, preprocessing, precision, class map."""
+        parts: dict[str, Any] = {
+            "architecture": config_of(self.module).get("architecture") or type(self.module).__qualname__,
+            "weights": self._weights,
+            "preprocessing": {"input_size": self.input_size, "mean": list(self.mean), "std": list(self.std)},
+            "precision": self.precision,
+        }
+        # What is at its default stays out, so that a new option orphans no old store.
+        return parts if self.columns is None else parts | {"columns": self.columns.tolist()}
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Label views.
+
+        Args:
+            pixels: uint8 [B, 3, S, S], of any size and on any device.
+
+        Returns:
+            float32 [B, num_outputs] on the teacher's device.
+
+        Raises:
+            PocketError: the network has no classes, or its logits are not finite.
+        """
+        if not self.raw_outputs:
+            raise PocketError(
+                f"the teacher {self.name} has no classes, it only makes features. Fine-tune it on labelled images "
+                "(`pocketvit train IMAGES --model NAME`, with --freeze for a linear probe) and use the result."
+            )
+        with torch.no_grad(), self._autocast():
+            out = first_logits(self.module(self._input(pixels))).float()
+        if not bool(torch.isfinite(out).all()):
+            raise PocketError(
+                f"the teacher {self.name} gave logits that are not finite (NaN or infinite). Check its weights and its "
+                f"normalization; with precision {self.precision} try fp32."
+            )
+        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return what the head sees of views: float32 [B, D].
+
+        Raises:
+            PocketError: the network does not tell its features from its head, as timm's do.
+        """
+        module: Any = self.module
+        if not hasattr(module, "forward_features") or not hasattr(module, "forward_head"):
+            raise PocketError(
+                f"the teacher {self.name} has no forward_features() and forward_head(), so that its features cannot be "
+                "taken. Use a timm model, or give your module these two methods."
+            )
+        with torch.no_grad(), self._autocast():
+            return module.forward_head(module.forward_features(self._input(pixels)), pre_logits=True).float()
+
+    def check_unchanged(self) -> None:
+        """Raise `PocketError` if a buffer (such as a BatchNorm statistic) changed since the teacher was loaded."""
+        if hash_tensors(self.module, parameters=False) != self._buffers:
+            raise PocketError(
+                f"the teacher {self.name} changed while it was labelling: its buffers are not what they were, so that "
+                "its labels do not belong to one network. It writes to a buffer in forward() even in eval mode: fix "
+                "that and label again."
+            )
+
+    def with_columns(self, columns: np.ndarray | None, *notes: str) -> Teacher:
+        """Return the same network (shared) with another class map."""
+        other = copy.copy(self)
+        other.columns = None if columns is None else np.asarray(columns, np.int64)
+        other.notes = (*self.notes, *notes)
+        return other
+
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move the network, in place."""
+        self.module.to(device)
+        return self
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return to_input(pixels.to(self.device), self.input_size, self.mean, self.std)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision not in _AUTOCAST:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
+
+    def __repr__(self) -> str:
+        return f"Teacher({self.name}, {self.num_outputs} classes, {self.input_size} px, {self.precision})"
+
+
+def first_logits(out: Any) -> Tensor:
+    """Return the logits [B, C] out of what a network returns: a tensor, ``.logits``, or the first of several."""
+    out = getattr(out, "logits", out)
+    if isinstance(out, dict):
+        out = out.get("logits", next(iter(out.values()), None))
+    if isinstance(out, (tuple, list)) and out:
+        out = out[0]
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        shape = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise PocketError(f"a teacher must return logits [images, classes], but this one returns {shape}.")
+    return out
+
+
+def hash_tensors(module: nn.Module, *, parameters: bool = True) -> str:
+    """Return the hex SHA-256 of a network's buffers and parameters: names, types, shapes and bytes."""
+    tensors: dict[str, Tensor] = dict(module.named_buffers())
+    if parameters:
+        tensors |= dict(module.named_parameters())
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def has_classes(module: nn.Module) -> bool:
+    """Whether a network ends in classes; timm's self-supervised ones are made with ``num_classes=0``."""
+    count = getattr(module, "num_classes", None)
+    return bool(config_of(module).get("num_classes", 1)) if count is None else count != 0

@@ -1,0 +1,197 @@
+"""Teachers from everything a user has; each mistake gets one sentence that says what to do."""
+
+import sys
+import textwrap
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pocketvit.errors import PocketError
+from pocketvit.models import create_model, create_student, save_model
+from pocketvit.models import hub as hub_module
+from pocketvit.teachers import Teacher, load_teacher
+from pocketvit.teachers.teacher import hash_tensors
+
+PIXELS = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+
+
+class Own(nn.Module):
+    """A user's network: with BatchNorm and dropout, half of it frozen, in training mode."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Dropout(0.5)).requires_grad_(False)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet20", num_classes=7).eval()
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
+    return model, path
+
+
+def test_users_module_is_left_as_it_was():
+    """Scenario 5: bits, modes, requires_grad and device of the user's module are the same afterwards."""
+    module = Own().train()
+    module.stem[1].eval()
+    before = hash_tensors(module)
+    modes = [part.training for part in module.modules()]
+    flags = [parameter.requires_grad for parameter in module.parameters()]
+    teacher = load_teacher(module, input_size=16)
+    first = teacher.logits(PIXELS)
+    teacher.check_unchanged()
+    assert hash_tensors(module) == before
+    assert [part.training for part in module.modules()] == modes
+    assert [parameter.requires_grad for parameter in module.parameters()] == flags
+    assert torch.equal(teacher.logits(PIXELS), first)
+    with torch.no_grad():
+        module.head.bias += 1  # the user trains on; the teacher does not change
+    assert torch.equal(teacher.logits(PIXELS), first)
+
+
+def test_assumptions_about_a_bare_module_are_said():
+    notes = " ".join(load_teacher(Own()).notes)
+    assert "assumed 224 px" in notes
+    assert "assumed ImageNet's mean and std" in notes
+    assert load_teacher(Own(), input_size=16, norm="half").notes == ()
+
+
+def test_a_module_that_cannot_be_copied_is_explained():
+    module = Own()
+    module.graph = module.head.weight * 2  # not a leaf, which copy.deepcopy refuses
+    with pytest.raises(PocketError, match="MODULE:FUNCTION"):
+        load_teacher(module)
+
+
+def test_weights_file_with_its_architecture(checkpoint):
+    model, path = checkpoint
+    teacher = load_teacher(str(path), arch="cifar_resnet20", input_size=16, norm="none")
+    torch.testing.assert_close(teacher.logits(PIXELS), model(PIXELS / 255))
+    assert (teacher.name, teacher.num_outputs, teacher.classes) == ("mine", 7, None)
+    notes = load_teacher(path, arch="cifar_resnet20").notes
+    assert any("input size assumed 32 px" in note for note in notes)
+    assert any("normalization assumed" in note for note in notes)
+
+
+def test_class_names_can_be_given_and_must_be_as_many(checkpoint):
+    names = tuple("abcdefg")
+    assert load_teacher(checkpoint[1], arch="cifar_resnet20", classes=names).classes == names
+    with pytest.raises(PocketError, match="7 outputs, but 2 class names"):
+        load_teacher(checkpoint[1], arch="cifar_resnet20", classes=("a", "b"))
+
+
+def test_run_folder_model_folder_and_local_dir(tmp_path):
+    torch.manual_seed(0)
+    model = create_student("pocket_xs", num_classes=2, image_size=16, tokens=2).eval()
+    save_model(model, tmp_path / "run-1" / "student", classes=("cat", "dog"), mean=(0, 0, 0), std=(1, 1, 1))
+    for spec in (tmp_path / "run-1", tmp_path / "run-1" / "student", f"local-dir:{tmp_path}/run-1/student"):
+        teacher = load_teacher(spec)
+        assert (teacher.classes, teacher.input_size) == (("cat", "dog"), 16)
+        torch.testing.assert_close(teacher.logits(PIXELS), model(PIXELS / 255))
+    assert load_teacher(tmp_path / "run-1" / "student").name == "run-1"
+
+
+def test_function_of_a_module_file(tmp_path, monkeypatch):
+    code = """
+        from torch import nn
+        def make():
+            return nn.Sequential(nn.Flatten(), nn.LazyLinear(3) if False else nn.Linear(768, 3))
+        def wrong():
+            return 3
+        def fails():
+            raise KeyError("oops")
+        """
+    (tmp_path / "my_teachers.py").write_text(textwrap.dedent(code))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    weights = {"1.weight": torch.ones(3, 768), "1.bias": torch.arange(3.0)}
+    torch.save(weights, tmp_path / "w.pth")
+    teacher = load_teacher("my_teachers:make", weights="w.pth", input_size=16, norm="none")
+    torch.testing.assert_close(teacher.logits(PIXELS * 0), torch.arange(3.0).expand(2, 3))
+    for spec, says in [
+        ("my_teachers:none", "no function none"),
+        ("my_teachers:wrong", "returned int"),
+        ("my_teachers:fails", "KeyError: 'oops'"),
+        ("no_such_module:make", "could not import no_such_module"),
+    ]:
+        with pytest.raises(PocketError, match=says):
+            load_teacher(spec)
+
+
+def test_timm_name_with_weights_of_ones_own(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    teacher = load_teacher("resnet10t", weights=tmp_path / "w.pth", input_size=32)
+    assert teacher.num_outputs == 5
+    assert hash_tensors(teacher.module) == hash_tensors(model)
+
+
+def test_a_teacher_is_its_own_teacher():
+    teacher = load_teacher(Own(), input_size=16)
+    assert load_teacher(teacher) is teacher
+
+
+def test_imagenet_class_names_come_with_the_weights():
+    teacher = load_teacher(timm.create_model("test_resnet.r160_in1k"), input_size=32)
+    assert len(teacher.classes) == 1000
+    assert teacher.classes[0].startswith("tench")
+
+
+def test_without_network_one_sentence_at_once(monkeypatch):
+    monkeypatch.setattr(hub_module, "_answers", lambda: False)
+    for spec in ("resnet50.a1_in1k", "hf-hub:timm/no-such-model-here"):
+        with pytest.raises(PocketError, match=r"cannot be reached.*local-dir:FOLDER"):
+            load_teacher(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("resnett50", "Did you mean resnet50"),
+        ("resnet50.a1_in1kk", r"Did you mean resnet50\.a1_in1k"),
+        ("rednet50", "no published weights"),
+        ("timm/resnet50", "hf-hub:timm/resnet50"),
+        ("./no/such/folder", "no teacher at"),
+    ],
+)
+def test_wrong_names_are_explained(spec, says):
+    with pytest.raises(PocketError, match=says):
+        load_teacher(spec)
+
+
+def test_wrong_files_are_explained(checkpoint, tmp_path):
+    path = checkpoint[1]
+    for call, says in [
+        (lambda: load_teacher(path), "--arch NAME"),
+        (lambda: load_teacher(path, arch="cifar_resnet21"), r"Did you mean .*cifar_resnet20"),
+        (lambda: load_teacher(path, arch="cifar_resnet32"), r"are not those of cifar_resnet32.*--arch cifar_resnet20"),
+        (lambda: load_teacher(tmp_path / "mime.pth", arch="cifar_resnet20"), r"Did you mean \S*mine\.pth"),
+        (lambda: load_teacher(tmp_path), "is no model"),
+        (lambda: load_teacher(path, arch="cifar_resnet20", norm="imagent"), "unknown normalization"),
+        (lambda: load_teacher(path, arch="cifar_resnet20", norm=((0, 0, 0), (1, 1, 0))), "std above 0"),
+        (lambda: load_teacher(path, arch="cifar_resnet20", precision="int8"), "unknown precision"),
+    ]:
+        with pytest.raises(PocketError, match=says):
+            call()
+
+
+def test_a_network_that_cannot_take_the_picture_is_explained():
+    with pytest.raises(PocketError, match=r"3 x 20 x 20.*--input"):
+        load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=20)
+    with pytest.raises(PocketError, match=r"returns a tensor of shape \[1, 3, 8, 8\]"):
+        load_teacher(nn.Identity(), input_size=8)
+
+
+def test_teacher_is_frozen_and_in_evaluation_mode():
+    teacher = load_teacher(Own().train(), input_size=16)
+    assert isinstance(teacher, Teacher)
+    assert not any(part.training for part in teacher.module.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
