@@ -1,0 +1,137 @@
+"""Teachers weighed, heads averaged, ground truth mixed in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pocketvit.config import LossConfig
+from pocketvit.errors import PocketError
+from pocketvit.labels import SoftLabels, encode_topk
+from pocketvit.objectives import cross_entropy, distillation_loss, kl, student_loss, teacher_weights
+from pocketvit.training import Batch
+
+B, C = 6, 5
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_batch(targets=None, partners=None, ratio=None, soft=()) -> Batch:
+    targets = torch.arange(B) % C if targets is None else torch.as_tensor(targets)
+    partners = targets if partners is None else torch.as_tensor(partners)
+    ratio = torch.ones(B) if ratio is None else torch.as_tensor(ratio)
+    pixels = torch.zeros(B, 3, 2, 2, dtype=torch.uint8)
+    return Batch(pixels, targets, partners, ratio, tuple(soft), torch.arange(B), B)
+
+
+def teachers(count: int) -> list[SoftLabels]:
+    return [SoftLabels(random(B, C, seed=10 + number)) for number in range(count)]
+
+
+def test_mixed_cross_entropy_is_the_share_of_each_class():
+    logits, partners, ratio = random(B, C), torch.tensor([4, 3, 2, 1, 0, 0]), torch.linspace(0.2, 0.9, B)
+    batch = make_batch(partners=partners, ratio=ratio)
+    own = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    other = torch.nn.functional.cross_entropy(logits, partners, reduction="none")
+    assert torch.allclose(cross_entropy(logits, batch), ratio * own + (1 - ratio) * other)
+
+
+def test_label_smoothing_is_torchs():
+    logits, batch = random(B, C), make_batch()
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=0.2)
+    assert torch.allclose(cross_entropy(logits, batch, 0.2), expected)
+
+
+def test_without_teachers_every_head_learns_the_ground_truth():
+    heads, batch = (random(B, C), random(B, C, seed=1)), make_batch()
+    loss, terms = student_loss(LossConfig())(heads, batch)
+    expected = sum(cross_entropy(head, batch).mean() for head in heads) / 2
+    assert torch.allclose(loss, expected)
+    assert set(terms) == {"cross_entropy"}
+
+
+def test_the_loss_is_the_weighted_sum_of_teachers_and_ground_truth():
+    head, soft = random(B, C), teachers(1)
+    batch = make_batch(soft=soft)
+    loss, terms = student_loss(LossConfig(objective="kl", temperature=2, weight=0.75))((head,), batch)
+    distillation = kl(head, soft[0], temperature=2).mean()
+    assert torch.allclose(loss, 0.75 * distillation + 0.25 * cross_entropy(head, batch).mean())
+    assert set(terms) == {"distillation", "teacher_0", "cross_entropy"}
+
+
+def test_the_class_head_learns_the_mix_and_each_token_its_own_teacher():
+    heads, soft, batch = tuple(random(B, C, seed=s) for s in range(3)), teachers(2), make_batch()
+    config = LossConfig(objective="kl", temperature=1, weight=1)
+    loss, terms = distillation_loss(heads, soft, batch, config)
+    mix = (kl(heads[0], soft[0], temperature=1) + kl(heads[0], soft[1], temperature=1)) / 2
+    own = [kl(heads[t + 1], soft[t], temperature=1) for t in range(2)]
+    assert torch.allclose(loss, torch.stack([mix, *own]).mean())
+    assert "cross_entropy" not in terms
+
+
+def test_a_single_token_of_two_teachers_learns_the_mix():
+    heads, soft, batch = (random(B, C), random(B, C, seed=1)), teachers(2), make_batch()
+    config = LossConfig(objective="kl", temperature=1, weight=1)
+    loss, _ = distillation_loss(heads, soft, batch, config)
+    expected = torch.stack([kl(head, labels, temperature=1) for head in heads for labels in soft]).mean()
+    assert torch.allclose(loss, expected)
+
+
+def test_tokens_that_fit_no_teacher_are_refused():
+    heads = tuple(random(B, C, seed=s) for s in range(3))
+    with pytest.raises(PocketError, match="2 distillation tokens"):
+        distillation_loss(heads, teachers(3), make_batch(), LossConfig(objective="kl"))
+
+
+def test_unlabelled_images_learn_from_teachers_alone():
+    head, soft = random(B, C), teachers(1)
+    config = LossConfig(objective="kl", temperature=1, weight=0.5)
+    none = make_batch(targets=[-1] * B)
+    assert torch.allclose(distillation_loss((head,), soft, none, config)[0], kl(head, soft[0], temperature=1).mean())
+    # the last is mixed with an image of unknown class: its own label says too little
+    some = make_batch(targets=[-1, 1, 2, -1, 4, 0], partners=[-1, 1, 2, 3, 4, -1])
+    expected = kl(head, soft[0], temperature=1)
+    known = torch.tensor([1, 2, 4])
+    truth = torch.nn.functional.cross_entropy(head[known], known, reduction="none")
+    expected[known] = 0.5 * expected[known] + 0.5 * truth
+    assert torch.allclose(distillation_loss((head,), soft, some, config)[0], expected.mean())
+
+
+def test_fixed_weights_are_equal():
+    assert torch.allclose(teacher_weights("fixed", teachers(4), make_batch()), torch.full((B, 4), 0.25))
+
+
+@pytest.mark.parametrize("stored", [lambda z: SoftLabels(z), lambda z: encode_topk(z, 2)])
+def test_confidence_weighs_by_the_probability_of_the_teachers_class(stored):
+    probabilities = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1], [0.3, 0.2, 0.2, 0.2, 0.1]])
+    soft = [stored(row.log().expand(B, C)) for row in probabilities]
+    weights = teacher_weights("confidence", soft, make_batch())
+    assert torch.allclose(weights, torch.tensor([2 / 3, 1 / 3]).expand(B, 2), atol=1e-3)
+
+
+def test_per_class_weights_follow_the_accuracy_on_the_images_class():
+    accuracy = torch.tensor([[0.9, 0.2, 0.5, 0.5, 0.0], [0.1, 0.6, 0.5, 0.5, 0.0]])
+    soft = [SoftLabels(torch.eye(C)[[3] * B]), SoftLabels(torch.eye(C)[[1] * B])]
+    batch = make_batch(targets=[0, 1, 2, 4, -1, 0], partners=[0, 1, 2, 4, -1, 1], ratio=[1, 1, 1, 1, 1, 0.5])
+    weights = teacher_weights("per_class", soft, batch, accuracy)
+    expected = [0.9, 0.25, 0.5, 0.5, 0.5 / 1.1, 0.55 / 0.9]  # unknown: by the classes the teachers see, 3 and 1
+    assert weights[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
+    assert weights.sum(1).tolist() == pytest.approx([1.0] * B)
+
+
+def test_per_class_weights_without_a_validation_split_say_what_to_do():
+    with pytest.raises(PocketError, match="--teacher-weights"):
+        teacher_weights("per_class", teachers(2), make_batch())
+
+
+def test_the_tail_of_top_k_labels_is_approximated_only_on_request():
+    logits = 3 * random(B, C, seed=3)
+    soft, config = [encode_topk(logits, 3)], LossConfig(objective="kl", temperature=2, weight=1)
+    head, batch = random(B, C), make_batch()
+    with pytest.raises(PocketError, match="--approximate-tail"):
+        distillation_loss((head,), soft, batch, config)
+    approximate, _ = distillation_loss((head,), soft, batch, config, approximate_tail=True)
+    exact, _ = distillation_loss((head,), [SoftLabels(logits)], batch, config)
+    assert approximate.item() == pytest.approx(exact.item(), rel=0.1)
