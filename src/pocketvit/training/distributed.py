@@ -1,0 +1,66 @@
+"""Several processes under ``torchrun``: who am I, and the process group. A single process needs none of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+def join_processes(device: str = "auto") -> Processes:
+    """Join the run's process group if ``torchrun`` started this process, and choose its device.
+
+    Args:
+        device: "auto" (a CUDA device where there is one), or a torch device for a single process.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = torch.device(kind)
+    if world > 1:
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", chosen.index if chosen.index is not None else torch.cuda.current_device())
+        torch.cuda.set_device(chosen)
+    return Processes(rank, world, chosen)
+
+
+def from_rank_zero(value: str, world: int) -> str:
+    """Return what rank 0 has, on every rank."""
+    if world == 1:
+        return value
+    values: list[str] = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier(world: int) -> None:
+    """Wait until every process is here."""
+    if world > 1:
+        torch.distributed.barrier()
+
+
+@contextlib.contextmanager
+def lead_first(processes: Processes) -> Iterator[None]:
+    """Let rank 0 do the block before the others, which then find what it left on disk."""
+    if processes.rank > 0:
+        barrier(processes.world)
+    yield
+    if processes.rank == 0:
+        barrier(processes.world)

@@ -1,0 +1,40 @@
+"""``metrics.jsonl``: one line of JSON an epoch, cut back when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..files import storage_error, write_text
+
+
+def append_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Append one line and make it durable."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines; a last one that a kill left unfinished is passed over."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def cut_metrics(path: Path, epochs: int) -> None:
+    """Keep the lines of the first ``epochs`` epochs: later ones will be written again."""
+    lines = [line for line in read_metrics(path) if line["epoch"] <= epochs]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,78 @@
+"""Choosing the arithmetic of a run: bfloat16 where this processor is faster with it, found by one measurement."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..files import read_json, write_json
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_IMAGES = 64  # of the measurement: enough for the matrices to be as wide as in training
+_GAIN = 1.15  # bf16 must be this much faster to give up fp32's digits; below, a busy machine would decide
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return the autocast context of a precision, a null context for ``fp32``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    # The weight cache only helps when a weight is used twice under one context; it costs memory and a stale-copy risk.
+    return torch.autocast(device.type, dtype=DTYPES[precision], cache_enabled=False)
+
+
+def choose_precision(forward: nn.Module, batch: int, view_size: int, folder: Path, device: torch.device) -> str:
+    """Return "bf16" or "fp32", measured once and then read from ``folder/choices.json``.
+
+    Args:
+        forward: From uint8 pixels [B, 3, S, S] to a tuple of logits; a copy of it is run, forward and backward.
+        batch: Images of a training batch on this rank.
+        view_size: S.
+        folder: Of the run.
+        device: Where it trains.
+    """
+    path = folder / "choices.json"
+    choices: dict[str, Any] = read_json(path) if path.exists() else {}
+    if "precision" not in choices:
+        seconds = _measure(forward, min(batch, _IMAGES), view_size, device)
+        faster = seconds.get("bf16", float("inf")) * _GAIN < seconds["fp32"]
+        choices["precision"] = "bf16" if faster else "fp32"
+        choices["precision_seconds"] = {name: round(value, 6) for name, value in seconds.items()}
+        write_json(path, choices)
+    return choices["precision"]
+
+
+def _measure(forward: nn.Module, batch: int, view_size: int, device: torch.device) -> dict[str, float]:
+    """Return the best of a few seconds for a forward and backward pass in each precision, taken alternately."""
+    trial = copy.deepcopy(forward).to(device).train()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (batch, 3, view_size, view_size), generator=generator, dtype=torch.uint8).to(device)
+
+    def run(precision: str) -> float:
+        start = time.perf_counter()
+        with autocast(precision, device):
+            heads = trial(pixels)
+        sum(head.float().square().mean() for head in heads).backward()
+        trial.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    names = ["fp32"]
+    if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+        names.append("bf16")
+    # A processor without bf16 units emulates it many times slower: the warm-up already tells.
+    warm = {name: run(name) for name in names for _ in range(2)}
+    if warm.get("bf16", 0.0) > 2 * warm["fp32"]:
+        names.remove("bf16")
+    seconds = {name: float("inf") for name in names}
+    for _ in range(3):
+        for name in names:
+            seconds[name] = min(seconds[name], run(name))
+    return seconds

@@ -1,0 +1,81 @@
+"""Running a network over a whole source, unaugmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import ViewConfig
+from ..sources.base import Source
+from ..views import Views
+from .precision import autocast
+from .step import FromPixels, Input
+
+_CHUNK_BYTES = 16 << 20  # of views rendered at once
+
+
+def plain_pixels(source: Source, view_config: ViewConfig) -> torch.Tensor:
+    """Return uint8 [N, 3, S, S]: every image as validation sees it. Worth keeping where it is evaluated every epoch."""
+    chunks = list(_rendered(source, view_config))
+    return torch.cat(chunks) if chunks else torch.empty(0, 3, view_config.view_size, view_config.view_size).byte()
+
+
+def predict_logits(
+    model: nn.Module,
+    source: Source | torch.Tensor,
+    view_config: ViewConfig,
+    input: Input,
+    *,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> list[torch.Tensor]:
+    """Return the logits of every head of ``model`` over ``source``.
+
+    Args:
+        model: On any device; its mode is restored afterwards.
+        source: Images, or the uint8 pixels [N, 3, S, S] that `plain_pixels` made of them.
+        view_config: Its geometry is used; nothing is augmented.
+        input: Side, mean and standard deviation that the network is fed.
+        batch_size: Images of a forward pass.
+        precision: "fp32", "bf16" or "fp16".
+
+    Returns:
+        A float32 tensor [N, C] on the CPU for each head: the class head, then the distillation tokens'.
+    """
+    device = next(model.parameters()).device
+    forward = FromPixels(model, input)
+    training = model.training
+    model.eval()
+    heads: list[list[torch.Tensor]] = []
+    try:
+        with torch.inference_mode(), autocast(precision, device):
+            for chunk in [source] if isinstance(source, torch.Tensor) else _rendered(source, view_config):
+                for pixels in chunk.split(batch_size):
+                    outputs = forward(pixels.to(device))
+                    heads = heads or [[] for _ in outputs]
+                    for kept, output in zip(heads, outputs, strict=True):
+                        kept.append(output.float().cpu())
+    finally:
+        model.train(training)
+    return [torch.cat(kept) for kept in heads]
+
+
+def _rendered(source: Source, view_config: ViewConfig) -> Iterator[torch.Tensor]:
+    """Yield the views of ``source`` in chunks, the next one rendered while the caller works on one."""
+    config = view_config.plain()
+    views = Views(source, config)
+    length = max(1, min(1024, _CHUNK_BYTES // (3 * config.view_size**2)))
+    positions = np.arange(len(source))
+    starts = list(range(0, len(source), length))
+    with ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(views.render, positions[start : start + length], 0) for start in starts[:1]]
+        for start in starts[1:]:
+            ready = futures.pop().result()
+            futures.append(pool.submit(views.render, positions[start : start + length], 0))
+            yield ready.pixels
+        if futures:
+            yield futures.pop().result().pixels

@@ -1,0 +1,167 @@
+"""Batches are a function of (seed, epoch, number), whatever was asked for before."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from training_fakes import MIXED, PLAIN, ArraySource, FixedTeacher
+
+from pocketvit.config import LossConfig
+from pocketvit.errors import PocketError
+from pocketvit.labels import write_labels
+from pocketvit.objectives import student_loss
+from pocketvit.training import Feed
+from pocketvit.views import Views
+
+
+@pytest.fixture
+def feeds():
+    """Make feeds, and stop their threads after the test."""
+    made = []
+
+    def make(count=45, config=MIXED, batch_size=8, **options) -> Feed:
+        made.append(Feed(Views(ArraySource(count), config), batch_size, **options))
+        return made[-1]
+
+    yield make
+    for feed in made:
+        feed.close()
+
+
+def positions(batches) -> list[list[int]]:
+    return [batch.positions.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("config", [PLAIN, MIXED], ids=["plain", "mixed"])
+@pytest.mark.parametrize("batch_size", [2, 7, 8, 45, 64])
+def test_an_epoch_shows_every_image_once_in_batches_of_nearly_equal_size(feeds, config, batch_size):
+    feed = feeds(config=config, batch_size=batch_size)
+    batches = positions(feed.epoch(0))
+    assert len(batches) == feed.steps_per_epoch
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(45))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= max(2, batch_size)
+    assert max(sizes) - min(sizes) <= 3
+
+
+def test_partners_are_never_split_and_carry_each_others_class(feeds):
+    feed = feeds()
+    targets = feed.source.targets
+    lonely = 0
+    for batch in feed.epoch(0):
+        order = feed.views.order(0).tolist()
+        for position, partner_target, ratio in zip(
+            batch.positions.tolist(), batch.partner_targets.tolist(), batch.ratio.tolist(), strict=True
+        ):
+            slot = order.index(position) ^ 1
+            if slot >= 45:
+                lonely += 1
+                assert ratio == 1
+                continue
+            assert order[slot] in batch.positions.tolist()
+            assert partner_target == targets[order[slot]] or ratio == 1
+    assert lonely == 1
+
+
+def test_batches_hold_the_views_of_their_positions(feeds):
+    feed = feeds()
+    for batch in feed.epoch(3):
+        alone = feed.views.render(batch.positions.numpy(), 3)
+        assert torch.equal(batch.pixels, alone.pixels)
+        assert torch.equal(batch.ratio, torch.from_numpy(alone.ratio))
+        assert np.array_equal(batch.targets.numpy(), feed.source.targets[batch.positions.numpy()])
+
+
+def test_epochs_differ_in_order_and_are_keyed_by_the_seed(feeds):
+    a, b, other = feeds(config=PLAIN), feeds(config=PLAIN), feeds(config=PLAIN, seed=1)
+    first = positions(a.epoch(0))
+    assert first == positions(b.epoch(0))
+    assert first != positions(a.epoch(1))
+    assert first != positions(other.epoch(0))
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_starting_within_an_epoch_gives_the_rest_of_it(feeds, start):
+    whole = list(feeds().epoch(2))
+    rest = list(feeds().epoch(2, start))
+    assert positions(rest) == positions(whole[start:])
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_epochs_can_be_taken_in_any_order_and_left_early(feeds):
+    feed = feeds()
+    expected = {epoch: positions(feeds().epoch(epoch)) for epoch in range(3)}
+    assert positions(feed.epoch(0)) == expected[0]
+    assert positions(feed.epoch(1)) == expected[1]  # prepared ahead by the same thread
+    next(feed.epoch(2))
+    assert positions(feed.epoch(2)) == expected[2]
+    assert positions(feed.epoch(0)) == expected[0]
+
+
+def test_views_are_cycled_through(feeds):
+    feed = feeds(view_count=2, config=dataclasses.replace(PLAIN, flip=0.5))
+    assert [feed.view(epoch) for epoch in range(5)] == [0, 1, 0, 1, 0]
+    by_epoch = []
+    for epoch in range(4):
+        pixels = {p: x for b in feed.epoch(epoch) for p, x in zip(b.positions.tolist(), b.pixels, strict=True)}
+        by_epoch.append(torch.stack([pixels[position] for position in range(45)]))
+    assert torch.equal(by_epoch[0], by_epoch[2])
+    assert torch.equal(by_epoch[1], by_epoch[3])
+    assert not torch.equal(by_epoch[0], by_epoch[1])
+
+
+def test_ranks_share_each_batch(feeds):
+    whole = positions(feeds().epoch(1))
+    shares = [positions(feeds(rank=rank, world=2).epoch(1)) for rank in range(2)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sorted(batch) == sorted(itertools.chain.from_iterable(parts))
+        assert all(parts)
+    assert all(batch.total == len(rows) for batch, rows in zip(feeds(rank=1, world=2).epoch(1), whole, strict=True))
+
+
+def test_an_error_while_rendering_reaches_the_caller_and_does_not_hang_the_next_try(feeds, monkeypatch):
+    feed = feeds()
+    render = feed.views.render
+    monkeypatch.setattr(feed.views, "render", lambda *_: (_ for _ in ()).throw(PocketError("broken image")))
+    for _ in range(2):
+        with pytest.raises(PocketError, match="broken image"):
+            list(feed.epoch(0))
+    monkeypatch.setattr(feed.views, "render", render)
+    assert len(list(feed.epoch(0))) == feed.steps_per_epoch
+
+
+def test_no_images_and_too_many_processes_are_told(feeds):
+    with pytest.raises(PocketError, match="no training images"):
+        feeds(count=0)
+    with pytest.raises(PocketError, match="cannot be shared by 5 processes"):
+        feeds(count=45, batch_size=8, world=5)
+
+
+@pytest.mark.parametrize("config", [PLAIN, MIXED], ids=["plain", "mixed"])
+def test_stored_labels_are_those_of_live_teachers_on_the_same_pixels(feeds, tmp_path, config):
+    teachers = [FixedTeacher(0), FixedTeacher(1)]
+    views = Views(ArraySource(), config)
+    store = write_labels(tmp_path, views.source, views, teachers, 2, progress=False, batch_size=16)
+    stored = feeds(config=config, labels=store, teachers=[teacher.name for teacher in teachers])
+    live = feeds(config=config, live=teachers, view_count=2)
+    assert stored.view_count == 2
+    for epoch in range(3):
+        for a, b in zip(stored.epoch(epoch), live.epoch(epoch), strict=True):
+            assert torch.equal(a.pixels, b.pixels)
+            for kept, fresh in zip(a.soft, b.soft, strict=True):
+                torch.testing.assert_close(kept.logits, fresh.logits, rtol=1e-3, atol=1e-3)  # fp16 in the store
+
+
+def test_a_store_lends_its_labels_to_student_losses(feeds, tmp_path):
+    teacher = FixedTeacher(0)
+    views = Views(ArraySource(), MIXED)
+    store = write_labels(tmp_path, views.source, views, [teacher], 1, progress=False, batch_size=16)
+    batch = next(feeds(labels=store, teachers=[teacher.name]).epoch(0))
+    logits = batch.soft[0].logits
+    assert logits is not None
+    loss, _ = student_loss(LossConfig(objective="kl", temperature=1, weight=1))((logits.clone(),), batch)
+    assert loss.abs() < 1e-6

@@ -1,0 +1,183 @@
+"""A run that was stopped, however, ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import killed_run
+import pytest
+import torch
+from training_fakes import batch_norm_net, same_weights, tiny_vit, train
+
+from pocketvit.errors import PocketError
+from pocketvit.training import Stepper, load_weights, loop, read_metrics
+
+TIMES = ("seconds", "images_per_second")
+
+
+def metrics_without_times(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Press Ctrl-C in the middle of a step."""
+    take = Stepper.take
+
+    def interrupted(self, batches):
+        if self.step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(self, batches)
+
+    monkeypatch.setattr(Stepper, "take", interrupted)
+
+
+@pytest.mark.parametrize(
+    ("build", "changes"),
+    [
+        (tiny_vit, {}),
+        (lambda: tiny_vit(tokens=1), {"accumulate": 2, "batch_size": 7}),
+        (batch_norm_net, {"optimizer": "sgd", "learning_rate": 0.05, "clip": 0.0}),
+        (tiny_vit, {"precision": "bf16", "ema": 0.0}),
+    ],
+    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16"],
+)
+def test_interrupted_within_an_epoch_and_resumed_equals_unbroken(tmp_path, monkeypatch, build, changes):
+    unbroken = train(tmp_path / "unbroken", build(), **changes)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "broken", build(), **changes)
+    resumed = train(tmp_path / "broken", build(), resume=True, **changes)
+    assert same_weights(resumed, unbroken)
+    assert metrics_without_times(tmp_path / "broken") == metrics_without_times(tmp_path / "unbroken")
+
+
+def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
+    processes = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for _ in range(3):
+        (folder / "started").unlink(missing_ok=True)
+        process = processes.Process(target=killed_run.run, args=(folder, 0.05))
+        process.start()
+        while not (folder / "started").exists():
+            assert process.is_alive()
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.05, 0.8))
+        process.kill()
+        process.join()
+        assert process.exitcode != 0
+    last = processes.Process(target=killed_run.run, args=(folder, 0.0))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+    final = torch.load(folder / "final.pt", weights_only=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        unbroken = train(tmp_path / "unbroken")
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(final[name], value) for name, value in unbroken.state_dict().items())
+    assert metrics_without_times(folder) == metrics_without_times(tmp_path / "unbroken")
+    # a half-written checkpoint is a hidden temporary file, never the checkpoint itself
+    assert {path.name for path in (folder / "checkpoints").glob("*.safetensors")} == {
+        "last.safetensors",
+        "best.safetensors",
+    }
+
+
+def test_ctrl_c_during_evaluation_saves_the_epoch_that_was_trained(tmp_path, monkeypatch):
+    unbroken = train(tmp_path / "unbroken")
+
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training_fakes.predict_logits", press)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "broken")
+    assert not read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    steps = []
+    take = Stepper.take
+    monkeypatch.setattr(Stepper, "take", lambda self, batches: (steps.append(self.step), take(self, batches))[1])
+    resumed = train(tmp_path / "broken", resume=True)
+    assert steps[0] == 6  # the first epoch's steps are not taken again
+    assert same_weights(resumed, unbroken)
+
+
+def test_metrics_after_the_checkpoint_are_cut_and_written_again(tmp_path):
+    def stop(line):
+        if line["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, on_epoch=stop)
+    metrics = tmp_path / "metrics.jsonl"
+    with open(metrics, "a") as file:  # as if killed between the line and its checkpoint, and within a line
+        file.write(json.dumps({"epoch": 3, "step": 18, "loss": 0.0}) + "\n" + '{"epoch": 4, "st')
+    train(tmp_path, resume=True)
+    assert [line["epoch"] for line in read_metrics(metrics)] == [1, 2, 3]
+    assert read_metrics(metrics)[2]["loss"] > 0
+
+
+def test_a_finished_run_resumes_to_its_result_at_once(tmp_path, monkeypatch):
+    first = train(tmp_path)
+    monkeypatch.setattr(Stepper, "take", None)
+    assert same_weights(train(tmp_path, tiny_vit(), resume=True), first)
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path, epochs=1)
+    with pytest.raises(PocketError, match="already holds a training run"):
+        train(tmp_path, epochs=1)
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    train(tmp_path, epochs=1)
+    with pytest.raises(PocketError, match=r"learning_rate was 0.003, now 0.1"):
+        train(tmp_path, epochs=1, learning_rate=0.1, resume=True)
+
+
+def test_another_network_is_refused(tmp_path):
+    train(tmp_path, epochs=1)
+    with pytest.raises(PocketError, match="another network"):
+        train(tmp_path, batch_norm_net(), epochs=1, resume=True)
+    with pytest.raises(PocketError, match="another network"):
+        load_weights(batch_norm_net(), tmp_path)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    train(tmp_path, epochs=1)
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(PocketError, match=r"last\.safetensors is not a readable checkpoint"):
+        train(tmp_path, epochs=1, resume=True)
+
+
+def test_checkpoints_hold_no_pickle_and_the_best_one_loads(tmp_path):
+    final = train(tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    fresh = batch = tiny_vit()
+    state = load_weights(fresh, tmp_path, "best")
+    assert state["score"] == max(line["val_accuracy"] for line in lines)
+    load_weights(batch, tmp_path, "last")
+    assert same_weights(batch, final)
+    for path in (tmp_path / "checkpoints").iterdir():
+        assert b"pickle" not in path.read_bytes()
+        assert path.read_bytes()[8:9] == b"{"  # the header of safetensors
+
+
+def test_saves_within_an_epoch_after_some_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    seen = []
+    write = loop._Run._write
+    monkeypatch.setattr(loop._Run, "_write", lambda self: (seen.append(self.stepper.step), write(self))[1])
+    train(tmp_path, epochs=1)
+    assert seen == [1, 2, 3, 4, 5, 6, 6]
