@@ -1,0 +1,86 @@
+"""Is the exported file the same function as the PyTorch model?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import PocketError
+from .preprocess import pictures_to_input
+from .run import OnnxModel
+
+_RELATIVE = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported file is from the model it was made from, on real pixels."""
+
+    max_abs: float  # largest difference of an output (logits; probabilities where preprocessing is inside)
+    cosine: float  # smallest cosine over images between the two output vectors
+    agreement: float  # share of images with the same top class
+    n: int
+
+    def text(self) -> str:
+        """Return one line for a person."""
+        return (
+            f"largest difference {self.max_abs:.2g}, smallest cosine {self.cosine:.6f}, "
+            f"same top class on {self.agreement:.1%} of {self.n} images"
+        )
+
+
+@torch.no_grad()
+def check_parity(
+    model: nn.Module, onnx_path: Path | str, pixels: np.ndarray | torch.Tensor, tolerance: float = 1e-3
+) -> Parity:
+    """Compare a file under ONNX Runtime with its PyTorch model, image by image.
+
+    The PyTorch side does its own preprocessing with `pocketvit.views`, so that a file with preprocessing inside is
+    checked against the code that training used and not against itself.
+
+    Args:
+        model: the network; it is put into eval mode for the call.
+        onnx_path: the fp32 or int8 file.
+        pixels: uint8 views [B, 3, S, S], or pictures [B, H, W, 3] for a file with preprocessing inside.
+        tolerance: largest difference of an fp32 output that is let pass. int8 is only reported.
+
+    Raises:
+        PocketError: an fp32 file differs by more than ``tolerance`` (or 1e-5 of the largest output, if that is more).
+    """
+    exported = OnnxModel(onnx_path)
+    signature = exported.signature
+    array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+    parameter = next(model.parameters(), torch.empty(0))
+    training = model.training
+    model.eval()
+    try:
+        expected_parts = []
+        for start in range(0, len(array), 64):
+            batch = torch.from_numpy(np.ascontiguousarray(array[start : start + 64]))
+            logits = model(pictures_to_input(batch, signature).to(parameter.device)).float().cpu()
+            expected_parts.append(logits.softmax(1) if signature.source_size else logits)
+    finally:
+        model.train(training)
+    expected = torch.cat(expected_parts).double().numpy()
+    found = exported.outputs(array).astype(np.float64)
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    cosine = (expected * found).sum(1) / np.maximum(norms, 1e-30)
+    parity = Parity(
+        max_abs=float(np.abs(expected - found).max()),
+        cosine=float(cosine.min()),
+        agreement=float((expected.argmax(1) == found.argmax(1)).mean()),
+        n=len(array),
+    )
+    # float32 has seven digits: outputs of a thousand (an untrained deep network) cannot agree to 1e-3.
+    allowed = max(tolerance, _RELATIVE * float(np.abs(expected).max()))
+    if signature.precision == "fp32" and not parity.max_abs <= allowed:
+        raise PocketError(
+            f"{onnx_path} does not compute what the PyTorch model computes: {parity.text()} "
+            f"(at most {allowed:.2g} is let pass). Do not ship this file; the network holds an operation that the "
+            "exporter or ONNX Runtime gets wrong."
+        )
+    return parity

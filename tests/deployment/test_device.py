@@ -1,0 +1,206 @@
+"""device.zip runs without PyTorch, gives the same answers, and notices when it does not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import runpy
+import subprocess
+import sys
+import zipfile
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pocketvit.config import ViewConfig
+from pocketvit.deployment import OnnxModel, label_pictures, package, predict_images, write_device_zip
+from pocketvit.deployment.preprocess import plain_views
+from pocketvit.errors import PocketError
+from pocketvit.sources.decode import decode, to_rgb8
+
+SCRIPTS = files("pocketvit.deployment") / "device"
+# On a device there is no torch and no pocketvit: an import of either fails here as it would there.
+WITHOUT_TORCH = (
+    "import runpy, sys\n"
+    "for name in ('torch', 'torchvision', 'timm', 'pocketvit', 'onnx'): sys.modules[name] = None\n"
+    "sys.path.insert(0, '.')\n"
+    "sys.argv = sys.argv[1:]\n"
+    "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+)
+
+
+def run_on_device(folder, *arguments):
+    command = [sys.executable, "-I", "-c", WITHOUT_TORCH, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def device():
+    """The names of the device's predict.py."""
+    return runpy.run_path(str(SCRIPTS / "predict.py"))
+
+
+@pytest.fixture
+def unpacked(plain, tmp_path):
+    archive = write_device_zip(tmp_path / "device.zip", plain.int8)
+    folder = tmp_path / "device"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize("script", ["predict.py", "bench.py"])
+def test_scripts_need_only_onnxruntime_numpy_and_pillow(script):
+    allowed = {"onnxruntime", "numpy", "PIL", "predict", *sys.stdlib_module_names}
+    for node in ast.walk(ast.parse((SCRIPTS / script).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] in allowed
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("resample", ["lanczos", "bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(8, 8), (1, 5), (40, 61), (61, 40), (300, 233)])
+def test_the_devices_view_equals_ours_to_the_bit(device, fit, resample, size):
+    """Its numpy resize is written anew; exact sums make it equal nevertheless."""
+    view = ViewConfig(view_size=28, fit=fit, resample=resample)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    ours = plain_views([picture], view)[0].permute(1, 2, 0).numpy()
+    theirs = device["to_view"](picture, {"view_size": 28, "fit": fit, "resample": resample, "lobes": view.lobes})
+    np.testing.assert_array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
+def test_the_device_decodes_as_our_sources_do(device, tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
+    else:
+        image = Image.fromarray(pixels, "RGBA").convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    window = (100.0, 40000.0) if mode == "I;16" else None
+    np.testing.assert_array_equal(device["load"](path, window), to_rgb8(decode(path), window))
+
+
+def test_a_photograph_held_upright_is_turned(device, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(device["load"](tmp_path / "a.png"), np.rot90(pixels, -1))
+
+
+def test_golden_picture_matches_and_times_are_printed(unpacked):
+    done = run_on_device(unpacked, "bench.py", "--seconds", "0.05")
+    assert done.returncode == 0, done.stderr
+    assert "matches" in done.stdout
+    assert "p50" in done.stdout
+    assert "p90" in done.stdout
+    assert "model-int8.onnx" in done.stdout
+
+
+def test_a_wrong_answer_is_noticed_with_an_exit_code(unpacked):
+    golden = json.loads((unpacked / "golden.json").read_text(encoding="utf-8"))
+    golden["probabilities"] = golden["probabilities"][::-1]
+    (unpacked / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    done = run_on_device(unpacked, "bench.py", "--json", "--seconds", "0.05")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["golden"]["matches"] is False
+    assert "error" in done.stderr
+
+
+def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, monkeypatch):
+    """With a thousand undecided classes all probabilities agree to 0.03, whatever was computed."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # bench.py imports the predict.py beside it
+    bench = runpy.run_path(str(SCRIPTS / "bench.py"))
+    monkeypatch.delitem(sys.modules, "predict")
+    expected, found = (np.random.default_rng(seed).dirichlet(np.full(1000, 50.0)) for seed in (0, 1))
+    golden = {"picture": "golden.png", "label": "0", "probabilities": expected, "tolerance": package.TOLERANCE["int8"]}
+    bench["check"].__globals__["HERE"] = unpacked
+
+    class Model:
+        classes = tuple(str(i) for i in range(1000))
+
+        def __init__(self, answer):
+            self.answer = answer
+
+        def __call__(self, picture):
+            return self.answer
+
+    assert np.abs(expected - found).max() < 0.003
+    assert bench["check"](Model(expected), golden)["matches"]
+    assert not bench["check"](Model(found), golden)["matches"]
+
+
+def test_predict_on_the_device_answers_as_predict_here(unpacked, plain, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, size in enumerate([(50, 40), (32, 32), (31, 90)]):
+        pixels = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{i}.png")
+    done = run_on_device(unpacked, "predict.py", str(pictures), "--json")
+    assert done.returncode == 0, done.stderr
+    theirs = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = predict_images(plain.int8, pictures)
+    assert [entry["file"] for entry in theirs] == [entry["file"] for entry in ours]
+    assert [entry["label"] for entry in theirs] == [entry["label"] for entry in ours]
+    np.testing.assert_allclose([e["score"] for e in theirs], [e["score"] for e in ours], atol=1e-4)
+
+
+def test_predict_on_the_device_goes_on_after_a_broken_picture(unpacked):
+    (unpacked / "broken.png").write_bytes((unpacked / "golden.png").read_bytes()[:200])
+    done = run_on_device(unpacked, "predict.py", "broken.png", "--threads", "1", "golden.png", "missing.png")
+    golden = json.loads((unpacked / "golden.json").read_text(encoding="utf-8"))
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"golden.png: {golden['label']}")
+    assert "broken.png" in done.stderr
+    assert "missing.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_preprocessing_inside_the_graph_packs_as_well(with_picture, tmp_path):
+    archive = write_device_zip(tmp_path / "device.zip", with_picture.int8)
+    folder = tmp_path / "device"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    done = run_on_device(folder, "bench.py", "--json", "--seconds", "0.05")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["golden"]["difference"] < 1e-5
+
+
+def test_the_drawn_golden_picture_shows_nothing_of_the_users(plain, tmp_path):
+    """And a picture of one's own is packed when it is given."""
+    picture = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for golden in (None, picture):
+        with zipfile.ZipFile(write_device_zip(tmp_path / "a.zip", plain.int8, golden)) as packed:
+            packed.extract("golden.png", tmp_path)
+            expected = json.loads(packed.read("golden.json"))
+        shown = np.asarray(Image.open(tmp_path / "golden.png"))
+        np.testing.assert_array_equal(shown, package.draw_golden(96, 128) if golden is None else picture)
+        probabilities = label_pictures(OnnxModel(plain.int8), [shown])[0]
+        np.testing.assert_allclose(expected["probabilities"], probabilities, atol=1e-5)
+
+
+def test_a_script_that_would_answer_otherwise_is_not_let_out(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "label_pictures", lambda *_: np.array([[0.0, 0.0, 0.0, 1.0]]))
+    with pytest.raises(PocketError, match="answers otherwise"):
+        write_device_zip(tmp_path / "device.zip", plain.int8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_torch_is_loaded_by_the_scripts():
+    """The guard of the other tests works: under it, torch cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_TORCH.replace("runpy.run_path", "import torch#")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert torch.__version__  # it is installed here
