@@ -1,0 +1,229 @@
+"""The report: one HTML page that holds everything it shows, opens without a network and runs no script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..errors import PocketError
+from ..files import human_bytes, write_text
+from . import evidence, plots, words
+from .results import Results, Row, load_results, read_metrics
+from .style import DARK, FONT, LIGHT, inline_svg, looks
+from .table import Table, interval_text, percent
+
+MAX_VIEWS = 24  # pictures as the student sees them
+MAX_DISAGREEMENTS = 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the template shows it: everything is computed, nothing is marked up."""
+
+    results: Results
+    table: Table
+    looks: dict[str, Any]
+    parts: dict[str, Any]
+    anchor: str
+
+
+def write_report(
+    folders: Path | str | Iterable[Path | str], out: Path | str | None = None, *, images: bool = True
+) -> Path:
+    """Write the report of one run folder, or of several side by side, and return its path.
+
+    Args:
+        folders: run folders, each with a ``results.json``.
+        out: the file to write (default: ``report.html`` in the folder, or beside the first of several folders).
+        images: False leaves out every pixel of the data, and the file names of single images.
+
+    Raises:
+        PocketError: a folder is no finished run, or the page cannot be written.
+    """
+    places = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders]
+    if not places:
+        raise PocketError("report needs at least one run folder: name one or more folders under runs/.")
+    if out is None:
+        out = places[0] / "report.html" if len(places) == 1 else places[0].absolute().parent / "report.html"
+    runs = [_gather(load_results(place), images, f"run-{number}") for number, place in enumerate(places, 1)]
+    environment = Environment(
+        loader=PackageLoader("pocketvit.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        runs=runs,
+        images=images,
+        light=LIGHT,
+        dark=DARK,
+        font=Markup(FONT),
+        percent=percent,
+        interval=interval_text,
+        created=words.moment,
+        overview=_overview(runs),
+    )
+    write_text(out, page)
+    return Path(out)
+
+
+def _gather(results: Results, images: bool, anchor: str) -> Run:
+    look = looks(results.rows)
+    predictions, why = evidence.load_predictions(results)
+    samples = evidence.load_samples(results) if images else None
+    missing = [why] if why else []
+    parts: dict[str, Any] = {
+        "headline": words.headline(results),
+        "tiles": words.tiles(results),
+        "differences": words.differences(results),
+        "size": _svg(plots.accuracy_against(results.rows, "bytes"), f"{anchor}-size", "Accuracy against file size"),
+        "latency": _svg(
+            plots.accuracy_against(results.rows, "latency_p50"), f"{anchor}-latency", "Accuracy against latency"
+        ),
+        "bars": _svg(plots.bars(results.rows), f"{anchor}-bars", "Accuracy and file size of each row"),
+        "plotted": {row.key for row in results.rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
+        "curves": _curves(results, anchor),
+        "confusion": None,
+        "disagreements": None,
+        "views": [],
+        "counts": _counts(results.dataset),
+        "provenance": _provenance(results),
+    }
+    if samples is not None and len(samples.views):
+        parts["views"] = [
+            {"uri": _data_uri(view), "label": label, "side": view.shape[1]}
+            for view, label in zip(samples.views[:MAX_VIEWS], samples.view_labels, strict=False)
+        ]
+    if predictions is not None:
+        parts["confusion"] = _confusion(results, predictions, anchor)
+        parts["disagreements"] = _disagreements(results, predictions, samples)
+        if parts["confusion"] is None:
+            missing.append("confusion matrix: the predictions hold no truths, or not those of the student")
+        if parts["disagreements"] is None:
+            missing.append("where student and teachers disagree: the predictions of both are needed")
+    if images and not parts["views"]:
+        missing.append("images as the student sees them: none were stored with the run")
+    parts["missing"] = words.not_measured(results, tuple(line[:1].upper() + line[1:] + "." for line in missing))
+    return Run(results, Table.of(results), look, parts, anchor)
+
+
+def _curves(results: Results, anchor: str) -> dict[str, Any] | None:
+    folder = results.folder or Path()
+    curves = {key: read_metrics(folder / path) for key, path in results.curves.items()}
+    drawings = {
+        what: _svg(plots.learning_curves(results.rows, curves, what), f"{anchor}-{what}", title)
+        for what, title in (("val_accuracy", "Validation accuracy by epoch"), ("loss", "Training loss by epoch"))
+    }
+    shown = [key for key, metrics in curves.items() if metrics]
+    return {**drawings, "keys": shown} if any(drawings.values()) else None
+
+
+def _confusion(results: Results, predictions: evidence.Predictions, anchor: str) -> dict[str, Any] | None:
+    candidates = [row for row in (results.shipped, results.student, *results.rows) if row is not None and row.measured]
+    row = next((row for row in candidates if row.key in predictions.probabilities), None)
+    counts = evidence.confusion(predictions, row.key) if row is not None else None
+    if row is None or counts is None:
+        return None
+    names = [evidence.class_name(results.classes, index) for index in range(len(counts))]
+    return {
+        "of": row.name,
+        "n": int(counts.sum()),
+        "svg": _svg(plots.confusion_matrix(counts, names), f"{anchor}-confusion", f"Confusion matrix of {row.name}"),
+        "frequent": evidence.frequent_confusions(counts, results.classes, 6),
+        "weakest": evidence.weakest_classes(counts, results.classes, 6),
+    }
+
+
+def _disagreements(
+    results: Results, predictions: evidence.Predictions, samples: evidence.Samples | None
+) -> dict[str, Any] | None:
+    found = evidence.disagreements(results, predictions)
+    if found is None:
+        return None
+    thumbnails = samples.test if samples is not None else {}
+    ordered = sorted(found.items, key=lambda item: item.position not in thumbnails)[:MAX_DISAGREEMENTS]
+    cards = [
+        {
+            "uri": _data_uri(thumbnails[item.position]) if item.position in thumbnails else "",
+            "side": thumbnails[item.position].shape[1] if item.position in thumbnails else 0,
+            "name": item.name if samples is not None else f"image {item.position}",
+            "truth": item.truth,
+            "guesses": item.guesses,
+        }
+        for item in ordered
+    ]
+    summary = words.disagreement_summary(
+        found.n, len(found.items), found.student_right, found.teachers_right, found.neither
+    )
+    if not found.judged:
+        summary = f"They differ on {len(found.items):,} of {found.n:,} images; no truths are known."
+    return {
+        "student": found.student.name,
+        "teachers": [row.name for row in found.teachers],
+        "summary": summary,
+        "cards": cards,
+        "total": len(found.items),
+    }
+
+
+def _counts(dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts = dataset.get("counts") or {}
+    return [(str(split), f"{count:,}" if isinstance(count, int) else str(count)) for split, count in counts.items()]
+
+
+def _provenance(results: Results) -> dict[str, Any]:
+    """Return who made what: the command, the date, the configuration, and the files with their hashes."""
+    folder = results.folder or Path()
+    config = folder / "config.yaml"
+    files = []
+    names = ["results.json", results.predictions, "config.yaml", "model.onnx", "model-int8.onnx", "device.zip"]
+    for path in [*(folder / name for name in names), *sorted((folder / "student").glob("*"))]:
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files.append((path.relative_to(folder).as_posix(), human_bytes(path.stat().st_size), digest))
+    return {
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        "files": files,
+        "more": [(str(key), str(value)) for key, value in results.provenance.items()],
+    }
+
+
+def _overview(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return one table over several runs, and the run's title by the key of its first row."""
+    if len(runs) < 2:
+        return None
+    rows: list[Row] = []
+    groups = {}
+    for run in runs:
+        own = [replace(row, key=f"{run.anchor}-{row.key}") for row in run.results.rows]
+        if own:
+            groups[own[0].key] = run.results.title
+        rows += own
+    return {"table": Table(rows), "groups": groups}
+
+
+def _svg(drawing: Figure | None, name: str, title: str) -> Markup | None:
+    """Mark an SVG as safe: matplotlib escapes every text in it, and `inline_svg` its title."""
+    return None if drawing is None else Markup(inline_svg(drawing, name, title))
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    """Return uint8 pixels [H, W, 3] or [H, W] as an image inside the page: small ones exactly, large ones as JPEG."""
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
+    target = io.BytesIO()
+    kind = "png" if max(image.size) <= 96 else "jpeg"
+    image.save(target, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
+    return f"data:image/{kind};base64,{base64.b64encode(target.getvalue()).decode()}"

@@ -1,0 +1,248 @@
+"""What a run folder says about itself: ``results.json``, read into frozen rows that every output here is made of.
+
+A figure that is missing, or not finite, is ``None`` and later reads "–", "unknown" or "not run"; it is never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import PocketError
+from ..files import read_json
+
+Role = Literal["teacher", "student", "baseline", "ceiling", "int8", "other"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the honest table: a model, what it gets right and what it costs.
+
+    Shares (accuracy, agreement, interval) lie in [0, 1]; FLOPs are those of one image; latency is that of batch 1.
+    """
+
+    key: str
+    name: str
+    role: Role = "other"
+    measured: bool = True  # False: the row was left out and reads "not run"
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None  # images the accuracy was counted on
+    agreement: float | None = None  # with the teachers
+    ece: float | None = None
+    calibrated: bool = True
+    min_class: tuple[str, float] | None = None  # the class with the lowest accuracy, and that accuracy
+    parameters: int | None = None
+    flops: int | None = None
+    bytes: int | None = None
+    latency_p50: float | None = None  # milliseconds
+    latency_p90: float | None = None
+    memory_mb: float | None = None
+    seeds: int = 1
+    note: str = ""
+    licence: str = ""
+
+    @classmethod
+    def read(cls, value: Row | Mapping[str, Any]) -> Row:
+        """Make a row of an entry of ``results.json``; keys that this version does not know are ignored."""
+        if isinstance(value, Row):
+            return value
+        if not isinstance(value, Mapping):
+            raise PocketError(f"a row of results is not a set of named values but {value!r}")
+        name = str(value.get("name") or value.get("key") or "model")
+        role = value.get("role", "other")
+        interval = [_number(x) for x in _pair(value.get("interval"))]
+        lowest = _pair(value.get("min_class"))
+        lowest_accuracy = _number(lowest[1]) if lowest else None
+        latency = value.get("latency_ms")
+        latency = latency if isinstance(latency, Mapping) else {}
+        return cls(
+            key=str(value.get("key") or name),
+            name=name,
+            role=role if role in get_args(Role) else "other",
+            measured=value.get("status", "measured") == "measured",
+            accuracy=_number(value.get("accuracy")),
+            interval=(interval[0], interval[1]) if interval and None not in interval else None,  # type: ignore[arg-type]
+            n=_count(value.get("n")),
+            agreement=_number(value.get("agreement")),
+            ece=_number(value.get("ece")),
+            calibrated=value.get("calibrated") is not False,
+            min_class=(str(lowest[0]), lowest_accuracy) if lowest_accuracy is not None else None,
+            parameters=_count(value.get("parameters")),
+            flops=_count(value.get("flops")),
+            bytes=_count(value.get("bytes")),
+            latency_p50=_number(latency.get("p50")),
+            latency_p90=_number(latency.get("p90")),
+            memory_mb=_number(value.get("memory_mb")),
+            seeds=_count(value.get("seeds")) or 1,
+            note=str(value.get("note") or ""),
+            licence=str(value.get("licence") or value.get("license") or ""),
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that ``results.json`` of one run holds, and the folder it was read from."""
+
+    folder: Path | None
+    rows: tuple[Row, ...]
+    title: str = ""
+    command: str = ""
+    created: str = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    curves: Mapping[str, str] = field(default_factory=dict)  # row key -> metrics.jsonl, relative to the folder
+    samples: str = "samples.npz"
+    predictions: str = "predictions.npz"
+    notes: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def student(self) -> Row | None:
+        """The distilled student itself (PyTorch or fp32 ONNX)."""
+        return self._first("student")
+
+    @property
+    def shipped(self) -> Row | None:
+        """The row of the file that ships: int8 where it was measured, else the student."""
+        return self._first("int8") or self.student
+
+    @property
+    def teacher_rows(self) -> tuple[Row, ...]:
+        """The teachers that were measured, in the order of the table."""
+        return tuple(row for row in self.rows if row.role == "teacher" and row.measured)
+
+    @property
+    def baseline(self) -> Row | None:
+        """The same student without a teacher, measured or not."""
+        return next((row for row in self.rows if row.role == "baseline"), None)
+
+    @property
+    def scored_on(self) -> str:
+        """The split that accuracies were counted on: "test" unless the run says otherwise."""
+        return str(self.dataset.get("scored_on") or "test")
+
+    def _first(self, role: str) -> Row | None:
+        return next((row for row in self.rows if row.role == role and row.measured), None)
+
+
+def load_results(folder: Path | str) -> Results:
+    """Read ``results.json`` of a run folder.
+
+    Raises:
+        PocketError: the folder is not a run folder, or the file is broken.
+    """
+    folder = Path(folder)
+    path = folder / "results.json"
+    if not path.is_file():
+        raise PocketError(
+            f"{folder} is not a finished run: it has no results.json. Name a folder under runs/ whose run came to its "
+            "end, or finish it with the same command and --resume."
+        )
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("rows", []), list):
+        raise PocketError(f"{path} is not the results of a run: it should be an object with a list named 'rows'.")
+    curves = _mapping(value.get("curves"))
+    if not curves and (folder / "metrics.jsonl").is_file():
+        value = {**value, "curves": {"student": "metrics.jsonl"}}
+    return parse_results(value, folder)
+
+
+def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Results:
+    """Make ``Results`` of what ``results.json`` holds; what is missing, or of the wrong kind, is left empty."""
+    dataset = _mapping(value.get("dataset"))
+    dataset["name"] = " ".join(str(dataset.get("name") or "").split())
+    dataset["counts"] = _mapping(dataset.get("counts"))
+    dataset.setdefault("scored_on", None)
+    dataset["notes"] = _sentences(dataset.get("notes"))
+    return Results(
+        folder=folder,
+        rows=with_company(value.get("rows", [])),
+        title=" ".join(str(value.get("title") or (folder.resolve().name if folder else "")).split()),
+        command=str(value.get("command") or ""),
+        created=str(value.get("created") or ""),
+        machine=_mapping(value.get("machine")),
+        dataset=dataset,
+        classes=tuple(str(name) for name in dataset.get("classes") or ()),
+        curves={str(key): str(path) for key, path in _mapping(value.get("curves")).items()},
+        samples=str(value.get("samples") or "samples.npz"),
+        predictions=str(value.get("predictions") or "predictions.npz"),
+        notes=_sentences(value.get("notes")),
+        differences=_sentences(value.get("differences")),
+        teachers=tuple(t for t in value.get("teachers") or () if isinstance(t, dict)),
+        provenance=_mapping(value.get("provenance")),
+    )
+
+
+def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Return ``rows`` with a "not run" row for each companion that a distilled student lacks.
+
+    A student is never quoted alone: the same student without a teacher, and the teacher, stand beside it.
+    Row keys are made unique, as plots and predictions are looked up by them.
+    """
+    result: list[Row] = []
+    for row in map(Row.read, rows):
+        taken = {other.key for other in result}
+        number = 2
+        key = row.key
+        while key in taken:
+            key, number = f"{row.key}-{number}", number + 1
+        result.append(row if key == row.key else replace(row, key=key))
+    roles = {row.role for row in result}
+    if "student" in roles:
+        if "baseline" not in roles:
+            result.append(Row("baseline", "student without a teacher", "baseline", measured=False))
+        if "teacher" not in roles:
+            result.insert(0, Row("teacher", "teacher", "teacher", measured=False))
+    return tuple(result)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a ``metrics.jsonl``; a line that a kill cut short, or a missing file, is simply not there."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            lines.append(value)
+    return lines
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else round(number)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _pair(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) and len(value) == 2 else []
+
+
+def _sentences(value: Any) -> tuple[str, ...]:
+    """Notes and differences: plain sentences, or objects that carry one under "words"."""
+    result = []
+    for item in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(item, Mapping):
+            item = item.get("words") or item.get("text") or ", ".join(f"{key}: {part}" for key, part in item.items())
+        result.append(str(item))
+    return tuple(result)

@@ -1,0 +1,309 @@
+"""The honest table: for the terminal, for a notebook, and in markdown.
+
+    print(Table(rows))                       # box-free aligned columns, as many blocks as the width asks for
+    Table(rows)                              # in a notebook
+    Table(rows).markdown()                   # for a README
+
+What was left out reads "not run", an accuracy without test images "unknown", and any other missing figure "–".
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..files import human_bytes
+from .results import Results, Row, parse_results, with_company
+
+MISSING = "–"
+_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its title, what a cell says of a row, and what the figure means (a tooltip in HTML)."""
+
+    title: str
+    cell: Callable[[Row], str]
+    meaning: str
+    group: str = "worth"  # "worth" or "cost": where the columns are split when they do not fit side by side
+    numeric: bool = True
+
+
+class Table:
+    """Rows of results with the columns that at least one of them can fill.
+
+    A student among the rows is joined by "not run" rows for the companions it lacks (see `with_company`).
+
+    Args:
+        rows: `Row` objects or entries of ``results.json``.
+        scored_on: what the accuracies were counted on, in words: "the test split of photos".
+        machine: ``{"cpu", "cores", "threads", "torch", "os"}``, printed under the table.
+        command: the command that made the figures.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row | Mapping[str, Any]],
+        *,
+        scored_on: str = "",
+        machine: Mapping[str, Any] | None = None,
+        command: str = "",
+    ):
+        self.rows = with_company(rows)
+        self.scored_on = scored_on
+        self.machine = machine or {}
+        self.command = command
+        self.columns = _columns(self.rows)
+
+    @classmethod
+    def of(cls, results: Results | Mapping[str, Any]) -> Table:
+        """The table of a run (its `Results`, or what ``results.json`` holds), with its machine and command."""
+        if not isinstance(results, Results):
+            results = parse_results(results)
+        name = results.dataset.get("name")
+        scored_on = f"the {results.scored_on} split of {name}" if name else f"the {results.scored_on} split"
+        return cls(results.rows, scored_on=scored_on, machine=results.machine, command=results.command)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """Return aligned columns, split into blocks of at most ``width`` characters (default: the terminal's)."""
+        width = width or shutil.get_terminal_size((100, 24)).columns
+        names = [_shorten(f"{_plain(row.name)}{mark}", max(16, width // 2)) for row, mark in self.marked()]
+        name_width = max(map(_width, names), default=0)
+        blocks = []
+        for columns in self._blocks(width - name_width):
+            cells = [[column.title, *(_plain(column.cell(row)) for row in self.rows)] for column in columns]
+            widths = [max(map(_width, cell)) for cell in cells]
+            lines = []
+            for index, name in enumerate(["", *names]):
+                line = _pad(name, name_width)
+                for column, cell, size in zip(columns, cells, widths, strict=True):
+                    line += "  " + _pad(cell[index], size, right=column.numeric)
+                lines.append(line.rstrip())
+            blocks.append("\n".join(lines))
+        footer = [textwrap.fill(_plain(line), width, subsequent_indent="  ") for line in self.footer()]
+        return "\n\n".join([*blocks, "\n".join(footer)]).rstrip()
+
+    def markdown(self) -> str:
+        """Return a GitHub table and its footer; text that others wrote is escaped."""
+        head = ["", *(column.title for column in self.columns)]
+        rule = ["---", *("---:" if column.numeric else "---" for column in self.columns)]
+        lines = [head, rule]
+        for row, mark in self.marked():
+            name = escape_markdown(row.name) + mark
+            name = f"**{name}**" if row.role == "student" else name
+            lines.append([name, *(escape_markdown(column.cell(row)) for column in self.columns)])
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return table + "\n\n" + "  \n".join(escape_markdown(line) for line in self.footer())
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook: it takes the colours of the page that it stands in."""
+        cell = "padding:.3em .8em;text-align:{};white-space:nowrap;border:0;background:none"
+        left, right = cell.format("left"), cell.format("right")
+        head = "".join(
+            f'<th style="{right if column.numeric else left};font-weight:600" title="{html.escape(column.meaning)}">'
+            f"{html.escape(column.title)}</th>"
+            for column in self.columns
+        )
+        body = ""
+        for row, mark in self.marked():
+            weight = ";font-weight:600" if row.role == "student" else ""
+            faint = ";opacity:.6" if not row.measured else ""
+            cells = "".join(
+                f'<td style="{right if column.numeric else left}">{html.escape(column.cell(row))}</td>'
+                for column in self.columns
+            )
+            body += (
+                f'<tr style="border-top:1px solid rgba(128,128,128,.3);background:none{faint}">'
+                f'<td style="{left}{weight}">{html.escape(row.name)}{mark}</td>{cells}</tr>'
+            )
+        footer = "<br>".join(html.escape(line) for line in self.footer())
+        return (
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
+            f'<thead><tr style="background:none"><th style="{left}"></th>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table><p style="opacity:.7;font-size:.85em;margin:.6em 0">{footer}</p></div>'
+        )
+
+    def footer(self) -> list[str]:
+        """Return the lines under the table: what n and the interval are, footnotes, the machine, the command."""
+        lines = []
+        if any(row.accuracy is not None for row in self.rows):
+            where = f"{self.scored_on} (n images)" if self.scored_on else "n test images"
+            lines.append(f"accuracy: share of {where} that is right, with its 95 % interval")
+        if any(row.ece is not None and not row.calibrated for row in self.rows):
+            lines.append("* uncalibrated: no temperature was fitted")
+        lines += list(dict.fromkeys(f"{mark.strip()} {row.note}" for row, mark in self.marked() if mark))
+        machine = describe_machine(self.machine)
+        if machine:
+            lines.append(f"machine: {machine}")
+        if self.command:
+            lines.append(f"command: {self.command}")
+        return lines
+
+    def marked(self) -> list[tuple[Row, str]]:
+        """Rows with the superscript of their footnote, "" where there is none; equal notes share one mark."""
+        notes = list(dict.fromkeys(row.note for row in self.rows if row.note))
+        marks = {note: _MARKS[i] if i < len(_MARKS) else f" ({i + 1})" for i, note in enumerate(notes)}
+        return [(row, marks.get(row.note, "")) for row in self.rows]
+
+    def _blocks(self, room: int) -> list[list[Column]]:
+        """Split the columns into blocks of ``room`` characters, worth above cost where that takes no more blocks."""
+        sizes = {
+            column.title: 2 + max(_width(_plain(text)) for text in (column.title, *map(column.cell, self.rows)))
+            for column in self.columns
+        }
+
+        def fill(columns: list[Column]) -> list[list[Column]]:
+            blocks: list[list[Column]] = []
+            free = 0
+            for column in columns:
+                if not blocks or sizes[column.title] > free:
+                    blocks.append([])
+                    free = room
+                blocks[-1].append(column)
+                free -= sizes[column.title]
+            return blocks
+
+        together = fill(self.columns)
+        if len(together) == 1:
+            return together
+        apart = [block for group in ("worth", "cost") for block in fill([c for c in self.columns if c.group == group])]
+        return apart if len(apart) <= len(together) else together
+
+
+def percent(share: float | None, n: int | None = None) -> str:
+    """Return a share as a percentage, with the second decimal only where 10,000 images or more carry it."""
+    if share is None:
+        return MISSING
+    return f"{100 * share:.{2 if n and n >= 10_000 else 1}f} %"
+
+
+def interval_text(row: Row) -> str:
+    """Return the interval of a row's accuracy in percent: ``91.6–96.4``."""
+    if row.accuracy is None or row.interval is None:
+        return MISSING
+    digits = 2 if row.n and row.n >= 10_000 else 1
+    return f"{100 * row.interval[0]:.{digits}f}–{100 * row.interval[1]:.{digits}f}"
+
+
+def accuracy_text(row: Row) -> str:
+    """Return the accuracy, or why there is none."""
+    if not row.measured:
+        return "not run"
+    return "unknown" if row.accuracy is None else percent(row.accuracy, row.n)
+
+
+def human_count(count: float | None) -> str:
+    """Return a count with three digits: ``1.05 M``."""
+    if count is None:
+        return MISSING
+    for unit in ("", " k", " M", " G"):
+        if abs(count) < 999.5:
+            return f"{count:.0f}" if unit == "" else f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} T"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a latency in milliseconds with three digits, without the unit."""
+    if value is None:
+        return MISSING
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """Return ``{"cpu", "cores", "threads", "torch", "os"}`` as one line; what is not known is left out."""
+    parts = [str(machine[key]) for key in ("cpu", "gpu") if machine.get(key)]
+    for key, word in (("cores", "core"), ("threads", "thread")):
+        if machine.get(key):
+            parts.append(f"{machine[key]} {word}{'' if machine[key] == 1 else 's'}")
+    parts += [f"{name} {machine[name]}" for name in ("torch", "onnxruntime") if machine.get(name)]
+    if machine.get("os"):
+        parts.append(str(machine["os"]))
+    return ", ".join(parts)
+
+
+def escape_markdown(text: str) -> str:
+    """Make text that others wrote harmless inside a markdown table or paragraph."""
+    text = " ".join(str(text).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _columns(rows: tuple[Row, ...]) -> list[Column]:
+    columns = [
+        Column("accuracy", accuracy_text, "share of the images that the model gets right"),
+        Column("interval", interval_text, "95 % interval: where the accuracy on further images of this kind may lie"),
+        Column("n", lambda row: MISSING if row.n is None else f"{row.n:,}", "images the accuracy was counted on"),
+        Column("seeds", lambda row: str(row.seeds) if row.measured else MISSING, "trainings behind the row"),
+        Column("agrees", lambda row: percent(row.agreement), "share of the images where it says what the teachers say"),
+        Column("ECE", _ece, "expected calibration error: 0 is perfectly calibrated"),
+        Column("worst class", _worst_class, "the class with the lowest accuracy", numeric=False),
+        Column("parameters", lambda row: human_count(row.parameters), "numbers that were learned", "cost"),
+        Column("FLOPs", lambda row: human_count(row.flops), "floating-point operations for one image", "cost"),
+        Column("file", lambda row: MISSING if row.bytes is None else human_bytes(row.bytes), "file size", "cost"),
+        Column("p50 / p90 ms", _latency, "latency of one image: median and 90th percentile", "cost"),
+        Column("memory", _memory, "peak memory of a fresh process, above what its libraries take", "cost"),
+    ]
+    empty = {MISSING, f"{MISSING} / {MISSING}"}
+    if not rows:
+        return []
+    several = any(row.seeds > 1 for row in rows)
+    return [
+        column
+        for column in columns
+        if column.title == "accuracy"
+        or (column.title == "seeds" and several)
+        or (column.title != "seeds" and any(column.cell(row) not in empty for row in rows))
+    ]
+
+
+def _ece(row: Row) -> str:
+    return MISSING if row.ece is None else f"{row.ece:.3f}{'' if row.calibrated else '*'}"
+
+
+def _worst_class(row: Row) -> str:
+    return MISSING if row.min_class is None else f"{row.min_class[0]}: {percent(row.min_class[1])}"
+
+
+def _latency(row: Row) -> str:
+    if row.latency_p50 is None:
+        return MISSING
+    return f"{milliseconds(row.latency_p50)} / {milliseconds(row.latency_p90)}"
+
+
+def _memory(row: Row) -> str:
+    return MISSING if row.memory_mb is None else f"{row.memory_mb:.0f} MB"
+
+
+def _plain(text: str) -> str:
+    """Drop control characters: a class name must not move the terminal's cursor."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
+def _width(text: str) -> int:
+    """Columns that ``text`` takes in a terminal: wide East Asian characters take two, combining ones none."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not unicodedata.combining(c))
+
+
+def _pad(text: str, size: int, right: bool = False) -> str:
+    space = " " * (size - _width(text))
+    return space + text if right else text + space
+
+
+def _shorten(text: str, size: int) -> str:
+    if _width(text) <= size:
+        return text
+    while text and _width(text) > size - 1:
+        text = text[:-1]
+    return text + "…"

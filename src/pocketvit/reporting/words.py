@@ -1,0 +1,170 @@
+"""The sentences of a report: what was found, and what was not measured. Nothing here claims more than a row holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..files import human_bytes
+from .results import Results
+from .table import human_count, interval_text, milliseconds, percent
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large figure at the head of the page, with the line under it that keeps it honest."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def headline(results: Results) -> str:
+    """Return the result in one to three sentences, about the file that ships and never without its companions."""
+    row = results.shipped or next((row for row in results.rows if row.measured), None)
+    if row is None:
+        return "Nothing was measured in this run."
+    what = f"A {human_bytes(row.bytes)} file" if row.bytes else row.name[:1].upper() + row.name[1:]
+    if row.accuracy is None:
+        reason = "there were no test images" if not row.n else "it was not measured"
+        first = f"{what}; its accuracy is unknown, as {reason}"
+        if row.agreement is not None:
+            first += f". It gives its teachers' answer on {percent(row.agreement)} of the images"
+        return first + "."
+    count = f"{row.n:,} " if row.n else ""
+    first = f"{what} that is right on" if row.bytes else f"{what} is right on"
+    first += f" {percent(row.accuracy, row.n)} of {count}{results.scored_on} images"
+    if row.interval is not None:
+        first += f" (95 % interval {interval_text(row)} %)"
+    companions = []
+    teachers = [teacher for teacher in results.teacher_rows if teacher.accuracy is not None]
+    if teachers and row.role != "teacher":
+        figures = " and ".join(percent(teacher.accuracy, teacher.n) for teacher in teachers)
+        weight = sum(teacher.bytes or 0 for teacher in teachers)
+        size = f", at {human_bytes(weight)}{' together' if len(teachers) > 1 else ''}," if weight else ""
+        companions.append(f"{'its teacher is' if len(teachers) == 1 else f'its teachers{size} are'} right on {figures}")
+        if len(teachers) == 1:
+            companions[0] = f"its teacher{size} is right on {figures}"
+    baseline = results.baseline
+    if baseline is not None and row.role in ("student", "int8"):
+        companions.append(
+            f"the same student without a teacher on {percent(baseline.accuracy, baseline.n)}"
+            if baseline.measured and baseline.accuracy is not None
+            else "the same student without a teacher was not run"
+        )
+    second = "; ".join(companions)
+    return f"{first}." + (f" {second[:1].upper()}{second[1:]}." if second else "")
+
+
+def tiles(results: Results) -> list[Tile]:
+    """Return the large figures for the file that ships: accuracy, size, latency, agreement; only what is known."""
+    row = results.shipped
+    if row is None:
+        return []
+    result = [
+        Tile(
+            "accuracy",
+            "unknown" if row.accuracy is None else percent(row.accuracy, row.n),
+            "no test images"
+            if row.accuracy is None
+            else f"{interval_text(row)} %, {row.n:,} images"
+            if row.interval and row.n
+            else "no interval was computed",
+        )
+    ]
+    if row.bytes:
+        heavy = max((teacher.bytes or 0 for teacher in results.teacher_rows), default=0)
+        detail = f"{human_count(row.parameters)} parameters" if row.parameters else row.name
+        if heavy > row.bytes * 1.05:
+            times = heavy / row.bytes
+            whose = "its" if len(results.teacher_rows) == 1 else "the largest"
+            detail = f"{times:.{1 if times < 10 else 0}f}× smaller than {whose} teacher"
+        result.append(Tile("file size", human_bytes(row.bytes), detail))
+    if row.latency_p50 is not None:
+        threads = results.machine.get("threads")
+        where = f"median, {threads} thread{'' if threads == 1 else 's'} here" if threads else "median, on this machine"
+        result.append(Tile("latency", f"{milliseconds(row.latency_p50)} ms", where))
+    if row.agreement is not None:
+        result.append(Tile("agreement", percent(row.agreement, row.n), "of images answered as the teachers do"))
+    return result
+
+
+def differences(results: Results) -> tuple[str, ...]:
+    """Return the tested differences, or the sentence that says why none may be claimed."""
+    if results.differences:
+        return results.differences
+    measured = [row for row in results.rows if row.measured and row.accuracy is not None]
+    if len(measured) < 2:
+        return ()
+    seeds = min(row.seeds for row in measured)
+    trained = "one training" if seeds == 1 else f"{seeds} trainings"
+    return (
+        f"The rows were not tested against each other: each stands for {trained}, and a difference is "
+        "claimed only when it is paired over at least 3 seeds.",
+    )
+
+
+def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
+    """Return what a reader might take for measured and is not.
+
+    Args:
+        missing: further sentences, such as why there are no predictions.
+    """
+    sentences = [f"{_upper(row.name)}: not run." for row in results.rows if not row.measured]
+    measured = [row for row in results.rows if row.measured]
+    row = results.shipped
+    if row is not None and not any(other.role == "other" for other in results.rows):
+        sentences.append("What one would ship otherwise (a small pretrained network such as MobileNetV3): not run.")
+    if any(row.accuracy is None for row in measured):
+        names = ", ".join(row.name for row in measured if row.accuracy is None)
+        sentences.append(f"Accuracy is unknown for: {names}.")
+    small = min((row.n for row in measured if row.n), default=None)
+    if small is not None and small < 500:
+        sentences.append(
+            f"The accuracies rest on {small} images; fewer than 500 leave wide intervals, and pooled folds would use "
+            "every image."
+        )
+    if results.scored_on != "test":
+        sentences.append(
+            f"There is no test split: the figures were counted on the {results.scored_on} split, which may also have "
+            "chosen the checkpoint."
+        )
+    uncalibrated = [row.name for row in measured if row.ece is not None and not row.calibrated]
+    if uncalibrated:
+        sentences.append(
+            f"Calibration with a fitted temperature, for: {', '.join(uncalibrated)}. Their ECE is that of raw outputs."
+        )
+    if any(row.latency_p50 is not None for row in measured):
+        sentences.append(
+            "Latency on your device: the figures are of the machine named under the table. "
+            "Copy device.zip there and run: python bench.py"
+        )
+    else:
+        sentences.append("Latency: not measured.")
+    if row is not None and row.memory_mb is None:
+        sentences.append("Peak memory of the file that ships: not measured.")
+    return [*sentences, *missing]
+
+
+def disagreement_summary(n: int, count: int, student_right: int, teachers_right: int, neither: int) -> str:
+    """Return who was right where student and teachers differ, as a sentence."""
+    if count == 0:
+        return f"Student and teachers give the same answer on all {n:,} images."
+    return (
+        f"They differ on {count:,} of {n:,} images: there the student is right on {student_right:,}, "
+        f"the teachers on {teachers_right:,}, neither on {neither:,}."
+    )
+
+
+def moment(text: str) -> str:
+    """Return an ISO time as people write it, ``21 November 2026, 10:04 UTC``; other text as it is."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = f" {when.tzname()}" if when.tzinfo else ""
+    return f"{when.day} {when:%B %Y, %H:%M}{zone}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

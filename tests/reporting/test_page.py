@@ -1,0 +1,182 @@
+"""The report is one file that needs no network, runs no script, hides pixels on request and survives missing parts."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from pocketvit.errors import PocketError
+from pocketvit.reporting.page import write_report
+
+EVIL = (
+    "<script>alert(1)</script>",
+    "$x_{$",
+    "--><b>",
+    '"q" onload="x',
+    "日本語",
+    "a|b\nc",
+    "&amp;",
+    "{{7*7}}",
+    "8",
+    "\x1b",
+)
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, attributes and text of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [value for key, value in self.attributes if key == name]
+
+
+@pytest.fixture(scope="module")
+def page(finished) -> str:
+    return write_report(finished).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, make_run) -> str:
+    folder = make_run(tmp_path_factory.mktemp("hostile") / "<img src=x>", classes=EVIL)
+    value = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    value.update(title=EVIL[0], command=EVIL[0] + EVIL[3], notes=list(EVIL), differences=[EVIL[0]], created=EVIL[0])
+    value["rows"][0].update(name=EVIL[0] + EVIL[2] + EVIL[3], note=EVIL[0])
+    value["machine"][EVIL[0]] = EVIL[0]
+    (folder / "results.json").write_text(json.dumps(value), encoding="utf-8")
+    (folder / "config.yaml").write_text(EVIL[0])
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_everything_is_inside_the_file(page):
+    parsed = Page(page)
+    assert not {"script", "link", "iframe", "object", "embed", "video", "audio", "base", "form"} & set(parsed.tags)
+    assert parsed.tags.count("img") >= 24
+    assert all(uri.startswith("data:image/") for uri in parsed.values("src"))
+    assert all(reference.startswith("#") for reference in parsed.values("href"))
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_section_is_there(page):
+    text = Page(page).text
+    for words in (
+        "A 540 kB file that is right on 94.4 % of 360 test images", "The honest table", "What accuracy costs",
+        "Learning curves", "What is taken for what", "As the student sees them", "Where student and teachers disagree",
+        "They differ on", "The images", "20 % were held out", "What was not measured", "MobileNetV3-Small: not run",
+        "on your device", "Where this comes from", "pocketvit demo", "Intel Xeon 2.6 GHz, 2 cores", "95.3–98.7",
+        "claimed only when it is paired over at least 3 seeds", "21 November 2026, 10:04 UTC", "view_size: 16",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_each_figure_is_well_formed_and_follows_the_theme(page):
+    figures = re.findall(r'<svg viewBox="[^"]+" role="img".*?</svg>', page, flags=re.DOTALL)
+    assert len(figures) == 5
+    for figure in figures:
+        ElementTree.fromstring(figure)
+        assert "var(--" in figure
+        assert "#fe01" not in figure
+    ids = Page(page).values("id")
+    assert len(ids) == len(set(ids))
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_same_run_gives_the_same_page(finished, page):
+    assert write_report(finished).read_text(encoding="utf-8") == page
+
+
+def test_no_images_leaves_out_every_pixel_and_file_name(finished, tmp_path):
+    text = write_report(finished, tmp_path / "shared.html", images=False).read_text(encoding="utf-8")
+    assert "<img" not in text
+    assert "data:image" not in text
+    assert "base64" not in text
+    assert not re.search(r"digit-\d{4}", text)
+    assert "Where student and teachers disagree" in text
+    assert "holds no picture" in text
+
+
+def test_hostile_names_are_harmless(hostile):
+    parsed = Page(hostile)
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert "--><b>" not in hostile
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    assert len(parsed.values("src")) >= 24
+    assert all(uri.startswith("data:image/") for uri in parsed.values("src"))
+    assert "&lt;script&gt;" in hostile
+    assert "{{7*7}}" in parsed.text
+    for figure in re.findall(r'<svg viewBox="[^"]+" role="img".*?</svg>', hostile, flags=re.DOTALL):
+        ElementTree.fromstring(figure)
+
+
+@pytest.mark.parametrize("part", ["predictions.npz", "samples.npz", "student-training", "config.yaml", "everything"])
+def test_a_missing_part_leaves_the_rest(run_folder, part):
+    for path in list(run_folder.iterdir()):
+        if path.name == part or (part == "everything" and path.name != "results.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = Page(write_report(run_folder).read_text(encoding="utf-8")).text
+    assert "The honest table" in text
+    assert ("No predictions of single images" in text) == (part in ("predictions.npz", "everything"))
+    assert ("None were stored with the run" in text or "none were stored" in text) == (
+        part in ("samples.npz", "everything")
+    )
+
+
+def test_without_test_images_the_accuracy_is_unknown(run_folder):
+    value = json.loads((run_folder / "results.json").read_text())
+    for row in value["rows"]:
+        row.update(accuracy=None, interval=None, n=None, min_class=None, ece=None)
+    (run_folder / "results.json").write_text(json.dumps(value))
+    (run_folder / "predictions.npz").unlink()
+    text = Page(write_report(run_folder).read_text(encoding="utf-8")).text
+    assert "its accuracy is unknown, as there were no test images" in text
+    assert "Accuracy is unknown for:" in text
+
+
+def test_nothing_but_rows_that_were_not_run(tmp_path):
+    (tmp_path / "results.json").write_text('{"rows": [{"key": "a", "name": "A", "status": "not run"}]}')
+    assert "Nothing was measured in this run." in write_report(tmp_path).read_text()
+
+
+def test_many_classes_are_listed_instead_of_drawn(run_folder):
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 100, 500)
+    probabilities = generator.dirichlet(np.ones(100), 500)
+    np.savez(run_folder / "predictions.npz", targets=targets, student=probabilities, int8=probabilities)
+    text = write_report(run_folder).read_text(encoding="utf-8")
+    assert "Most frequent confusions" in text
+    assert "-confusion-" not in text
+
+
+def test_several_runs_stand_on_one_page(finished, run_folder, tmp_path):
+    out = write_report([finished, run_folder], tmp_path / "both.html")
+    page = Page(out.read_text(encoding="utf-8"))
+    assert "2 runs side by side" in page.text
+    assert page.tags.count("article") == 2
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+
+
+def test_errors_name_the_folder(tmp_path):
+    with pytest.raises(PocketError, match="not a finished run"):
+        write_report(tmp_path)
+    with pytest.raises(PocketError, match="at least one"):
+        write_report([])

@@ -1,0 +1,52 @@
+"""Figures touch no global state, draw nothing from nothing, and keep their text as text."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+
+from pocketvit.reporting import plots
+from pocketvit.reporting.results import Row
+from pocketvit.reporting.style import inline_svg
+
+ROWS = (
+    Row("t", "teacher", "teacher", accuracy=0.97, interval=(0.95, 0.98), bytes=9_000_000, latency_p50=20.0),
+    Row("s", "student $x_{$", "student", accuracy=0.94, interval=(0.9, 0.96), bytes=500_000, latency_p50=1.0),
+    Row("n", "other", measured=False),
+)
+
+
+def test_global_settings_are_untouched():
+    before = dict(matplotlib.rcParams)
+    inline_svg(plots.bars(ROWS), "b", "title")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_nothing_to_show_is_none():
+    assert plots.accuracy_against(ROWS[:1], "bytes") is None
+    assert plots.bars(ROWS[2:]) is None
+    assert plots.learning_curves(ROWS, {"s": [{"epoch": 1}]}, "loss") is None
+    assert plots.confusion_matrix(np.eye(61, dtype=int), ["c"] * 61) is None
+
+
+@pytest.mark.parametrize("cost", ["bytes", "latency_p50"])
+def test_intervals_lie_inside_the_plot(cost):
+    figure = plots.accuracy_against(ROWS, cost)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 90
+    assert 98 < high <= 101
+
+
+def test_bars_start_at_zero_and_text_is_not_mathematics():
+    figure = plots.bars(ROWS)
+    assert [axes.get_xlim()[0] for axes in figure.axes] == [0, 0]
+    svg = inline_svg(figure, "b", "a <b> title")
+    assert "student $x_{$" in svg
+    assert "not run" in svg
+    assert "a &lt;b&gt; title" in svg
+
+
+def test_an_arm_without_a_row_is_still_drawn():
+    figure = plots.learning_curves(ROWS, {"else": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": None}]}, "loss")
+    assert len(figure.axes[0].lines[0].get_xdata()) == 1

@@ -1,0 +1,61 @@
+"""A run folder is read as it is: what is broken is named, what a kill cut short is left out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pocketvit.errors import PocketError
+from pocketvit.reporting.results import load_results, read_metrics
+
+
+def test_an_unfinished_run_says_what_to_do(tmp_path):
+    with pytest.raises(PocketError, match=r"results\.json.*--resume"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": 3}', '{"rows": ["x"]}'])
+def test_a_broken_file_is_a_clear_error(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(PocketError):
+        load_results(tmp_path)
+
+
+def test_every_part_may_be_missing(tmp_path):
+    (tmp_path / "results.json").write_text('{"rows": [], "dataset": null, "machine": 3, "notes": "x", "curves": []}')
+    results = load_results(tmp_path)
+    assert results.rows == ()
+    assert results.title == tmp_path.name
+    assert results.scored_on == "test"
+    assert results.student is results.shipped is None
+
+
+def test_figures_of_the_wrong_kind_are_missing_not_wrong(tmp_path):
+    row = {"key": "m", "accuracy": "0.9", "n": True, "interval": [0.1], "latency_ms": 3, "min_class": ["a", None]}
+    (tmp_path / "results.json").write_text(json.dumps({"rows": [row, row]}))
+    first, second = load_results(tmp_path).rows
+    assert (first.accuracy, first.n, first.interval, first.latency_p50, first.min_class) == (None,) * 5
+    assert first.key != second.key
+
+
+def test_the_shipped_row_is_int8_where_it_was_measured(run_folder):
+    assert load_results(run_folder).shipped.key == "int8"
+    value = json.loads((run_folder / "results.json").read_text())
+    next(row for row in value["rows"] if row["key"] == "int8")["status"] = "not run"
+    (run_folder / "results.json").write_text(json.dumps(value))
+    assert load_results(run_folder).shipped.key == "student"
+
+
+def test_differences_are_read_as_words(run_folder):
+    value = json.loads((run_folder / "results.json").read_text())
+    value["differences"] = ["plain", {"words": "no difference seen"}, {"a": 1}]
+    (run_folder / "results.json").write_text(json.dumps(value))
+    assert load_results(run_folder).differences == ("plain", "no difference seen", "a: 1")
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n3\n{"epoch": 2, "lo')
+    assert read_metrics(path) == [{"epoch": 1}]
+    assert read_metrics(tmp_path / "absent") == []
