@@ -1,0 +1,7 @@
+"""``python -m pocketvit`` is ``pocketvit``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,234 @@
+"""The run folder: one walk of the road on disk, and the object that a verb returns for it.
+
+runs/photos-1/
+  config.yaml      every choice that was made
+  train.log        what was said
+  metrics.jsonl    a line per epoch
+  checkpoints/     best and last, to resume from
+  student/         model.safetensors and config.json, as timm reads them
+  model.onnx, model-int8.onnx, device.zip
+  results.json, predictions.npz, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .config import RunConfig, differences, from_dict, to_dict
+from .errors import PocketError
+from .files import read_json, storage_error, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .reporting import Table
+
+log = logging.getLogger("pocketvit")
+
+
+@dataclass
+class Outcome:
+    """What a verb that leaves no run folder returns: a text for people, data for programs."""
+
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+class Run:
+    """A run folder. In a notebook it shows its table."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        if not (self.folder / "config.yaml").is_file():
+            raise PocketError(f"{self.folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
+
+    @classmethod
+    def made_by(cls, verb: str, folder: Path | str) -> Run:
+        """Return a run to go on with; an error names the verb that can, if it is another."""
+        run = cls(folder)
+        if run.config.verb != verb:
+            raise PocketError(
+                f"{folder} was made by `pocketvit {run.config.verb}`; go on with the same command and --resume."
+            )
+        return run
+
+    @classmethod
+    def begin(cls, parent: Path | str, name: str, config: RunConfig, *, resume: bool, device: str | None) -> Run:
+        """Return a new run, or with ``resume`` the unfinished one; under ``torchrun`` all ranks get that of rank 0."""
+        from .training.distributed import from_rank_zero, join_processes
+
+        processes = join_processes(device or "auto")
+        folder = ""
+        if processes.rank == 0:
+            run = cls.unfinished(parent, name, config) if resume else cls.create(parent, name, config)
+            folder = str(run.folder)
+        return cls(from_rank_zero(folder, processes.world))
+
+    @classmethod
+    def create(cls, parent: Path | str, name: str, config: RunConfig) -> Run:
+        """Make the first free of ``parent/name-1``, ``name-2``, ...; a run never overwrites another."""
+        parent = Path(parent)
+        if Path(name).name != name:
+            raise PocketError(f"--name {name}: a run's name is one word; --out takes the folder it goes into.")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1 + max([0, *(int(match[1]) for match in _numbered(parent, name))])
+            while True:
+                try:
+                    (parent / f"{name}-{number}").mkdir()
+                    break
+                except FileExistsError:  # another process was faster
+                    number += 1
+        except OSError as error:
+            raise storage_error(error, parent / name) from error
+        folder = parent / f"{name}-{number}"
+        write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+        return cls(folder)
+
+    @classmethod
+    def unfinished(cls, parent: Path | str, name: str, config: RunConfig) -> Run:
+        """Return the newest run of that name; an error if its config is another."""
+        numbered = ((int(match[1]), match[0]) for match in _numbered(Path(parent), name))
+        found = sorted(entry for entry in numbered if (Path(parent) / entry[1] / "config.yaml").is_file())
+        if not found:
+            raise PocketError(f"nothing to resume: no run {name}-N in {parent}. Leave --resume away to start one.")
+        run = cls(Path(parent) / found[-1][1])
+        changes = differences(to_dict(run.config), to_dict(config))
+        if changes:
+            raise PocketError(
+                f"{run.folder} was started with other choices ({'; '.join(changes[:4])}). Give the same options, or "
+                f"`--resume {run.folder}` to go on with its own, or leave --resume away to start a new run."
+            )
+        return run
+
+    @property
+    def config(self) -> RunConfig:
+        """The choices this run was made with."""
+        try:
+            values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            return from_dict(RunConfig, values)
+        except (OSError, yaml.YAMLError, PocketError) as error:
+            raise PocketError(f"could not read {self.folder / 'config.yaml'}: {error}") from error
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Everything that was measured (``results.json``)."""
+        path = self.folder / "results.json"
+        if not path.is_file():
+            raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
+        return read_json(path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was measured and reported."""
+        return (self.folder / "results.json").is_file() and self.report.is_file()
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The results with the run's folder: what ``--json`` prints."""
+        return {"folder": str(self.folder), **self.results}
+
+    @property
+    def table(self) -> Table:
+        """The honest table: student, teacher, baselines, with intervals."""
+        from .reporting import Table
+
+        return Table.of(self.results)
+
+    @property
+    def report(self) -> Path:
+        """The path of the HTML report."""
+        return self.folder / "report.html"
+
+    @property
+    def student(self) -> nn.Module:
+        """The student as a PyTorch module in eval mode: normalized float images in, logits out."""
+        from .models import load_model
+
+        return load_model(self.folder / "student").module
+
+    def predict(self, images: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+        """Label images with the exported student; a dict per image, as ``pocketvit predict --json`` prints them."""
+        from .verbs.predict import predict
+
+        return predict(str(self.folder), images).data["predictions"]
+
+    def save_results(self, results: dict[str, Any]) -> None:
+        """Write ``results.json``."""
+        write_json(self.folder / "results.json", results)
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Also write what is said to ``train.log``."""
+        try:
+            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(error, self.folder / "train.log") from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+
+    def __str__(self) -> str:
+        return f"{self.table}\n\nrun     {self.folder}\nreport  {self.report}"
+
+    def __repr__(self) -> str:
+        return str(self) if self.finished else f"Run({str(self.folder)!r}, unfinished)"
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def speak() -> None:
+    """Let a Python caller see what the command line would: called by every verb, changes nothing if logging is set."""
+    if not log.hasHandlers():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # a library that sets logging up later would say every line again
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine that stands under every table."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):
+        model = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "os": f"{platform.system()} {platform.machine()}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _numbered(parent: Path, name: str) -> list[re.Match[str]]:
+    names = os.listdir(parent) if parent.is_dir() else []
+    matches = (re.fullmatch(re.escape(name) + r"-(\d+)", entry) for entry in names)
+    return [match for match in matches if match]

@@ -1,0 +1,40 @@
+"""`pocketvit run RECIPE`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ..errors import PocketError
+from ..rundir import Outcome, speak
+
+
+def run(recipe: str, *, images: str | None = None, small: bool = False, out: str = "runs") -> Outcome:
+    """Run a recipe from start to end: its table and report. Typed again, it goes on where it stopped.
+
+    Args:
+        recipe: a file with a function `recipe(images, folder, small)`, as in recipes/
+        images: the data it asks for; its text says which, and how to get them
+        small: its small twin, minutes on two processor cores
+        out: the folder of runs
+    """
+    speak()
+    path = Path(recipe)
+    if not path.is_file():
+        known = ", ".join(sorted(str(file) for file in Path("recipes").glob("[!_]*.py"))) or "none here"
+        raise PocketError(f"there is no recipe {recipe}. Recipes in this folder: {known}.")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PocketError(f"{path} is not a recipe: it is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise PocketError(
+            f"the recipe {path} could not be loaded ({error}). Mend it, or install what it imports."
+        ) from error
+    if not callable(getattr(module, "recipe", None)):
+        raise PocketError(f"{path} is not a recipe: it has no function recipe(images, folder, small).")
+    folder = Path(out) / (path.stem + ("-small" if small else ""))
+    table = module.recipe(images, folder, small)
+    return Outcome(f"{table}\n\nreport  {folder / 'report.html'}", {"folder": str(folder), "table": table})

@@ -1,0 +1,133 @@
+"""`pocketvit train IMAGES --model NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..rundir import Run, speak
+
+if TYPE_CHECKING:
+    from ..sources import Dataset
+
+
+def train(
+    images: str | Path | Dataset,
+    *,
+    model: str = "cifar_resnet20",
+    pretrained: bool = False,
+    weights: str | None = None,
+    freeze: bool = False,
+    resume: bool | str = False,
+    epochs: int | None = None,
+    size: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    augment: Literal["none", "light", "medium", "strong"] = "light",
+    flip: bool = True,
+    vertical_flip: bool = False,
+    resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
+    label_smoothing: float = 0.1,
+    labels: str | None = None,
+    window: str | None = None,
+    ema: float = 0.0,
+    accumulate: int = 1,
+    drop_path: float = 0.0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    compile: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    name: str | None = None,
+    out: str = "runs",
+    no_images: bool = False,
+) -> Run:
+    """Train a teacher, or any other model, on labelled images: from scratch, or fine-tuned from published weights.
+
+    Args:
+        images: "digits", a folder (class/name.jpg, or train/val/test folders of that), a .npz or .csv file
+        model: any timm model, cifar_resnet20 to 110, rednet26 to 152, cifar_rednet11 to 56, or a pocket_ student
+        pretrained: start from published weights, with a new head
+        weights: start from this weights file of the model, with a new head
+        freeze: train the head alone (a linear probe)
+        resume: go on with the last run of this name (or with the named run folder)
+        epochs: by default about 60,000 images are seen, in 10 to 100 epochs
+        size: side of the views in pixels; by default the images' own up to 64, then up to 224
+        batch_size: images a step
+        lr: learning rate; by default 0.002 for batches of 128 from scratch, 0.0001 when fine-tuning
+        optimizer: of the weights
+        augment: how much views vary; strong adds Mixup and CutMix
+        flip: mirrored views
+        vertical_flip: upside-down views
+        resample: how images are brought to the view's size
+        label_smoothing: of the cross-entropy
+        labels: CSV file of file names and labels of the images in a folder
+        window: intensities LOW,HIGH that become black and white in images that are not 8-bit
+        ema: decay a step of the weight average that is evaluated; 0 is off
+        accumulate: batches a step
+        drop_path: of networks that have it
+        precision: of training; auto is measured once
+        compile: use torch.compile
+        seed: of everything random
+        device: cpu or cuda
+        name: of the run; by default that of the images and the model
+        out: the folder of runs
+        no_images: leave every picture of the data out of the report
+    """
+    from ..config import LossConfig, RunConfig, TeacherConfig
+    from ..errors import PocketError
+    from ..sources import open_images
+    from . import defaults
+    from .fit_model import fit_model
+    from .options import check_device, check_numbers, parse_window
+
+    speak()
+    check_device(device)
+    if isinstance(resume, str):
+        run = Run.made_by("train", resume)
+        return fit_model(run, run.config, images=run.config.images, no_images=no_images, device=device)
+    check_numbers(
+        epochs=epochs, batch_size=batch_size, lr=lr, label_smoothing=label_smoothing, ema=ema, accumulate=accumulate,
+        drop_path=drop_path, seed=seed,
+    )  # fmt: skip
+    dataset = open_images(images, labels=labels, window=parse_window(window))
+    if not dataset.classes:
+        raise PocketError(
+            f"{images} has no labels to train on. Sort the images into one folder a class, or give --labels."
+        )
+    adapting = pretrained or weights is not None
+    count = len(dataset.train)
+    batch = batch_size or defaults.batch_size_for(count)
+    rate = lr or (1e-4 if adapting else 2e-3 * (batch / 128) ** 0.5)
+    config = RunConfig(
+        verb="train",
+        images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
+        labels=labels,
+        window=parse_window(window),
+        teachers=(TeacherConfig(model, weights=weights),) if adapting else (),
+        fine_tune=not freeze if adapting else None,
+        student=model,
+        baseline=False,
+        view=defaults.view_config(
+            dataset, size=size, augment=augment, flip=flip, vertical_flip=vertical_flip, resample=resample
+        ),
+        loss=LossConfig(weight=0.0, label_smoothing=label_smoothing),
+        train=defaults.train_config(
+            count,
+            epochs=epochs if epochs is not None or not adapting else 5,
+            batch_size=batch,
+            learning_rate=rate,
+            optimizer=optimizer,
+            ema=ema,
+            accumulate=accumulate,
+            drop_path=drop_path,
+            precision=precision,
+            compile=compile,
+            seed=seed,
+        ),
+    )
+    if freeze and not adapting:
+        raise PocketError("--freeze trains a head on finished features: name them with --pretrained or --weights FILE.")
+    title = name or f"{dataset.name}-{Path(model).name.replace(':', '_')}"
+    run = Run.begin(out, title, config, resume=resume, device=device)
+    return fit_model(run, config, images=dataset, no_images=no_images, device=device)

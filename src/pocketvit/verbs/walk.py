@@ -1,0 +1,230 @@
+"""From a config to a finished run folder. Every stretch reads what the one before wrote, so a run can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..config import LossConfig, RunConfig
+from ..errors import PocketError
+from ..files import human_bytes
+from ..models import create_model
+from ..models.inputs import input_stats
+from ..objectives import student_loss
+from ..reporting.card import write_card
+from ..reporting.page import write_report
+from ..rundir import Run
+from ..sources.subset import repeated
+from ..tasks.classification import evaluate, paired_difference
+from ..teachers import Teacher
+from ..training.feed import Feed
+from ..training.loop import fit
+from ..views import Views
+from .measure import Entry, answers, file_answers, measure_rows, not_run, teacher_entry, write_results
+from .stages import (
+    VIEW_SEED,
+    Road,
+    calibrate,
+    check_served,
+    describe,
+    label_road,
+    open_road,
+    probabilities_of,
+    train_student,
+    validation,
+    with_few_labels,
+    write_student,
+)
+from .teach import ready_teachers, with_classes
+
+log = logging.getLogger("pocketvit")
+
+
+def walk(
+    run: Run,
+    config: RunConfig,
+    specs: Sequence[Any],
+    *,
+    images: Any,
+    notes: Sequence[str] = (),
+    no_images: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Walk the whole road into ``run``; go on where an earlier walk of the same run stopped."""
+    if run.finished:
+        log.info("%s is finished already", run.folder)
+        return run
+    with run.logging():
+        log.info("run      %s", run.folder)
+        for note in notes:
+            log.info("         %s", note)
+        road = open_road(config, run.folder.parent / "shared", images=images, device=device)
+        teachers = ready_teachers(road, config, specs)
+        road = with_classes(road, teachers)
+        teacher_entries = _judge(teachers, road)
+        store = label_road(road, teachers, config)
+        check_served(store, teachers, config)
+        log.info("student  %s", describe(config))
+        pupils = with_few_labels(road, config.few_labels) if config.few_labels else road
+        student = train_student(pupils, config, run.folder, teachers=teachers, store=store, resume=True)
+        alone = _train_alone(pupils, config, run.folder / "alone")
+        ceiling = None
+        if config.few_labels:
+            log.info("ceiling  the same student with all labels")
+            ceiling = train_student(road, config, run.folder / "ceiling", resume=True)
+        if road.processes.rank > 0:
+            return run
+        calibrated = calibrate(student, road)
+        write_student(student, road, run.folder)
+        fp32, int8 = run.folder / "model.onnx", run.folder / "model-int8.onnx"
+        side = road.view.view_size
+        entries = [
+            *teacher_entries,
+            Entry(
+                "student", "student, distilled", "student", side, student, fp32,
+                answers(student, road.scored, road.view, road.input), calibrated,
+            ),
+            Entry(
+                "int8", "student, int8 file", "int8", side, None, int8,
+                file_answers(int8, road.scored), calibrated,
+            ),
+        ]  # fmt: skip
+        missing = []
+        if alone is not None:
+            calibrated_too = calibrate(alone, road)
+            given = answers(alone, road.scored, road.view, road.input)
+            name = f"student, {config.few_labels} labels alone" if config.few_labels else "student without a teacher"
+            entries.append(Entry("alone", name, "baseline", side, alone, None, given, calibrated_too))
+        else:
+            why = "needs labels, and there are none" if config.baseline else "left out with --no-baseline"
+            missing.append(not_run("alone", "student without a teacher", "baseline", why))
+        if ceiling is not None:
+            calibrate(ceiling, road)
+            given = answers(ceiling, road.scored, road.view, road.input)
+            entries.append(Entry("ceiling", "student, all labels", "ceiling", side, ceiling, None, given))
+        if config.against:
+            try:
+                entries.append(_against(road, config, run.folder))
+            except PocketError as error:  # a comparison that fails, for want of a network say, must not cost the run
+                log.warning("warning  %s", error)
+                missing.append(not_run("against", f"{config.against}, pretrained", "baseline", str(error)))
+        else:
+            note = "what one might ship otherwise; asked for with --against NAME"
+            missing.append(not_run("against", "MobileNetV3-Small, pretrained", "baseline", note))
+        log.info("measure  %d models, one thread, in turns", len(entries))
+        rows, arrays = measure_rows(road.scored, entries)
+        for row in rows:
+            if row["key"] == "int8":  # the same network, stored with fewer bits
+                row |= {key: _row(rows, "student").get(key) for key in ("parameters", "flops")}
+        write_results(
+            run.folder,
+            road,
+            rows + missing,
+            arrays,
+            title=f"{road.dataset.name}: {config.student} distilled from {' and '.join(t.name for t in teachers)}",
+            curves={"student": run.folder / "metrics.jsonl", "alone": run.folder / "alone" / "metrics.jsonl"},
+            notes=[*notes, *_notes(config, road, run.folder)],
+            teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in teachers],
+            differences=_differences(rows),
+        )
+        write_card(run.folder)
+        write_report(run.folder, images=not no_images)
+        for note in notes:
+            log.info("fit      %s", note)
+        log.info("report   %s", run.report)
+    return run
+
+
+def _judge(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
+    """Score the teachers before anything is learned from them; warn of one that hardly beats guessing."""
+    entries = []
+    for number, teacher in enumerate(teachers, 1):
+        answers = probabilities_of(teacher, road.scored, road.view) if road.scored is not None else None
+        if answers is not None and road.scored is not None and (road.scored.targets >= 0).any():
+            scores = evaluate(answers, road.scored.targets)
+            log.info("         %s: %.1f %% on %s", teacher.name, 100 * (scores.accuracy or 0), road.scored.split)
+            chance = float(np.bincount(road.scored.targets[road.scored.targets >= 0]).max() / scores.n)
+            if scores.interval is not None and scores.interval[0] <= chance:
+                log.warning(
+                    "warning  %s is no better than always answering the commonest class. Are its normalization "
+                    "(--norm), its input size (--input) and the order of its classes right?",
+                    teacher.name,
+                )
+        entries.append(teacher_entry(teacher, answers, number))
+    return entries
+
+
+def _train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None:
+    """The same student on an equal budget, with the ground truth alone and a fresh view every epoch."""
+    source = road.dataset.train
+    known = np.flatnonzero(np.asarray(source.targets) >= 0)
+    if not config.baseline or not len(known):
+        return None
+    log.info("baseline the same student without a teacher, %d labels", len(known))
+    if len(known) == len(source):
+        return train_student(road, config, folder, resume=True)
+    # As many steps, on the labelled images alone, each in as many augmentations as that takes.
+    few = repeated(source, known, len(source))
+    pupils = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, train=few))
+    return train_student(pupils, config, folder, resume=True, source_views=Views(few, road.view, seed=VIEW_SEED))
+
+
+def _against(road: Road, config: RunConfig, folder: Path) -> Entry:
+    """Another network, pretrained where its weights can be had, fine-tuned on the labels for as many epochs."""
+    name = config.against or ""
+    if not (np.asarray(road.dataset.train.targets) >= 0).any():
+        raise PocketError(f"{name} would be fine-tuned on labels, and the images have none.")
+    log.info("against  %s, pretrained, fine-tuned for %d epochs", name, config.train.epochs)
+    model = create_model(name, num_classes=len(road.dataset.classes), pretrained=True)
+    stats = input_stats(model)
+    side = (road.view.view_size, stats.mean, stats.std)
+    seed = config.train.seed
+    feed = Feed(Views(road.dataset.train, road.view, seed=1), config.train.batch_size, seed=seed, device=road.device)
+    train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate / 2)
+    model = fit(
+        model.to(road.device), feed, student_loss(LossConfig()), train, folder / "against",
+        evaluate=validation(road, input=side), input=side, resume=True,
+    )  # fmt: skip
+    given = answers(model, road.scored, road.view, side)
+    return Entry("against", f"{name}, pretrained", "baseline", side[0], model.cpu(), None, given, calibrated=False)
+
+
+def _row(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    return next((row for row in rows if row["key"] == key), {})
+
+
+def _differences(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What one seed allows to be said of distilled against alone."""
+    distilled, alone = _row(rows, "student").get("accuracy"), _row(rows, "alone").get("accuracy")
+    if distilled is None or alone is None:
+        return []
+    return [f"distilled minus alone: {paired_difference([distilled], [alone]).words()}"]
+
+
+def _notes(config: RunConfig, road: Road, folder: Path) -> list[str]:
+    uses = config.train.epochs / config.views
+    views = f"{config.views} augmented views an image were labelled once and stored"
+    views += f"; each was shown {uses:.3g} times" if uses > 1 else ", one an epoch"
+    notes = [views]
+    if config.approximate_tail:
+        notes.append("logits that were not stored were approximated (--approximate-tail)")
+    if config.fit:
+        size = (folder / "model-int8.onnx").stat().st_size
+        notes.append(f"chosen to fit {config.fit}: the int8 file has {size:,} bytes ({human_bytes(size)})")
+    notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
+    if config.views >= config.train.epochs:
+        notes.append(
+            "with as many views as epochs the first student costs what live teachers cost; the next are cheaper"
+        )
+    return notes
+
+
+def _licence(teacher: Teacher) -> str:
+    cfg = getattr(teacher.module, "pretrained_cfg", None) or {}
+    return str(cfg.get("license") or "unknown")

@@ -1,0 +1,169 @@
+"""Run folders are numbered, never overwritten, found again, and refuse other choices."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from pocketvit.config import RunConfig, TrainConfig
+from pocketvit.errors import PocketError
+from pocketvit.rundir import Outcome, Run, machine, speak
+
+CONFIG = RunConfig(images="photos", window=(0.0, 1.0), train=TrainConfig(epochs=3))
+
+
+def test_runs_are_numbered_and_never_overwritten(tmp_path):
+    first, second = (Run.create(tmp_path / "runs", "photos", CONFIG) for _ in range(2))
+    assert [run.folder.name for run in (first, second)] == ["photos-1", "photos-2"]
+    (tmp_path / "runs" / "photos-41").mkdir()
+    (tmp_path / "runs" / "photos-x").mkdir()
+    (tmp_path / "runs" / "other.photos-50").mkdir()
+    assert Run.create(tmp_path / "runs", "photos", CONFIG).folder.name == "photos-42"
+
+
+def test_a_faster_process_is_stepped_aside_for(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def raced(self, *args, **kwargs):
+        if self.name == "photos-1":
+            make(self)
+        return make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", raced)
+    assert Run.create(tmp_path, "photos", CONFIG).folder.name == "photos-2"
+
+
+def test_the_choices_come_back(tmp_path):
+    assert Run(Run.create(tmp_path, "photos", CONFIG).folder).config == CONFIG
+
+
+def test_the_newest_run_is_resumed(tmp_path):
+    for _ in range(10):
+        newest = Run.create(tmp_path, "photos", CONFIG)
+    assert Run.unfinished(tmp_path, "photos", CONFIG).folder == newest.folder
+
+
+def test_a_folder_that_was_killed_before_its_config_is_passed_over(tmp_path):
+    kept = Run.create(tmp_path, "photos", CONFIG)
+    (tmp_path / "photos-2").mkdir()
+    assert Run.unfinished(tmp_path, "photos", CONFIG).folder == kept.folder
+
+
+def test_other_choices_are_refused_by_name(tmp_path):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    other = dataclasses.replace(CONFIG, train=TrainConfig(epochs=5))
+    with pytest.raises(PocketError, match=r"train.epochs: 3 -> 5.*`--resume .*photos-1`"):
+        Run.unfinished(tmp_path, "photos", other)
+    assert run.config == CONFIG
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(PocketError, match="nothing to resume: no run photos-N in"):
+        Run.unfinished(tmp_path / "runs", "photos", CONFIG)
+
+
+def test_a_name_that_is_a_path_is_refused(tmp_path):
+    with pytest.raises(PocketError, match="--name a/b: "):
+        Run.create(tmp_path, "a/b", CONFIG)
+
+
+def test_what_is_no_run_folder_is_said(tmp_path):
+    with pytest.raises(PocketError, match="is not a run folder"):
+        Run(tmp_path)
+    with pytest.raises(PocketError, match="is not a run folder"):
+        Run(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["train: [", "", "train: 3", "colour: red", "3"])
+def test_a_broken_config_is_one_message(tmp_path, text):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    (run.folder / "config.yaml").write_text(text)
+    with pytest.raises(PocketError, match=r"could not read .*photos-1/config\.yaml: "):
+        _ = run.config
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    assert not run.finished
+    assert "unfinished" in repr(run)
+    with pytest.raises(PocketError, match=r"is not finished; give its command again with --resume .*photos-1\."):
+        _ = run.results
+
+
+def test_an_impossible_place_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(PocketError, match=r"could not write .*file"):
+        Run.create(tmp_path / "file" / "runs", "photos", CONFIG)
+
+    def read_only(self, *args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(PocketError, match=r"no permission to write .*--out"):
+        Run.create(tmp_path / "runs", "photos", CONFIG)
+
+
+def test_what_is_said_goes_to_the_log_while_the_run_lasts(tmp_path):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    log = logging.getLogger("pocketvit")
+
+    def fail():
+        with run.logging():
+            log.warning("inside")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    log.warning("outside")
+    text = (run.folder / "train.log").read_text()
+    assert "inside" in text
+    assert "outside" not in text
+
+
+@contextlib.contextmanager
+def bare_logging():
+    """Logging as it is in a fresh Python program: without pytest's handlers."""
+    root, log = logging.getLogger(), logging.getLogger("pocketvit")
+    before = root.handlers[:], log.handlers[:], log.level, log.propagate
+    root.handlers[:], log.handlers[:] = [], []
+    try:
+        yield root, log
+    finally:
+        root.handlers[:], log.handlers[:], level, log.propagate = before
+        log.setLevel(level)
+
+
+def test_a_python_caller_reads_every_line_once(capsys):
+    """Libraries call `logging.basicConfig` under way; what we say must not come twice then."""
+    with bare_logging() as (_, log):
+        speak()
+        speak()
+        logging.basicConfig(level=logging.INFO)
+        log.info("said")
+    assert capsys.readouterr().err == "said\n"
+
+
+def test_logging_that_a_caller_has_set_up_is_left_alone(capsys):
+    with bare_logging() as (root, log):
+        root.addHandler(logging.NullHandler())
+        speak()
+        log.warning("said")
+        assert log.handlers == []
+    assert capsys.readouterr().err == ""
+
+
+def test_an_outcome_is_its_text():
+    assert str(Outcome("text")) == repr(Outcome("text")) == "text"
+
+
+def test_the_machine_is_named():
+    here = machine()
+    assert here["cores"] == os.cpu_count()
+    assert here["cpu"]
+    assert here["torch"]

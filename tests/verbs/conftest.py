@@ -1,0 +1,70 @@
+"""Photographs, and one walk down the whole road that many tests look at."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from verbs_fakes import CHOICES, Own, draw_photos, run_config
+
+import pocketvit
+from pocketvit.rundir import Run
+from pocketvit.verbs.stages import Road, open_road
+
+if os.name == "posix":  # processes that tests start, here and in tests/training, import torch once for all of them
+    multiprocessing.set_forkserver_preload(["timm", "pocketvit.training", "pocketvit.verbs.walk"])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Sums depend on the number of threads to the last bit; processes that tests start have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    return draw_photos(tmp_path_factory.mktemp("drawn") / "photos")
+
+
+@pytest.fixture
+def road(photos, tmp_path) -> Road:
+    """Opened photographs and their plain views."""
+    return open_road(run_config(), tmp_path / "shared", images=str(photos), device="cpu")
+
+
+@dataclass
+class Walked:
+    run: Run
+    module: nn.Module  # the user's, as it is afterwards
+    said: list[str]
+
+
+@pytest.fixture(scope="session")
+def walked(photos, tmp_path_factory) -> Walked:
+    """A finished run: images, a module of the user's as teacher, a student."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("pocketvit")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    module = Own().train()
+    try:
+        run = pocketvit.distill(str(photos), teacher=module, out=str(tmp_path_factory.mktemp("runs")), **CHOICES)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+        torch.set_num_threads(threads)
+    return Walked(run, module, said)

@@ -1,0 +1,90 @@
+"""Ctrl-C in every verb: one message, exit code 130, and what was finished is kept."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from pocketvit import cli
+from pocketvit.verbs import VERBS
+
+OWN = "--teacher verbs_fakes:make_own --input 16 --norm half"
+# For each verb a command, and a function under way in which Ctrl-C is pressed.
+PLACES = {
+    "demo": ("demo", "pocketvit.verbs.walk.ready_teachers"),
+    "distill": (f"distill photos {OWN} --student pocket_xs --patch 8", "pocketvit.verbs.walk.label_road"),
+    "predict": ("predict RUN photo.png", "pocketvit.deployment.predict.decode"),
+    "bench": ("bench RUN", "pocketvit.verbs.measure.count_parameters"),
+    "report": ("report RUN --out page.html", "pocketvit.reporting.page._gather"),
+    "train": ("train photos --model test_resnet --size 32", "pocketvit.verbs.fit_model.fit"),
+    "label": (f"label photos {OWN}", "pocketvit.verbs.stages.write_labels"),
+    "export": ("export RUN", "pocketvit.deployment.int8.quantize_int8"),
+    "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
+    "run": ("run recipe.py", None),
+}
+
+
+@pytest.fixture
+def place(walked, photos, tmp_path, monkeypatch):
+    """A folder with photographs, a picture and a recipe that presses Ctrl-C."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    (tmp_path / "recipe.py").write_text("def recipe(images, folder, small):\n    raise KeyboardInterrupt\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_ctrl_c_is_one_message_in_every_verb(name, place, walked, monkeypatch, capfd):
+    command, target = PLACES[name]
+    pressed = []
+
+    def press(*_, **__):
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    if target is not None:
+        module, function = target.rsplit(".", 1)
+        monkeypatch.setattr(importlib.import_module(module), function, press)
+    words = command.replace("RUN", str(walked.run.folder)).split()
+    code = cli.main(words)
+    out, err = capfd.readouterr()
+    assert code == 130
+    assert pressed or target is None
+    assert out == ""
+    assert "Traceback" not in err
+    resume = " --resume" if name in ("demo", "distill", "train") else ""
+    assert err.endswith(f"interrupted. What was finished is kept; go on with: pocketvit {' '.join(words)}{resume}\n")
+    assert not [path for path in place.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_real_signal_ends_the_command_within_seconds(place):
+    """Pressed while threads render and a network learns; then `--resume` takes it up."""
+    command = [sys.executable, "-m", "pocketvit", *PLACES["distill"][0].split(), "--epochs", "500", "--views", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        end = time.monotonic() + 120
+        while not (place / "runs/photos-1/metrics.jsonl").exists() and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert time.monotonic() - start < 30
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("interrupted. What was finished is kept; go on with: ")
+    assert (place / "runs/photos-1/checkpoints/last.safetensors").is_file()
