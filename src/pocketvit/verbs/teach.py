@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..config import LossConfig, RunConfig, TeacherConfig, TrainConfig, ViewConfig
@@ -180,6 +181,7 @@ def train_teacher(
         [name, dataset.train.fingerprint, labels, views.fingerprint, vars(optimization), input_size]
     )[:10]  # fmt: skip
     folder = road.shared / "teachers" / f"{name}-{key}"
+    torch.manual_seed(optimization.seed)  # of the initial weights
     model = create_model(name, num_classes=len(dataset.classes), image_size=input_size)
     model.to(road.device)
     _, mean, std = road.input
