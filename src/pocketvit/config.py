@@ -58,7 +58,7 @@ class LossConfig:
     objective: str = "zscore"  # kl | hard | zscore | dkd | dist
     temperature: float = 2.0
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
-    teacher_weights: Literal["fixed", "confidence", "per_class"] = "fixed"
+    teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
     label_smoothing: float = 0.0
 
 

@@ -8,7 +8,7 @@ import torch
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import SoftLabels, encode_topk
-from pocketvit.objectives import cross_entropy, distillation_loss, kl, student_loss, teacher_weights
+from pocketvit.objectives import cross_entropy, distillation_loss, kl, student_loss
 from pocketvit.training import Batch
 
 B, C = 6, 5
@@ -71,20 +71,6 @@ def test_the_class_head_learns_the_mix_and_each_token_its_own_teacher():
     assert "cross_entropy" not in terms
 
 
-def test_a_single_token_of_two_teachers_learns_the_mix():
-    heads, soft, batch = (random(B, C), random(B, C, seed=1)), teachers(2), make_batch()
-    config = LossConfig(objective="kl", temperature=1, weight=1)
-    loss, _ = distillation_loss(heads, soft, batch, config)
-    expected = torch.stack([kl(head, labels, temperature=1) for head in heads for labels in soft]).mean()
-    assert torch.allclose(loss, expected)
-
-
-def test_tokens_that_fit_no_teacher_are_refused():
-    heads = tuple(random(B, C, seed=s) for s in range(3))
-    with pytest.raises(PocketError, match="2 distillation tokens"):
-        distillation_loss(heads, teachers(3), make_batch(), LossConfig(objective="kl"))
-
-
 def test_unlabelled_images_learn_from_teachers_alone():
     head, soft = random(B, C), teachers(1)
     config = LossConfig(objective="kl", temperature=1, weight=0.5)
@@ -97,33 +83,6 @@ def test_unlabelled_images_learn_from_teachers_alone():
     truth = torch.nn.functional.cross_entropy(head[known], known, reduction="none")
     expected[known] = 0.5 * expected[known] + 0.5 * truth
     assert torch.allclose(distillation_loss((head,), soft, some, config)[0], expected.mean())
-
-
-def test_fixed_weights_are_equal():
-    assert torch.allclose(teacher_weights("fixed", teachers(4), make_batch()), torch.full((B, 4), 0.25))
-
-
-@pytest.mark.parametrize("stored", [lambda z: SoftLabels(z), lambda z: encode_topk(z, 2)])
-def test_confidence_weighs_by_the_probability_of_the_teachers_class(stored):
-    probabilities = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1], [0.3, 0.2, 0.2, 0.2, 0.1]])
-    soft = [stored(row.log().expand(B, C)) for row in probabilities]
-    weights = teacher_weights("confidence", soft, make_batch())
-    assert torch.allclose(weights, torch.tensor([2 / 3, 1 / 3]).expand(B, 2), atol=1e-3)
-
-
-def test_per_class_weights_follow_the_accuracy_on_the_images_class():
-    accuracy = torch.tensor([[0.9, 0.2, 0.5, 0.5, 0.0], [0.1, 0.6, 0.5, 0.5, 0.0]])
-    soft = [SoftLabels(torch.eye(C)[[3] * B]), SoftLabels(torch.eye(C)[[1] * B])]
-    batch = make_batch(targets=[0, 1, 2, 4, -1, 0], partners=[0, 1, 2, 4, -1, 1], ratio=[1, 1, 1, 1, 1, 0.5])
-    weights = teacher_weights("per_class", soft, batch, accuracy)
-    expected = [0.9, 0.25, 0.5, 0.5, 0.5 / 1.1, 0.55 / 0.9]  # unknown: by the classes the teachers see, 3 and 1
-    assert weights[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
-    assert weights.sum(1).tolist() == pytest.approx([1.0] * B)
-
-
-def test_per_class_weights_without_a_validation_split_say_what_to_do():
-    with pytest.raises(PocketError, match="--teacher-weights"):
-        teacher_weights("per_class", teachers(2), make_batch())
 
 
 def test_the_tail_of_top_k_labels_is_approximated_only_on_request():

@@ -112,9 +112,27 @@ def test_probabilities_of_a_teacher(road):
     assert given.shape == (6, 3)
     assert given.sum(1) == pytest.approx(1, abs=1e-5)
     assert (given.argmax(1) == road.dataset.val.targets).all()
-    accuracies = stages.per_class_accuracies([own(), own()], road)
-    assert torch.equal(accuracies, torch.ones(2, 3))
-    assert stages.per_class_accuracies([own()], without(road, val=None)) is None
+
+
+def test_a_gate_is_made_of_the_validation_split_where_weights_need_one(road):
+    unsure = Own()
+    with torch.no_grad():
+        unsure.head.weight.mul_(0.3)
+        unsure.head.bias.copy_(torch.tensor([0.0, 0.2, 0.4]))
+    pair = [own(), load_teacher(unsure, input_size=SIDE, norm="half", classes=("blue", "green", "red"))]
+
+    def gate(kind, road=road, **changes):
+        config = run_config(loss=LossConfig(teacher_weights=kind), **changes)
+        return stages.teacher_gate(pair, road, config, stored=True)
+
+    assert torch.equal(gate("per_class").by_class[0], torch.ones(3))
+    assert gate("per_class").coefficients is None
+    learned = gate("learned").coefficients
+    assert learned.shape == (2, 6)
+    assert learned.abs().max() > 0.01
+    assert not torch.allclose(learned, gate("learned", top_k=2).coefficients)  # fitted on what the student will see
+    assert gate("agreement") is None
+    assert gate("learned", without(road, val=None)) is None
 
 
 class Constant(nn.Module):
@@ -166,7 +184,7 @@ def test_a_student_is_trained_alone_from_a_store_and_live(road, tmp_path):
     assert not torch.equal(weights[0], weights[1])
 
 
-@pytest.mark.parametrize("weights", ["fixed", "confidence", "per_class"])
+@pytest.mark.parametrize("weights", ["fixed", "confidence", "agreement", "per_class", "learned"])
 def test_teachers_are_weighed_and_their_absence_is_no_matter(road, tmp_path, weights):
     config = run_config(loss=LossConfig(teacher_weights=weights), tokens=2)
     store = stages.label_road(road, [own()], config)

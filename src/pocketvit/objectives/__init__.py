@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .combine import cross_entropy, distillation_loss, student_loss, supervised_loss, teacher_weights
+from .combine import cross_entropy, distillation_loss, student_loss, supervised_loss
+from .gating import Gate, fit_gate, teacher_weights
 from .logits import Function, dist, dkd, hard, kl, zscore
+from .tokens import token_losses
 
 Needs = Literal["full", "topk"]
 
@@ -45,15 +47,18 @@ OBJECTIVES: dict[str, Objective] = {
 
 __all__ = [
     "OBJECTIVES",
+    "Gate",
     "Objective",
     "cross_entropy",
     "dist",
     "distillation_loss",
     "dkd",
+    "fit_gate",
     "hard",
     "kl",
     "student_loss",
     "supervised_loss",
     "teacher_weights",
+    "token_losses",
     "zscore",
 ]

@@ -33,7 +33,7 @@ def distill(
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist"] = "auto",
     temperature: float | None = None,
     teacher_share: float = 0.9,
-    teacher_weights: Literal["fixed", "confidence", "per_class"] = "fixed",
+    teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed",
     augment: Literal["none", "light", "medium", "strong"] = "medium",
     flip: bool = True,
     vertical_flip: bool = False,
@@ -85,7 +85,8 @@ def distill(
             are two classes
         temperature: of the objective; by default 2, or 1 where only the top logits are stored
         teacher_share: weight of the teachers beside the ground truth, 0 to 1
-        teacher_weights: how several teachers are weighed
+        teacher_weights: how several teachers are weighed for each image: equally, by confidence, by agreement with the
+            others, by validation accuracy on the class, or by a gate fitted on the validation split
         augment: how much views vary; strong adds Mixup and CutMix
         flip: mirrored views (switch off where left and right matter, as in digits)
         vertical_flip: upside-down views

@@ -21,11 +21,13 @@ from ..deployment.package import write_device_zip
 from ..deployment.parity import check_parity
 from ..errors import PocketError
 from ..files import human_time, read_json, sha256_of, write_json
-from ..labels import LabelStore, write_labels
+from ..labels import LabelStore, SoftLabels, encode_topk, write_labels
+from ..labels.record import choose_k
 from ..models import create_student, scale_heads
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.saving import save_model
-from ..objectives import OBJECTIVES, student_loss
+from ..objectives import OBJECTIVES, Gate, fit_gate, student_loss
+from ..objectives.gating import FROM_VALIDATION
 from ..rundir import machine
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
@@ -163,17 +165,23 @@ def probabilities_of(teacher: Teacher, source: Source, view: ViewConfig, batch: 
     return np.concatenate(parts)
 
 
-def per_class_accuracies(teachers: Sequence[Teacher], road: Road) -> torch.Tensor | None:
-    """Return [T, C] validation accuracies (0 for a class without images), or None without labelled images."""
-    source = road.dataset.val
-    if source is None or not (source.targets >= 0).any():
+def teacher_gate(teachers: Sequence[Teacher], road: Road, config: RunConfig, *, stored: bool) -> Gate | None:
+    """Return what weights "per_class" or "learned" are made of; None for others, or without labelled validation images.
+
+    A teacher's accuracy on a class without images counts as 0. With ``stored``, the gate is fitted on labels that hold
+    as many logits as the store's.
+    """
+    kind, source = config.loss.teacher_weights, road.dataset.val
+    if len(teachers) < 2 or kind not in FROM_VALIDATION or source is None or not (source.targets >= 0).any():
         return None
-    rows = []
-    for teacher in teachers:
-        scores = evaluate(probabilities_of(teacher, source, road.view), source.targets)
-        assert scores.per_class is not None
-        rows.append(np.nan_to_num(scores.per_class))
-    return torch.from_numpy(np.stack(rows)).float()
+    given = [probabilities_of(teacher, source, road.view) for teacher in teachers]
+    if kind == "per_class":
+        rows = [evaluate(one, source.targets).per_class for one in given]
+        return Gate(torch.from_numpy(np.nan_to_num(np.stack(rows))).float())  # type: ignore[arg-type]
+    k = choose_k(len(road.dataset.classes), config.top_k) if stored else 0
+    logits = [torch.from_numpy(one).clamp_min(torch.finfo(torch.float32).tiny).log() for one in given]
+    soft = [encode_topk(one, k) if k else SoftLabels(one) for one in logits]
+    return fit_gate(soft, torch.from_numpy(np.asarray(source.targets)).long())
 
 
 def train_student(
@@ -209,8 +217,7 @@ def train_student(
         tokens=config.tokens if teachers else min(config.tokens, 1),
         drop_path=config.train.drop_path,
     ).to(road.device)
-    weighed = bool(teachers) and config.loss.teacher_weights == "per_class"
-    per_class = per_class_accuracies(teachers, road) if weighed else None
+    gate = teacher_gate(teachers, road, config, stored=store is not None)
     feed = Feed(
         views,
         config.train.batch_size,
@@ -223,7 +230,7 @@ def train_student(
         world=road.processes.world,
         device=road.device,
     )
-    loss = student_loss(config.loss, per_class=per_class, approximate_tail=config.approximate_tail)
+    loss = student_loss(config.loss, gate=gate, approximate_tail=config.approximate_tail)
     if config.train.precision == "auto" and road.processes.rank == 0:
         _share_precision(model, road, config, folder)
     return fit(model, feed, loss, config.train, folder, evaluate=validation(road), input=road.input, resume=resume)
