@@ -18,6 +18,7 @@ from .verbs import VERBS
 if TYPE_CHECKING:
     from .rundir import Run
     from .verbs.bench import bench
+    from .verbs.compare import compare
     from .verbs.demo import demo
     from .verbs.distill import distill
     from .verbs.export import export
@@ -33,6 +34,7 @@ __all__ = [
     "PocketError",
     "Run",
     "bench",
+    "compare",
     "demo",
     "distill",
     "export",

@@ -45,6 +45,8 @@ FOREIGN = {
     "cache": "label",
     "labels": "label",
     "recipe": "run",
+    "ablate": "compare",
+    "sweep": "compare",
 }
 
 FIRST_PAGE = ("demo", "distill", "predict", "bench", "report")

@@ -121,6 +121,7 @@ class RunConfig:
     top_k: int | None = None  # None: all logits up to 256 classes, else 100
     approximate_tail: bool = False
     baseline: bool = True  # also the same student without a teacher, on an equal budget
+    images_limit: int = 0  # training images that are used; 0: all
     few_labels: int = 0  # labels that students see (teachers see all); 0: all
     against: str | None = None  # also this pretrained timm model, fine-tuned for as many epochs
     view: ViewConfig = ViewConfig()

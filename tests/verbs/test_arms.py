@@ -45,7 +45,7 @@ def test_arms_are_trained_reported_and_not_trained_again(road, two, tmp_path, mo
 def test_seeds_are_the_outer_loop_and_an_interruption_costs_one_arm(road, two, tmp_path, monkeypatch):
     order = []
 
-    def train(road, arm, seed, place):
+    def train(road, arm, seed, place, consensus):
         order.append((arm.key, seed))
         if len(order) == 4:
             raise KeyboardInterrupt

@@ -44,6 +44,7 @@ MISTAKES = {
     f"distill empty {OWN}": "empty",
     f"distill notes.txt {OWN}": "notes.txt",
     "train nowhere": "there is no nowhere",
+    "compare nowhere --teacher resnet18": "there is no nowhere",
     "label nowhere --teacher resnet18": "there is no nowhere",
     "pack nowhere": "there is no nowhere",
     "bench done --images nowhere": "there is no nowhere",
@@ -82,6 +83,9 @@ MISTAKES = {
     f"distill photos {OWN} --top-k 1": "k must be 0",
     "predict done photos --top 0": "--top 0",
     "demo --seed -1": "--seed -1",
+    f"compare photos {OWN} --methods klx": "there is no method 'klx'. Did you mean kl",
+    f"compare photos {OWN} --seeds 0": "--seeds 0: give a number that is at least 1",
+    f"compare photos {OWN} --name a/b": "--name a/b",
     # runs
     "distill --resume nowhere": "nowhere is not a run folder",
     f"distill photos {OWN} --resume": "nothing to resume",
@@ -103,6 +107,7 @@ MISTAKES = {
     "export done --out file/there": "could not write file/there",
     "report done --out file/page.html": "could not write file/page.html",
     "demo --out file/runs": "could not write file/runs",
+    f"compare photos {OWN} --out file/runs": "could not write file/runs",
 }
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from ..errors import PocketError
 from ..files import human_bytes, write_text
 from . import evidence, plots, words
+from .comparison import compared_words, difference_plot
 from .results import Results, Row, load_results, read_metrics
 from .style import DARK, FONT, LIGHT, inline_svg, looks
 from .table import Table, interval_text, percent
@@ -85,12 +86,15 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     samples = evidence.load_samples(results) if images else None
     missing = [why] if why else []
     parts: dict[str, Any] = {
-        "headline": words.headline(results),
-        "tiles": words.tiles(results),
+        "headline": compared_words(results.comparison) or words.headline(results),
+        "tiles": [] if results.comparison else words.tiles(results),
         "differences": words.differences(results),
         "size": _svg(plots.accuracy_against(results.rows, "bytes"), f"{anchor}-size", "Accuracy against file size"),
         "latency": _svg(
             plots.accuracy_against(results.rows, "latency_p50"), f"{anchor}-latency", "Accuracy against latency"
+        ),
+        "comparison": _svg(
+            difference_plot(results.comparison), f"{anchor}-comparison", "Differences to the baseline, and their cost"
         ),
         "bars": _svg(plots.bars(results.rows), f"{anchor}-bars", "Accuracy and file size of each row"),
         "plotted": {row.key for row in results.rows if row.accuracy is not None and (row.bytes or row.latency_p50)},

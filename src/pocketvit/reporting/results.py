@@ -103,6 +103,7 @@ class Results:
     differences: tuple[str, ...] = ()
     teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
     @property
     def student(self) -> Row | None:
@@ -178,6 +179,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         differences=_sentences(value.get("differences")),
         teachers=tuple(t for t in value.get("teachers") or () if isinstance(t, dict)),
         provenance=_mapping(value.get("provenance")),
+        comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
     )
 
 

@@ -10,5 +10,6 @@ VERBS = {
     "label": "let teachers label images once, into a soft-label store; plan its size, verify it",
     "export": "ONNX files of any model, checked against the original, and device.zip",
     "pack": "images into a memory-mapped pack (distill does it by itself)",
+    "compare": "methods of distillation on one student: one table with intervals, one plot",
     "run": "a recipe from start to end: its table and report",
 }

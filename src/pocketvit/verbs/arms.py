@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 from ..config import RunConfig
 from ..files import human_time, read_json, write_json, write_text
 from ..labels import LabelStore
+from ..reporting.comparison import difference_plot
 from ..reporting.page import write_report
+from ..reporting.style import standalone_svg
 from ..rundir import machine
 from ..tasks.classification import Difference, evaluate, paired_difference
 from ..teachers import Teacher
+from ..training.metrics import read_metrics
 from .measure import answers, write_results
 from .stages import Road, calibrate, probabilities_of, train_student
 
@@ -50,15 +54,17 @@ class Arm:
 def run_arms(road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Train every arm with every seed, or read what is there; return {arm: [accuracy, seconds, ... a seed]}.
 
-    Seeds are the outer loop, so that an interrupted experiment has whole sets of arms.
+    Seeds are the outer loop, so that an interrupted experiment has whole sets of arms, and a machine that slows down
+    does so for all of them.
     """
+    consensus = functools.cache(lambda: _consensus(road, arms))
     found: dict[str, list[dict[str, Any]]] = {arm.key: [] for arm in arms}
     for seed in seeds:
         for arm in arms:
             place = folder / arm.key / f"seed-{seed}"
             result = place / "result.json"
             if not result.is_file():
-                write_json(result, _train(road, arm, seed, place))
+                write_json(result, _train(road, arm, seed, place, consensus))
             record = read_json(result)
             found[arm.key].append(record)
             log.info(
@@ -67,7 +73,15 @@ def run_arms(road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path
     return found
 
 
-def _train(road: Road, arm: Arm, seed: int, place: Path) -> dict[str, Any]:
+def _consensus(road: Road, arms: Sequence[Arm]) -> np.ndarray | None:
+    """Mean probabilities of all teachers of an experiment on the scored split: what agreement is measured with."""
+    teachers = {id(teacher): teacher for arm in arms for teacher in arm.teachers}.values()
+    assert road.scored is not None
+    given = [probabilities_of(teacher, road.scored, road.view) for teacher in teachers]
+    return np.mean(given, axis=0) if given else None
+
+
+def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[], np.ndarray | None]) -> dict[str, Any]:
     train = dataclasses.replace(arm.config.train, seed=seed)
     config = dataclasses.replace(arm.config, train=train)
     start = time.monotonic()
@@ -77,34 +91,58 @@ def _train(road: Road, arm: Arm, seed: int, place: Path) -> dict[str, Any]:
     source = road.scored
     assert source is not None
     given = answers(model, source, road.view, road.input)
-    scores = evaluate(given, source.targets)
+    scores = evaluate(given, source.targets, consensus())
     return {
         "accuracy": scores.accuracy,
         "n": scores.n,
         "ece": scores.ece,
         "min_class": scores.min_class[1] if scores.min_class else None,
+        "agreement": scores.agreement,
         "seconds": seconds,
+        "step_ms": _step_ms(place / "metrics.jsonl"),
         "steps": train.epochs * -(-len(road.dataset.train) // train.batch_size),
     }
 
 
+def _step_ms(metrics: Path) -> float | None:
+    """Milliseconds of a training step: the median over epochs, so that neither a pause nor a resumption counts."""
+    lines = read_metrics(metrics)
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return (
+        float(np.median([1000 * line["seconds"] / n for line, n in zip(lines, steps, strict=True)])) if lines else None
+    )
+
+
 def table(arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], against: str) -> str:
     """Return a Markdown table: mean and deviation over seeds, the paired difference to ``against``, cost."""
-    lines = [
-        f"| arm | accuracy, % | minus *{against}*, points (95 % interval, paired over seeds) | ECE | seconds |",
-        "|---|---|---|---|---|",
+    columns: list[tuple[str, Callable[[Arm], str | None]]] = [
+        ("arm", lambda arm: arm.name),
+        ("accuracy, %", lambda arm: _spread([record["accuracy"] for record in found[arm.key]])),
+        (
+            f"minus *{against}*, points (95 % interval, paired over seeds)",
+            lambda arm: "-" if arm.key == against else _short(_difference(found[arm.key], found[against])),
+        ),
+        ("agrees with the teacher, %", lambda arm: _mean(found[arm.key], "agreement", "{:.1f}", 100)),
+        ("ECE", lambda arm: _mean(found[arm.key], "ece", "{:.3f}")),
+        ("ms a step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
+        ("seconds", lambda arm: _mean(found[arm.key], "seconds", "{:.0f}")),
     ]
-    for arm in arms:
-        records = found[arm.key]
-        scores = np.array([record["accuracy"] for record in records])
-        deviation = scores.std(ddof=1) if len(scores) > 1 else 0.0
-        words = "-" if arm.key == against else _short(_difference(records, found[against]))
-        ece = np.mean([record["ece"] for record in records])
-        seconds = np.mean([record["seconds"] for record in records])
-        lines.append(
-            f"| {arm.name} | {100 * scores.mean():.2f} ± {100 * deviation:.2f} | {words} | {ece:.3f} | {seconds:.0f} |"
-        )
-    return "\n".join(lines)
+    cells = [[title, *(cell(arm) for arm in arms)] for title, cell in columns]
+    filled = [column for column in cells if any(text is not None for text in column[1:])]
+    head, *rows = zip(*filled, strict=True)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join("-" if text is None else text for text in line) + " |" for line in lines)
+
+
+def _spread(scores: Sequence[float]) -> str:
+    deviation = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
+    return f"{100 * np.mean(scores):.2f} ± {100 * deviation:.2f}"
+
+
+def _mean(records: Sequence[dict[str, Any]], key: str, text: str, scale: float = 1) -> str | None:
+    """The mean over the seeds as text; None where a record lacks the figure."""
+    value = _average(records, key)
+    return None if value is None else text.format(scale * value)
 
 
 def report_arms(
@@ -116,8 +154,22 @@ def report_arms(
     against: str,
     title: str,
     teachers: Sequence[Teacher] = (),
+    notes: Sequence[str] = (),
+    images: bool = True,
 ) -> str:
-    """Write ``table.md``, ``results.json`` and the report of an experiment; return the table with its teachers."""
+    """Write ``table.md``, ``differences.svg``, ``results.json`` and the report; return the table with its teachers.
+
+    Args:
+        road: What was scored.
+        arms: In the order of the table.
+        found: What `run_arms` returned.
+        folder: Of the experiment.
+        against: Key of the arm that the others are compared with.
+        title: Of the report.
+        teachers: Judged beside the arms.
+        notes: Sentences under the table.
+        images: Whether the report shows pictures of the data.
+    """
     source = road.scored
     assert source is not None
     judged = {
@@ -143,25 +195,61 @@ def report_arms(
         f"{len(road.dataset.train):,} training images; {here['cpu']}, {torch.get_num_threads()} threads, "
         f"torch {here['torch']}, {here['date']}."
     )
+    if seeds == 1:
+        lines.append("One seed: there is no interval, and no difference can be claimed.")
+    lines += notes
     for arm in arms:
         scores_of = [record["accuracy"] for record in found[arm.key]]
         spread = paired_difference(scores_of, [0.0] * len(scores_of)).interval
         rows.append(
-            {"key": arm.key, "name": arm.name, "role": "baseline" if arm.key == against else "student",
+            {"key": arm.key, "name": arm.name, "role": "student" if arm.teachers else "baseline",
              "accuracy": float(np.mean(scores_of)), "interval": list(spread) if spread else None, "n": len(source),
-             "ece": float(np.mean([record["ece"] for record in found[arm.key]])), "seeds": len(scores_of)}
+             "ece": float(np.mean([record["ece"] for record in found[arm.key]])), "seeds": len(scores_of),
+             "agreement": _average(found[arm.key], "agreement")}
         )  # fmt: skip
+    compared = comparison(arms, found, against)
     differences = [
         f"{arm.name} minus {against}: {_difference(found[arm.key], found[against]).words()}"
         for arm in arms
         if arm.key != against
     ]
     curves = {arm.key: folder / arm.key / "seed-0" / "metrics.jsonl" for arm in arms}
-    write_results(folder, road, rows, {}, title=title, curves=curves, differences=differences, notes=lines[2:])
+    write_results(
+        folder, road, rows, {}, title=title, curves=curves, differences=differences, notes=lines[2:],
+        extra={"comparison": compared},
+    )  # fmt: skip
+    drawing = difference_plot(compared)
+    if drawing is not None:
+        names = ", ".join(arm.name for arm in arms)
+        write_text(folder / "differences.svg", standalone_svg(drawing, "differences", f"Differences between {names}"))
     text = "\n".join(lines)
     write_text(folder / "table.md", text + "\n")
-    write_report(folder)
+    write_report(folder, images=images)
     return text
+
+
+def comparison(
+    arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], against: str
+) -> list[dict[str, Any]]:
+    """Return what ``results.json`` keeps of each arm for the plot: figures as shares, None where there are none."""
+    result = []
+    for arm in arms:
+        records = found[arm.key]
+        entry: dict[str, Any] = {"key": arm.key, "name": arm.name, "accuracies": [one["accuracy"] for one in records]}
+        entry |= {key: _average(records, key) for key in ("accuracy", "agreement", "ece", "step_ms")}
+        entry |= {"difference": None, "differences": [], "interval": None, "seen": False, "words": "baseline"}
+        if arm.key != against:
+            seen = _difference(records, found[against])
+            pairs = zip(entry["accuracies"], (one["accuracy"] for one in found[against]), strict=False)
+            entry |= {"difference": seen.mean, "differences": [a - b for a, b in pairs], "seen": seen.seen}
+            entry |= {"interval": list(seen.interval) if seen.interval else None, "words": seen.words()}
+        result.append(entry)
+    return result
+
+
+def _average(records: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [record.get(key) for record in records]
+    return None if None in values else float(np.mean(values))  # type: ignore[arg-type]
 
 
 def _difference(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> Difference:

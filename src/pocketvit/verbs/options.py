@@ -18,6 +18,8 @@ _LIMITS = {
     "accumulate": (1, math.inf),
     "input": (1, math.inf),
     "seed": (0, math.inf),
+    "seeds": (1, math.inf),
+    "images_limit": (2, math.inf),
     "top": (1, math.inf),
     "lr": (0, math.inf),
     "temperature": (0, math.inf),
