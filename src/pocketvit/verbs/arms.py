@@ -262,5 +262,5 @@ def _short(difference: Difference) -> str:
     if difference.interval is None:
         return f"{100 * difference.mean:+.2f} (one seed)"
     low, high = difference.interval
-    seen = "" if difference.seen else "; no difference seen"
+    seen = "" if difference.seen else "; no difference seen" if low <= 0 <= high else "; two seeds cannot claim one"
     return f"{100 * difference.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}{seen})"
