@@ -14,6 +14,7 @@ from .errors import PocketError
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Stem = Literal["patch", "coadvise"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
+    stem: Stem = "patch"  # how pictures become tokens
 
 def to_dict(config: Any) -> Any:
     """Return a config as plain dicts, lists and scalars, for YAML and JSON."""

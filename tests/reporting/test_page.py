@@ -140,6 +140,42 @@ def test_a_missing_part_leaves_the_rest(run_folder, part):
     )
 
 
+TOKENS = {
+    "n": 360,
+    "teachers": ["conv", EVIL[0]],
+    "heads": ["class head", "token 1", "token 2"],
+    "agreement": [[0.91, 0.92], [0.933, 0.94], [0.95, 0.966]],
+    "kl": [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]],
+    "words": "no difference seen: the sentence",
+}
+
+
+def with_tokens(folder, tokens):
+    value = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(value | {"tokens": tokens}))
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_tokens_stand_beside_every_teacher_and_their_own_is_bold(run_folder):
+    text = with_tokens(run_folder, TOKENS)
+    section = text[text.index("Whom each token follows") : text.index("What is taken for what")]
+    assert re.findall(r"<b>(.*?)</b>", section) == ["93.3 %", "96.6 %"]
+    assert re.findall(r"KL (\d\.\d{3})", section) == ["0.100", "0.200", "0.300", "0.400", "0.500", "0.600"]
+    assert "360 test images" in section
+    assert "No difference seen: the sentence." in section
+    assert "<script>" not in section
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [None, 3, {**TOKENS, "n": 0}, {**TOKENS, "kl": [[0.1, 0.2]]}, {**TOKENS, "agreement": [[None, "x"]] * 3}],
+)
+def test_without_whole_figures_of_tokens_the_section_is_left_out(run_folder, spoiled):
+    text = with_tokens(run_folder, spoiled)
+    assert "Whom each token follows" not in text
+    assert "The honest table" in text
+
+
 def test_without_test_images_the_accuracy_is_unknown(run_folder):
     value = json.loads((run_folder / "results.json").read_text())
     for row in value["rows"]:

@@ -100,6 +100,33 @@ def test_answers_of_a_file_are_those_of_its_network(road, exported):
     assert measure.answers(Own(), None, road.view, (SIDE, *HALF)) is None
 
 
+class TwoTokens(nn.Module):
+    """A class head that knows nothing, a token that says what `Own` says, and one that says the next class."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = Own()
+
+    def forward_heads(self, x):
+        logits = self.own(x)
+        return torch.zeros_like(logits), logits, logits.roll(1, 1)
+
+
+def test_the_report_of_tokens_compares_each_head_with_each_teacher(road):
+    source = road.dataset.test
+    right = np.eye(3, dtype=np.float32)[source.targets]
+    entries = [
+        Entry("teacher-1", "teacher: exact", "teacher", SIDE, probabilities=right),
+        Entry("teacher-2", "teacher: next", "teacher", SIDE, probabilities=np.roll(right, 1, axis=1)),
+    ]
+    report = measure.token_report(TwoTokens(), entries, source, road.view, (SIDE, *HALF))
+    assert report["teachers"] == ["exact", "next"]
+    assert report["n"] == 6
+    assert report["agreement"][1:] == [[1.0, 0.0], [0.0, 1.0]]
+    assert report["kl"][0] == pytest.approx([np.log(3)] * 2)
+    json.dumps(report, allow_nan=False)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

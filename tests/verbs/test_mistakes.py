@@ -74,6 +74,8 @@ MISTAKES = {
     "train photos --lr nan": "--lr nan: give a number that is above 0 and finite",
     f"distill photos {OWN} --fine-tune --freeze": "exclude each other",
     f"distill photos {OWN} --tokens 3": "--tokens 3: ",
+    f"distill photos {OWN} --stem coadvise": "give --tokens 2 with it, not 0",
+    "distill photos --tokens 2 --stem coadvise --student resnet18": "--stem coadvise needs a student of the ladder",
     f"distill photos {OWN} --device gpu": "--device gpu cannot be used here",
     f"distill photos {OWN} --fit small": "--fit small",
     f"distill photos {OWN} --fit 1kB": "fits --fit 1kB",

@@ -13,6 +13,7 @@ from verbs_fakes import SIDE, Own, run_config
 from pocketvit.config import LossConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
+from pocketvit.models import forward_heads
 from pocketvit.sources import open_images
 from pocketvit.sources.subset import hide_labels
 from pocketvit.teachers import load_teacher
@@ -210,3 +211,15 @@ def test_students_of_one_road_share_their_arithmetic(road, tmp_path, monkeypatch
     for name in ("one", "two"):
         stages.train_student(road, config, tmp_path / name)
         assert read_json(tmp_path / name / "choices.json")["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("stem", "alone"), [("patch", 1), ("coadvise", 2)])
+def test_without_a_teacher_the_student_keeps_its_stems_and_the_tokens_they_start(
+    road, tmp_path, monkeypatch, stem, alone
+):
+    monkeypatch.setattr(stages, "fit", lambda model, *_, **__: model)
+    config = run_config(tokens=2, stem=stem)
+    for teachers, tokens in (((), alone), ((own(), own()), 2)):
+        model = stages.train_student(road, config, tmp_path, teachers=teachers, live=bool(teachers))
+        assert len(forward_heads(model.eval(), torch.zeros(1, 3, SIDE, SIDE))) == 1 + tokens
+        assert hasattr(model.patch_embed, "involution") == (stem == "coadvise")

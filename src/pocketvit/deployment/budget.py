@@ -17,6 +17,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from ..config import Stem
 from ..errors import PocketError
 from ..files import human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER, create_student
@@ -94,6 +95,7 @@ def candidate(
     num_classes: int,
     image_size: int,
     patch_size: int | None = None,
+    stem: Stem = "patch",
     tokens: int = 0,
     limit: int | None = None,
 ) -> Candidate:
@@ -108,6 +110,7 @@ def candidate(
         "num_classes": num_classes,
         "image_size": image_size,
         "patch_size": patch_size,
+        **({"stem": stem} if stem != "patch" else {}),
         "tokens": tokens,
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
@@ -116,7 +119,7 @@ def candidate(
     try:
         torch.manual_seed(0)
         model = create_student(
-            name, num_classes=num_classes, image_size=image_size, patch_size=patch_size, tokens=tokens
+            name, num_classes=num_classes, image_size=image_size, patch_size=patch_size, tokens=tokens, stem=stem
         )
     finally:
         torch.set_rng_state(state)
@@ -151,6 +154,7 @@ def choose(
     num_classes: int,
     image_size: int,
     patch_size: int | None = None,
+    stem: Stem = "patch",
     tokens: int = 0,
     names: Sequence[str] | None = None,
 ) -> Choice:
@@ -164,6 +168,7 @@ def choose(
         num_classes: of the student.
         image_size: side of its input in pixels.
         patch_size: None for the default of the image size.
+        stem: see `create_student`.
         tokens: distillation tokens.
         names: of the ladder, smallest first; all of it by default.
 
@@ -177,6 +182,7 @@ def choose(
             num_classes=num_classes,
             image_size=image_size,
             patch_size=patch_size,
+            stem=stem,
             tokens=tokens,
             limit=budget.bytes,
         )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 import timm
 from torch import nn
 
+from ..config import Stem
 from ..errors import PocketError
 from . import cifar_resnet, rednet  # noqa: F401  (register their networks in timm)
+from .coadvise import stem_width
 from .hub import explain, hub
 from .vit import LADDER, default_patch
 
 _PLAIN, _DISTILLED, _TOKENS = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pocketvit_tokens"
+_COADVISE = "pocketvit_coadvise"
 
 
 def suggest(name: str) -> str:
@@ -88,6 +91,7 @@ def create_student(
     image_size: int,
     patch_size: int | None = None,
     tokens: int = 0,
+    stem: Stem = "patch",
     drop_path: float = 0.0,
 ) -> nn.Module:
     """Make an untrained student.
@@ -99,11 +103,20 @@ def create_student(
         patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.
         tokens: distillation tokens: 0 for a plain ViT; 1 for timm's distilled ViT; k >= 2 for a token and a head for
             each of k teachers (saved students then need pocketvit).
+        stem: "patch" for plain patches; "coadvise" for a convolution and an involution stem that start the tokens of
+            the first and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
         drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
 
     Raises:
         PocketError: what was asked cannot be made.
     """
+    if stem not in get_args(Stem):
+        raise PocketError(f"unknown stem {stem!r}: choose one of {', '.join(get_args(Stem))}.")
+    if stem == "coadvise" and tokens != 2:
+        raise PocketError(
+            f"the coadvise stems start the tokens of two teachers, and the student has {tokens}: give it 2 tokens, or "
+            "the patch stem."
+        )
     args: dict[str, Any] = {"num_classes": num_classes}
     if drop_path:
         args["drop_path_rate"] = drop_path
@@ -120,6 +133,8 @@ def create_student(
     if patch > image_size:
         raise PocketError(f"patches of {patch} pixels do not fit an image of {image_size}: choose a smaller patch.")
     args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args())
+    if stem == "coadvise":
+        return build(_COADVISE, {**args, "stem_width": stem_width(LADDER[name].embed_dim)})
     if tokens >= 2:
         args["tokens"] = tokens
     return build((_PLAIN, _DISTILLED)[tokens] if tokens < 2 else _TOKENS, args)

@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import files
 from ..errors import PocketError
-from . import cifar_resnet, rednet, vit  # noqa: F401  (register their networks in timm)
+from . import cifar_resnet, coadvise, rednet, vit  # noqa: F401  (register their networks in timm)
 from .checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
 from .inputs import config_of, input_stats
 from .registry import build

@@ -85,6 +85,33 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """How far each head of a student with a token a teacher says what each teacher says, over ``n`` images."""
+
+    n: int
+    teachers: tuple[str, ...]
+    heads: tuple[str, ...]  # the class head, then the token of each teacher
+    agreement: tuple[tuple[float, ...], ...]  # a row a head, a column a teacher: share of the images
+    kl: tuple[tuple[float, ...], ...]  # likewise: mean KL(teacher || head), nats
+    words: str
+
+    @classmethod
+    def read(cls, value: Any) -> Tokens | None:
+        """Make it of what ``results.json`` holds; None where anything is missing or of the wrong kind."""
+        value = _mapping(value)
+        n, words = _count(value.get("n")), value.get("words")
+        teachers, heads = _sentences(value.get("teachers")), _sentences(value.get("heads"))
+        tables = [
+            tuple(tuple(map(_number, row)) for row in value.get(key) or () if isinstance(row, list))
+            for key in ("agreement", "kl")
+        ]
+        whole = all([len(row) for row in table] == [len(teachers)] * len(heads) for table in tables)
+        if not n or not heads or not whole or any(None in row for table in tables for row in table):
+            return None
+        return cls(n, teachers, heads, tables[0], tables[1], str(words or ""))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Results:
     """All that ``results.json`` of one run holds, and the folder it was read from."""
 
@@ -102,6 +129,7 @@ class Results:
     notes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
+    tokens: Tokens | None = None  # of a student with a token a teacher
     provenance: Mapping[str, Any] = field(default_factory=dict)
     comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
@@ -178,6 +206,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         notes=_sentences(value.get("notes")),
         differences=_sentences(value.get("differences")),
         teachers=tuple(t for t in value.get("teachers") or () if isinstance(t, dict)),
+        tokens=Tokens.read(value.get("tokens")),
         provenance=_mapping(value.get("provenance")),
         comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
     )

@@ -28,6 +28,7 @@ def distill(
     size: int | None = None,
     patch: int | None = None,
     tokens: int = 0,
+    stem: Literal["patch", "coadvise"] = "patch",
     batch_size: int | None = None,
     lr: float | None = None,
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist"] = "auto",
@@ -79,6 +80,8 @@ def distill(
         size: side of the views in pixels; by default the images' own up to 64, then up to 224
         patch: side of the student's patches in pixels
         tokens: distillation tokens of the student: 0, 1, or one a teacher
+        stem: how the student cuts pictures up; coadvise, with --tokens 2, puts a convolution and an involution before
+            its patches: the first teacher's token starts from the convolution, the second's from the involution
         batch_size: images a step
         lr: learning rate; by default 0.001 for batches of 128, by the square root of the batch
         objective: what the student matches; auto is zscore, or kl where only the top logits are stored or there
@@ -122,6 +125,7 @@ def distill(
         check_device,
         check_images,
         check_numbers,
+        check_stem,
         check_student,
         check_tokens,
         parse_window,
@@ -144,6 +148,7 @@ def distill(
         teacher_share=teacher_share, ema=ema, accumulate=accumulate, seed=seed,
     )  # fmt: skip
     check_tokens(tokens, len(specs) or len(LIGHT))
+    check_stem(stem, tokens, student)
     check_against(against)
     if fine_tune and freeze:
         raise PocketError("--fine-tune and --freeze exclude each other: all weights are trained, or the head alone.")
@@ -175,8 +180,9 @@ def distill(
         from ..deployment.budget import choose, parse_budget
 
         choice = choose(
-            parse_budget(fit), num_classes=max(classes, 1), image_size=view.view_size, patch_size=patch, tokens=tokens
-        )
+            parse_budget(fit), num_classes=max(classes, 1), image_size=view.view_size, patch_size=patch,
+            tokens=tokens, stem=stem,
+        )  # fmt: skip
         student, notes = choice.candidate.name, choice.notes
     config = RunConfig(
         images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
@@ -187,6 +193,7 @@ def distill(
         student=student,
         patch_size=patch,
         tokens=tokens,
+        stem=stem,
         views=min(train.epochs, 10 if views is None else views),
         top_k=top_k,
         approximate_tail=approximate_tail,

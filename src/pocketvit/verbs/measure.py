@@ -27,6 +27,7 @@ from ..rundir import machine
 from ..sources.base import Source
 from ..sources.subset import Subset
 from ..tasks.classification import Scores, evaluate
+from ..tasks.tokens import following
 from ..teachers import Teacher
 from ..training.predict import plain_pixels, predict_logits
 from ..training.step import Input
@@ -180,6 +181,23 @@ def answers(model: nn.Module, source: Source | None, view: ViewConfig, input: In
         return None
     heads = predict_logits(model, source, view, input)
     return torch.stack([head.softmax(1) for head in heads]).mean(0).numpy()
+
+
+def token_report(
+    model: nn.Module, teachers: Sequence[Entry], source: Source, view: ViewConfig, input: Input
+) -> dict[str, Any]:
+    """Return which teacher each head of a student with a token a teacher follows, for ``results.json``.
+
+    Args:
+        model: The student.
+        teachers: In the order of the tokens, with their answers.
+        source: The scored split; its labels are not looked at.
+        view: Its geometry is used.
+        input: What the student is fed.
+    """
+    heads = [head.softmax(1).numpy() for head in predict_logits(model, source, view, input)]
+    given = [entry.probabilities for entry in teachers if entry.probabilities is not None]
+    return following(heads, given).data([entry.name.removeprefix("teacher: ") for entry in teachers])
 
 
 def file_answers(path: Path, source: Source | None) -> np.ndarray | None:

@@ -91,6 +91,21 @@ def check_tokens(tokens: int, teachers: int) -> None:
         raise PocketError(f"--tokens {tokens}: give 0, 1, or one a teacher, which is {teachers} here.")
 
 
+def check_stem(stem: str, tokens: int, student: str) -> None:
+    """Refuse stems that have no two tokens to start, rather than after the teachers' work."""
+    from ..models import LADDER
+
+    if stem == "patch":
+        return
+    if tokens != 2:
+        raise PocketError(
+            f"--stem {stem} starts the tokens of two teachers, a convolutional one and then one of involution: give "
+            f"--tokens 2 with it, not {tokens}."
+        )
+    if student not in LADDER:
+        raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {student}.")
+
+
 def check_against(name: str | None) -> None:
     """Refuse a model that timm does not know, rather than after the student's training."""
     if name is None:

@@ -45,6 +45,7 @@ def plan_text(dataset: Dataset, config: RunConfig, specs: Sequence[Any], notes: 
         image_size=config.view.view_size,
         patch_size=config.patch_size,
         tokens=config.tokens,
+        stem=config.stem,
     )
     rate = _step_rate(student.to(device), views, config, config.view.view_size)
     students = 2 if config.baseline and dataset.classes else 1

@@ -214,7 +214,8 @@ def train_student(
         num_classes=len(road.dataset.classes),
         image_size=road.view.view_size,
         patch_size=config.patch_size,
-        tokens=config.tokens if teachers else min(config.tokens, 1),
+        tokens=config.tokens if teachers or config.stem != "patch" else min(config.tokens, 1),
+        stem=config.stem,
         drop_path=config.train.drop_path,
     ).to(road.device)
     gate = teacher_gate(teachers, road, config, stored=store is not None)
@@ -245,7 +246,8 @@ def _share_precision(model: nn.Module, road: Road, config: RunConfig, folder: Pa
     if (folder / "choices.json").is_file():
         return
     here = {name: value for name, value in machine().items() if name != "date"}
-    key = sha256_of([config.student, config.patch_size, road.view.view_size, str(road.device.type), here])[:10]
+    student = [config.student, *([config.stem] if config.stem != "patch" else []), config.patch_size]
+    key = sha256_of([*student, road.view.view_size, str(road.device.type), here])[:10]
     shared = road.shared / "precision" / key
     forward = FromPixels(model, road.input)
     choose_precision(forward, config.train.batch_size, road.view.view_size, shared, road.device)
@@ -304,6 +306,7 @@ def describe(config: RunConfig) -> str:
     """One line on what is trained and how."""
     train, loss = config.train, config.loss
     return (
-        f"{config.student}, {train.epochs} epochs in batches of {train.batch_size}, {train.optimizer} "
+        f"{config.student}{stem}, {train.epochs} epochs in batches of {train.batch_size}, {train.optimizer} "
         f"{train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share {loss.weight:g}"
     )
+    stem = f" with {config.stem} stems" if config.stem != "patch" else ""

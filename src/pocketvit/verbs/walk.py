@@ -26,7 +26,7 @@ from ..teachers import Teacher
 from ..training.feed import Feed
 from ..training.loop import fit
 from ..views import Views
-from .measure import Entry, answers, file_answers, measure_rows, not_run, teacher_entry, write_results
+from .measure import Entry, answers, file_answers, measure_rows, not_run, teacher_entry, token_report, write_results
 from .stages import (
     VIEW_SEED,
     Road,
@@ -122,6 +122,10 @@ def walk(
         for row in rows:
             if row["key"] == "int8":  # the same network, stored with fewer bits
                 row |= {key: _row(rows, "student").get(key) for key in ("parameters", "flops")}
+        extra = {}
+        if config.tokens >= 2 and road.scored is not None:
+            extra["tokens"] = token_report(student, teacher_entries, road.scored, road.view, road.input)
+            log.info("tokens   %s", extra["tokens"]["words"])
         write_results(
             run.folder,
             road,
@@ -132,6 +136,7 @@ def walk(
             notes=[*notes, *_notes(config, road, run.folder)],
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in teachers],
             differences=_differences(rows),
+            extra=extra,
         )
         write_card(run.folder)
         write_report(run.folder, images=not no_images)
