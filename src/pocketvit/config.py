@@ -53,6 +53,16 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
+class TermConfig:
+    """One thing to match besides the teachers' answers: an objective on features, see `objectives.terms`."""
+
+    objective: str = ""
+    weight: float = 1.0
+    student: str = ""  # layers by module path or timm's feature names, several by commas; empty: chosen
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """What a student is asked to match, and how much each part weighs."""
 
@@ -61,6 +71,7 @@ class LossConfig:
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
     label_smoothing: float = 0.0
+    terms: tuple[TermConfig, ...] = ()  # added to the rest, each by its weight
 
 
 @dataclass(frozen=True)
@@ -118,9 +129,11 @@ class RunConfig:
     fit: str | None = None  # the budget that chose the student
     patch_size: int | None = None  # None: by the view's size
     tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
+    stem: Stem = "patch"  # how pictures become tokens
     views: int = 10  # stored views an image (V); epoch e uses view e mod V
     top_k: int | None = None  # None: all logits up to 256 classes, else 100
     approximate_tail: bool = False
+    store_features: str | None = None  # size within which the features of terms are stored; None: live teachers
     baseline: bool = True  # also the same student without a teacher, on an equal budget
     images_limit: int = 0  # training images that are used; 0: all
     few_labels: int = 0  # labels that students see (teachers see all); 0: all
@@ -129,7 +142,6 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
-    stem: Stem = "patch"  # how pictures become tokens
 
 def to_dict(config: Any) -> Any:
     """Return a config as plain dicts, lists and scalars, for YAML and JSON."""

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -94,6 +95,17 @@ def require_space(folder: Path | str, needed: int, purpose: str) -> None:
             f"{purpose} needs {human_bytes(needed)}, but only {human_bytes(free)} are free in {place}. "
             "Free some space or choose another folder with --out."
         )
+
+
+BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Read a size such as ``2GB`` or ``500 MiB``; ``option`` is named in the error."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]+)\s*", text)
+    if match is None or match[2].lower() not in BYTE_UNITS:
+        raise PocketError(f"{option} {text}: that is no size. Give a number and a unit, as in {option} 2GB.")
+    return int(float(match[1]) * BYTE_UNITS[match[2].lower()])
 
 
 def human_bytes(count: float) -> str:

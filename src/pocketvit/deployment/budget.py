@@ -19,14 +19,13 @@ import torch
 
 from ..config import Stem
 from ..errors import PocketError
-from ..files import human_bytes, read_json, sha256_of, write_json
+from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER, create_student
 from .export import OPSET, export_onnx
 from .flops import count_parameters
 from .int8 import quantize_int8
 from .latency import measure
 
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20}
 _FORMAT = 1  # raised when a change here or in export.py or int8.py changes bytes
 # Class names and preprocessing are only known to the last byte when the student is exported.
 _SLACK = 2048
@@ -72,12 +71,12 @@ def parse_budget(text: str) -> Budget:
         match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]+)", part)
         unit = match[2].lower() if match else ""
         kind = "ms" if unit in ("ms", "s") else "bytes"
-        if not match or (kind == "bytes" and unit not in _UNITS) or kind in limits or float(match[1]) <= 0:
+        if not match or (kind == "bytes" and unit not in BYTE_UNITS) or kind in limits or float(match[1]) <= 0:
             raise PocketError(
                 f"--fit {text}: {part!r} is not understood. Give a size, a time or both: --fit 3MB,20ms "
                 "(B, kB, MB, KiB, MiB; ms, s)."
             )
-        limits[kind] = float(match[1]) * (_UNITS[unit] if kind == "bytes" else 1000 if unit == "s" else 1)
+        limits[kind] = float(match[1]) * (BYTE_UNITS[unit] if kind == "bytes" else 1000 if unit == "s" else 1)
     if not limits:
         raise PocketError("--fit needs a size, a time or both: --fit 3MB,20ms.")
     size = limits.get("bytes")
@@ -95,8 +94,8 @@ def candidate(
     num_classes: int,
     image_size: int,
     patch_size: int | None = None,
-    stem: Stem = "patch",
     tokens: int = 0,
+    stem: Stem = "patch",
     limit: int | None = None,
 ) -> Candidate:
     """Return the figures of one student, measured once for a machine and library versions and then remembered.
@@ -110,8 +109,8 @@ def candidate(
         "num_classes": num_classes,
         "image_size": image_size,
         "patch_size": patch_size,
-        **({"stem": stem} if stem != "patch" else {}),
         "tokens": tokens,
+        **({"stem": stem} if stem != "patch" else {}),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
@@ -154,8 +153,8 @@ def choose(
     num_classes: int,
     image_size: int,
     patch_size: int | None = None,
-    stem: Stem = "patch",
     tokens: int = 0,
+    stem: Stem = "patch",
     names: Sequence[str] | None = None,
 ) -> Choice:
     """Return the largest student of the ladder that fits.
@@ -168,8 +167,8 @@ def choose(
         num_classes: of the student.
         image_size: side of its input in pixels.
         patch_size: None for the default of the image size.
-        stem: see `create_student`.
         tokens: distillation tokens.
+        stem: see `create_student`.
         names: of the ladder, smallest first; all of it by default.
 
     Raises:
@@ -182,8 +181,8 @@ def choose(
             num_classes=num_classes,
             image_size=image_size,
             patch_size=patch_size,
-            stem=stem,
             tokens=tokens,
+            stem=stem,
             limit=budget.bytes,
         )
         tried.append(found)

@@ -204,7 +204,7 @@ def _write_manifests(folder: Path, source: Any, views: Any, teachers: Sequence[A
             path,
             {
                 "format": FORMAT,
-                "kind": "softmax",
+                "kind": getattr(teacher, "kind", "softmax"),
                 "teacher": {
                     "name": teacher.name,
                     "outputs": teacher.num_outputs,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -42,6 +42,10 @@ class Batch:
         soft: One record a teacher, rows as in ``pixels``.
         positions: int64 [B] positions in the source.
         total: Images of this batch over all ranks.
+        view: Of the images.
+        features: One dictionary a teacher, layer -> its output for ``pixels``; only where terms compare features.
+        average: Logits of every head of the student's weight average; only where a term looks at them.
+        progress: Share of the training that was done before this batch, 0 to 1.
     """
 
     pixels: torch.Tensor
@@ -51,6 +55,10 @@ class Batch:
     soft: tuple[SoftLabels, ...]
     positions: torch.Tensor
     total: int = 0
+    view: int = 0
+    features: tuple[dict[str, torch.Tensor], ...] = ()
+    average: tuple[torch.Tensor, ...] = ()
+    progress: float = 0.0
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -64,6 +72,10 @@ class Batch:
             for name in ("pixels", "targets", "partner_targets", "ratio", "positions")
         }
         return dataclasses.replace(self, **moved, soft=tuple(soft.to(device) for soft in self.soft))
+
+
+Features = Callable[[Batch], "tuple[tuple[SoftLabels, ...], tuple[dict[str, torch.Tensor], ...]]"]
+"""From a delivered batch to its teachers' labels (for a live feed) and features: a dictionary a teacher, by layer."""
 
 
 class Feed:
@@ -80,6 +92,7 @@ class Feed:
         teachers: Their names in the store, in the order of the loss's terms.
         view_count: Views to cycle through; None for a fresh view each epoch, or all that the store holds.
         live: Teachers to run on the very pixels of each batch (instead of a store).
+        features: Gives a delivered batch its teachers' features, and a live one its labels (see `training.features`).
         seed: Of the order of images.
         rank, world: This process and their number.
         device: Where batches are delivered.
@@ -94,6 +107,7 @@ class Feed:
         teachers: Sequence[str] = (),
         view_count: int | None = None,
         live: Sequence[Teacher] | None = None,
+        features: Features | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -114,6 +128,7 @@ class Feed:
                 raise PocketError(f"{labels.folder} holds no complete view of all of {', '.join(teachers)}.")
         self.view_count = view_count
         self.live = tuple(live or ())
+        self.features = features
         self.seed, self.rank, self.world = seed, rank, world
         self.device = torch.device(device)
         images = len(self.source)
@@ -166,7 +181,10 @@ class Feed:
             last = step + 1 == self.steps_per_epoch
             worker.upcoming = (epoch + 1, 0) if last else (epoch, step + 1)
             batch = batch.to(self.device)
-            if self.live:
+            if self.features is not None:
+                soft, batch.features = self.features(batch)
+                batch.soft = soft if self.live else batch.soft
+            elif self.live:
                 batch.soft = tuple(_live_labels(teacher, batch.pixels) for teacher in self.live)
             yield batch
 
@@ -206,12 +224,15 @@ class Feed:
             start = 0
             for units, positions in zip(chunk, mine, strict=True):
                 stop = start + len(positions)
-                yield self._batch(rendered, slice(start, stop), positions, soft, int((units >= 0).sum()))
+                total = int((units >= 0).sum())
+                yield self._batch(rendered, slice(start, stop), positions, soft, total, view)
                 start = stop
             step += length
             length = min(2 * length, most)
 
-    def _batch(self, rendered, rows: slice, positions: np.ndarray, soft: list[SoftLabels], total: int) -> Batch:
+    def _batch(
+        self, rendered, rows: slice, positions: np.ndarray, soft: list[SoftLabels], total: int, view: int
+    ) -> Batch:
         batch = Batch(
             pixels=rendered.pixels[rows],
             targets=torch.from_numpy(self._targets[positions]),
@@ -220,6 +241,7 @@ class Feed:
             soft=tuple(labels.index(torch.from_numpy(positions)) for labels in soft),
             positions=torch.from_numpy(positions),
             total=total,
+            view=view,
         )
         if self.device.type == "cuda":
             for name in ("pixels", "targets", "partner_targets", "ratio", "positions"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -26,12 +27,15 @@ from tqdm import tqdm
 from ..config import TrainConfig
 from ..errors import PocketError
 from ..files import require_space
+from ..objectives.terms import FeatureTerms
 from .checkpoint import read_checkpoint, save_checkpoint
 from .distributed import barrier, from_rank_zero
 from .feed import Feed
-from .metrics import append_metrics, cut_metrics
+from .metrics import append_metrics, cut_metrics, read_metrics, stuck_terms
 from .precision import choose_precision
 from .step import FromPixels, Input, Loss, Stepper
+
+log = logging.getLogger("pocketvit")
 
 SAVE_SECONDS = 120.0  # the most work that a kill can cost
 _SHOW_SECONDS = 2.0  # between refreshes of loss and accuracy: each waits for the device
@@ -46,6 +50,7 @@ def fit(
     *,
     evaluate: Callable[[nn.Module], dict[str, Any]] | None,
     input: Input,
+    terms: FeatureTerms | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
@@ -60,6 +65,7 @@ def fit(
         evaluate: Called after each epoch on rank 0 with the network that counts; its result joins the epoch's line of
             metrics, and the highest "val_accuracy" keeps its weights as ``best``.
         input: Side, mean and standard deviation that the network is fed.
+        terms: Objectives on features to add to the loss; the feed's batches must carry the teachers' features.
         resume: Continue from ``checkpoints/last`` if there is one.
         on_epoch: Called on rank 0 with each line of ``metrics.jsonl``: epoch (from 1), step, loss, terms, lr,
             train_accuracy, images_per_second, seconds, and what ``evaluate`` returned.
@@ -74,12 +80,13 @@ def fit(
     model.to(memory_format=torch.channels_last)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), _deterministic(device, config), _Interrupt() as interrupt:
-        run = _Run(model, feed, loss, config, folder, input, evaluate, on_epoch, interrupt)
+        run = _Run(model, feed, loss, config, folder, input, terms, evaluate, on_epoch, interrupt)
         try:
             run.start(resume)
             run.train()
         finally:
             feed.close()
+            run.stepper.close()
             run.bar.close()
     if run.stepper.average is not None:
         model.load_state_dict(run.stepper.average.state_dict())
@@ -92,7 +99,7 @@ def fit(
 class _Run:
     """A training run between two checkpoints: where it is, and how it gets on."""
 
-    def __init__(self, model, feed, loss, config, folder, input, evaluate, on_epoch, interrupt) -> None:
+    def __init__(self, model, feed, loss, config, folder, input, terms, evaluate, on_epoch, interrupt) -> None:
         self.feed, self.folder = feed, folder
         self.evaluate, self.on_epoch, self.interrupt = evaluate, on_epoch, interrupt
         self.asked = dataclasses.asdict(config)
@@ -101,7 +108,7 @@ class _Run:
             config = dataclasses.replace(config, precision=self._precision(model, input))
         self.config = config
         self.steps = -(-feed.steps_per_epoch // config.accumulate)  # optimizer steps of an epoch
-        self.stepper = Stepper(model, input, loss, config, self.steps, rank=feed.rank, world=feed.world)
+        self.stepper = Stepper(model, input, loss, config, self.steps, terms=terms, rank=feed.rank, world=feed.world)
         self.epoch = 0  # finished ones: trained, evaluated and written to metrics.jsonl
         self.best: float | None = None
         self.sums: dict[str, float | torch.Tensor] = {}  # of the epoch under way, this rank's
@@ -255,6 +262,9 @@ class _Run:
         if self.lead:
             append_metrics(self.folder / "metrics.jsonl", line)
             self._write()
+            if self.epoch in (3, self.config.epochs):
+                for warning in stuck_terms(read_metrics(self.folder / "metrics.jsonl")):
+                    log.warning("warning  %s", warning)
             if score is not None:
                 self.shown["val"] = f"{score:.1%}"
             if self.on_epoch is not None:

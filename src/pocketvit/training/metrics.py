@@ -38,3 +38,20 @@ def cut_metrics(path: Path, epochs: int) -> None:
     """Keep the lines of the first ``epochs`` epochs: later ones will be written again."""
     lines = [line for line in read_metrics(path) if line["epoch"] <= epochs]
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def stuck_terms(lines: list[dict[str, Any]]) -> list[str]:
+    """Return a warning for each part of the loss that stayed zero or never moved, given at least three epochs."""
+    if len(lines) < 3:
+        return []
+    warnings = []
+    for name in lines[-1]["terms"]:
+        values = [line["terms"][name] for line in lines if name in line["terms"]]
+        if not any(values):
+            warnings.append(f"the loss term {name} has been zero since the first epoch: it teaches nothing.")
+        elif max(values) - min(values) <= 1e-4 * max(map(abs, values)):
+            warnings.append(
+                f"the loss term {name} has not moved from {values[-1]:.3g} in {len(values)} epochs: nothing is learned "
+                "from it. Give it more weight or other layers, or leave it out."
+            )
+    return warnings

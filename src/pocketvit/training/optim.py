@@ -11,8 +11,8 @@ from torch import nn
 from ..config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over the parameters that need gradients.
+def build_optimizer(model: nn.Module, config: TrainConfig, beside: nn.Module | None = None) -> torch.optim.Optimizer:
+    """Return AdamW or SGD over the parameters that need gradients, of the model and of what learns ``beside`` it.
 
     Weight decay is left out for biases, norms and other vectors, positions and tokens (timm's rule, with the model's
     own ``no_weight_decay`` list).
@@ -21,6 +21,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     groups = param_groups_weight_decay(
         model, config.weight_decay, no_weight_decay_list={*(own() if callable(own) else ()), "*token*", "*pos_embed*"}
     )
+    if beside is not None:
+        groups += param_groups_weight_decay(beside, config.weight_decay, no_weight_decay_list={"*token*"})
+    groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

@@ -13,7 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import TrainConfig
+from ..errors import PocketError
 from ..models import forward_heads
+from ..models.taps import Taps
+from ..objectives.terms import FeatureTerms
 from ..views.resize import to_input
 from .feed import Batch
 from .optim import build_optimizer, learning_rate
@@ -38,6 +41,22 @@ class FromPixels(nn.Module):
         return forward_heads(self.model, to_input(pixels, self.size, self.mean, self.std))
 
 
+class WithFeatures(nn.Module):
+    """`FromPixels` that also returns the features that terms compare, projected.
+
+    One module, so that several processes share the gradients of the projections too.
+    """
+
+    def __init__(self, network: FromPixels, terms: FeatureTerms) -> None:
+        super().__init__()
+        self.network, self.terms = network, terms
+        self.taps = Taps(network.model, terms.student_layers, training_only=True)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], list[list[torch.Tensor]]]:
+        heads = self.network(pixels)
+        return heads, self.terms(self.taps.take())
+
+
 class Stepper:
     """Takes optimizer steps; everything that they change is in ``tensors`` and ``state``.
 
@@ -47,6 +66,7 @@ class Stepper:
         loss: See `Loss`.
         config: With a resolved precision.
         steps_per_epoch: Optimizer steps of an epoch.
+        terms: Objectives on features, added to the loss; their projections learn with the model.
         rank, world: This process and their number; the process group must exist when ``world > 1``.
     """
 
@@ -58,14 +78,16 @@ class Stepper:
         config: TrainConfig,
         steps_per_epoch: int,
         *,
+        terms: FeatureTerms | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.model, self.loss, self.config, self.rank, self.world = model, loss, config, rank, world
+        self.terms = terms
         self.device = next(model.parameters()).device
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
-        self.optimizer = build_optimizer(model, config)
+        self.optimizer = build_optimizer(model, config, terms)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = copy.deepcopy(model).requires_grad_(False).eval() if config.ema > 0 else None
         if self.average is not None:
@@ -75,6 +97,16 @@ class Stepper:
             self._counters = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         forward: nn.Module = FromPixels(model, input)
+        self._average_forward = None if self.average is None else FromPixels(self.average, input)
+        self._taps = None
+        if terms is not None:
+            if terms.needs_average and self.average is None:
+                raise PocketError(
+                    "mean_teacher learns from the average of the student's weights, which is not kept: give it a "
+                    "decay, as in --ema 0.999."
+                )
+            forward = WithFeatures(forward, terms)  # type: ignore[arg-type]
+            self._taps = forward.taps
         if world > 1:
             forward = DistributedDataParallel(forward, device_ids=None)
         self.forward = torch.compile(forward) if config.compile else forward
@@ -119,10 +151,19 @@ class Stepper:
         return sums
 
     def _backward(self, batch: Batch, count: int, sums: dict[str, torch.Tensor]) -> None:
+        projected: list[list[torch.Tensor]] = []
         with autocast(self.config.precision, self.device):
             heads = self.forward(batch.pixels)
+            if self.terms is not None:
+                heads, projected = heads
         heads = tuple(head.float() for head in heads)
         loss, terms = self.loss(heads, batch)
+        if self.terms is not None:
+            batch.progress = self.step / (self.config.epochs * self.steps_per_epoch)
+            if self.terms.needs_average:
+                batch.average = self._averaged_heads(batch)
+            matched, more = self.terms.compare(projected, heads, batch)
+            loss, terms = loss + matched, {**terms, **more}
         # Ranks may hold one pair more or less; their average must still be the mean over the images of the batch.
         share = len(batch) * self.world / batch.total if self.world > 1 else 1.0
         self.scaler.scale(loss * (share / count)).backward()
@@ -137,6 +178,16 @@ class Stepper:
             counted["images"] = torch.tensor(len(batch))
             for name, value in counted.items():
                 sums[name] = sums[name] + value if name in sums else value
+
+    def _averaged_heads(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        assert self._average_forward is not None
+        with torch.no_grad(), autocast(self.config.precision, self.device):
+            return tuple(head.float() for head in self._average_forward(batch.pixels))
+
+    def close(self) -> None:
+        """Take the hooks out of the model, which others go on to use."""
+        if self._taps is not None:
+            self._taps.remove()
 
     def _reseed(self, number: int) -> None:
         """Key dropout and drop-path by (seed, step, rank), so that a resumed run draws what an unbroken one draws."""
@@ -161,6 +212,8 @@ class Stepper:
         result = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.average is not None:
             result |= {f"ema.{name}": value for name, value in self.average.state_dict().items()}
+        if self.terms is not None:
+            result |= {f"terms.{name}": value for name, value in self.terms.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             result |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
         return result
@@ -171,13 +224,15 @@ class Stepper:
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Go back to what ``tensors()`` and ``state()`` returned."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "terms": {}, "optimizer": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             parts[kind][rest] = value
         self.model.load_state_dict(parts["model"])
         if self.average is not None:
             self.average.load_state_dict(parts["ema"])
+        if self.terms is not None:
+            self.terms.load_state_dict(parts["terms"])
         saved = self.optimizer.state_dict()
         saved["state"] = {}
         for name, value in parts["optimizer"].items():

@@ -28,6 +28,7 @@ from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.saving import save_model
 from ..objectives import OBJECTIVES, Gate, fit_gate, student_loss
 from ..objectives.gating import FROM_VALIDATION
+from ..objectives.terms import FeatureTerms
 from ..rundir import machine
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
@@ -41,6 +42,7 @@ from ..training.precision import choose_precision
 from ..training.predict import plain_pixels, predict_logits
 from ..training.step import FromPixels, Input
 from ..views import Views
+from .features import teacher_features
 
 log = logging.getLogger("pocketvit")
 
@@ -219,6 +221,7 @@ def train_student(
         drop_path=config.train.drop_path,
     ).to(road.device)
     gate = teacher_gate(teachers, road, config, stored=store is not None)
+    terms = FeatureTerms(config.loss, model, road.view.view_size, teachers) if config.loss.terms else None
     feed = Feed(
         views,
         config.train.batch_size,
@@ -226,6 +229,9 @@ def train_student(
         teachers=[store.key(teacher) for teacher in teachers] if store is not None else (),
         view_count=config.views if store is not None else None,
         live=list(teachers) if live else None,
+        features=None
+        if terms is None
+        else teacher_features(views, store_folder(road, config), config, teachers, terms),
         seed=config.train.seed,
         rank=road.processes.rank,
         world=road.processes.world,
@@ -234,7 +240,10 @@ def train_student(
     loss = student_loss(config.loss, gate=gate, approximate_tail=config.approximate_tail)
     if config.train.precision == "auto" and road.processes.rank == 0:
         _share_precision(model, road, config, folder)
-    return fit(model, feed, loss, config.train, folder, evaluate=validation(road), input=road.input, resume=resume)
+    return fit(
+        model, feed, loss, config.train, folder,
+        evaluate=validation(road), input=road.input, terms=terms, resume=resume,
+    )  # fmt: skip
 
 
 def _share_precision(model: nn.Module, road: Road, config: RunConfig, folder: Path) -> None:
@@ -305,8 +314,8 @@ def write_student(model: nn.Module, road: Road, folder: Path, input: Input | Non
 def describe(config: RunConfig) -> str:
     """One line on what is trained and how."""
     train, loss = config.train, config.loss
+    stem = f" with {config.stem} stems" if config.stem != "patch" else ""
     return (
         f"{config.student}{stem}, {train.epochs} epochs in batches of {train.batch_size}, {train.optimizer} "
         f"{train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share {loss.weight:g}"
     )
-    stem = f" with {config.stem} stems" if config.stem != "patch" else ""

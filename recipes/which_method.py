@@ -1,0 +1,72 @@
+"""Which method? Every family of distillation on one student, one teacher, equal steps, paired over seeds.
+
+Shows   what each objective is worth beside plain labels and beside z-scored logits, and what a step of it costs. Logits
+        objectives read the store; objectives on features run the teacher on every batch and are added to z-scored
+        logits, as their papers do.
+Paper   the reviews arXiv 2404.00936 and 2302.02108 lay the families out; the files of `pocketvit.objectives` name more.
+Data    CIFAR-10, and the published ResNet-20 for it (0.27 M parameters, 91.73 %), given as --images DATA,WEIGHTS.
+Cost    about 75 minutes on one processor core (no AVX-512); --small: about 10 minutes.
+Command pocketvit run recipes/which_method.py --images data/cifar10.npz,cifar10_resnet20-12fca82f.th
+Result  docs/which-method.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pocketvit.config import LossConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
+from pocketvit.errors import PocketError
+from pocketvit.objectives.terms import TERMS
+from pocketvit.teachers import load_teacher
+from pocketvit.verbs.arms import Arm, report_arms, run_arms
+from pocketvit.verbs.stages import label_road, open_road, reduced
+
+VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
+LOGITS = {  # objective -> its temperature
+    "kl": 4.0,
+    "hard": 1.0,
+    "zscore": 2.0,
+    "dkd": 4.0,
+    "dist": 4.0,
+}
+FEATURES = ("fitnets", "locality", "vkd", "vitkd", "rkd", "similarity", "manifold", "attention_transfer", "cskd")
+
+
+def config(small: bool = False) -> RunConfig:
+    """The student of every arm; only what it matches changes."""
+    epochs = 3 if small else 10
+    return RunConfig(
+        student="pocket_xs",
+        patch_size=8,
+        views=epochs,
+        view=VIEW,
+        loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="fp32"),
+    )
+
+
+def recipe(images: str | None, folder: Path, small: bool) -> str:
+    """Label 3,000 images once with the published teacher, then train 16 methods x 3 seeds on them."""
+    data, _, weights = (images or "data/cifar10.npz,cifar10_resnet20-12fca82f.th").partition(",")
+    if not weights:
+        raise PocketError("name the data and the teacher's weights: --images data/cifar10.npz,cifar10_resnet20.th")
+    base = config(small)
+    road = reduced(open_road(base, folder.parent / "shared", images=data), 1000 if small else 3000)
+    teacher = load_teacher(weights, arch="cifar_resnet20", input_size=32, norm="imagenet")
+    store = label_road(road, [teacher], base)
+
+    def with_loss(**changes) -> RunConfig:
+        return dataclasses.replace(base, loss=dataclasses.replace(base.loss, **changes))
+
+    arms = [Arm("alone", "labels alone", base)]
+    for name, temperature in LOGITS.items():
+        arms.append(Arm(name, name, with_loss(objective=name, temperature=temperature), (teacher,), store))
+    for name in FEATURES:
+        method = with_loss(terms=(TermConfig(name),))
+        arms.append(Arm(name, f"zscore + {name} ({TERMS[name].family})", method, (teacher,), store))
+    averaged = with_loss(terms=(TermConfig("mean_teacher"),))
+    averaged = dataclasses.replace(averaged, train=dataclasses.replace(base.train, ema=0.99))
+    arms.append(Arm("mean_teacher", "zscore + mean_teacher (self-distillation)", averaged, (teacher,), store))
+    found = run_arms(road, arms, range(3), folder)
+    return report_arms(road, arms, found, folder, against="zscore", teachers=[teacher], title=__doc__)

@@ -1,0 +1,220 @@
+"""What a student may match besides the teachers' answers: `TERMS` lists the objectives on features.
+
+`FeatureTerms` adds up those of a `LossConfig`. Layers that a config does not name are the deepest that fit.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LossConfig, TermConfig
+from ..errors import PocketError
+from ..models.taps import Layers, list_layers
+from .alignment import pooled, projection, tokens_of
+from .attention import RELATION_HEADS, attention_transfer, patch_attention
+from .features import Orthogonal, fitnets, locality, vkd
+from .matching import Compare, CskdTerm, MapTerm, MeanTeacherTerm, Moment, Pair, QkvTerm, Term, VitkdTerm
+from .relations import correlation, manifold, rkd, similarity
+
+if TYPE_CHECKING:
+    from ..teachers import Teacher
+    from ..training.feed import Batch
+
+
+def _deepest(layers: Layers) -> list[str]:
+    """The last block's tokens rather than the final norm's: a norm gives every place the same energy."""
+    return (layers.blocks() or [layers.last()])[-1:]
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """``count`` of the names, evenly spread, the last among them."""
+    return [names[round((i + 1) * len(names) / count) - 1] for i in range(count)]
+
+
+def _stages(student: Layers, teacher: Layers) -> list[Pair]:
+    mine, theirs = (layers.blocks() or layers.stages()[-3:] for layers in (student, teacher))
+    count = min(3, len(mine), len(theirs))
+    return list(zip(_spread(mine, count), _spread(theirs, count), strict=True))
+
+
+def _shallow_and_deep(student: Layers, teacher: Layers) -> list[Pair]:
+    mine, theirs = student.blocks() or student.stages(), teacher.blocks() or teacher.stages()
+    count = min(2, len(mine) - 1, len(theirs) - 1)
+    return [*zip(mine[:count], theirs[:count], strict=True), (mine[-1], theirs[-1])]
+
+
+def _attention(student: Layers, teacher: Layers) -> list[Pair]:
+    for layers, who in ((student, "student"), (teacher, "teacher")):
+        if not layers.attentions():
+            raise PocketError(
+                f"minilm relates queries, keys and values, and the {who} {type(layers.model).__name__} has no "
+                "attention layer named qkv: it needs a vision transformer. Use manifold, similarity or rkd for others."
+            )
+    pair = student.attentions()[-1], teacher.attentions()[-1]
+    patches = [layers.shapes[name][0] - layers.prefix for layers, name in zip((student, teacher), pair, strict=True)]
+    if patches[0] != patches[1]:
+        raise PocketError(
+            f"minilm compares patches one to one, and the student has {patches[0]}, the teacher {patches[1]}. Choose "
+            "--patch and the teacher's input size so that they are equal, or use manifold."
+        )
+    for layers, name in zip((student, teacher), pair, strict=True):
+        if layers.channels(name) % (3 * RELATION_HEADS):
+            raise PocketError(
+                f"minilm cuts queries into {RELATION_HEADS} heads, and the {layers.channels(name) // 3} channels of "
+                f"{type(layers.model).__name__} are no multiple of that."
+            )
+    return [pair]
+
+
+def _linear(model: nn.Module, channels: int, who: str) -> nn.Linear:
+    get = getattr(model, "get_classifier", None)
+    layer = get() if callable(get) else None
+    layer = layer[0] if isinstance(layer, tuple) else layer
+    if not isinstance(layer, nn.Linear) or layer.in_features != channels:
+        raise PocketError(
+            f"cskd applies the classifier at every place, which needs a {who} that ends in one linear layer on its "
+            f"last features; {type(model).__name__} does not. Use kl or locality."
+        )
+    return layer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a term is made: the pairs of layers when none are named, and the term for given pairs."""
+
+    pairs: Callable[[Layers, Layers], list[Pair]]
+    make: Callable[[Layers, Layers, list[Pair], Teacher | None], Term]
+    family: str
+
+
+def _one(student: Layers, teacher: Layers) -> list[Pair]:
+    return [(_deepest(student)[0], _deepest(teacher)[0])]
+
+
+def _maps(function: Compare, family: str, form=None, project=None, pairs=_one) -> Kind:
+    return Kind(pairs, lambda s, t, chosen, _: MapTerm(s, t, chosen, function, form, project), family)
+
+
+def _make_cskd(student: Layers, teacher: Layers, pairs: list[Pair], live: Teacher | None) -> Term:
+    ((mine, theirs),) = pairs
+    head = _linear(student.model, student.channels(mine), "student")
+    classifier = _linear(teacher.model, teacher.channels(theirs), "teacher")
+    return CskdTerm(student, teacher, pairs, head, classifier, None if live is None else live.columns)
+
+
+TERMS: dict[str, Kind] = {
+    "fitnets": _maps(fitnets, "features", project=projection),
+    "locality": _maps(locality, "features", project=projection, pairs=_stages),
+    "vkd": _maps(vkd, "features", pooled, Orthogonal),
+    "vitkd": Kind(_shallow_and_deep, lambda s, t, chosen, _: VitkdTerm(s, t, chosen), "features"),
+    "rkd": _maps(rkd, "relations", pooled),
+    "similarity": _maps(similarity, "relations", lambda maps: maps.flatten(1)),
+    "correlation": _maps(correlation, "relations", pooled),
+    "manifold": _maps(manifold, "relations", tokens_of),
+    "attention_transfer": _maps(attention_transfer, "attention"),
+    "patch_attention": _maps(patch_attention, "attention", tokens_of),
+    "minilm": Kind(_attention, lambda s, t, chosen, _: QkvTerm(s, t, chosen), "attention"),
+    "cskd": Kind(lambda s, t: [(s.last(), t.last())], _make_cskd, "annealing"),
+    "mean_teacher": Kind(lambda s, t: [], lambda s, t, chosen, _: MeanTeacherTerm(s, t, []), "self-distillation"),
+}
+
+
+def check_term(name: str) -> None:
+    """Raise `PocketError` with near names for a term that there is not."""
+    if name not in TERMS:
+        near = difflib.get_close_matches(name, TERMS, n=2, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise PocketError(f"there is no objective {name!r} on features.{hint} There are: {', '.join(TERMS)}.")
+
+
+class FeatureTerms(nn.Module):
+    """The terms of a loss, for one student and its teachers; each counts by its weight, averaged over the teachers.
+
+    Args:
+        config: Gives the terms and the temperature.
+        student: The network that learns, on its device.
+        side: Of its input, in pixels.
+        teachers: Whose features are matched.
+    """
+
+    def __init__(self, config: LossConfig, student: nn.Module, side: int, teachers: Sequence[Teacher]) -> None:
+        super().__init__()
+        self.config = config
+        layers = list_layers(student, side)
+        theirs = [(teacher, list_layers(teacher.module, teacher.input_size)) for teacher in teachers]
+        self.owners: list[tuple[int, int]] = []  # of each term: number in the config, number of its teacher
+        terms = []
+        for number, wanted in enumerate(config.terms):
+            check_term(wanted.objective)
+            kind = TERMS[wanted.objective]
+            if kind.family == "self-distillation":
+                sides: list[tuple[Teacher | None, Layers]] = [(None, layers)]
+            elif theirs:
+                sides = list(theirs)
+            else:
+                raise PocketError(
+                    f"the objective {wanted.objective} matches a teacher's features, and there is no teacher."
+                )
+            for index, (teacher, other) in enumerate(sides):
+                terms.append(kind.make(layers, other, _pairs(kind, wanted, layers, other), teacher))
+                self.owners.append((number, index))
+        self.terms = nn.ModuleList(terms).to(next(student.parameters()).device)
+        self.names = _distinct([wanted.objective for wanted in config.terms])
+
+    @property
+    def student_layers(self) -> list[str]:
+        """Layers of the student that are to be recorded."""
+        return list(dict.fromkeys(mine for term in self.terms for mine, _ in term.pairs))  # type: ignore[union-attr]
+
+    def teacher_layers(self, index: int) -> list[str]:
+        """Layers of teacher ``index`` that are to be recorded."""
+        owned = [term for term, (_, owner) in zip(self.terms, self.owners, strict=True) if owner == index]
+        return list(dict.fromkeys(theirs for term in owned for _, theirs in term.pairs))  # type: ignore[union-attr]
+
+    @property
+    def needs_average(self) -> bool:
+        """Whether a term looks at what the student's weight average answers."""
+        return any(term.needs_average for term in self.terms)
+
+    def forward(self, recorded: dict[str, Tensor]) -> list[list[Tensor]]:
+        """Project the student's recorded features, for each term."""
+        return [term([recorded[mine] for mine, _ in term.pairs]) for term in self.terms]  # type: ignore[union-attr]
+
+    def compare(
+        self, projected: list[list[Tensor]], heads: Sequence[Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the terms, and each one's detached value before its weight."""
+        moment = Moment(heads, batch, self.config.temperature)
+        values: list[list[Tensor]] = [[] for _ in self.config.terms]
+        for term, mine, (number, index) in zip(self.terms, projected, self.owners, strict=True):
+            theirs = [batch.features[index][name] for _, name in term.pairs]  # type: ignore[union-attr]
+            values[number].append(term.compare(mine, theirs, moment))  # type: ignore[operator]
+        means = [torch.stack(parts).mean() for parts in values]
+        total = torch.stack([w.weight * mean for w, mean in zip(self.config.terms, means, strict=True)]).sum()
+        return total, {name: mean.detach() for name, mean in zip(self.names, means, strict=True)}
+
+
+def _pairs(kind: Kind, wanted: TermConfig, student: Layers, teacher: Layers) -> list[Pair]:
+    """The layers that a term's config names (several by commas), else the objective's own choice."""
+    if not wanted.student and not wanted.teacher:
+        return kind.pairs(student, teacher)
+    mine, theirs = (
+        [layers.named(name.strip()) for name in names.split(",")] if names else _deepest(layers)
+        for layers, names in ((student, wanted.student), (teacher, wanted.teacher))
+    )
+    if len(mine) != len(theirs):
+        raise PocketError(
+            f"{wanted.objective} names {len(mine)} layers of the student and {len(theirs)} of the teacher: name as "
+            "many of each, in pairs."
+        )
+    return list(zip(mine, theirs, strict=True))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    return [f"{name}_{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
