@@ -51,9 +51,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     road = reduced(road, 4000 if small else 20000)
     teachers = {}
     for key, (name, seed) in TEACHERS.items():
-        teaching = TrainConfig(
-            epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed
-        )
+        teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed)
         teachers[key] = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
         teachers[key].name = key
     road = reduced(road, 1000 if small else 6000)

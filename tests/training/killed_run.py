@@ -1,8 +1,8 @@
 """What a process does that the tests kill: train, saving after every step.
 
 A step takes a little longer than it must, so that a random moment falls anywhere: inside a step, while a checkpoint is
-written, during evaluation, between epochs. A slowed run waits in its last epoch, however fast the machine: what is to be
-killed never ends first.
+written, during evaluation, between epochs. A slowed run waits in its last epoch, however fast the machine: what is to
+be killed never ends first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from training_fakes import train
 
 from pocketvit.training import Stepper, loop
-
 
 LAST_STEP = 16  # of the 18 that `train` takes
 

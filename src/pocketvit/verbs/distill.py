@@ -33,6 +33,8 @@ def distill(
     lr: float | None = None,
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist"] = "auto",
     temperature: float | None = None,
+    match: str | None = None,
+    store_features: str | None = None,
     teacher_share: float = 0.9,
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed",
     augment: Literal["none", "light", "medium", "strong"] = "medium",
@@ -87,6 +89,11 @@ def distill(
         objective: what the student matches; auto is zscore, or kl where only the top logits are stored or there
             are two classes
         temperature: of the objective; by default 2, or 1 where only the top logits are stored
+        match: features of the teachers to match besides their answers: NAME, NAME:WEIGHT or
+            NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, several with commas between (fitnets, locality, vkd, vitkd, rkd,
+            similarity, correlation, manifold, attention_transfer, patch_attention, minilm, cskd, mean_teacher)
+        store_features: store these features if they take no more than this, as in 2GB; else the teachers run on
+            every batch
         teacher_share: weight of the teachers beside the ground truth, 0 to 1
         teacher_weights: how several teachers are weighed for each image: equally, by confidence, by agreement with the
             others, by validation accuracy on the class, or by a gate fitted on the validation split
@@ -118,6 +125,7 @@ def distill(
     """
     from ..config import LossConfig, RunConfig
     from ..errors import PocketError
+    from ..files import parse_bytes
     from ..sources import open_images
     from . import defaults
     from .options import (
@@ -128,6 +136,7 @@ def distill(
         check_stem,
         check_student,
         check_tokens,
+        parse_match,
         parse_window,
     )
     from .teach import LIGHT, load_teachers, teacher_config
@@ -150,6 +159,9 @@ def distill(
     check_tokens(tokens, len(specs) or len(LIGHT))
     check_stem(stem, tokens, student)
     check_against(against)
+    terms = parse_match(match, ema)
+    if store_features is not None:
+        parse_bytes(store_features, "--store-features")
     if fine_tune and freeze:
         raise PocketError("--fine-tune and --freeze exclude each other: all weights are trained, or the head alone.")
     check_student(student)
@@ -200,7 +212,14 @@ def distill(
         baseline=baseline,
         against=against,
         view=view,
-        loss=LossConfig(objective=chosen, temperature=heat, weight=teacher_share, teacher_weights=teacher_weights),
+        store_features=store_features,
+        loss=LossConfig(
+            objective=chosen,
+            temperature=heat,
+            weight=teacher_share,
+            teacher_weights=teacher_weights,
+            terms=terms,
+        ),
         train=train,
         fit=fit,
     )

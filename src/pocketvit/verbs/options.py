@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from pathlib import Path
 
+from ..config import TermConfig
 from ..errors import PocketError
 
 # Numbers that options take: at least, below. Of those in _POSITIVE the lower end itself is refused too.
@@ -41,6 +43,33 @@ def check_numbers(**given: float | None) -> None:
         if isinstance(value, float):
             wanted += " and finite" if below == math.inf else f" and {'at most' if below > 1 else 'below'} 1"
         raise PocketError(f"--{name.replace('_', '-')} {value:g}: give a number that is {wanted}.")
+
+
+_TERM = re.compile(r"([a-z_]+)(?::(\d+(?:\.\d*)?|\.\d+))?(?:@([^>]*)>(.*))?")
+
+
+def parse_match(match: str | None, ema: float) -> tuple[TermConfig, ...]:
+    """Read objectives on features between commas, each ``NAME[:WEIGHT][@STUDENT_LAYER>TEACHER_LAYER]``.
+
+    Raises:
+        PocketError: One is not understood or unknown, or needs an average of the student's weights that is not kept.
+    """
+    from ..objectives.terms import TERMS, check_term
+
+    terms = []
+    for part in filter(None, (piece.strip() for piece in (match or "").split(","))):
+        found = _TERM.fullmatch(part)
+        if found is None:
+            raise PocketError(
+                f"--match {part}: give an objective, if you like with its weight and layers, as in fitnets, rkd:0.5 or "
+                "fitnets:1@blocks.3>layer3."
+            )
+        name, weight, mine, theirs = found.groups()
+        check_term(name)
+        if TERMS[name].family == "self-distillation" and not ema:
+            raise PocketError(f"--match {name} learns from an average of the student's weights: give --ema 0.999, say.")
+        terms.append(TermConfig(name, float(weight or 1.0), (mine or "").strip(), (theirs or "").strip()))
+    return tuple(terms)
 
 
 def check_device(device: str | None) -> None:

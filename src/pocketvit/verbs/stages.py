@@ -318,4 +318,5 @@ def describe(config: RunConfig) -> str:
     return (
         f"{config.student}{stem}, {train.epochs} epochs in batches of {train.batch_size}, {train.optimizer} "
         f"{train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share {loss.weight:g}"
+        + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
     )
