@@ -15,8 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.teachers import Teacher
 from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import label_road, open_road, reduced
+from pocketvit.verbs.stages import Road, label_road, open_road, reduced
 from pocketvit.verbs.teach import train_teacher
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
@@ -45,15 +46,22 @@ def config(small: bool = False) -> RunConfig:
     )
 
 
+def teachers_of(road: Road, small: bool, keys: tuple[str, ...]) -> dict[str, Teacher]:
+    """Train these teachers on the road's images, or reuse them."""
+    teachers = {}
+    for key in keys:
+        name, seed = TEACHERS[key]
+        teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed)
+        teachers[key] = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
+        teachers[key].name = key
+    return teachers
+
+
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 20,000 images, label 6,000 of them once, train 5 arms x 3 seeds on those."""
     road = open_road(config(small), folder.parent / "shared", images=images or "data/cifar10.npz")
     road = reduced(road, 4000 if small else 20000)
-    teachers = {}
-    for key, (name, seed) in TEACHERS.items():
-        teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed)
-        teachers[key] = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
-        teachers[key].name = key
+    teachers = teachers_of(road, small, tuple(TEACHERS))
     road = reduced(road, 1000 if small else 6000)
     store = label_road(road, list(teachers.values()), config(small))
     arms = [

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PocketError
 from ..rundir import Outcome, speak
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let a recipe import the ones beside it, as a script could."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
 
 
 def run(recipe: str, *, images: str | None = None, small: bool = False, out: str = "runs") -> Outcome:
@@ -28,7 +42,8 @@ def run(recipe: str, *, images: str | None = None, small: bool = False, out: str
         raise PocketError(f"{path} is not a recipe: it is no Python file.")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise PocketError(
             f"the recipe {path} could not be loaded ({error}). Mend it, or install what it imports."

@@ -1,0 +1,67 @@
+"""Whom to believe: teachers weighed equally, by confidence, by agreement, per class, or by a gate fitted once.
+
+Shows   the same student with the convolution and the involution teacher of complementary_teachers.py, and a third one
+        that is wrong and confident (trained for half an epoch, its logits four times as large), weighed in five ways.
+Paper   CA-MKD (Zhang et al., ICASSP 2022) weighs by confidence; `pocketvit.objectives.gating` names the others. Beware
+        the teacher that is wrong on an image and confident.
+Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
+Cost    after complementary_teachers.py, whose teachers it reuses: about 40 minutes on one processor core.
+Command pocketvit run recipes/gating.py --images data/cifar10.npz
+Result  recipes/gating.md
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import complementary_teachers as base
+
+from pocketvit.config import TrainConfig
+from pocketvit.teachers import load_teacher
+from pocketvit.verbs.arms import Arm, report_arms, run_arms
+from pocketvit.verbs.stages import Road, label_road, open_road, reduced
+from pocketvit.verbs.teach import train_teacher
+
+WAYS = {
+    "fixed": "equally",
+    "confidence": "by confidence",
+    "agreement": "by agreement",
+    "per_class": "by accuracy per class",
+    "learned": "by the learned gate",
+}
+
+
+def wrong_and_confident(road: Road, small: bool):
+    """A convolution network that has hardly learned, and is four times as sure of itself as it should be."""
+    teaching = TrainConfig(epochs=1, batch_size=128, warmup_epochs=0.2, precision="fp32", seed=7)
+    teacher = train_teacher(reduced(road, 1000 if small else 6000), "cifar_resnet20", teaching, input_size=32)
+    loud = copy.deepcopy(teacher.module)
+    for parameter in (loud.linear.weight, loud.linear.bias):
+        parameter.data.mul_(4.0)
+    result = load_teacher(loud, input_size=32, norm=(teacher.mean, teacher.std), classes=teacher.classes)
+    result.name = "loud"
+    return result
+
+
+def recipe(images: str | None, folder: Path, small: bool) -> str:
+    """Label 6,000 images with the three teachers, train 5 ways of weighing them x 3 seeds."""
+    config = base.config(small)
+    road = open_road(config, folder.parent / "shared", images=images or "data/cifar10.npz")
+    road = reduced(road, 4000 if small else 20000)
+    teachers = [*base.teachers_of(road, small, ("conv", "inv")).values(), wrong_and_confident(road, small)]
+    road = reduced(road, 1000 if small else 6000)
+    store = label_road(road, teachers, config)
+    arms = [
+        Arm(
+            way,
+            name,
+            dataclasses.replace(config, loss=dataclasses.replace(config.loss, teacher_weights=way)),
+            tuple(teachers),
+            store,
+        )
+        for way, name in WAYS.items()
+    ]
+    found = run_arms(road, arms, range(3), folder)
+    return report_arms(road, arms, found, folder, against="fixed", teachers=teachers, title=__doc__)
