@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from .inputs import config_of
+from .rednet import checkpoint_filter_fn as rednet_names
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt")
 # What training scripts wrap weights in; averaged weights first, as timm chooses.
@@ -45,7 +46,8 @@ _COMMON = (
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Read a state dict from ``.safetensors``, or from a file of ``torch.save`` that holds nothing but data.
 
-    Wrappers (``state_dict``, ``model``, ``ema`` ...) and key prefixes (``module.`` of DataParallel) are taken off.
+    Wrappers (``state_dict``, ``model``, ``ema`` ...) and key prefixes (``module.`` of DataParallel) are taken off; the
+    names of RedNet's published checkpoints become ours.
 
     Raises:
         PocketError: no such file, a broken one, no weights in it, or one that would have to run code.
@@ -55,7 +57,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         raise PocketError(f"there is no weights file {path}. Check the path.")
     if path.suffix == ".safetensors":
         try:
-            return _without_prefixes(safetensors.torch.load_file(path))
+            return rednet_names(_without_prefixes(safetensors.torch.load_file(path)))
         except (safetensors.SafetensorError, OSError) as error:
             raise PocketError(
                 f"{path} is not a whole safetensors file ({error}). Copy or download it again."
@@ -69,7 +71,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         if _runs_code(error):
             raise PocketError(_conversion(path)) from error
         raise PocketError(f"{path} is not a whole file of torch.save. Copy or download it again.") from error
-    return _without_prefixes(_unwrap(saved, path))
+    return rednet_names(_without_prefixes(_unwrap(saved, path)))
 
 
 def _runs_code(error: Exception) -> bool:

@@ -1,11 +1,14 @@
 """RedNet (Li et al., CVPR 2021, arXiv 2103.06255): ResNet with an involution where the bottleneck's 3x3 was.
 
 ``rednet26`` .. ``rednet152`` are the published ImageNet networks (their parameter counts are tested); ``cifar_rednet*``
-are the same bottlenecks in the three-stage layout of the CIFAR ResNets, for images of 8 to 64 pixels.
+are the same bottlenecks in the three-stage layout of the CIFAR ResNets, for images of 8 to 64 pixels. The
+checkpoints of the paper's authors (github.com/d-li14/involution, in MMClassification's names) load.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,6 +20,28 @@ from .involution import Involution
 from .norms import Norm, norm_layer
 
 _EXPANSION = 4
+_PUBLISHED_MARK = "layer1.0.conv2.conv1.conv.weight"  # a bottleneck whose conv2 is an involution
+_STEM = {
+    "stem.0.conv": "stem.0",
+    "stem.0.bn": "stem.1",
+    "stem.1.conv1.conv": "stem.3.reduce",
+    "stem.1.conv1.bn": "stem.3.norm",
+    "stem.1.conv2": "stem.3.span",
+    "stem.2": "stem.4",
+    "stem.4.conv": "stem.6",
+    "stem.4.bn": "stem.7",
+    "head.fc": "fc",
+}
+_BLOCK = {
+    "bn1": "norm1",
+    "conv2.conv1.conv": "involution.reduce",
+    "conv2.conv1.bn": "involution.norm",
+    "conv2.conv2": "involution.span",
+    "bn2": "norm2",
+    "bn3": "norm3",
+    "downsample.0": "shortcut.0",
+    "downsample.1": "shortcut.1",
+}
 
 
 class InvolutionBottleneck(nn.Module):
@@ -135,6 +160,25 @@ class RedNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, Tensor]:
+    """Rename a published RedNet checkpoint's weights to ours; any other state is returned as it is.
+
+    Args:
+        state: keys such as ``backbone.layer1.0.conv2.conv1.conv.weight``, with or without ``backbone.``.
+        model: not used; timm gives it.
+    """
+    bare = {key.removeprefix("backbone."): value for key, value in state.items()}
+    return {_our_name(key): value for key, value in bare.items()} if _PUBLISHED_MARK in bare else dict(state)
+
+
+def _our_name(published: str) -> str:
+    place, _, parameter = published.rpartition(".")
+    if block := re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", place):
+        stage, index, part = block.groups()
+        return f"stages.{int(stage) - 1}.{index}.{_BLOCK.get(part, part)}.{parameter}"
+    return f"{_STEM.get(place, place)}.{parameter}"
+
+
 _IMAGENET = {
     "rednet26": (1, 2, 4, 1),
     "rednet38": (2, 3, 5, 2),
@@ -166,7 +210,9 @@ default_cfgs = generate_default_cfgs(_cfgs)
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     args: dict[str, Any] = {"depths": _IMAGENET[name]} if name in _IMAGENET else _SMALL[name]
-    return build_model_with_cfg(RedNet, name, pretrained, **{**args, **kwargs})
+    return build_model_with_cfg(
+        RedNet, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **{**args, **kwargs}
+    )
 
 
 @register_model
