@@ -15,9 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.files import write_text
+from pocketvit.models.saving import save_model
+from pocketvit.tasks.classification import evaluate
 from pocketvit.teachers import Teacher
 from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import Road, label_road, open_road, reduced
+from pocketvit.verbs.stages import Road, label_road, open_road, probabilities_of, reduced
 from pocketvit.verbs.teach import train_teacher
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
@@ -57,6 +60,40 @@ def teachers_of(road: Road, small: bool, keys: tuple[str, ...]) -> dict[str, Tea
     return teachers
 
 
+def keep(teacher: Teacher, road: Road, folder: Path) -> None:
+    """Save a teacher as timm loads it, with a model card, for others to start from."""
+    source = road.scored
+    assert source is not None
+    scores = evaluate(probabilities_of(teacher, source, road.view), source.targets)
+    assert scores.interval is not None
+    low, high = (100 * bound for bound in scores.interval)
+    place = save_model(
+        teacher.module,
+        folder / teacher.name,
+        classes=road.dataset.classes,
+        mean=teacher.mean,
+        std=teacher.std,
+        input_size=32,
+    )
+    architecture, seed = TEACHERS[teacher.name]
+    card = f"""---
+library_name: pocketvit
+license: apache-2.0
+datasets: [cifar10]
+---
+# {architecture}, CIFAR-10, seed {seed}
+
+A light teacher of `recipes/complementary_teachers.py`: 6 epochs on 20,000 images of CIFAR-10's training split (padded
+crop, flip, label smoothing 0.1). Test accuracy {100 * scores.accuracy:.2f} % ({low:.2f} to {high:.2f}, 10,000 images).
+It is small and briefly trained: a starting point for experiments, no state of the art.
+
+    pocketvit distill data/cifar10.npz --teacher recipes/teachers/{teacher.name}
+
+Its architecture is pocketvit's; `import pocketvit.models` before `timm.create_model("local-dir:...", pretrained=True)`.
+"""
+    write_text(place / "README.md", card)
+
+
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 20,000 images, label 6,000 of them once, train 5 arms x 3 seeds on those."""
     road = open_road(config(small), folder.parent / "shared", images=images or "data/cifar10.npz")
@@ -68,5 +105,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         Arm(key, name, config(small), tuple(teachers[one] for one in keys), store if keys else None)
         for key, (name, keys) in ARMS.items()
     ]
+    for teacher in teachers.values():
+        keep(teacher, road, folder / "teachers")
     found = run_arms(road, arms, range(3), folder)
     return report_arms(road, arms, found, folder, against="conv-conv", teachers=list(teachers.values()), title=__doc__)

@@ -255,7 +255,8 @@ def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> Non
     """Render, label and write; the next views are rendered and the last shard is written meanwhile."""
     total = sum(task.rows for task in tasks)
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, desc="labelling", unit="img", disable=not progress or not total))
+        shown = None if progress and total else True  # None: only where standard error is a terminal
+        bar = stack.enter_context(tqdm(total=total, desc="labelling", unit="img", disable=shown))
         disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shards"))
         chunks = stack.enter_context(ahead(_rendered(tasks, views, source)))
         pending: list[Future[None]] = []

@@ -43,7 +43,14 @@ def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
     tasks = (range(start, min(start + _BATCH, len(names))) for start in range(0, len(names), _BATCH))
     with (
         warnings.catch_warnings(),  # here and not in the threads: the filters are one list for all of them
-        tqdm(total=len(names), desc="checking", unit=" images", delay=1, disable=not progress, leave=False) as bar,
+        tqdm(
+            total=len(names),
+            desc="checking",
+            unit=" images",
+            delay=1,
+            disable=None if progress else True,  # None: only where standard error is a terminal
+            leave=False,
+        ) as bar,
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes: what matters is said by the findings
         for rows in threaded(work, tasks):

@@ -253,7 +253,7 @@ def _write(place: Path, source: Source, progress: bool) -> None:
             desc=f"packing {source.split}",
             unit=" images",
             delay=1,
-            disable=not progress,
+            disable=None if progress else True,  # None: only where standard error is a terminal
         ) as bar,
     ):
         if not done:
