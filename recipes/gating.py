@@ -5,7 +5,7 @@ Shows   the same student with the convolution and the involution teacher of comp
 Paper   CA-MKD (Zhang et al., ICASSP 2022) weighs by confidence; `pocketvit.objectives.gating` names the others. Beware
         the teacher that is wrong on an image and confident.
 Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
-Cost    after complementary_teachers.py, whose teachers it reuses: about 40 minutes on one processor core.
+Cost    after complementary_teachers.py, whose teachers it reuses: about 25 minutes on one processor core.
 Command pocketvit run recipes/gating.py --images data/cifar10.npz
 Result  recipes/gating.md
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import complementary_teachers as base
 
-from pocketvit.config import TrainConfig
+from pocketvit.config import RunConfig, TrainConfig
 from pocketvit.teachers import load_teacher
 from pocketvit.verbs.arms import Arm, report_arms, run_arms
 from pocketvit.verbs.stages import Road, label_road, open_road, reduced
@@ -45,9 +45,15 @@ def wrong_and_confident(road: Road, small: bool):
     return result
 
 
+def shortened(config: RunConfig) -> RunConfig:
+    """Half the epochs of complementary_teachers.py: there are as many arms again."""
+    epochs = config.train.epochs // 2
+    return dataclasses.replace(config, views=epochs, train=dataclasses.replace(config.train, epochs=epochs))
+
+
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Label 6,000 images with the three teachers, train 5 ways of weighing them x 3 seeds."""
-    config = base.config(small)
+    config = shortened(base.config(small))
     road = open_road(config, folder.parent / "shared", images=images or "data/cifar10.npz")
     road = reduced(road, 4000 if small else 20000)
     teachers = [*base.teachers_of(road, small, ("conv", "inv")).values(), wrong_and_confident(road, small)]
