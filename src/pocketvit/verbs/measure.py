@@ -139,7 +139,7 @@ def write_results(
             "title": title,
             "command": command_line(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": machine() | {"threads": torch.get_num_threads()},
+            "machine": machine() | {"threads": 1},  # that latencies are taken with
             "dataset": {
                 "name": dataset.name,
                 "classes": list(dataset.classes),
