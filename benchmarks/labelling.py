@@ -69,4 +69,4 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, seconds=25.0, images=4096)
+    run(measure, __doc__, seconds=15.0, images=1024)
