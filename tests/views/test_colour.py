@@ -100,3 +100,18 @@ def test_pictures_of_one_pixel_are_handled() -> None:
     pixel = np.array([10, 20, 30], np.uint8).reshape(1, 3, 1, 1)
     for operation in ("brightness", "color", "contrast", "sharpness", "posterize", "autocontrast", "equalize"):
         assert recolour(pixel, operation, 0.9, np.zeros(1, int)).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 256, 200), (2, 3, 257, 201)])
+def test_large_pictures_take_shortcuts_to_the_same_values(shape: tuple[int, ...]) -> None:
+    """Values looked up in pairs (where they are even in number) and histograms, against plain indexing and Pillow."""
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, shape).astype(np.uint8)
+    tables = random.integers(0, 256, (2, 3, 256)).astype(np.uint8)
+    pictures, channels = np.arange(2)[:, None, None, None], np.arange(3)[:, None, None]
+    assert np.array_equal(colour.apply_tables(pixels, tables), tables[pictures, channels, pixels])
+    assert np.array_equal(colour.apply_tables(pixels, tables[:, 0]), tables[:, 0][pictures, pixels])
+    assert np.array_equal(colour.apply_tables(pixels, tables[:1, 0]), tables[0, 0][pixels])
+    expected = [np.asarray(ImageOps.equalize(Image.fromarray(plane))) for plane in pixels.reshape(6, *shape[2:])]
+    ours = colour.apply_tables(pixels, colour.equalize_tables(pixels))
+    assert np.array_equal(ours, np.stack(expected).reshape(shape))

@@ -6,15 +6,20 @@ Strengths are in units of 1/256: 256 leaves a picture as it is. Point operations
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+_MANY = 1 << 15  # values from which ways that start slowly and then run fast pay
 _VALUES = np.arange(256, dtype=np.int64)
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
     """Return ITU-R 601-2 luma as Pillow's mode "L": uint8 [n,H,W]."""
-    total = pixels[:, 0] * np.uint32(19595)
-    total += pixels[:, 1] * np.uint32(38470)
-    total += pixels[:, 2] * np.uint32(7471)
+    total = pixels[:, 0].astype(np.uint32)
+    total *= np.uint32(19595)
+    for channel, weight in ((1, 38470), (2, 7471)):
+        part = pixels[:, channel].astype(np.uint32)
+        part *= np.uint32(weight)
+        total += part
     total += np.uint32(0x8000)
     total >>= np.uint32(16)
     return total.astype(np.uint8)
@@ -64,7 +69,10 @@ def equalize_tables(pixels: np.ndarray) -> np.ndarray:
     """Return tables that flatten each channel's histogram: uint8 [n,3,256]."""
     count = pixels.shape[0]
     planes = pixels.reshape(count * 3, -1)
-    histograms = np.stack([np.bincount(plane, minlength=256) for plane in planes])
+    if planes.shape[1] < _MANY:
+        histograms = np.stack([np.bincount(plane, minlength=256) for plane in planes])
+    else:  # torch starts more slowly, but need not widen bytes to words first
+        histograms = np.stack([torch.bincount(plane, minlength=256).numpy() for plane in torch.from_numpy(planes)])
     last = 255 - (histograms[:, ::-1] != 0).argmax(axis=1)
     step = (planes.shape[1] - histograms[np.arange(len(planes)), last]) // 255
     before = np.cumsum(histograms, axis=1) - histograms
@@ -83,47 +91,69 @@ def apply_tables(pixels: np.ndarray, tables: np.ndarray) -> np.ndarray:
     Returns:
         uint8 [n,3,H,W].
     """
-    if tables.shape[0] == 1 and tables.ndim == 2:
-        return np.frombuffer(pixels.tobytes().translate(tables.tobytes()), np.uint8).reshape(pixels.shape)
     result = np.empty(pixels.shape, np.uint8)
     rows = tables.reshape(-1, 256)
     sources = pixels.reshape(len(rows), -1)
     targets = result.reshape(len(rows), -1)
-    for source, target, table in zip(sources, targets, rows, strict=True):  # bytes.translate is the fastest lookup
-        target[:] = np.frombuffer(source.tobytes().translate(table.tobytes()), np.uint8)
+    for source, target, table in zip(sources, targets, rows, strict=True):
+        _look_up(source, table, target)
     return result
+
+
+def _look_up(source: np.ndarray, table: np.ndarray, target: np.ndarray) -> None:
+    """Write ``table[source]``: uint8 [k] and [256] to [k]."""
+    if len(source) < _MANY or len(source) % 2:  # bytes.translate is the fastest lookup of single bytes
+        target[:] = np.frombuffer(source.tobytes().translate(table.tobytes()), np.uint8)
+        return
+    # Two values at a time are faster still, and let other threads run; which byte comes first does not matter.
+    wide = table.astype(np.uint16)
+    pairs = (wide[:, None] << np.uint16(8) | wide).reshape(-1)
+    pairs.take(source.view(np.uint16), out=target.view(np.uint16), mode="clip")
 
 
 def saturate(pixels: np.ndarray, strength: np.ndarray | int) -> np.ndarray:
     """Blend with the grey picture (Pillow's ``ImageEnhance.Color``): uint8 [n,3,H,W]."""
-    return _blend(luma(pixels)[:, None], pixels, strength)
+    grey = luma(pixels)
+    result = np.empty(pixels.shape, np.uint8)
+    for channel in range(pixels.shape[1]):  # a channel's work stays in cache
+        result[:, channel] = _blend(grey, pixels[:, channel], strength)
+    return result
 
 
 def sharpen(pixels: np.ndarray, strength: np.ndarray | int) -> np.ndarray:
     """Blend with the smoothed picture (Pillow's ``ImageEnhance.Sharpness``); the outermost pixels stay."""
     if min(pixels.shape[2:]) < 3:
         return pixels.copy()
-    wide = pixels.astype(np.uint16)
-    rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
-    smooth = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    smooth += wide[:, :, 1:-1, 1:-1] * np.uint16(4)
-    smooth *= np.uint16(2)
-    smooth += np.uint16(13)
-    smooth //= np.uint16(26)
     result = pixels.copy()
-    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    result[inner] = _blend(smooth, pixels[inner], strength)
+    for channel in range(pixels.shape[1]):  # a channel's work stays in cache
+        wide = pixels[:, channel].astype(np.uint16)
+        rows = wide[:, :-2] + wide[:, 1:-1]
+        rows += wide[:, 2:]
+        smooth = rows[..., :-2] + rows[..., 1:-1]
+        smooth += rows[..., 2:]
+        centre = wide[:, 1:-1, 1:-1]
+        smooth += centre * np.uint16(4)
+        smooth += np.uint16(6)
+        smooth //= np.uint16(13)  # rounded to the nearest
+        result[:, channel, 1:-1, 1:-1] = _blend(smooth, centre, strength)
     return result
 
 
 def _blend(degenerate: np.ndarray, pixels: np.ndarray, strength: np.ndarray | int) -> np.ndarray:
-    """Return degenerate + strength (pixels - degenerate), truncated and clamped as Pillow's ``Image.blend``."""
-    factor = np.asarray(strength, np.int32).reshape(-1, 1, 1, 1)
+    """Return degenerate + strength (pixels - degenerate), truncated and clamped as Pillow's ``Image.blend``.
+
+    Args:
+        degenerate: unsigned [n,H,W].
+        pixels: unsigned [n,H,W].
+        strength: int [n] or a scalar, in 1/256.
+
+    Returns:
+        int32 [n,H,W] in 0..255.
+    """
     start = degenerate.astype(np.int32)
-    result = pixels - start
-    result *= factor
+    result = pixels.astype(np.int32)
+    result -= start
+    result *= np.asarray(strength, np.int32).reshape(-1, 1, 1)
     result >>= 8
     result += start
-    np.maximum(result, 0, out=result)
-    np.minimum(result, 255, out=result)
-    return result.astype(np.uint8)
+    return np.clip(result, 0, 255, out=result)

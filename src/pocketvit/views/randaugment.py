@@ -54,20 +54,20 @@ def randaugment(pixels: np.ndarray, numbers: np.ndarray, magnitude: float) -> np
         geometric = (operation >= _GEOMETRIC.start) & (operation < _GEOMETRIC.stop)
         due = waits & ~geometric & (operation != 0)
         _resample(pixels, pending, waits, due)
-        rows = np.flatnonzero(geometric)
+        rows = geometric.nonzero()[0]
         pending[rows] = affine.compose(pending[rows], matrices[operation[rows] - 1, sign[rows]])
         waits |= geometric
-        for code in range(_GEOMETRIC.stop, len(OPERATIONS)):
-            rows = np.flatnonzero(operation == code)
-            if len(rows):
-                pixels[rows] = recolour(pixels[rows], OPERATIONS[code], share, sign[rows])
+        for code in set(operation.tolist()) - {0, *_GEOMETRIC}:
+            rows = (operation == code).nonzero()[0]
+            some = slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows  # one is not copied to be read
+            pixels[some] = recolour(pixels[some], OPERATIONS[code], share, sign[some])
     _resample(pixels, pending, waits, waits)
     return pixels
 
 
 def _resample(pixels: np.ndarray, pending: np.ndarray, waits: np.ndarray, due: np.ndarray) -> None:
     """Carry out the geometric operations that wait, where they are due."""
-    rows = np.flatnonzero(due)
+    rows = due.nonzero()[0]
     if len(rows):
         pixels[rows] = affine.transform(pixels[rows], pending[rows])
         pending[rows] = affine.IDENTITY

@@ -152,11 +152,11 @@ class Views:
         result = np.empty((len(pixels), 3, config.view_size, config.view_size), np.uint8)
 
         def work(part: slice) -> None:
-            result[part] = augment(
-                pixels[part], config, {name: rows[part] for name, rows in numbers.items()}, self._noise
-            )
+            result[part] = augment(pixels[part], config, {name: rows[part] for name, rows in numbers.items()})
 
         spread(work, cut(len(pixels), max(1, _CHUNK_BYTES // (3 * config.view_size**2))))
+        if config.erase > 0:
+            _erase(result, config.erase, numbers["erase"], self._noise)
         return result
 
 
@@ -173,14 +173,13 @@ def draw_counts(config: ViewConfig) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def augment(pixels: np.ndarray, config: ViewConfig, numbers: dict[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-    """Apply everything that happens to a single framed picture.
+def augment(pixels: np.ndarray, config: ViewConfig, numbers: dict[str, np.ndarray]) -> np.ndarray:
+    """Apply everything that happens to a single framed picture before erasing.
 
     Args:
         pixels: uint8 [n,3,S,S].
         config: of the views.
         numbers: uint32 [n, ...] for each operation of `draw_counts`.
-        noise: uint8, what erased boxes are filled from.
 
     Returns:
         uint8 [n,3,S,S].
@@ -190,8 +189,6 @@ def augment(pixels: np.ndarray, config: ViewConfig, numbers: dict[str, np.ndarra
         pixels = _jitter(pixels, config.color_jitter, numbers["color_jitter"])
     if config.randaugment_ops > 0:
         pixels = randaugment(pixels, numbers["randaugment"], config.randaugment_magnitude)
-    if config.erase > 0:
-        _erase(pixels, config.erase, numbers["erase"], noise)
     return pixels
 
 
@@ -203,18 +200,22 @@ def _shift_and_flip(pixels: np.ndarray, config: ViewConfig, numbers: dict[str, n
     nothing = np.zeros(count, bool)
     mirrored = happens(numbers["flip"][:, 0], config.flip) if config.flip > 0 else nothing
     turned = happens(numbers["vertical_flip"][:, 0], config.vertical_flip) if config.vertical_flip > 0 else nothing
-    offsets = range(-padding, padding + 1)
-    kept = [slice(max(offset, 0), size + min(offset, 0)) for offset in offsets]
-    placed = [slice(max(-offset, 0), size - max(offset, 0)) for offset in offsets]
-    result = np.zeros(pixels.shape, np.uint8) if padding else np.empty(pixels.shape, np.uint8)
+    start = np.maximum(shift - padding, 0).tolist()  # of what is kept
+    place = np.maximum(padding - shift, 0).tolist()  # where that goes
+    extent = (size - np.abs(shift - padding)).tolist()
+    result = np.empty(pixels.shape, np.uint8)
+    if padding:
+        result[:] = 0
     targets = {
         (mirror, turn): result[:, :, :: -1 if turn else 1, :: -1 if mirror else 1]
         for mirror in (False, True)
         for turn in (False, True)
     }
-    rows = zip(shift.tolist(), mirrored.tolist(), turned.tolist(), strict=True)
-    for i, ((down, right), mirror, turn) in enumerate(rows):
-        targets[mirror, turn][i, :, placed[down], placed[right]] = pixels[i, :, kept[down], kept[right]]
+    rows = zip(start, place, extent, mirrored.tolist(), turned.tolist(), strict=True)
+    for i, ((top, left), (down, right), (height, width), mirror, turn) in enumerate(rows):
+        targets[mirror, turn][i, :, down : down + height, right : right + width] = pixels[
+            i, :, top : top + height, left : left + width
+        ]
     return result
 
 
