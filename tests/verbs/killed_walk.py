@@ -16,7 +16,6 @@ import pocketvit
 from pocketvit.training import Stepper, loop
 from pocketvit.verbs import walk
 
-
 LAST_STEP = 22  # of the 24 that both students take
 
 

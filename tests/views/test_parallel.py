@@ -11,7 +11,7 @@ import torch
 
 from pocketvit.config import ViewConfig
 from pocketvit.views import Views
-from pocketvit.views.parallel import cut, exact_products, spread
+from pocketvit.views.parallel import cut, exact_products, spread, start_beside
 
 
 @pytest.fixture
@@ -103,3 +103,26 @@ def test_a_forked_process_renders_after_its_parent_did() -> None:
     process.start()
     assert queue.get(timeout=60) == expected
     process.join(timeout=60)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_thread_beside_takes_one_core_itself_and_spreads_over_all() -> None:
+    """And the caller, and threads that come later, keep their number."""
+    seen: dict[str, object] = {}
+
+    def work() -> None:
+        seen["own"] = torch.get_num_threads()
+        seen["cut"] = len(cut(7, 4))
+        names: list[str] = []
+        spread(lambda _: names.append(threading.current_thread().name), range(8))
+        seen["spread"] = all(name.startswith("pocketvit-views") for name in names)
+        seen["after"] = torch.get_num_threads()
+
+    start_beside(work).join()
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == {"own": 1, "cut": 3, "spread": True, "after": 1}
+    assert torch.get_num_threads() == 3
+    assert later == [3]

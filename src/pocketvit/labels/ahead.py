@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import TypeVar
 
+from ..views.parallel import start_beside
+
 T = TypeVar("T")
 
 
@@ -45,8 +47,7 @@ def ahead(items: Iterator[T], depth: int = 2) -> Iterator[Iterator[T]]:
                 raise item  # type: ignore[misc]
             yield item  # type: ignore[misc]
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
+    thread = start_beside(work)
     try:
         yield take()
     finally:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..views.parallel import spread
 
 # Output pixels in flight a thread: enough for the calls' own cost not to show, few enough for a second-level cache.
-_CHUNK_PIXELS = 1568
+_CHUNK_PIXELS = 6272
 _LEAST_CHUNKS = 4  # where there are so many planes: one alone would be left to torch's own threads, which is slower
 # Larger pictures take the way of other devices: their tables of places would weigh as much as the kernels themselves.
 MOST_PIXELS = 1 << 14

@@ -21,6 +21,7 @@ from ..errors import PocketError
 from ..files import sha256_of
 from ..sources.base import Source
 from ..views import Views
+from ..views.parallel import start_beside
 
 if TYPE_CHECKING:
     from ..labels import LabelStore, SoftLabels
@@ -265,8 +266,7 @@ class _Worker:
         ahead = max(2, _CHUNK_IMAGES * feed.world // feed.batch_size)
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(feed, epoch, start_step), daemon=True)
-        self._thread.start()
+        self._thread = start_beside(lambda: self._run(feed, epoch, start_step))
 
     def take(self) -> Batch:
         item = self._queue.get()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..config import ViewConfig
+from ..labels.ahead import ahead
 from ..sources.base import Source
 from ..views import Views
 from .precision import autocast
@@ -70,12 +70,6 @@ def _rendered(source: Source, view_config: ViewConfig) -> Iterator[torch.Tensor]
     views = Views(source, config)
     length = max(1, min(1024, _CHUNK_BYTES // (3 * config.view_size**2)))
     positions = np.arange(len(source))
-    starts = list(range(0, len(source), length))
-    with ThreadPoolExecutor(1) as pool:
-        futures = [pool.submit(views.render, positions[start : start + length], 0) for start in starts[:1]]
-        for start in starts[1:]:
-            ready = futures.pop().result()
-            futures.append(pool.submit(views.render, positions[start : start + length], 0))
-            yield ready.pixels
-        if futures:
-            yield futures.pop().result().pixels
+    starts = range(0, len(source), length)
+    with ahead((views.render(positions[start : start + length], 0).pixels for start in starts), depth=1) as chunks:
+        yield from chunks

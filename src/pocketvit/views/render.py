@@ -24,7 +24,7 @@ from .randaugment import randaugment
 VERSION = 1  # raised by hand when any pixel changes: it is part of the fingerprint
 _ERASE_SCALE = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 1 / 0.3)
-_CHUNK_BYTES = 1 << 20  # of pictures a thread works on at a time
+_CHUNK_BYTES = 1 << 22  # of pictures a thread works on at a time: less, and threads wait for each other's turn
 _MAX_SIZE = 4096
 _ORDERS_KEPT = 4
 

@@ -16,7 +16,7 @@ from ..config import Resample
 from .kernels import band_blocks, nearest_index
 from .parallel import cut, exact_products, spread
 
-_CPU_CHUNK = 1 << 18  # floats a chunk of planes: what stays in a core's cache
+_CPU_CHUNK = 1 << 21  # floats a chunk of planes: so that threads seldom pass the interpreter's lock to each other
 _GPU_CHUNK = 1 << 27
 _KERNELS = ("lanczos", "bicubic", "bilinear", "nearest")
 
