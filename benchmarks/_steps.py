@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,10 +64,11 @@ def endless(source: Source, **options: Any) -> Iterator[Batch]:
 
 
 def block(steps: Stepper, batches: Iterator[Batch]) -> Callable[[], None]:
-    """Return what takes `BLOCK` steps, waiting for their batches."""
+    """Return what takes `BLOCK` steps, waiting for their batches; the first call takes one, which warms up enough."""
+    lengths = itertools.chain([1], itertools.repeat(BLOCK))
 
     def take() -> None:
-        for _ in range(BLOCK):
+        for _ in range(next(lengths)):
             steps.take([next(batches)])
 
     return take

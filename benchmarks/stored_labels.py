@@ -21,7 +21,7 @@ from pocketvit.views import Views
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Print the rates and return the ratios."""
-    source, live = noise(4096), teachers()
+    source, live = noise(2048), teachers()
     with tempfile.TemporaryDirectory() as folder:
         store = write_labels(folder, source, Views(source, VIEW), live, 1, progress=False)
         steps = stepper(tokens=2)
@@ -46,4 +46,4 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, seconds=20.0)
+    run(measure, __doc__, seconds=12.0)

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from _steps import BATCH, BLOCK, endless, noise, stepper
+from _steps import BATCH, BLOCK, block, endless, noise, stepper
 from _timing import alternate, print_table, run
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pocketvit.config import ViewConfig
-from pocketvit.training import Batch
 from pocketvit.views import Views
 
 WORKERS = 2
@@ -98,17 +96,8 @@ def measure_waiting() -> float:
     source, steps = noise(4096), stepper(tokens=0)
     fed = endless(source)
 
-    def block(batches: Iterator[Batch]) -> Callable[[], None]:
-        lengths = itertools.chain([1], itertools.repeat(BLOCK))  # one step is enough to warm up
-
-        def take() -> None:
-            for _ in range(next(lengths)):
-                steps.take([next(batches)])
-
-        return take
-
     cached = itertools.repeat(next(fed))
-    medians = alternate({"views as they come": block(fed), "one cached batch": block(cached)}, seconds=0)
+    medians = alternate({"views as they come": block(steps, fed), "one cached batch": block(steps, cached)}, seconds=0)
     step, bare = medians.values()
     print(f"a step of {BATCH} images in {steps.config.precision}")
     rows = [(name, 1000 * seconds / BLOCK, BLOCK * BATCH / seconds) for name, seconds in medians.items()]
@@ -138,4 +127,4 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(WORKERS)
-    run(measure, __doc__, seconds=4.5)
+    run(measure, __doc__, seconds=3.5)

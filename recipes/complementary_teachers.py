@@ -5,7 +5,7 @@ Shows   the same 1 M-parameter ViT alone, with a convolution teacher, with an in
 Paper   Co-advise (Ren et al., CVPR 2022) and LIB-KD (arXiv 2310.00369) claim that inductive biases add up; a second
         teacher of the same kind is what such a claim has to beat.
 Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
-Cost    about 75 minutes on one processor core (no AVX-512) in all; --small: about 10 minutes.
+Cost    about 60 minutes on one processor core (no AVX-512) in all; --small: about 10 minutes.
 Command pocketvit run recipes/complementary_teachers.py --images data/cifar10.npz
 Result  recipes/complementary_teachers.md
 """
@@ -38,7 +38,7 @@ ARMS = {
 
 def config(small: bool = False) -> RunConfig:
     """The student of every arm; only its teachers change. Patches of 8 pixels: four times as many images an hour."""
-    epochs = 4 if small else 12
+    epochs = 4 if small else 6
     return RunConfig(
         student="pocket_s",
         patch_size=8,
