@@ -1,0 +1,66 @@
+"""What a training step costs with each method of distillation, over plain supervision.
+
+    python benchmarks/methods.py [--json]
+
+The student and the teacher of recipes/which_method.py: a ViT of 0.46 M parameters, 32-px images in patches of 8, and a
+CIFAR ResNet-20. Objectives on answers read labels that are in memory; those on features also run the teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from _timing import alternate, print_table, run
+
+from pocketvit.config import LossConfig, TermConfig, TrainConfig
+from pocketvit.labels import SoftLabels
+from pocketvit.models import create_model, create_student
+from pocketvit.objectives import OBJECTIVES, student_loss
+from pocketvit.objectives.terms import TERMS, FeatureTerms
+from pocketvit.teachers import Teacher, load_teacher
+from pocketvit.training import Batch, Stepper
+from pocketvit.training.features import LiveFeatures
+
+BATCH, INPUT = 128, (32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def step(teacher: Teacher, objective: str | None, term: str | None) -> Callable[[], object]:
+    """Return what takes one step of a method: no objective is plain supervision."""
+    student = create_student("pocket_xs", num_classes=10, image_size=32, patch_size=8)
+    loss = LossConfig(objective=objective or "zscore", terms=(TermConfig(term),) if term else ())
+    terms = FeatureTerms(loss, student, 32, [teacher]) if term else None
+    ema = 0.99 if terms is not None and terms.needs_average else 0.0
+    stepper = Stepper(student, INPUT, student_loss(loss), TrainConfig(precision="fp32", ema=ema), 1000, terms=terms)
+    layers = terms.teacher_layers(0) if terms is not None else []
+    look = LiveFeatures([teacher], [layers]) if layers else None
+    classes = torch.arange(BATCH) % 10
+    soft = (SoftLabels(torch.randn(BATCH, 10).half()),) if objective or term else ()
+    pixels = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8)
+
+    def take() -> None:
+        batch = Batch(pixels, classes, classes, torch.ones(BATCH), soft, torch.arange(BATCH), BATCH)
+        if look is not None:
+            batch.features = look(batch)[1]
+        stepper.take([batch])
+
+    return take
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Print each method's step and return the ratios."""
+    teacher = load_teacher(create_model("cifar_resnet20", num_classes=10), input_size=32, norm="imagenet")
+    candidates = {"alone": step(teacher, None, None)}
+    candidates |= {name: step(teacher, name, None) for name in OBJECTIVES}
+    # A convolution network has no attention to take queries, keys and values from.
+    candidates |= {f"zscore+{name}": step(teacher, None, name) for name in TERMS if name != "minilm"}
+    medians = alternate(candidates, arguments.seconds)
+    plain = medians["alone"]
+    rows = [(name, 1000 * seconds, BATCH / seconds, seconds / plain) for name, seconds in medians.items()]
+    print_table(("method", "ms a step", "images/s", "over plain"), rows)
+    return {f"{name}_over_plain": seconds / plain for name, seconds in medians.items() if name != "alone"}
+
+
+if __name__ == "__main__":
+    run(measure, __doc__, seconds=30.0)
