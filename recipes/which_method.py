@@ -2,8 +2,8 @@
 
 Shows   what each objective is worth beside plain labels and beside z-scored logits, and what a step of it costs. Logits
         objectives read the store; objectives on features run the teacher on every batch and are added to z-scored
-        logits, as their papers do. One seed of the z-scored logits comes from the live teacher: its losses must be those of
-        the stored labels.
+        logits, as their papers do. One seed of the z-scored logits comes from the live teacher: its losses must be
+        those of the stored labels.
 Paper   the reviews arXiv 2404.00936 and 2302.02108 lay the families out; the files of `pocketvit.objectives` name more.
 Data    CIFAR-10, and the published ResNet-20 for it (0.27 M parameters, 91.73 %), given as --images DATA,WEIGHTS.
 Cost    about 60 minutes on one processor core (no AVX-512); --small: about 10 minutes.
@@ -31,7 +31,7 @@ LOGITS = {  # objective -> its temperature
     "dkd": 4.0,
     "dist": 4.0,
 }
-FEATURES = ("fitnets", "locality", "vkd", "vitkd", "rkd", "similarity", "attention_transfer", "cskd")
+FEATURES = ("fitnets", "locality", "vkd", "vitkd", "rkd", "similarity", "manifold", "attention_transfer", "cskd")
 
 
 def config(small: bool = False) -> RunConfig:
@@ -48,7 +48,7 @@ def config(small: bool = False) -> RunConfig:
 
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
-    """Label 3,000 images once with the published teacher, then train 14 methods x 3 seeds on them (one seed live)."""
+    """Label 3,000 images once with the published teacher, then train 15 methods x 3 seeds on them (one seed live)."""
     data, _, weights = (images or "data/cifar10.npz,cifar10_resnet20-12fca82f.th").partition(",")
     if not weights:
         raise PocketError("name the data and the teacher's weights: --images data/cifar10.npz,cifar10_resnet20.th")
