@@ -28,6 +28,10 @@ PLACES = {
     "export": ("export RUN", "pocketvit.deployment.int8.quantize_int8"),
     "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
     "run": ("run recipe.py", None),
+    "compare": (
+        f"compare photos {OWN} --methods kl --student pocket_xs --patch 8",
+        "pocketvit.verbs.stages.write_labels",
+    ),
 }
 
 
