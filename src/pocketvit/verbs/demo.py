@@ -35,7 +35,7 @@ def demo(*, resume: bool | str = False, seed: int = 0, out: str = "runs", no_ima
         view=ViewConfig(view_size=16, crop="padded", crop_padding=2),
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
         train=TrainConfig(
-            epochs=25, batch_size=32, learning_rate=1.5e-3, warmup_epochs=2.0, precision="fp32", seed=seed
+            epochs=28, batch_size=32, learning_rate=1.5e-3, warmup_epochs=2.0, precision="fp32", seed=seed
         ),
     )
     if isinstance(resume, str):
