@@ -147,6 +147,7 @@ def test_cskd_follows_the_class_map_of_a_teacher(conv):
         (TermConfig("minilm"), r"minilm.*CifarResNet.*no attention layer"),
         (TermConfig("fitnets", student="blocks.9"), r"no layer 'blocks.9'"),
         (TermConfig("fitnets", student="blocks.0,blocks.1"), r"2 layers of the student and 1 of the teacher"),
+        (TermConfig("cskd", student="blocks.0,norm", teacher="layer1,layer3"), r"cskd compares one pair.*2 are named"),
         (TermConfig("cskd", teacher="layer1"), r"cskd.*CifarResNet does not"),
     ],
 )

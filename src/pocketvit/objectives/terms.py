@@ -102,6 +102,8 @@ def _maps(function: Compare, family: str, form=None, project=None, pairs=_one) -
 
 
 def _make_cskd(student: Layers, teacher: Layers, pairs: list[Pair], live: Teacher | None) -> Term:
+    if len(pairs) != 1:
+        raise PocketError(f"cskd compares one pair of layers, and {len(pairs)} are named: name the last ones, or none.")
     ((mine, theirs),) = pairs
     head = _linear(student.model, student.channels(mine), "student")
     classifier = _linear(teacher.model, teacher.channels(theirs), "teacher")
