@@ -34,9 +34,12 @@ class ViewConfig:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and its width / height
     flip: float = 0.0  # probability of a horizontal flip
     vertical_flip: float = 0.0
+    transpose: float = 0.0  # probability that rows and columns change places: with both flips, all eight positions
     randaugment_ops: int = 0  # operations a view (0: off)
     randaugment_magnitude: float = 9.0  # of 10, as timm's "rand-m9"
+    randaugment_set: Literal["all", "gentle"] = "all"  # gentle: none that inverts, cuts or recolours intensities
     color_jitter: float = 0.0  # brightness, contrast and saturation by 1 +- this
+    stain_jitter: float = 0.0  # amounts of the stains of histology by 1 +- this
     erase: float = 0.0  # probability of random erasing
     mixup: float = 0.0  # alpha of the Beta distribution (0: off)
     cutmix: float = 0.0  # alpha of the Beta distribution (0: off)

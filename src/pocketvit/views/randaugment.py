@@ -28,22 +28,40 @@ OPERATIONS = (
     "autocontrast",
     "equalize",
 )
+# What leaves the order of intensities and the colours' meaning: for radiographs, sections, skin.
+GENTLE = (
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "contrast",
+    "sharpness",
+)
+_SETS = {
+    "all": np.arange(len(OPERATIONS)),
+    "gentle": np.array([OPERATIONS.index(name) for name in GENTLE]),
+}
 _GEOMETRIC = range(1, 6)
 _SHEAR, _TRANSLATE, _DEGREES, _ENHANCE, _BITS = 0.3, 150 / 331, 30.0, 0.9, 4
 
 
-def randaugment(pixels: np.ndarray, numbers: np.ndarray, magnitude: float) -> np.ndarray:
+def randaugment(pixels: np.ndarray, numbers: np.ndarray, magnitude: float, operations: str = "all") -> np.ndarray:
     """Apply random operations to every picture.
 
     Args:
         pixels: uint8 [n,3,S,S]; may be changed.
         numbers: uint32 [n, 2 k]: two draws for each of the k operations of a picture.
         magnitude: 0 to 10.
+        operations: "all", or "gentle" for those of `GENTLE`.
 
     Returns:
         uint8 [n,3,S,S].
     """
-    chosen = below(numbers[:, 0::2], len(OPERATIONS))
+    codes = _SETS[operations]
+    chosen = codes[below(numbers[:, 0::2], len(codes))]
     negative = numbers[:, 1::2] >> np.uint32(31) != 0
     share = min(max(magnitude / 10, 0.0), 1.0)
     matrices = _matrices(share, pixels.shape[-1])

@@ -1,6 +1,7 @@
 """Views: what a network sees of sample i at view v, a pure function of (config, seed, i, v).
 
-The order of operations is: crop and resize, flips, colour jitter, RandAugment, erasing, mixing.
+The order of operations is: crop and resize, flips and transposition, stain and colour jitter, RandAugment, erasing,
+mixing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .mixing import MIX_DRAWS, Mix, mix_of, mix_pictures
 from .parallel import cut, spread
 from .philox import below, draw, happens
 from .randaugment import randaugment
+from .stain import DRAWS as STAIN_DRAWS
+from .stain import stain_jitter
 
 VERSION = 1  # raised by hand when any pixel changes: it is part of the fingerprint
 _ERASE_SCALE = (0.02, 1 / 3)
@@ -166,6 +169,8 @@ def draw_counts(config: ViewConfig) -> dict[str, int]:
         "crop": {"none": 0, "padded": 2, "random_resized": BOX_DRAWS}[config.crop],
         "flip": int(config.flip > 0),
         "vertical_flip": int(config.vertical_flip > 0),
+        "transpose": int(config.transpose > 0),
+        "stain_jitter": STAIN_DRAWS * (config.stain_jitter > 0),
         "color_jitter": 3 * (config.color_jitter > 0),
         "randaugment": 2 * config.randaugment_ops,
         "erase": (2 + BOX_DRAWS) * (config.erase > 0),
@@ -185,10 +190,15 @@ def augment(pixels: np.ndarray, config: ViewConfig, numbers: dict[str, np.ndarra
         uint8 [n,3,S,S].
     """
     pixels = _shift_and_flip(pixels, config, numbers)
+    if config.transpose > 0:
+        turned = np.flatnonzero(happens(numbers["transpose"][:, 0], config.transpose))
+        pixels[turned] = pixels[turned].swapaxes(2, 3)
+    if config.stain_jitter > 0:
+        pixels = stain_jitter(pixels, numbers["stain_jitter"], config.stain_jitter)
     if config.color_jitter > 0:
         pixels = _jitter(pixels, config.color_jitter, numbers["color_jitter"])
     if config.randaugment_ops > 0:
-        pixels = randaugment(pixels, numbers["randaugment"], config.randaugment_magnitude)
+        pixels = randaugment(pixels, numbers["randaugment"], config.randaugment_magnitude, config.randaugment_set)
     return pixels
 
 
@@ -265,10 +275,12 @@ def _check(config: ViewConfig) -> None:
     require(0 < low <= high <= 1, "crop_scale", "two shares of the area, least first")
     low, high = config.crop_ratio
     require(0 < low <= high, "crop_ratio", "two positive ratios, least first")
-    for name in ("flip", "vertical_flip", "erase"):
+    require(config.randaugment_set in ("all", "gentle"), "randaugment_set", "all or gentle")
+    for name in ("flip", "vertical_flip", "transpose", "erase"):
         require(0 <= getattr(config, name) <= 1, name, "a probability between 0 and 1")
     require(0 <= config.randaugment_ops <= 16, "randaugment_ops", "between 0 and 16")
     require(0 <= config.randaugment_magnitude <= 10, "randaugment_magnitude", "between 0 and 10")
     require(0 <= config.color_jitter <= 4, "color_jitter", "between 0 and 4")
+    require(0 <= config.stain_jitter <= 0.5, "stain_jitter", "between 0 and 0.5")
     for name in ("mixup", "cutmix"):
         require(0 <= getattr(config, name) <= 100, name, "between 0 and 100 (0: off)")
