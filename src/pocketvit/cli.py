@@ -156,7 +156,9 @@ def parser_of(name: str, verb: Callable[..., Any]) -> Parser:
             continue
         flag = "--" + parameter.name.replace("_", "-")
         options["default"] = parameter.default
-        if annotation == "bool":
+        if annotation == "bool | None":  # said, unsaid, or left to what suits
+            options["action"] = argparse.BooleanOptionalAction
+        elif annotation == "bool":
             options["action"] = argparse.BooleanOptionalAction if parameter.default else "store_true"
         elif annotation.startswith("bool | str"):  # a flag that may name something: --resume, --resume runs/photos-1
             options.update(nargs="?", const=True, metavar="FOLDER")

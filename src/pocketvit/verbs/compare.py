@@ -35,9 +35,11 @@ def compare(
     teacher_share: float = 0.9,
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed",
     augment: Literal["none", "light", "medium", "strong"] = "medium",
-    flip: bool = True,
-    vertical_flip: bool = False,
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
+    aspect: Literal["crop", "pad", "stretch"] = "crop",
     labels: str | None = None,
     window: str | None = None,
     arch: str | None = None,
@@ -82,9 +84,13 @@ def compare(
         teacher_share: weight of the teachers beside the ground truth, 0 to 1
         teacher_weights: how several teachers are weighed where a method does not say
         augment: how much views vary; strong adds Mixup and CutMix
-        flip: mirrored views (switch off where left and right matter, as in digits)
-        vertical_flip: upside-down views
+        flip: mirrored views; by default unless the kind of images forbids it (switch off where left and right matter,
+            as in digits)
+        vertical_flip: upside-down views; by default only where the kind of images has no up and down
+        modality: kind of images, which decides what augmentation leaves their label alone: photo, xray, ct, ultrasound,
+            oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size; lanczos has 5 lobes
+        aspect: how other shapes become square: the middle cut out, black borders, or stretched
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
@@ -174,7 +180,14 @@ def compare(
         approximate_tail=approximate_tail,
         images_limit=images_limit or 0,
         view=defaults.view_config(
-            dataset, size=size, augment=augment, flip=flip, vertical_flip=vertical_flip, resample=resample
+            dataset,
+            size=size,
+            augment=augment,
+            flip=flip,
+            vertical_flip=vertical_flip,
+            resample=resample,
+            aspect=aspect,
+            modality=modality,
         ),
         loss=loss,
         train=train,

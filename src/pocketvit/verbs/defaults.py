@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ..config import TrainConfig, ViewConfig
 from ..errors import PocketError
 from ..sources import Dataset, Source
+from ..views.kinds import PHOTO, careful
 
 # Images a student sees by default: a few minutes to half an hour on two processor cores.
 IMAGE_BUDGET = 60_000
@@ -30,26 +32,49 @@ def view_size(source: Source) -> int:
 
 
 def view_config(
-    dataset: Dataset, *, size: int | None, augment: str, flip: bool, vertical_flip: bool, resample: str = "lanczos"
+    dataset: Dataset,
+    *,
+    size: int | None,
+    augment: str,
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    resample: str = "lanczos",
+    aspect: str = "crop",
+    modality: str | None = None,
 ) -> ViewConfig:
     """Return the training views for ``augment`` in none, light, medium, strong.
 
-    Small images (up to 64 px) are padded and cropped; larger ones get the random resized crop. Strong adds Mixup and
-    CutMix as in DeiT (Touvron et al. 2021).
+    Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
+    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021). What would change the label of an image of
+    this kind is left out (`views.kinds`).
+
+    Args:
+        dataset: Its training images give the size; it may say its kind of images.
+        size: Side of the views; None to choose.
+        augment: How much views vary.
+        flip, vertical_flip: None for what the kind of images allows.
+        resample: Kernel of the resizing.
+        aspect: How other shapes become square.
+        modality: Kind of images; None for the dataset's own, else photographs.
     """
     side = view_size(dataset.train) if size is None else size
     if not 4 <= side <= 1024:
         raise PocketError(f"--size {side}: the side of a view lies between 4 and 1024 pixels.")
-    plain = ViewConfig(view_size=side, resample=resample)  # type: ignore[arg-type]
+    plain = ViewConfig(view_size=side, resample=resample, fit=aspect)  # type: ignore[arg-type]
+    kind = modality or getattr(dataset, "modality", None) or PHOTO
+    coloured = any("grey" not in mode and "black" not in mode for mode in dataset.checks.modes)
     if augment == "none":
-        return plain
-    values = {**vars(plain), "flip": 0.5 * flip, "vertical_flip": 0.5 * vertical_flip}
-    values |= {"crop": "padded", "crop_padding": max(1, side // 8)} if side <= 64 else {"crop": "random_resized"}
+        return careful(plain, kind, augment, coloured=coloured)
+    values = {**vars(plain), "flip": 0.5}
+    whole = side <= 64 or aspect != "crop"
+    values |= {"crop": "padded", "crop_padding": max(1, side // 8)} if whole else {"crop": "random_resized"}
     if augment in ("medium", "strong"):
         values |= {"randaugment_ops": 2, "randaugment_magnitude": 7.0, "erase": 0.25}
     if augment == "strong":
         values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
-    return ViewConfig(**values)
+    view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
+    wanted = {"flip": flip, "vertical_flip": vertical_flip}
+    return dataclasses.replace(view, **{name: 0.5 * given for name, given in wanted.items() if given is not None})
 
 
 def epochs_for(count: int) -> int:

@@ -38,9 +38,11 @@ def distill(
     teacher_share: float = 0.9,
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed",
     augment: Literal["none", "light", "medium", "strong"] = "medium",
-    flip: bool = True,
-    vertical_flip: bool = False,
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
+    aspect: Literal["crop", "pad", "stretch"] = "crop",
     labels: str | None = None,
     window: str | None = None,
     arch: str | None = None,
@@ -98,9 +100,13 @@ def distill(
         teacher_weights: how several teachers are weighed for each image: equally, by confidence, by agreement with the
             others, by validation accuracy on the class, or by a gate fitted on the validation split
         augment: how much views vary; strong adds Mixup and CutMix
-        flip: mirrored views (switch off where left and right matter, as in digits)
-        vertical_flip: upside-down views
+        flip: mirrored views; by default unless the kind of images forbids it (switch off where left and right matter,
+            as in digits)
+        vertical_flip: upside-down views; by default only where the kind of images has no up and down
+        modality: kind of images, which decides what augmentation leaves their label alone: photo, xray, ct, ultrasound,
+            oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size; lanczos has 5 lobes
+        aspect: how other shapes become square: the middle cut out, black borders, or stretched
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
@@ -170,7 +176,14 @@ def distill(
     dataset = open_images(images, labels=labels, seed=0, window=parse_window(window))
     count = len(dataset.train)
     view = defaults.view_config(
-        dataset, size=size, augment=augment, flip=flip, vertical_flip=vertical_flip, resample=resample
+        dataset,
+        size=size,
+        augment=augment,
+        flip=flip,
+        vertical_flip=vertical_flip,
+        resample=resample,
+        aspect=aspect,
+        modality=modality,
     )
     train = defaults.train_config(
         count,

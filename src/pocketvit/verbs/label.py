@@ -26,9 +26,11 @@ def label(
     store: str | None = None,
     size: int | None = None,
     augment: Literal["none", "light", "medium", "strong"] = "medium",
-    flip: bool = True,
-    vertical_flip: bool = False,
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
+    aspect: Literal["crop", "pad", "stretch"] = "crop",
     labels: str | None = None,
     window: str | None = None,
     arch: str | None = None,
@@ -56,9 +58,13 @@ def label(
         store: the store's folder; by default under OUT/shared/labels
         size: side of the views in pixels
         augment: how much views vary
-        flip: mirrored views
-        vertical_flip: upside-down views
+        flip: mirrored views; by default unless the kind of images forbids it (switch off where left and right matter,
+            as in digits)
+        vertical_flip: upside-down views; by default only where the kind of images has no up and down
+        modality: kind of images, which decides what augmentation leaves their label alone: photo, xray, ct, ultrasound,
+            oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size
+        aspect: how other shapes become square: the middle cut out, black borders, or stretched
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
@@ -92,7 +98,14 @@ def label(
     specs = load_teachers(teachers, specs, "cpu")  # a mistyped one is told before the images are read
     dataset = open_images(images, labels=labels, window=parse_window(window))
     view = defaults.view_config(
-        dataset, size=size, augment=augment, flip=flip, vertical_flip=vertical_flip, resample=resample
+        dataset,
+        size=size,
+        augment=augment,
+        flip=flip,
+        vertical_flip=vertical_flip,
+        resample=resample,
+        aspect=aspect,
+        modality=modality,
     )
     config = RunConfig(
         images=dataset.name,

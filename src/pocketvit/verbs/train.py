@@ -25,9 +25,11 @@ def train(
     lr: float | None = None,
     optimizer: Literal["adamw", "sgd"] = "adamw",
     augment: Literal["none", "light", "medium", "strong"] = "light",
-    flip: bool = True,
-    vertical_flip: bool = False,
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
+    aspect: Literal["crop", "pad", "stretch"] = "crop",
     label_smoothing: float = 0.1,
     labels: str | None = None,
     window: str | None = None,
@@ -57,9 +59,13 @@ def train(
         lr: learning rate; by default 0.002 for batches of 128 from scratch, 0.0001 when fine-tuning
         optimizer: of the weights
         augment: how much views vary; strong adds Mixup and CutMix
-        flip: mirrored views
-        vertical_flip: upside-down views
+        flip: mirrored views; by default unless the kind of images forbids it (switch off where left and right matter,
+            as in digits)
+        vertical_flip: upside-down views; by default only where the kind of images has no up and down
+        modality: kind of images, which decides what augmentation leaves their label alone: photo, xray, ct, ultrasound,
+            oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size
+        aspect: how other shapes become square: the middle cut out, black borders, or stretched
         label_smoothing: of the cross-entropy
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
@@ -109,7 +115,14 @@ def train(
         student=model,
         baseline=False,
         view=defaults.view_config(
-            dataset, size=size, augment=augment, flip=flip, vertical_flip=vertical_flip, resample=resample
+            dataset,
+            size=size,
+            augment=augment,
+            flip=flip,
+            vertical_flip=vertical_flip,
+            resample=resample,
+            aspect=aspect,
+            modality=modality,
         ),
         loss=LossConfig(weight=0.0, label_smoothing=label_smoothing),
         train=defaults.train_config(
