@@ -74,6 +74,7 @@ class LossConfig:
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()  # of the ground truth's part, one a class; empty: all alike
     terms: tuple[TermConfig, ...] = ()  # added to the rest, each by its weight
 
 
@@ -92,6 +93,7 @@ class TrainConfig:
     accumulate: int = 1  # batches a step
     ema: float = 0.0  # decay a step of the weight average that is evaluated (0: off)
     drop_path: float = 0.0
+    balance: Literal["none", "sampling", "weights"] = "none"  # of classes of unequal size
     precision: Precision = "auto"  # "auto" is resolved by a measurement and written down
     compile: bool = False
     seed: int = 0

@@ -18,18 +18,26 @@ if TYPE_CHECKING:
 Terms = dict[str, torch.Tensor]
 
 
-def cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor, batch: Batch, smoothing: float = 0.0, class_weights: Sequence[float] = ()
+) -> torch.Tensor:
     """Cross-entropy [B] with the mixed ground truth; 0 where a class of the mixture is unknown.
 
-    The target is ``ratio`` of the own class and the rest of the partner's, each smoothed by ``smoothing`` towards even.
+    The target is ``ratio`` of the own class and the rest of the partner's, each smoothed by ``smoothing`` towards even
+    and weighted by its class.
     """
     log_probabilities = logits.log_softmax(1)
-    own = log_probabilities.gather(1, batch.targets.clamp_min(0)[:, None])[:, 0]
-    partner = log_probabilities.gather(1, batch.partner_targets.clamp_min(0)[:, None])[:, 0]
-    expected = batch.ratio * own + (1 - batch.ratio) * partner
-    if smoothing > 0:
-        expected = (1 - smoothing) * expected + smoothing * log_probabilities.mean(1)
-    return -expected * _known(batch)
+    weights = logits.new_tensor(class_weights) if class_weights else None
+
+    def expected(targets: torch.Tensor) -> torch.Tensor:
+        classes = targets.clamp_min(0)
+        found = log_probabilities.gather(1, classes[:, None])[:, 0]
+        if smoothing > 0:
+            found = (1 - smoothing) * found + smoothing * log_probabilities.mean(1)
+        return found if weights is None else weights[classes] * found
+
+    mixed = batch.ratio * expected(batch.targets) + (1 - batch.ratio) * expected(batch.partner_targets)
+    return -mixed * _known(batch)
 
 
 def _known(batch: Batch) -> torch.Tensor:
@@ -38,7 +46,9 @@ def _known(batch: Batch) -> torch.Tensor:
 
 def supervised_loss(heads: Sequence[torch.Tensor], batch: Batch, config: LossConfig) -> tuple[torch.Tensor, Terms]:
     """Return the mean over heads and images of the cross-entropy with ground truth, and it as the only term."""
-    loss = torch.stack([cross_entropy(head, batch, config.label_smoothing) for head in heads]).mean()
+    loss = torch.stack(
+        [cross_entropy(head, batch, config.label_smoothing, config.class_weights) for head in heads]
+    ).mean()
     return loss, {"cross_entropy": loss.detach()}
 
 
@@ -86,7 +96,7 @@ def distillation_loss(
     terms["distillation"] = distillation_B.detach().mean()
     if config.weight == 1:
         return distillation_B.mean(), terms
-    truth_B = cross_entropy(heads[0], batch, config.label_smoothing)
+    truth_B = cross_entropy(heads[0], batch, config.label_smoothing, config.class_weights)
     terms["cross_entropy"] = truth_B.detach().mean()
     share_B = torch.where(_known(batch) > 0, config.weight, 1.0)
     return (share_B * distillation_B + (1 - config.weight) * truth_B).mean(), terms

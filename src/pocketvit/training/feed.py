@@ -94,6 +94,7 @@ class Feed:
         view_count: Views to cycle through; None for a fresh view each epoch, or all that the store holds.
         live: Teachers to run on the very pixels of each batch (instead of a store).
         features: Gives a delivered batch its teachers' features, and a live one its labels (see `training.features`).
+        balance: Show the images of every class equally often instead of every image once (see `plan`).
         seed: Of the order of images.
         rank, world: This process and their number.
         device: Where batches are delivered.
@@ -109,6 +110,7 @@ class Feed:
         view_count: int | None = None,
         live: Sequence[Teacher] | None = None,
         features: Features | None = None,
+        balance: bool = False,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -145,6 +147,7 @@ class Feed:
             )
         targets = np.ascontiguousarray(self.source.targets, dtype=np.int64)
         self._targets = targets
+        self._shares = _class_shares(targets) if balance else None
         self._worker: _Worker | None = None
 
     def fingerprint(self) -> str:
@@ -157,6 +160,7 @@ class Feed:
                 "teachers": self.teachers or len(self.live),
                 "batch_size": self.batch_size,
                 "seed": self.seed,
+                **({"balance": True} if self._shares is not None else {}),
             }
         )
 
@@ -196,13 +200,24 @@ class Feed:
             self._worker = None
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Return the positions (int64) of every batch of ``epoch``, over all ranks, one row a unit (-1: no partner)."""
+        """Return the positions (int64) of every batch of ``epoch``, over all ranks, one row a unit (-1: no partner).
+
+        Balanced, a unit (an image, or a mixed pair) comes up in proportion to one over the size of its class, by
+        systematic sampling: as often as it should on average, rounded up or down by chance.
+        """
         order = np.asarray(self.views.order(self.view(epoch)), dtype=np.int64)
         units = np.full((-(-len(order) // self._group), self._group), -1, dtype=np.int64)
         units.reshape(-1)[: len(order)] = order
         # The raw stream of Philox is fixed for good; numpy's permutations are not.
-        keys = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)).random_raw(len(units))
-        return np.array_split(units[np.argsort(keys, kind="stable")], self.steps_per_epoch)
+        keys = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)).random_raw(2 * len(units) + 1)
+        units = units[np.argsort(keys[: len(units)], kind="stable")]
+        if self._shares is not None:
+            shares = np.where(units >= 0, self._shares[units], 0).mean(1)
+            ends = np.cumsum(shares) * (len(units) / shares.sum())
+            start = float(keys[-1] >> np.uint64(11)) * 2.0**-53
+            drawn = np.searchsorted(ends, np.arange(len(units)) + start, side="right").clip(max=len(units) - 1)
+            units = units[drawn][np.argsort(keys[len(units) : -1], kind="stable")]
+        return np.array_split(units, self.steps_per_epoch)
 
     def produce(self, epoch: int, start_step: int, hurried: bool) -> Iterator[Batch]:
         """Yield this rank's batches in host memory, rendered in chunks; the first soon if hurried."""
@@ -248,6 +263,12 @@ class Feed:
             for name in ("pixels", "targets", "partner_targets", "ratio", "positions"):
                 setattr(batch, name, getattr(batch, name).pin_memory())
         return batch
+
+
+def _class_shares(targets: np.ndarray) -> np.ndarray:
+    """Return one over the size of each image's class, float64 [N]; images of unknown class count as one class."""
+    _, classes, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    return 1.0 / counts[classes]
 
 
 def _live_labels(teacher: Teacher, pixels: torch.Tensor) -> SoftLabels:

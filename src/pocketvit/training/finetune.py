@@ -234,7 +234,8 @@ def _fine_tune(
     tuned = copy.deepcopy(module)
     side: Input = (teacher.input_size, teacher.mean, teacher.std)
     views = Views(train, view, seed=config.seed)
-    feed = Feed(views, config.batch_size, seed=config.seed, device=teacher.device)
+    balance = config.balance == "sampling"
+    feed = Feed(views, config.batch_size, balance=balance, seed=config.seed, device=teacher.device)
     loss = student_loss(LossConfig(label_smoothing=0.05))
     fit(tuned, feed, loss, config, folder / "fine-tuning", evaluate=None, input=side, resume=True)
     if val is None:

@@ -155,10 +155,9 @@ class _Run:
         self.bar.update(self.stepper.step)
 
     def _check_same(self, state: dict[str, Any]) -> None:
+        before = dataclasses.asdict(TrainConfig()) | state["config"]  # an older version knew fewer options
         differing = [
-            f"{name} was {state['config'].get(name)}, now {value}"
-            for name, value in self.asked.items()
-            if state["config"].get(name) != value
+            f"{name} was {before[name]}, now {value}" for name, value in self.asked.items() if before[name] != value
         ]
         if state["feed"] != self.feed.fingerprint():
             differing.append("the images, views, teachers or their number differ")

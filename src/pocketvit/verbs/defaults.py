@@ -101,3 +101,15 @@ def train_config(
         warmup_epochs=min(5.0, 0.1 * epochs),
         **others,  # type: ignore[arg-type]
     )
+
+
+def class_weights(source: Source, balance: str) -> tuple[float, ...]:
+    """Return N / (C n_c) for each class of n_c of the N labelled images, where ``balance`` is "weights"; else ().
+
+    scikit-learn's "balanced" heuristic (King & Zeng 2001): the weights' mean over the images is 1.
+    """
+    if balance != "weights":
+        return ()
+    known = source.targets[source.targets >= 0]
+    counts = np.bincount(known, minlength=len(source.classes))
+    return tuple(float(len(known) / (len(counts) * max(count, 1))) for count in counts)

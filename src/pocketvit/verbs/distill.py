@@ -43,6 +43,7 @@ def distill(
     modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
     aspect: Literal["crop", "pad", "stretch"] = "crop",
+    balance: Literal["none", "sampling", "weights"] = "none",
     labels: str | None = None,
     window: str | None = None,
     arch: str | None = None,
@@ -107,6 +108,7 @@ def distill(
             oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size; lanczos has 5 lobes
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
+        balance: of classes of unequal size: show every class equally often, or weigh its ground truth accordingly
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
@@ -192,6 +194,7 @@ def distill(
         learning_rate=lr,
         ema=ema,
         accumulate=accumulate,
+        balance=balance,
         precision=precision,
         compile=compile,
         seed=seed,
@@ -231,6 +234,7 @@ def distill(
             temperature=heat,
             weight=teacher_share,
             teacher_weights=teacher_weights,
+            class_weights=defaults.class_weights(dataset.train, balance),
             terms=terms,
         ),
         train=train,

@@ -76,6 +76,7 @@ def _from_scratch(run: Run, config: RunConfig, road: Road) -> tuple[nn.Module, I
     feed = Feed(
         Views(road.dataset.train, road.view, seed=config.train.seed),
         config.train.batch_size,
+        balance=config.train.balance == "sampling",
         seed=config.train.seed,
         rank=road.processes.rank,
         world=road.processes.world,

@@ -232,6 +232,7 @@ def train_student(
         features=None
         if terms is None
         else teacher_features(views, store_folder(road, config), config, teachers, terms),
+        balance=config.train.balance == "sampling",
         seed=config.train.seed,
         rank=road.processes.rank,
         world=road.processes.world,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config import LossConfig, RunConfig, TeacherConfig, TrainConfig, ViewConfig
+from ..config import LossConfig, RunConfig, TeacherConfig, TrainConfig, ViewConfig, changed
 from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..models import create_model
@@ -24,6 +24,7 @@ from ..training.feed import Feed
 from ..training.finetune import adapt
 from ..training.loop import fit
 from ..views import Views
+from .defaults import class_weights
 from .stages import Road, validation
 
 log = logging.getLogger("pocketvit")
@@ -178,7 +179,7 @@ def train_teacher(
     views = Views(dataset.train, view or road.view, seed=1)
     labels = np.asarray(dataset.train.targets).tolist()
     key = sha256_of(
-        [name, dataset.train.fingerprint, labels, views.fingerprint, vars(optimization), input_size]
+        [name, dataset.train.fingerprint, labels, views.fingerprint, changed(optimization), input_size]
     )[:10]  # fmt: skip
     folder = road.shared / "teachers" / f"{name}-{key}"
     torch.manual_seed(optimization.seed)  # of the initial weights
@@ -189,17 +190,19 @@ def train_teacher(
     feed = Feed(
         views,
         optimization.batch_size,
+        balance=train.balance == "sampling",
         seed=optimization.seed,
         rank=road.processes.rank,
         world=road.processes.world,
         device=road.device,
     )
+    loss = LossConfig(label_smoothing=0.1, class_weights=class_weights(dataset.train, train.balance))
     last: dict[str, Any] = {}
     check = validation(road, input=side)
     done = (folder / "checkpoints" / "last.safetensors").is_file()
     log.info("         %s at %d px%s", name, input_size, ", from an earlier run" if done else "")
     fit(
-        model, feed, student_loss(LossConfig(label_smoothing=0.1)), optimization, folder,
+        model, feed, student_loss(loss), optimization, folder,
         evaluate=check, input=side, resume=True, on_epoch=last.update,
     )  # fmt: skip
     teacher = load_teacher(

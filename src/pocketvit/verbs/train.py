@@ -30,6 +30,7 @@ def train(
     modality: str | None = None,
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
     aspect: Literal["crop", "pad", "stretch"] = "crop",
+    balance: Literal["none", "sampling", "weights"] = "none",
     label_smoothing: float = 0.1,
     labels: str | None = None,
     window: str | None = None,
@@ -66,6 +67,7 @@ def train(
             oct, fundus, microscopy, histology, dermatoscopy; by default that of a known MedMNIST file, else photo
         resample: how images are brought to the view's size
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
+        balance: of classes of unequal size: show every class equally often, or weigh its ground truth accordingly
         label_smoothing: of the cross-entropy
         labels: CSV file of file names and labels of the images in a folder
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
@@ -124,7 +126,11 @@ def train(
             aspect=aspect,
             modality=modality,
         ),
-        loss=LossConfig(weight=0.0, label_smoothing=label_smoothing),
+        loss=LossConfig(
+            weight=0.0,
+            label_smoothing=label_smoothing,
+            class_weights=defaults.class_weights(dataset.train, balance),
+        ),
         train=defaults.train_config(
             count,
             epochs=epochs if epochs is not None or not adapting else 5,
@@ -134,6 +140,7 @@ def train(
             ema=ema,
             accumulate=accumulate,
             drop_path=drop_path,
+            balance=balance,
             precision=precision,
             compile=compile,
             seed=seed,

@@ -190,7 +190,13 @@ def _against(road: Road, config: RunConfig, folder: Path) -> Entry:
     stats = input_stats(model)
     side = (road.view.view_size, stats.mean, stats.std)
     seed = config.train.seed
-    feed = Feed(Views(road.dataset.train, road.view, seed=1), config.train.batch_size, seed=seed, device=road.device)
+    feed = Feed(
+        Views(road.dataset.train, road.view, seed=1),
+        config.train.batch_size,
+        balance=config.train.balance == "sampling",
+        seed=seed,
+        device=road.device,
+    )
     train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate / 2)
     model = fit(
         model.to(road.device), feed, student_loss(LossConfig()), train, folder / "against",
