@@ -60,7 +60,7 @@ def evaluate(probabilities: Any, targets: Any, teacher_probabilities: Any = None
     Raises:
         PocketError: There are no images, the shapes do not fit, or a probability is not finite.
     """
-    p_NC = _array(probabilities, "probabilities")
+    p_NC = finite_rows(probabilities, "probabilities")
     y_N = np.asarray(targets).astype(np.int64)
     if len(p_NC) == 0 or len(p_NC) != len(y_N):
         raise PocketError(f"cannot score {len(p_NC)} predictions against {len(y_N)} labels: one of each is needed.")
@@ -70,7 +70,7 @@ def evaluate(probabilities: Any, targets: Any, teacher_probabilities: Any = None
     best_N = p_NC.argmax(1)
     agreement = None
     if teacher_probabilities is not None:
-        teacher_NC = _array(teacher_probabilities, "the teacher's probabilities")
+        teacher_NC = finite_rows(teacher_probabilities, "the teacher's probabilities")
         if teacher_NC.shape != p_NC.shape:
             raise PocketError(f"the teacher's predictions are {teacher_NC.shape}, the student's {p_NC.shape}.")
         agreement = float((teacher_NC.argmax(1) == best_N).mean())
@@ -121,10 +121,39 @@ def expected_calibration_error(confidence: Any, right: Any, bins: int = ECE_BINS
         bins: Their number (fewer when confidences are equal).
     """
     confidence_N, right_N = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    edges = np.unique(np.quantile(confidence_N, np.linspace(0, 1, bins + 1)))
-    bin_N = np.searchsorted(edges[1:-1], confidence_N, side="right")
-    gaps = np.bincount(bin_N, weights=right_N - confidence_N)
+    gaps = np.bincount(_equal_mass(confidence_N, bins), weights=right_N - confidence_N)
     return float(np.abs(gaps).sum() / len(confidence_N))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often answers of about one confidence are right: the reliability curve, whose distances ECE sums up.
+
+    Attributes:
+        confidence: float64 [bins], mean probability of the given answers.
+        accuracy: float64 [bins], share of them that is right.
+        counts: int64 [bins], images; about as many in every bin.
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+
+def reliability(confidence: Any, right: Any, bins: int = ECE_BINS) -> Reliability:
+    """Return accuracy against confidence in the bins of `expected_calibration_error`, empty ones left out."""
+    confidence_N, right_N = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    bin_N = _equal_mass(confidence_N, bins)
+    counts = np.bincount(bin_N)
+    filled = counts > 0
+    means = [np.bincount(bin_N, weights=values)[filled] / counts[filled] for values in (confidence_N, right_N)]
+    return Reliability(means[0], means[1], counts[filled])
+
+
+def _equal_mass(confidence_N: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each image: about as many in each, equal confidences in one."""
+    edges = np.unique(np.quantile(confidence_N, np.linspace(0, 1, bins + 1)))
+    return np.searchsorted(edges[1:-1], confidence_N, side="right")
 
 
 @dataclass(frozen=True)
@@ -186,7 +215,7 @@ def fit_temperature(logits: Any, targets: Any) -> float:
         logits: floating [n, C].
         targets: int [n], -1 where unknown (left out).
     """
-    z_NC, y_N = _array(logits, "logits"), np.asarray(targets).astype(np.int64)
+    z_NC, y_N = finite_rows(logits, "logits"), np.asarray(targets).astype(np.int64)
     z_NC, y_N = z_NC[y_N >= 0], y_N[y_N >= 0]
     if len(y_N) == 0:
         return 1.0
@@ -204,7 +233,7 @@ def _nll(p_NC: np.ndarray, y_N: np.ndarray) -> float:
     return float(log_loss(y_N, p_NC / p_NC.sum(1, keepdims=True), labels=range(p_NC.shape[1])))
 
 
-def _array(values: Any, what: str) -> np.ndarray:
+def finite_rows(values: Any, what: str) -> np.ndarray:
     """A float64 array of a numpy array or a torch tensor on any device; not finite is an error."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().float().numpy()
