@@ -216,7 +216,9 @@ def screen(
         average_precision=float(average_precision_score(truth_N, p_NC[:, positive]))
         if classes == 2 and len(present) == 2
         else None,
-        at=_at(point, p_NC, y_N, group_N, seed) if point is not None and classes == 2 else None,
+        at=errors_at(point, p_NC[:, point.positive] >= point.threshold, y_N == point.positive, group_N, seed=seed)
+        if point is not None and classes == 2
+        else None,
         kappa=float(kappa) if np.isfinite(kappa) else None,
         kappa_interval=percentile_interval(np.concatenate(kappas)) if kappas else None,
         mae=float(mean_absolute_error(y_N, answer_N)) if ordinal else None,
@@ -279,12 +281,21 @@ class _Grades:
         return 1 - np.divide(observed, expected, out=np.full(len(drawn), np.nan), where=expected > 0)
 
 
-def _at(point: OperatingPoint, p_NC: np.ndarray, y_N: np.ndarray, group_N: np.ndarray | None, seed: int) -> AtPoint:
-    called_N, truth_N = p_NC[:, point.positive] >= point.threshold, y_N == point.positive
+def errors_at(point: OperatingPoint, called: Any, truth: Any, groups: Any = None, *, seed: int = 0) -> AtPoint:
+    """Count both kinds of error of images that were called positive or not.
+
+    Args:
+        point: How they were called.
+        called: bool [n], called positive.
+        truth: bool [n], positive.
+        groups: int [n], as in `screen`.
+        seed: Keys the resampling.
+    """
+    called_N, truth_N = np.asarray(called, bool), np.asarray(truth, bool)
     figures: list[Any] = []
     for right_N, side_N in ((called_N, truth_N), (~called_N, ~truth_N)):
         figures.append(float(right_N[side_N].mean()) if side_N.any() else None)
-        figures.append(share_interval(right_N[side_N], None if group_N is None else group_N[side_N], seed=seed))
+        figures.append(share_interval(right_N[side_N], None if groups is None else groups[side_N], seed=seed))
     return AtPoint(point, *figures)
 
 
