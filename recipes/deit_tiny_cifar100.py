@@ -8,7 +8,7 @@ Shows   whether z-scored stored labels beat the published best for DeiT-Ti with 
 Paper   Logit Standardization in Knowledge Distillation (CVPR 2024); patience and Mixup as in Beyer et al. (CVPR 2022).
 Data    CIFAR-100 as a MedMNIST-layout .npz or as torchvision lays it out.
 Cost    on one H200, as planned: teacher 8 minutes, store 3 minutes (1 GB), student 30 minutes. Each is printed by
-        itself. --small: 10 minutes on one processor core.
+        itself. --small: 13 minutes on one processor core.
 Command timeout -s INT 590 pocketvit run recipes/deit_tiny_cifar100.py --images data/cifar100.npz
         again and again until it prints its table: what was done is kept, and every call goes on.
 Result  recipes/deit_tiny_cifar100.md

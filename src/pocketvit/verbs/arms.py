@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..config import RunConfig
+from ..deployment.flops import count_flops, count_parameters
 from ..files import human_time, read_json, write_json, write_text
 from ..labels import LabelStore
 from ..reporting.comparison import difference_plot
@@ -22,10 +23,11 @@ from ..reporting.page import write_report
 from ..reporting.style import standalone_svg
 from ..rundir import machine
 from ..tasks.classification import Difference, evaluate, paired_difference
+from ..tasks.screening import screen
 from ..teachers import Teacher
 from ..training.metrics import read_metrics
 from .measure import answers, write_results
-from .stages import Road, calibrate, probabilities_of, train_student
+from .stages import Road, calibrate, probabilities_of, train_student, viewed
 
 log = logging.getLogger("pocketvit")
 
@@ -37,7 +39,7 @@ class Arm:
     Attributes:
         key: Short name of its folder.
         name: As the table shows it.
-        config: Its choices; the seed is replaced.
+        config: Its choices; the seed is replaced. Arms may see different views.
         teachers: Whose labels it learns.
         store: Where these are; None with live teachers or none.
         live: Run the teachers on every batch.
@@ -84,6 +86,7 @@ def _consensus(road: Road, arms: Sequence[Arm]) -> np.ndarray | None:
 def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[], np.ndarray | None]) -> dict[str, Any]:
     train = dataclasses.replace(arm.config.train, seed=seed)
     config = dataclasses.replace(arm.config, train=train)
+    road = viewed(road, config.view)
     start = time.monotonic()
     model = train_student(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live, resume=True)
     seconds = time.monotonic() - start
@@ -94,7 +97,10 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     scores = evaluate(given, source.targets, consensus())
     return {
         "accuracy": scores.accuracy,
+        "auc": screen(given, source.targets).auc,
         "n": scores.n,
+        "parameters": count_parameters(model),
+        "flops": count_flops(model, road.view.view_size),
         "ece": scores.ece,
         "min_class": scores.min_class[1] if scores.min_class else None,
         "agreement": scores.agreement,
@@ -122,13 +128,17 @@ def table(arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], ag
             f"minus *{against}*, points (95 % interval, paired over seeds)",
             lambda arm: "-" if arm.key == against else _short(_difference(found[arm.key], found[against])),
         ),
+        ("AUC", lambda arm: _mean(found[arm.key], "auc", "{:.4f}")),
         ("agrees with the teacher, %", lambda arm: _mean(found[arm.key], "agreement", "{:.1f}", 100)),
         ("ECE", lambda arm: _mean(found[arm.key], "ece", "{:.3f}")),
+        ("parameters, k", lambda arm: _mean(found[arm.key], "parameters", "{:.0f}", 1e-3)),
+        ("MFLOPs", lambda arm: _mean(found[arm.key], "flops", "{:.1f}", 1e-6)),
         ("ms a step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
         ("seconds", lambda arm: _mean(found[arm.key], "seconds", "{:.0f}")),
     ]
     cells = [[title, *(cell(arm) for arm in arms)] for title, cell in columns]
-    filled = [column for column in cells if any(text is not None for text in column[1:])]
+    alike = {title for title, *texts in cells if title in ("parameters, k", "MFLOPs") and len(set(texts)) == 1}
+    filled = [column for column in cells if any(column[1:]) and column[0] not in alike]
     head, *rows = zip(*filled, strict=True)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join("-" if text is None else text for text in line) + " |" for line in lines)

@@ -25,6 +25,8 @@ from ..labels import LabelStore, SoftLabels, encode_topk, write_labels
 from ..labels.record import choose_k
 from ..models import create_student, scale_heads
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from ..models.norms import zero_init_last
+from ..models.renorm import replace_norm
 from ..models.saving import save_model
 from ..objectives import OBJECTIVES, Gate, fit_gate, student_loss
 from ..objectives.gating import FROM_VALIDATION
@@ -96,6 +98,11 @@ def reduced(road: Road, images: int | np.ndarray) -> Road:
     some = Subset(train, balanced(train, images) if isinstance(images, int) else images)
     views = Views(some, road.view, seed=VIEW_SEED)
     return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, train=some), views=views)
+
+
+def viewed(road: Road, view: ViewConfig) -> Road:
+    """Return the same road with other views of its training images."""
+    return road if view == road.view else dataclasses.replace(road, views=Views(road.dataset.train, view, VIEW_SEED))
 
 
 def with_few_labels(road: Road, count: int) -> Road:
@@ -219,7 +226,10 @@ def train_student(
         tokens=config.tokens if teachers or config.stem != "patch" else min(config.tokens, 1),
         stem=config.stem,
         drop_path=config.train.drop_path,
-    ).to(road.device)
+    )
+    if config.replace_norm is not None:
+        model = renormed(model, config.replace_norm)
+    model.to(road.device)
     gate = teacher_gate(teachers, road, config, stored=store is not None)
     terms = FeatureTerms(config.loss, model, road.view.view_size, teachers) if config.loss.terms else None
     feed = Feed(
@@ -245,6 +255,15 @@ def train_student(
         model, feed, loss, config.train, folder,
         evaluate=validation(road), input=road.input, terms=terms, resume=resume,
     )  # fmt: skip
+
+
+def renormed(model: nn.Module, kind: str) -> nn.Module:
+    """Return an untrained network with another normalization, whose residual blocks start as their shortcuts."""
+    if kind == "frozen":
+        raise PocketError("frozen BatchNorm needs trained statistics. Name weights, or choose another --replace-norm.")
+    model = replace_norm(model, kind)  # type: ignore[arg-type]
+    zero_init_last(model)
+    return model
 
 
 def _share_precision(model: nn.Module, road: Road, config: RunConfig, folder: Path) -> None:
