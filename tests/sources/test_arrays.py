@@ -120,7 +120,7 @@ def test_sources_can_be_sent_to_another_process():
     ("arrays", "message"),
     [
         ({"x": some(4)}, "holds x: expected train_images"),
-        ({"train_images": some(4), "train_labels": np.zeros((4, 14))}, "14 labels an image"),
+        ({"train_images": some(4), "train_labels": np.full((4, 14), 2)}, "14 labels an image, .* 0 or 1 each"),
         ({"train_images": some(4), "train_labels": labels(5)}, "4 images but 5 labels"),
         ({"train_images": some(4, shape=(3, 9, 9)), "train_labels": labels(4)}, "channels first"),
         ({"train_images": some(4, shape=(9, 9, 9)), "train_labels": labels(4)}, "a volume"),
@@ -152,4 +152,17 @@ def test_blood_cells_have_their_own_split_and_names():
     dataset = open_images(SHARED / "blood_28.npz")
     assert [len(source) for source in dataset.splits.values()] == [11965, 1708, 3419]
     assert dataset.classes[1] == "eosinophil"
-    assert "the train, val, test splits are those of blood_28" in dataset.notes
+    assert any(
+        note.startswith("the train, val, test splits are those of blood_28 (not the official BloodMNIST split")
+        for note in dataset.notes
+    )
+    assert dataset.modality == "microscopy"
+    assert dataset.research
+
+
+@pytest.mark.skipif(not (SHARED / "retinamnist_28.npz").exists(), reason="the shared data are not here")
+def test_the_official_split_is_recognized_and_grades_are_noticed():
+    dataset = open_images(SHARED / "retinamnist_28.npz")
+    assert any("are those of the official RetinaMNIST" in note for note in dataset.notes)
+    assert any("5 classes are ordered grades" in note for note in dataset.notes)
+    assert (dataset.task, dataset.modality) == ("ordinal", "fundus")

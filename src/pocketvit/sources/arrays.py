@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import PocketError
-from .base import SPLITS
+from . import medmnist
+from .base import SPLITS, Task
 from .findings import DEPTHS
+from .grades import are_grades, in_order
 from .listing import Arrays, Listing
-from .medmnist import class_names
+from .targets import labelled
 
 Split = tuple[np.ndarray, np.ndarray | None]
 
@@ -34,7 +37,7 @@ def list_npz(path: Path) -> Listing:
     """List a MedMNIST-layout file: ``train_images`` and ``train_labels``, likewise val and test, perhaps ``classes``.
 
     Raises:
-        PocketError: not such a file, or one with several labels an image, volumes, or Python objects.
+        PocketError: not such a file, or one with volumes, or Python objects.
     """
     if not zipfile.is_zipfile(path):
         raise PocketError(f"{path} is not a readable .npz file (no zip archive): copy it again")
@@ -61,15 +64,51 @@ def list_npz(path: Path) -> Listing:
         raise PocketError(f"{path} is not a readable .npz file ({error}): copy it again") from error
     except MemoryError as error:
         raise PocketError(f"{path} does not fit into memory: use a folder of images instead") from error
-    return list_arrays(path.stem, splits, classes)
+    return _of_medmnist(list_arrays(path.stem, splits, classes or _names(path.stem, splits)))
+
+
+def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:
+    """Return the class names of MedMNIST for a file named after one of its sets, if they fit the labels."""
+    known = medmnist.named(name)
+    labels = [labels for _, labels in splits.values() if labels is not None and labels.size]
+    if known is None or not labels:
+        return None
+    several = labels[0].ndim == 2 and labels[0].shape[1] > 1
+    count = labels[0].shape[1] if several else int(max(part.max() for part in labels)) + 1
+    fits = count == len(known.classes) and several == known.task.startswith("multi-label")
+    return known.classes if fits else None
+
+
+def _of_medmnist(listing: Listing) -> Listing:
+    """Add what MedMNIST's table says of a file: kind of image, task, and whether its splits are the official ones."""
+    known = medmnist.named(listing.name)
+    like = known or medmnist.resembling(listing.name)
+    if like is None or len(listing.classes) != len(like.classes):
+        return listing
+    listing.modality = like.modality
+    counts = Counter(listing.splits)
+    published = "/".join(f"{count:,}" for count in like.samples[0])
+    if known is not None and known.is_official(counts):
+        listing.whose = f"the official {known.title} (its name, and {published} images)"
+        listing.notes.append(f"{known.title}: {known.modality} images, {known.licence}")
+        listing.task = "ordinal" if known.task == "ordinal-regression" else listing.task
+    else:
+        listing.whose = f"{listing.name} (not the official {like.title} split: that has {published} images)"
+        if known is None:
+            listing.notes.append(f"by its name {listing.name} shows what {like.title} does: {like.modality} images")
+        elif known.task == "ordinal-regression":
+            listing.task = "ordinal"
+    return listing
 
 
 def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | None = None) -> Listing:
     """List arrays of images [n, H, W] or [n, H, W, C] with integer labels [n] or [n, 1], split by split.
 
+    Labels [n, C] of 0 and 1 are several an image; where each row has exactly one 1 they are C classes.
+
     Args:
         splits: "train" and perhaps "val", "test": images and labels (None: unlabelled).
-        classes: names by label; by default MedMNIST's for a ``name`` of theirs, else the numbers.
+        classes: names by label; by default the numbers.
     """
     parts, targets, names, keys, rows = [], [], [], [], []
     notes: list[str] = []
@@ -79,18 +118,32 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
         names += [f"{split}/{index}" if len(splits) > 1 else str(index) for index in range(len(images))]
         keys += [str(index) for index in range(len(images))]
         rows += [split] * len(images)
-    joined = np.concatenate(targets)
-    if (joined < 0).all():
+    if len({part.shape[1:] for part in targets}) > 1:
+        raise PocketError(f"the splits of {name} have different numbers of labels an image: give the same in each")
+    joined = one_of_many(np.concatenate(targets), notes)
+    count = joined.shape[1] if joined.ndim == 2 else int(joined.max(initial=-1)) + 1
+    if not labelled(joined).any():
         classes = ()
+        joined = np.full(len(joined), -1, np.int64)
     elif classes is None:
-        count = int(joined.max()) + 1
-        classes = class_names(name, count)
-        if classes is None:
-            classes = tuple(str(label) for label in range(count))
-            notes.append(f"{name} does not name its {count} classes: they go by their numbers")
-    if classes and joined.max() >= len(classes):
-        raise PocketError(f"{name} has a label {joined.max()} but only {len(classes)} classes: correct the labels")
-    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes)
+        classes = tuple(str(label) for label in range(count))
+        what = "labels" if joined.ndim == 2 else "classes"
+        notes.append(f"{name} does not name its {count} {what}: they go by their numbers")
+    if classes and joined.ndim == 2 and len(classes) != count:
+        raise PocketError(f"{name} has {count} labels an image but names {len(classes)}: correct the names")
+    if classes and count > len(classes):
+        raise PocketError(f"{name} has a label {count - 1} but only {len(classes)} classes: correct the labels")
+    task: Task = "multi-label" if joined.ndim == 2 else "ordinal" if are_grades(classes) else "classification"
+    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+
+
+def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return labels [N, C] of which each image has exactly one as classes [N], saying so; others as they are."""
+    known = labelled(targets)
+    if targets.ndim == 1 or not known.any() or not (targets[known].sum(1) == 1).all():
+        return targets
+    notes.append(f"each image has exactly one of the {targets.shape[1]} labels: they are taken as classes")
+    return np.where(known, targets.argmax(1), -1)
 
 
 def list_pair(images: Any, labels: Any) -> Listing:
@@ -105,8 +158,10 @@ def list_pair(images: Any, labels: Any) -> Listing:
         return list_arrays("arrays", {"train": (array, None)})
     given = np.asarray(labels)
     if given.dtype.kind in "US":
-        classes, numbers = np.unique(given.reshape(len(given)), return_inverse=True)
-        return list_arrays("arrays", {"train": (array, numbers)}, tuple(str(label) for label in classes))
+        words = [str(word) for word in given.reshape(len(given))]
+        classes = in_order(set(words))
+        numbers = np.array([classes.index(word) for word in words])
+        return list_arrays("arrays", {"train": (array, numbers)}, classes)
     return list_arrays("arrays", {"train": (array, given)})
 
 
@@ -150,7 +205,7 @@ def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     if labels is None:
         return np.full(count, -1, np.int64)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        raise PocketError(f"{where} has {labels.shape[1]} labels an image: one is expected, [n] or [n, 1]")
+        return _several(labels, count, where)
     if labels.size != count:
         raise PocketError(f"{where} has {count} images but {labels.size} labels: one an image is expected")
     flat = labels.reshape(-1)
@@ -160,3 +215,16 @@ def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     if count and targets.min() < -1:
         raise PocketError(f"{where} has a label {targets.min()}: expected whole numbers from 0, or -1 where unknown")
     return targets
+
+
+def _several(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    if len(labels) != count:
+        raise PocketError(f"{where} has {count} images but {len(labels)} rows of labels: one an image is expected")
+    known = (labels == 0) | (labels == 1)
+    bad = np.flatnonzero(~(known.all(1) | (labels == -1).all(1)))
+    if len(bad):
+        raise PocketError(
+            f"{where} has {labels.shape[1]} labels an image, those of image {bad[0]} being {labels[bad[0]].tolist()}: "
+            "several labels are 0 or 1 each (or all -1 where unknown), one label is [n] or [n, 1]"
+        )
+    return labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""From a listing to a dataset: check, decide the window, hold out what is missing, fingerprint."""
+"""From a listing to a dataset: check, hold out what is missing, fingerprint, say what was found."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 
 from ..errors import PocketError
 from .base import SPLITS, Checks, Dataset, Source, Window, fingerprint_of, sample_id
-from .checks import check, window_for
+from .checks import Checked, examine
+from .divide import check_groups, divide
 from .findings import Findings
 from .listing import Listing
-from .splits import hold_out
+from .targets import class_counts, labelled
 
 
 def assemble(
@@ -22,38 +23,48 @@ def assemble(
     Raises:
         PocketError: no readable image, a class that is empty or that training lacks, float images without a window.
     """
-    if not 0 <= val_fraction < 0.5:
-        raise PocketError(f"val_fraction is {val_fraction:g}: give a share of the images from 0 to below 0.5")
-    findings = check(listing, progress)
-    good = findings.good
-    broken = listing.broken + [(listing.names[row], findings.why[row]) for row in np.flatnonzero(~good)]
-    notes = list(listing.notes)
-    if not good.any():
-        examples = "; ".join(f"{name} {why}" for name, why in broken[:3])
-        raise PocketError(f"{listing.name} has no image that can be used. {examples}")
-    window = window_for(listing, findings, window, notes)
+    checked = examine(listing, val_fraction=val_fraction, window=window, progress=progress)
     splits = np.array(listing.splits, "U5")
-    _check_classes(listing, splits, good, findings)
-    splits = _split(listing, findings, splits, good, val_fraction, seed, notes)
+    _check_classes(listing, splits, checked.good, checked.findings)
+    check_groups(checked, splits)
+    notes: list[str] = []
+    splits = divide(checked, splits, val_fraction, seed, notes)
+    return build(checked, splits, notes)
+
+
+def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
+    """Return the dataset whose images stand in ``splits`` [N]: "train", "val", "test", or "" where left out."""
+    listing, findings, good = checked.listing, checked.findings, checked.good
+    notes = [*checked.notes, *notes]
     alpha = int((np.isin(findings.shapes[:, 2], (2, 4)) & good).sum())
     if alpha:
         notes.append(f"transparency in {alpha:,} images is laid over white")
     notes += _contradictions(listing, findings, good)
     notes += _absent(listing, splits, good)
-    checks = _checks(listing, findings, splits, good, tuple(broken))
+    checks = _checks(listing, findings, splits, good, checked.broken)
     if checks.duplicates:
         notes.append(f"{len(checks.duplicates):,} images stand in two splits: the score will be too good by that much")
-    sources = {
-        split: _source(listing, findings, np.flatnonzero(good & (splits == split)), split, window) for split in SPLITS
-    }
+    groups = checked.groups
+    sources = {split: _source(checked, groups, np.flatnonzero(good & (splits == split)), split) for split in SPLITS}
     if sources["train"] is None:
         raise PocketError(f"{listing.name} has no training images: put them into a train folder")
     return Dataset(
-        listing.name, listing.classes, sources["train"], sources["val"], sources["test"], tuple(notes), checks
+        listing.name,
+        listing.classes,
+        sources["train"],
+        sources["val"],
+        sources["test"],
+        tuple(notes),
+        checks,
+        listing.task,
+        listing.modality,
+        listing.group,
     )
 
 
 def _check_classes(listing: Listing, splits: np.ndarray, good: np.ndarray, findings: Findings) -> None:
+    if listing.targets.ndim == 2:
+        return  # a label that nobody has is said by `_absent`
     for split in SPLITS:
         here = splits == split
         for target in sorted(set(listing.targets[here].tolist()) - {-1}):
@@ -73,43 +84,14 @@ def _check_classes(listing: Listing, splits: np.ndarray, good: np.ndarray, findi
             )
 
 
-def _split(
-    listing: Listing,
-    findings: Findings,
-    splits: np.ndarray,
-    good: np.ndarray,
-    val_fraction: float,
-    seed: int,
-    notes: list[str],
-) -> np.ndarray:
-    """Hold out the validation and test splits that are missing; return every row's split."""
-    given = [split for split in SPLITS if (splits[good] == split).any()]
-    if given != ["train"]:
-        notes.append(f"the {', '.join(given)} splits are those of {listing.name}")
-    shares = {"val": val_fraction, "test": val_fraction and (listing.test_fraction or val_fraction)}
-    wanted = {split: share for split, share in shares.items() if split not in given and share}
-    rows = np.flatnonzero(good & (splits == "train") & ((listing.targets >= 0) | (not listing.classes)))
-    splits[rows] = hold_out(
-        [listing.keys[row] for row in rows], [findings.looks[row] for row in rows], listing.targets[rows], wanted, seed
-    )
-    for split, share in wanted.items():
-        count = int((splits == split).sum())
-        how = f"{share:.0%} of train{', class by class' if listing.classes else ''}, by a keyed hash, seed {seed}"
-        notes.append(
-            f"no {split} split in {listing.name}: {count:,} training images are held out for it ({how})"
-            if count
-            else f"no {split} split in {listing.name}, and too few images to hold one out"
-        )
-    return splits
-
-
 def _absent(listing: Listing, splits: np.ndarray, good: np.ndarray) -> list[str]:
-    """Say which classes a validation or test split lacks: nothing will be known of them there."""
+    """Say which classes a split lacks: nothing will be learnt or known of them there."""
     notes = []
-    for split in ("val", "test"):
-        here = set(listing.targets[good & (splits == split)].tolist())
-        lacking = [label for target, label in enumerate(listing.classes) if target not in here]
-        if here and lacking:
+    for split in SPLITS:
+        here = listing.targets[good & (splits == split)]
+        counts = class_counts(here, len(listing.classes))
+        lacking = [label for label, count in zip(listing.classes, counts, strict=True) if not count]
+        if len(here) and lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             notes.append(f"the {split} split has no images of {', '.join(lacking[:3])}{more}")
     return notes
@@ -119,9 +101,9 @@ def _contradictions(listing: Listing, findings: Findings, good: np.ndarray) -> l
     """Say which equal images have different labels: at least one of them is wrong."""
     first: dict[bytes, int] = {}
     pairs = []
-    for row in np.flatnonzero(good & (listing.targets >= 0)).tolist():
+    for row in np.flatnonzero(good & labelled(listing.targets)).tolist():
         other = first.setdefault(findings.looks[row], row)
-        if listing.targets[other] != listing.targets[row]:
+        if not np.array_equal(listing.targets[other], listing.targets[row]):
             pairs.append(f"{listing.names[other]} = {listing.names[row]}")
     if not pairs:
         return []
@@ -129,9 +111,10 @@ def _contradictions(listing: Listing, findings: Findings, good: np.ndarray) -> l
     return [f"equal images with different labels, of which one must be wrong: {'; '.join(pairs[:3])}{more}"]
 
 
-def _source(listing: Listing, findings: Findings, rows: np.ndarray, split: str, window: Window | None) -> Source | None:
+def _source(checked: Checked, groups: np.ndarray | None, rows: np.ndarray, split: str) -> Source | None:
     if not len(rows):
         return None
+    listing, findings, window = checked.listing, checked.findings, checked.window
     ids = np.array([sample_id(split, listing.keys[row]) for row in rows], np.uint64)
     if len(np.unique(ids)) < len(ids):
         twice = Counter(listing.keys[row] for row in rows).most_common(1)[0][0]
@@ -149,6 +132,7 @@ def _source(listing: Listing, findings: Findings, rows: np.ndarray, split: str, 
         window=window,
         size=(int(sizes[0, 0]), int(sizes[0, 1])) if len(sizes) == 1 else None,
         fingerprint=fingerprint_of(split, ids, findings.digests[rows], window),
+        groups=None if groups is None else groups[rows],
     )
 
 
@@ -161,19 +145,23 @@ def _checks(
 ) -> Checks:
     rows = np.flatnonzero(good)
     counts: dict[str, dict[str, int]] = {}
+    images: dict[str, int] = {}
     for split in SPLITS:
-        here = Counter(listing.targets[good & (splits == split)].tolist())
-        labels = {label: here[target] for target, label in enumerate(listing.classes)}
-        if here and here[-1]:
-            labels[""] = here[-1]
-        if here:
-            counts[split] = labels
+        here = listing.targets[good & (splits == split)]
+        if not len(here):
+            continue
+        images[split] = len(here)
+        counts[split] = dict(zip(listing.classes, class_counts(here, len(listing.classes)).tolist(), strict=True))
+        unknown = int((~labelled(here)).sum())
+        if unknown:
+            counts[split][""] = unknown
     return Checks(
         counts=counts,
         broken=broken,
         duplicates=_duplicates(listing, findings, splits, rows),
         sizes=dict(Counter((int(h), int(w)) for h, w in findings.shapes[rows, :2])),
         modes=dict(Counter(findings.kinds[row] for row in rows)),
+        images=images if listing.targets.ndim == 2 else {},
     )
 
 
@@ -183,6 +171,7 @@ def _duplicates(
     """Return (name, name) of equal images in different splits: each later one with the first of another split."""
     seen: dict[bytes, dict[str, int]] = {}
     pairs = []
+    rows = rows[splits[rows] != ""]
     for row in sorted(rows.tolist(), key=lambda row: SPLITS.index(str(splits[row]))):
         others = seen.setdefault(findings.looks[row], {})
         for split, other in others.items():

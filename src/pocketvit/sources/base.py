@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .decode import to_rgb8
 
 SPLITS = ("train", "val", "test")
 Window = tuple[float, float]
+Task = Literal["classification", "ordinal", "multi-label"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,11 +32,13 @@ class Source:
         split: "train", "val" or "test".
         classes: class names; () when unlabelled.
         ids: uint64 [N], hash of split and normalized relative path (or array index): the same on any machine.
-        targets: int64 [N], -1 where unknown.
+        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1.
         names: [N] relative path or index as text, for messages and tables.
         window: intensities (low, high) that become 0 and 255 where an image is not 8-bit.
         size: (height, width) when all images share one, else None.
         fingerprint: hex SHA-256 of split, ids and content (and the window, if any).
+        groups: int64 [N], equal for images of one patient (or what the images are grouped by); None if ungrouped.
+        parents: int64 [N], the image that each tile was cut from; None if the images are whole.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Source:
         window: Window | None,
         size: tuple[int, int] | None,
         fingerprint: str,
+        groups: np.ndarray | None = None,
+        parents: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -60,13 +65,24 @@ class Source:
         self.window = window
         self.size = size
         self.fingerprint = fingerprint
+        self.groups = groups
+        self.parents = parents
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
         """Return the image as it is (HxW or HxWxC, native depth, upright) and its target."""
         raise NotImplementedError
+
+    def target(self, position: int) -> int | np.ndarray:
+        """Return an image's class, or its labels [C]."""
+        return self.targets[position] if self.multilabel else int(self.targets[position])
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image has several labels, each there or not."""
+        return self.targets.ndim == 2
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Return images as 8-bit RGB: uint8 [B, H, W, 3] when all share one size, else a list of [H, W, 3]."""
@@ -89,6 +105,7 @@ class Checks:
         duplicates: (name, name) of equal images that stand in different splits.
         sizes: images per (height, width).
         modes: images per kind, such as "RGB" or "uint16".
+        images: images per split, where they have several labels and ``counts`` do not add up to it.
     """
 
     counts: dict[str, dict[str, int]]
@@ -96,6 +113,7 @@ class Checks:
     duplicates: tuple[tuple[str, str], ...] = ()
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
     @property
     def balance(self) -> float:
@@ -105,19 +123,22 @@ class Checks:
 
     def lines(self, most: int = 5) -> list[str]:
         """Say it for people: counts, sizes, then at most ``most`` broken files and duplicates by name."""
-        lines = [f"{split}: {sum(of.values()):,} images" for split, of in self.counts.items()]
+        images = self.images or {split: sum(of.values()) for split, of in self.counts.items()}
+        lines = [f"{split}: {count:,} images" for split, count in images.items()]
         classes = [count for label, count in self.counts.get("train", {}).items() if label]
         if classes:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            lines.append(f"classes: {len(classes):,}, with {each} training images each")
+            what = "labels, several an image" if self.images else "classes"
+            lines.append(f"{what}: {len(classes):,}, with {each} training images each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
             (h0, w0), (h1, w1) = shapes[0], shapes[-1]
             lines.append(f"sizes: {w0}x{h0}" if len(shapes) == 1 else f"sizes: {w0}x{h0} to {w1}x{h1} pixels")
         lines.append("kinds: " + ", ".join(f"{mode} ({count:,})" for mode, count in Counter(self.modes).most_common()))
         if self.balance >= 2:
-            lines.append(f"balance: the largest class has {self.balance:.1f} times the images of the smallest")
+            what = "commonest label" if self.images else "largest class"
+            lines.append(f"balance: the {what} has {self.balance:.1f} times the images of the smallest")
         lines += _some([f"{name} {why}" for name, why in self.broken], "left out", most)
         lines += _some([f"{a} = {b}" for a, b in self.duplicates], "equal images in different splits", most)
         return lines
@@ -137,6 +158,10 @@ class Dataset:
     Attributes:
         notes: what was decided and is said aloud: whose split it is, labels that contradict each other, windows.
         checks: what the pass over all images found.
+        task: what the labels are: classes, ordered grades, or several labels an image.
+        modality: kind of image, where it is known: "xray", "ct", "ultrasound", "fundus", "oct", "microscopy",
+            "histology" or "dermatoscopy".
+        group: column of the patients (or whatever else stays on one side of every split), if one was named.
     """
 
     name: str
@@ -146,6 +171,14 @@ class Dataset:
     test: Source | None
     notes: tuple[str, ...]
     checks: Checks
+    task: Task = "classification"
+    modality: str | None = None
+    group: str | None = None
+
+    @property
+    def research(self) -> bool:
+        """Whether these are medical images, or people's: what comes of them is for research use."""
+        return self.modality is not None or self.group is not None
 
     @property
     def splits(self) -> dict[str, Source]:

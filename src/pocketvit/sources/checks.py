@@ -1,4 +1,4 @@
-"""One threaded pass over every image: is it readable, what is it, and is it there twice."""
+"""One threaded pass over every image: is it readable, what is it, and is it there twice. Then the window."""
 
 from __future__ import annotations
 
@@ -6,19 +6,68 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import PocketError
-from .base import Item, Result, cores
+from .base import Item, Result, Window, cores
 from .decode import CHANNELS, BrokenImage, Probe, probe, read_bytes, without_alpha
 from .findings import DEPTHS, Findings
 from .listing import Arrays, Files, Listing
 
 _NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
 _BATCH = 32  # files a task: enough to hide the cost of a task, few enough for a lively progress bar
+
+
+@dataclass
+class Checked:
+    """A listing after the one pass over its images, from which datasets are built.
+
+    Attributes:
+        good: bool [N], whether an image can be used.
+        window: decided over all images.
+        broken: (name, why) of those that cannot be used.
+        notes: said so far.
+    """
+
+    listing: Listing
+    findings: Findings
+    good: np.ndarray
+    window: Window | None
+    broken: tuple[tuple[str, str], ...]
+    notes: list[str]
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """int64 [N], equal for images of one group; an empty cell of the table is a group of its own."""
+        cells = self.listing.groups
+        if cells is None:
+            return None
+        number = {cell: index for index, cell in enumerate(sorted(set(cells) - {""}))}
+        alone = np.cumsum([not cell for cell in cells]) + len(number) - 1
+        return np.array([number.get(cell, int(own)) for cell, own in zip(cells, alone, strict=True)], np.int64)
+
+
+def examine(listing: Listing, *, val_fraction: float, window: Window | None, progress: bool) -> Checked:
+    """Read every image of a listing once, and decide the window."""
+    if not 0 <= val_fraction < 0.5:
+        raise PocketError(f"val_fraction is {val_fraction:g}: give a share of the images from 0 to below 0.5")
+    findings = check(listing, progress)
+    good = findings.good
+    broken = listing.broken + [(listing.names[row], findings.why[row]) for row in np.flatnonzero(~good)]
+    if not good.any():
+        examples = "; ".join(f"{name} {why}" for name, why in broken[:3])
+        raise PocketError(f"{listing.name} has no image that can be used. {examples}")
+    notes = list(listing.notes)
+    if listing.task == "ordinal":
+        notes.append(
+            f"the {len(listing.classes)} classes are ordered grades: distances between grades are reported too"
+        )
+    window = window_for(listing, findings, window, notes)
+    return Checked(listing, findings, good, window, tuple(broken), notes)
 
 
 def check(listing: Listing, progress: bool = True) -> Findings:
@@ -154,15 +203,19 @@ def window_for(
             f"floating-point intensities ({bottom:g} to {top:g}) in {listing.names[floats[0]]}{more} of "
             f"{listing.name}: say which are black and white, as --window LOW,HIGH"
         )
+    plain = int((findings.good & ~deep).sum())
+    untouched = f"; the {plain:,} 8-bit images stay as they are" if plain else ""
     kinds = " and ".join(sorted({findings.kinds[row] for row in np.flatnonzero(deep)}))
     if window is None:
         window = (low, high if high > low else low + 1)
         notes.append(
             f"intensity window {window[0]:g} to {window[1]:g} (the full range found in {int(deep.sum()):,} {kinds} "
-            "images) becomes 0 to 255; choose another with --window LOW,HIGH"
+            "images) becomes 0 to 255; choose another with --window LOW,HIGH{untouched}"
         )
         return window
     outside = int(((findings.ranges[:, 0] < window[0]) | (findings.ranges[:, 1] > window[1]))[deep].sum())
     clipped = f"; {outside:,} of {int(deep.sum()):,} images reach beyond it and are clipped" if outside else ""
-    notes.append(f"intensity window {window[0]:g} to {window[1]:g} becomes 0 to 255 in {kinds} images{clipped}")
+    notes.append(
+        f"intensity window {window[0]:g} to {window[1]:g} becomes 0 to 255 in {kinds} images{clipped}{untouched}"
+    )
     return (float(window[0]), float(window[1]))

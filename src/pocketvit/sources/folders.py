@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import PocketError
 from .base import SPLITS
 from .decode import SUFFIXES
+from .grades import are_grades, in_order
 from .listing import Files, Listing
 
 SPLIT_NAMES = {
@@ -145,7 +146,7 @@ def _class_folders(folder: Path, places: dict[str, Path], images: dict[str, Path
     for label in places:
         if not counts[label]:
             raise PocketError(f"class folder {folder / label} has no images: add some, or delete the folder")
-    return tuple(sorted(places))
+    return in_order(places)
 
 
 def _ignored(files: dict[str, Path], images: dict[str, Path]) -> list[str]:
@@ -178,4 +179,5 @@ def _listing(
         targets=np.array(targets, np.int64),
         images=Files([images[name] for name in names]),
         notes=notes,
+        task="ordinal" if are_grades(classes) else "classification",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import Source
+from .base import Source, Task
 from .decode import decode, to_rgb8
 from .findings import Findings
 
@@ -21,9 +21,12 @@ class Listing:
         names: [N] as shown to people: the path relative to what was opened, or the array's index.
         keys: [N] what a sample is known by inside its split: the normalized path below the split's folder.
         splits: [N] "train", "val", "test".
-        targets: int64 [N], -1 where unknown.
+        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1.
         images: where the pixels are: files, or arrays.
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
+        task, modality, group: see `Dataset`.
+        groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
+        whose: whose the given splits are, to be said; by default the name's.
     """
 
     name: str
@@ -36,6 +39,11 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     test_fraction: float | None = None
+    task: Task = "classification"
+    modality: str | None = None
+    group: str | None = None
+    groups: list[str] | None = None
+    whose: str | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,8 +93,8 @@ class FileSource(Source):
         self.paths = paths
         self.findings = findings
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        return decode(self.paths[position], self.names[position]), int(self.targets[position])
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+        return decode(self.paths[position], self.names[position]), self.target(position)
 
 
 class ArraySource(Source):
@@ -97,9 +105,9 @@ class ArraySource(Source):
         self.images = images
         self.rows = rows
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
         row = position if self.rows is None else self.rows[position]
-        return self.images[row], int(self.targets[position])
+        return self.images[row], self.target(position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray:
         """Return uint8 [B, H, W, 3]: one gather, no loop."""

@@ -119,8 +119,8 @@ class Pack(Source):
         vars(self).update(state)
         self._map()
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        return self._image(int(position)), int(self.targets[position])
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+        return self._image(int(position)), self.target(position)
 
     def _image(self, position: int) -> np.ndarray:
         if self.stacked is not None:

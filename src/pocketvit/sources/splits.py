@@ -1,10 +1,15 @@
-"""Holding images out: who goes into validation and test is decided by a keyed hash, class by class."""
+"""Who goes where: validation and test by a keyed hash, class by class, or as folds that keep groups together."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+from .targets import labelled
 
 
 def hold_out(
@@ -31,8 +36,7 @@ def hold_out(
             first[group] = row
     members: dict[int, list[tuple[bytes, bytes]]] = {}
     for group, row in first.items():
-        rank = hashlib.blake2b(f"{seed}\0{keys[row]}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
-        members.setdefault(int(targets[row]), []).append((rank, group))
+        members.setdefault(int(targets[row]), []).append((_rank(seed, keys[row]), group))
     place: dict[bytes, str] = {}
     for ranked in members.values():
         order = [group for _, group in sorted(ranked)]
@@ -40,3 +44,106 @@ def hold_out(
             count = min(max(round(len(order) * share), 1), (len(order) - 1) // 2)
             place.update(dict.fromkeys(order[:count] if split == "val" else order[len(order) - count :], split))
     return np.array([place.get(group, "train") for group in groups], "U5")
+
+
+def united(looks: Sequence[Hashable], groups: Sequence[Hashable] | None) -> np.ndarray:
+    """Return int64 [N], equal for images that stay on one side: equal ones, those of one group, and chains of these."""
+    parent = list(range(len(looks)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for column in (looks, groups or ()):
+        first: dict[Hashable, int] = {}
+        for row, value in enumerate(column):
+            a, b = root(row), root(first.setdefault(value, row))
+            parent[max(a, b)] = min(a, b)
+    return np.array([root(row) for row in range(len(looks))], np.int64)
+
+
+def spread(keys: list[str], units: np.ndarray, targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Deal images into folds, whole units at a time, so that each fold has its share of each class.
+
+    The largest units go first, equal ones in the order of a hash of (seed, key), each into the fold that has fewest
+    images of its classes (relative to all of the class; then fewest images, then the first). Written here and not
+    taken from scikit-learn's StratifiedGroupKFold, whose result has changed between versions.
+
+    Args:
+        keys: [N] what a sample is known by on any machine.
+        units: int64 [N], equal for images that stay together.
+        targets: int64 [N], or [N, C] of 0 and 1 (then every image also counts as one of "any label").
+
+    Returns:
+        int64 [N], the fold of each image.
+    """
+    counts: dict[int, Counter[int]] = {}
+    sizes: Counter[int] = Counter()
+    ranks: dict[int, bytes] = {}
+    known = labelled(targets)
+    for row, unit in enumerate(units.tolist()):
+        of = [int(targets[row])] if targets.ndim == 1 else [-1, *np.flatnonzero(targets[row] == 1).tolist()]
+        counts.setdefault(unit, Counter()).update(of if known[row] else [-2])
+        sizes[unit] += 1
+        rank = _rank(seed, keys[row])
+        ranks[unit] = min(rank, ranks.get(unit, rank))
+    totals: Counter[int] = Counter()
+    for count in counts.values():
+        totals.update(count)
+    filled: list[Counter[int]] = [Counter() for _ in range(folds)]
+    images = [0] * folds
+    place = {}
+    for unit in sorted(counts, key=lambda unit: (-sizes[unit], ranks[unit])):
+        # fsum is rounded once, whatever the order: the same fold on every machine
+        crowding = [
+            math.fsum(have[label] * count / totals[label] ** 2 for label, count in counts[unit].items())
+            for have in filled
+        ]
+        fold = min(range(folds), key=lambda fold: (crowding[fold], images[fold], fold))
+        place[unit] = fold
+        filled[fold].update(counts[unit])
+        images[fold] += sizes[unit]
+    return np.array([place[unit] for unit in units.tolist()], np.int64)
+
+
+def hold_out_groups(
+    keys: list[str], units: np.ndarray, targets: np.ndarray, shares: dict[str, float], seed: int
+) -> np.ndarray:
+    """Choose which groups are held out: `spread` over as many folds as the share fits into 1, one fold a split.
+
+    Folds that hold all training images of a class are passed over, for training comes first.
+
+    Args:
+        units: int64 [N], equal for images that stay together.
+        shares: as in `hold_out`.
+
+    Returns:
+        [N] of "train", "val" and "test".
+    """
+    chosen = np.full(len(keys), "train", "U5")
+    for split, share in shares.items():
+        rows = np.flatnonzero(chosen == "train")
+        apart = len(np.unique(units[rows]))
+        if apart < 2:
+            continue
+        # a share of what is left, not of all; at most one fold a unit, or some would be empty
+        folds = min(max(round(share and len(rows) / (share * len(keys))), 2), apart)
+        fold = spread([keys[row] for row in rows], units[rows], targets[rows], folds, seed)
+        lost = [len(_present(targets[rows]) - _present(targets[rows[fold != one]])) for one in range(folds)]
+        gained = [len(_present(targets[rows[fold == one]])) for one in range(folds)]
+        if min(lost) == 0:
+            best = min(range(folds), key=lambda one: (lost[one], -gained[one], one))
+            chosen[rows[fold == best]] = split
+    return chosen
+
+
+def _present(targets: np.ndarray) -> set[int]:
+    if targets.ndim == 1:
+        return set(np.unique(targets).tolist()) - {-1}
+    return set(np.flatnonzero((targets == 1).any(0)).tolist())
+
+
+def _rank(seed: int, key: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from .base import Source
+from .targets import strata
 
 
 class Subset(Source):
@@ -24,11 +25,13 @@ class Subset(Source):
             names=[source.names[i] for i in self.positions],
             window=source.window,
             size=source.size,
+            groups=None if source.groups is None else source.groups[self.positions],
+            parents=None if source.parents is None else source.parents[self.positions],
             fingerprint=hashlib.sha256(source.fingerprint.encode() + self.positions.tobytes()).hexdigest(),
         )
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        return self.source[int(self.positions[position])]
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+        return self.source[int(self.positions[position])][0], self.target(position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         return self.source.rgb(self.positions[positions])
@@ -44,11 +47,15 @@ def repeated(source: Source, positions: np.ndarray, count: int) -> Subset:
 
 
 def balanced(source: Source, count: int, seed: int = 0) -> np.ndarray:
-    """Return ``count`` positions, the classes taking turns (fewer where a class runs out), in ascending order."""
+    """Return ``count`` positions, the classes taking turns (fewer where a class runs out), in ascending order.
+
+    Of several labels an image's rarest one counts.
+    """
+    drawn_by = strata(source.targets)
     order = np.random.default_rng(seed).permutation(len(source))
     turn = np.zeros(len(source), np.int64)
-    for label in np.unique(source.targets):
-        members = order[source.targets[order] == label]
+    for label in np.unique(drawn_by):
+        members = order[drawn_by[order] == label]
         turn[members] = np.arange(len(members))
     return np.sort(order[np.argsort(turn[order], kind="stable")[:count]])
 
