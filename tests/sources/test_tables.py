@@ -113,3 +113,40 @@ def test_a_table_that_is_missing_or_goes_with_no_folder_is_refused(photos, tmp_p
     (tmp_path / "a.npz").write_bytes(b"")
     with pytest.raises(PocketError, match="need a folder of images"):
         open_images(tmp_path / "a.npz", labels=tmp_path / "no.csv")
+
+
+def several(count=10):
+    return "\n".join(f"{i:03}.png,{int(i % 3 == 0)},{int(i % 2 == 0)},{50 + i}" for i in range(count))
+
+
+def test_columns_of_0_and_1_are_several_labels_an_image(scans):
+    dataset = scans("file,edema,fracture,age\n" + several())
+    assert dataset.classes == ("edema", "fracture")
+    assert dataset.task == "multi-label"
+    assert dataset.train.targets.tolist() == [[int(i % 3 == 0), int(i % 2 == 0)] for i in range(10)]
+    assert any("2 labels an image, 0 or 1 each: edema, fracture" in note for note in dataset.notes)
+
+
+def test_one_label_column_is_preferred_to_columns_of_0_and_1(scans):
+    text = "file,label,smoker,female\n" + "\n".join(f"{row},0,1" for row in rows().split("\n"))
+    assert scans(text).classes == ("sick", "well")
+
+
+def test_columns_of_which_each_row_marks_one_are_classes(scans):
+    text = "image,MEL,NV\n" + "\n".join(f"{i:03},{1.0 - i % 2},{i % 2}.0" for i in range(10))
+    dataset = scans(text)
+    assert dataset.classes == ("MEL", "NV")
+    assert dataset.train.targets.tolist() == [0, 1] * 5
+
+
+def test_labels_that_are_empty_in_part_are_refused_by_line(scans):
+    with pytest.raises(PocketError, match="line 5 has no value for 'fracture': give 0 or 1"):
+        scans("file,edema,fracture,age\n" + several().replace("003.png,1,0", "003.png,1,"))
+    dataset = scans("file,edema,fracture,age\n" + several().replace("003.png,1,0", "003.png,,"))
+    assert dataset.train.targets[3].tolist() == [-1, -1]
+
+
+def test_a_column_of_grades_is_ordinal_and_numbers_under_label_are_not(scans):
+    text = "\n".join(f"{i:03}.png,{i % 4}" for i in range(10))
+    assert scans("file,grade\n" + text).task == "ordinal"
+    assert scans("file,label\n" + text).task == "classification"

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import PocketError
 from .base import SPLITS, Checks, Dataset, Source
 from .decode import BrokenImage, decode, to_rgb8
+from .listing import Listing
 from .pack import Pack, pack_dataset
 
 __all__ = [
@@ -28,6 +29,7 @@ def open_images(
     images: Any,
     *,
     labels: str | Path | None = None,
+    group: str | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
     window: tuple[float, float] | None = None,
@@ -43,6 +45,7 @@ def open_images(
             or CIFAR as torchvision lays it out); a CSV file of names and labels; a MedMNIST-layout ``.npz``;
             a pair (array of images, labels); or a `Dataset`, which is returned as it is.
         labels: CSV file of names and labels of the images in a folder.
+        group: heading of the column (such as patient) whose equal cells stay on one side of every split.
         val_fraction: share of the training images held out for validation, and again for test, where those are
             missing; 0 holds nothing out.
         window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default the full range
@@ -56,16 +59,23 @@ def open_images(
 
     if isinstance(images, Dataset):
         return images
-    listing = _list(images, labels)
+    listing = find_images(images, labels, group)
     return assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
 
 
-def _list(images: Any, labels: str | Path | None) -> Any:
+def find_images(images: Any, labels: str | Path | None, group: str | None) -> Listing:
+    """Find out what is given, and list its images; see `open_images`."""
     from .arrays import list_digits, list_npz, list_pair
     from .cifar import find_cifar, list_cifar
     from .folders import list_folder
     from .tables import list_table
 
+    is_table = isinstance(images, str | Path) and Path(images).suffix.lower() in (".csv", ".tsv")
+    if group is not None and labels is None and not is_table:
+        raise PocketError(
+            f"grouping by {group!r} needs a table that says which images are of one {group}: give a CSV file with "
+            f"the columns file, label and {group}, as --labels FILE"
+        )
     if isinstance(images, tuple) and len(images) == 2:
         return list_pair(*images)
     if not isinstance(images, str | Path):
@@ -81,12 +91,12 @@ def _list(images: Any, labels: str | Path | None) -> Any:
         table = Path(labels).expanduser()
         if not path.is_dir():
             raise PocketError(f"labels in {table} need a folder of images, but {path} is a file")
-        return list_table(table, path)
+        return list_table(table, path, group)
     if path.is_dir():
         batches = find_cifar(path)
         return list_cifar(batches) if batches else list_folder(path)
     if path.suffix.lower() == ".npz":
         return list_npz(path)
     if path.suffix.lower() in (".csv", ".tsv"):
-        return list_table(path, path.parent)
+        return list_table(path, path.parent, group)
     raise PocketError(f"{path} cannot be opened as images: give a folder, a .npz or .csv file, or 'digits'")

@@ -4,50 +4,80 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..errors import PocketError
+from .arrays import one_of_many
+from .base import Task
 from .folders import SPLIT_NAMES, find_files, is_image, normalized
+from .grades import are_grades, in_order
 from .listing import Files, Listing
 
 _NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_name", "image_id", "name", "id")
-_LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "diagnosis", "y")
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "target", "category", "diagnosis", "y"),
+    *("grade", "stage", "severity"),
+)
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 
 
-def list_table(table: Path, folder: Path) -> Listing:
+@dataclass(frozen=True)
+class _Row:
+    """What a table says of one image: its label, or several of 0 and 1 ("" where unknown)."""
+
+    labels: tuple[str, ...]
+    split: str
+    group: str
+    line: int
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows with their line numbers, and where the columns are."""
+
+    rows: list[tuple[int, list[str]]]
+    name: int
+    labels: list[int]
+    split: int | None
+    group: int | None
+    titles: list[str]
+
+
+def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     """List the images that a CSV names, relative to ``folder``, with their labels and (if it has the column) split.
 
     Columns are found by their heading (file, image, ... and label, class, ...; split); without a heading the first is
-    the file and the second the label. A name may lack its ending or its folders where that leaves no doubt. Rows
-    without a label are unlabelled images.
+    the file and the second the label. Without a column of labels all columns that hold only 0 and 1 are labels, several
+    an image. A name may lack its ending or its folders where that leaves no doubt. Rows without a label are unlabelled
+    images.
+
+    Args:
+        group: heading of the column whose equal cells stay on one side of every split.
 
     Raises:
         PocketError: no such columns, an image with two labels, or none of the files exists.
     """
-    rows, columns = _read(table)
+    read = _read(table, group)
     files = {name: path for name, path in find_files(folder).items() if is_image(name)}
     loosely = _by_loose_name(files)
-    found: dict[str, tuple[str, str, int]] = {}
+    found: dict[str, _Row] = {}
     missing: list[tuple[str, str]] = []
-    for line, row in rows:
-        given = normalized(row[columns["name"]].strip().replace("\\", "/"))
+    for line, cells in read.rows:
+        given = normalized(cells[read.name].strip().replace("\\", "/"))
         name = given if given in files else loosely.get(given.removeprefix("./"))
         if name is None:
             doubt = given in loosely
             why = "fits several files; give its folder" if doubt else f"is named in {table.name} but is not there"
             missing.append((given or f"line {line}", why))
             continue
-        label = row[columns["label"]].strip()
-        split = _split_of(row[columns["split"]], table, line) if "split" in columns else "train"
-        if name in found and found[name][:2] != (label, split):
-            raise PocketError(
-                f"{table} gives {name} the label {found[name][0]!r} in line {found[name][2]} "
-                f"and {label!r} in line {line}: keep one"
-            )
-        found[name] = (label, split, line)
+        row = _row(read, table, line, cells)
+        if name in found:
+            _refuse_two(table, name, found[name], row, group)
+        found[name] = row
     if not found:
         raise PocketError(
             f"none of the {len(missing)} files that {table} names is in {folder} ({missing[0][0]} for one): "
@@ -56,29 +86,72 @@ def list_table(table: Path, folder: Path) -> Listing:
     notes = []
     if len(found) < len(files):
         notes.append(f"{len(files) - len(found):,} images in {folder.name} are not in {table.name} and were left out")
-    unlabelled = sum(not label for label, _, _ in found.values())
+    unlabelled = sum(not row.labels[0] for row in found.values())
     if unlabelled and unlabelled < len(found):
         notes.append(f"{unlabelled:,} images have no label in {table.name}: they train without one")
     names = sorted(found)
-    classes = _sorted_labels({label for label, _, _ in found.values() if label})
-    if len(classes) == 1:
-        raise PocketError(f"{table} has one label only, {classes[0]!r}: two or more are needed")
-    index = {label: target for target, label in enumerate(classes)}
+    classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
     return Listing(
         name=folder.resolve().name or "images",
         classes=classes,
         names=names,
         keys=names,
-        splits=[found[name][1] for name in names],
-        targets=np.array([index.get(found[name][0], -1) for name in names], np.int64),
+        splits=[found[name].split for name in names],
+        targets=targets,
         images=Files([files[name] for name in names]),
         notes=notes,
         broken=missing,
+        task=task,
+        group=group,
+        groups=[found[name].group for name in names] if group else None,
     )
 
 
-def _read(table: Path) -> tuple[list[tuple[int, list[str]]], dict[str, int]]:
-    """Return (line number, row) of each row that is not empty, and where the columns are."""
+def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tuple[tuple[str, ...], np.ndarray, Task]:
+    """Return the classes, the targets ([N], or [N, C] of 0 and 1) and what they are."""
+    if len(read.labels) > 1:
+        classes = tuple(read.titles[column] for column in read.labels)
+        notes.append(f"{table.name} has {len(classes)} labels an image, 0 or 1 each: {', '.join(classes)}")
+        given = [[_PRESENT.get(cell, -1) for cell in row.labels] for row in rows]
+        targets = one_of_many(np.array(given, np.int64), notes)
+        if (targets < 0).all():
+            return (), np.full(len(rows), -1, np.int64), "classification"
+        return classes, targets, "multi-label" if targets.ndim == 2 else "classification"
+    hint = read.titles[read.labels[0]]
+    classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
+    if len(classes) == 1:
+        raise PocketError(f"{table} has one label only, {classes[0]!r}: two or more are needed")
+    index = {label: target for target, label in enumerate(classes)}
+    targets = np.array([index.get(row.labels[0], -1) for row in rows], np.int64)
+    return classes, targets, "ordinal" if are_grades(classes, hint) else "classification"
+
+
+def _row(read: _Table, table: Path, line: int, cells: list[str]) -> _Row:
+    labels = tuple(cells[column].strip() for column in read.labels)
+    if any(labels) and not all(labels):
+        empty = read.titles[read.labels[labels.index("")]]
+        raise PocketError(f"{table} line {line} has no value for {empty!r}: give 0 or 1, or leave all its labels empty")
+    split = "train" if read.split is None else SPLIT_NAMES.get(cells[read.split].strip().lower())
+    if split is None:
+        raise PocketError(f"{table} line {line} has the split {cells[read.split or 0]!r}: use train, val or test")
+    return _Row(labels, split, "" if read.group is None else cells[read.group].strip(), line)
+
+
+def _refuse_two(table: Path, name: str, one: _Row, other: _Row, group: str | None) -> None:
+    if (one.labels, one.split) != (other.labels, other.split):
+        first, second = (row.labels[0] if len(row.labels) == 1 else ",".join(row.labels) for row in (one, other))
+        raise PocketError(
+            f"{table} gives {name} the label {first!r} in line {one.line} and {second!r} in line {other.line}: keep one"
+        )
+    if one.group != other.group:
+        raise PocketError(
+            f"{table} gives {name} the {group} {one.group!r} in line {one.line} and {other.group!r} in line "
+            f"{other.line}: keep one"
+        )
+
+
+def _read(table: Path, group: str | None) -> _Table:
+    """Read a table and find its columns."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -91,32 +164,54 @@ def _read(table: Path) -> tuple[list[tuple[int, list[str]]], dict[str, int]]:
     rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     if not rows or len(rows[0][1]) < 2:
         raise PocketError(f"{table} has no two columns: the first line should be like 'file,label'")
-    heading = [cell.strip().lower() for cell in rows[0][1]]
-    columns = {
-        what: heading.index(next(name for name in names if name in heading))
-        for what, names in (("name", _NAME_COLUMNS), ("label", _LABEL_COLUMNS), ("split", _SPLIT_COLUMNS))
-        if any(name in heading for name in names)
-    }
-    if "name" in columns and "label" in columns:
-        rows = rows[1:]
-    elif is_image(heading[0]):
-        columns = {"name": 0, "label": 1}
+    titles = [cell.strip() for cell in rows[0][1]]
+    if is_image(titles[0]):
+        if group is not None:
+            raise PocketError(
+                f"{table} has no headings, so no column {group!r}: give it a first line such as file,label,{group}"
+            )
+        found = _Table(rows, 0, [1], None, None, titles)
     else:
+        found = _columns(table, rows[1:], titles, group)
+    needed = max(found.name, *found.labels, found.split or 0, found.group or 0)
+    for line, row in found.rows:
+        if len(row) <= needed:
+            raise PocketError(f"{table} line {line} has {len(row)} columns of {len(titles)}: complete or delete it")
+    return found
+
+
+def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], group: str | None) -> _Table:
+    heading = [title.lower() for title in titles]
+    grouping = None
+    if group is not None:
+        if group.strip().lower() not in heading:
+            raise PocketError(f"{table} has no column {group!r}: it has {', '.join(titles)}")
+        grouping = heading.index(group.strip().lower())
+        heading[grouping] = ""  # no name, label or split, whatever it is called
+
+    def find(names: tuple[str, ...]) -> int | None:
+        return next((heading.index(name) for name in names if name in heading), None)
+
+    name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
+    labels = [label] if label is not None else []
+    if name is not None and label is None:
+        others = [column for column in range(len(titles)) if column not in (name, split, grouping)]
+        labels = [
+            column
+            for column in others
+            if _is_present_or_not([cells[column] for _, cells in rows if column < len(cells)])
+        ]
+    if name is None or not labels or (label is None and len(labels) < 2):
         raise PocketError(
-            f"{table} has the columns {', '.join(rows[0][1][:6])}: name the one with the files 'file' and the one "
-            "with the labels 'label'"
+            f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
+            "with the labels 'label' (or give several columns of 0 and 1)"
         )
-    for line, row in rows:
-        if len(row) <= max(columns.values()):
-            raise PocketError(f"{table} line {line} has {len(row)} columns of {len(heading)}: complete or delete it")
-    return rows, columns
+    return _Table(rows, name, labels, split, grouping, titles)
 
 
-def _split_of(cell: str, table: Path, line: int) -> str:
-    split = SPLIT_NAMES.get(cell.strip().lower())
-    if split is None:
-        raise PocketError(f"{table} line {line} has the split {cell!r}: use train, val or test")
-    return split
+def _is_present_or_not(cells: list[str]) -> bool:
+    found = {cell.strip() for cell in cells} - {""}
+    return bool(found) and found <= set(_PRESENT)
 
 
 def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:
@@ -129,9 +224,9 @@ def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:
     return loosely
 
 
-def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
-    """Sort labels as numbers where all of them are, else as text."""
+def _sorted_labels(labels: set[str], hint: str) -> tuple[str, ...]:
+    """Sort labels as numbers where all of them are, as grades where they are called so, else as text."""
     try:
         return tuple(sorted(labels, key=float))
     except ValueError:
-        return tuple(sorted(labels))
+        return in_order(labels, hint)

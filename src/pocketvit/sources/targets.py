@@ -7,7 +7,7 @@ import numpy as np
 
 def labelled(targets: np.ndarray) -> np.ndarray:
     """Return bool [N]: whether an image's labels are known."""
-    return targets >= 0 if targets.ndim == 1 else (targets >= 0).all(1)
+    return np.asarray((targets >= 0).reshape(len(targets), -1).all(axis=1))
 
 
 def having(targets: np.ndarray, label: int) -> np.ndarray:
