@@ -14,7 +14,8 @@ from .errors import PocketError
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Stem = Literal["patch", "coadvise"]
+Stem = Literal["patch", "shifted", "summed", "concatenated", "coadvise"]
+Attention = Literal["plain", "local"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class RunConfig:
     patch_size: int | None = None  # None: by the view's size
     tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
     stem: Stem = "patch"  # how pictures become tokens
+    attention: Attention = "plain"  # or "local": see models.local_attention
     views: int = 10  # stored views an image (V); epoch e uses view e mod V
     top_k: int | None = None  # None: all logits up to 256 classes, else 100
     approximate_tail: bool = False

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from ..config import Stem
+from ..config import Attention, Stem
 from ..errors import PocketError
 from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER, create_student
@@ -96,6 +96,7 @@ def candidate(
     patch_size: int | None = None,
     tokens: int = 0,
     stem: Stem = "patch",
+    attention: Attention = "plain",
     limit: int | None = None,
 ) -> Candidate:
     """Return the figures of one student, measured once for a machine and library versions and then remembered.
@@ -111,6 +112,7 @@ def candidate(
         "patch_size": patch_size,
         "tokens": tokens,
         **({"stem": stem} if stem != "patch" else {}),
+        **({"attention": attention} if attention != "plain" else {}),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
@@ -118,8 +120,9 @@ def candidate(
     try:
         torch.manual_seed(0)
         model = create_student(
-            name, num_classes=num_classes, image_size=image_size, patch_size=patch_size, tokens=tokens, stem=stem
-        )
+            name, num_classes=num_classes, image_size=image_size, patch_size=patch_size, tokens=tokens, stem=stem,
+            attention=attention,
+        )  # fmt: skip
     finally:
         torch.set_rng_state(state)
     parameters = count_parameters(model)
@@ -155,6 +158,7 @@ def choose(
     patch_size: int | None = None,
     tokens: int = 0,
     stem: Stem = "patch",
+    attention: Attention = "plain",
     names: Sequence[str] | None = None,
 ) -> Choice:
     """Return the largest student of the ladder that fits.
@@ -169,6 +173,7 @@ def choose(
         patch_size: None for the default of the image size.
         tokens: distillation tokens.
         stem: see `create_student`.
+        attention: see `create_student`.
         names: of the ladder, smallest first; all of it by default.
 
     Raises:
@@ -183,6 +188,7 @@ def choose(
             patch_size=patch_size,
             tokens=tokens,
             stem=stem,
+            attention=attention,
             limit=budget.bytes,
         )
         tried.append(found)

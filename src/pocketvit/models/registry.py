@@ -8,15 +8,16 @@ from typing import Any, get_args
 import timm
 from torch import nn
 
-from ..config import Stem
+from ..config import Attention, Stem
 from ..errors import PocketError
 from . import cifar_resnet, rednet  # noqa: F401  (register their networks in timm)
 from .coadvise import stem_width
 from .hub import explain, hub
+from .variants import is_vision_transformer
 from .vit import LADDER, default_patch
 
 _PLAIN, _DISTILLED, _TOKENS = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pocketvit_tokens"
-_COADVISE = "pocketvit_coadvise"
+_COADVISE, _VARIANT = "pocketvit_coadvise", "pocketvit_vit"
 
 
 def suggest(name: str) -> str:
@@ -92,6 +93,7 @@ def create_student(
     patch_size: int | None = None,
     tokens: int = 0,
     stem: Stem = "patch",
+    attention: Attention = "plain",
     drop_path: float = 0.0,
 ) -> nn.Module:
     """Make an untrained student.
@@ -103,8 +105,11 @@ def create_student(
         patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.
         tokens: distillation tokens: 0 for a plain ViT; 1 for timm's distilled ViT; k >= 2 for a token and a head for
             each of k teachers (saved students then need pocketvit).
-        stem: "patch" for plain patches; "coadvise" for a convolution and an involution stem that start the tokens of
-            the first and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
+        stem: "patch" for plain patches; "shifted", "summed" or "concatenated" (see `models.patches`); "coadvise" for a
+            convolution and an involution stem that start the tokens of the first and the second teacher (see
+            `models.coadvise`; ``tokens`` is then 2).
+        attention: "plain", or "local" (see `models.local_attention`). Saved students with it, and with any stem but
+            "patch", need pocketvit.
         drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
 
     Raises:
@@ -112,6 +117,8 @@ def create_student(
     """
     if stem not in get_args(Stem):
         raise PocketError(f"unknown stem {stem!r}: choose one of {', '.join(get_args(Stem))}.")
+    if attention not in get_args(Attention):
+        raise PocketError(f"unknown attention {attention!r}: choose one of {', '.join(get_args(Attention))}.")
     if stem == "coadvise" and tokens != 2:
         raise PocketError(
             f"the coadvise stems start the tokens of two teachers, and the student has {tokens}: give it 2 tokens, or "
@@ -128,13 +135,29 @@ def create_student(
             )
         if patch_size is not None:
             args["patch_size"] = patch_size
-        return create_model(name, image_size=image_size, **args)
+        if (stem, attention) == ("patch", "plain"):
+            return create_model(name, image_size=image_size, **args)
+        if stem == "coadvise":
+            raise PocketError(f"the coadvise stems need a student of the ladder ({', '.join(LADDER)}), not {name}.")
+        if not timm.is_model(name.split(".", 1)[0]):
+            raise PocketError(f"unknown model {name!r}.{suggest(name)} timm.list_models() lists them all.")
+        if not is_vision_transformer(name):
+            raise PocketError(
+                f"{name} is no VisionTransformer of timm, so that its patches and its attention cannot be exchanged. "
+                "Choose a vit_ or deit_ model or a student of the ladder, or leave stem and attention as they are."
+            )
+        return create_model(_VARIANT, image_size=image_size, base=name, stem=stem, attention=attention, **args)
     patch = patch_size or default_patch(image_size)
     if patch > image_size:
         raise PocketError(f"patches of {patch} pixels do not fit an image of {image_size}: choose a smaller patch.")
     args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args())
     if stem == "coadvise":
-        return build(_COADVISE, {**args, "stem_width": stem_width(LADDER[name].embed_dim)})
-    if tokens >= 2:
-        args["tokens"] = tokens
-    return build((_PLAIN, _DISTILLED)[tokens] if tokens < 2 else _TOKENS, args)
+        base, stem = _COADVISE, "patch"  # coadvise brings its own patches
+        args["stem_width"] = stem_width(LADDER[name].embed_dim)
+    else:
+        base = (_PLAIN, _DISTILLED)[tokens] if tokens < 2 else _TOKENS
+        if tokens >= 2:
+            args["tokens"] = tokens
+    if (stem, attention) == ("patch", "plain"):
+        return build(base, args)
+    return build(_VARIANT, {"base": base, "stem": stem, "attention": attention, **args})

@@ -28,7 +28,8 @@ def distill(
     size: int | None = None,
     patch: int | None = None,
     tokens: int = 0,
-    stem: Literal["patch", "coadvise"] = "patch",
+    stem: Literal["patch", "shifted", "summed", "concatenated", "coadvise"] = "patch",
+    attention: Literal["plain", "local"] = "plain",
     batch_size: int | None = None,
     lr: float | None = None,
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist"] = "auto",
@@ -85,8 +86,10 @@ def distill(
         size: side of the views in pixels; by default the images' own up to 64, then up to 224
         patch: side of the student's patches in pixels
         tokens: distillation tokens of the student: 0, 1, or one a teacher
-        stem: how the student cuts pictures up; coadvise, with --tokens 2, puts a convolution and an involution before
-            its patches: the first teacher's token starts from the convolution, the second's from the involution
+        stem: how the student cuts pictures up: plain patches, shifted ones (of the picture and its four half-patch
+            shifts), both summed, or both side by side; coadvise, with --tokens 2, puts a convolution and an involution
+            before its patches: the first teacher's token starts from the convolution, the second's from the involution
+        attention: of the student; local has a learned temperature a head, and no token looks at itself
         batch_size: images a step
         lr: learning rate; by default 0.001 for batches of 128, by the square root of the batch
         objective: what the student matches; auto is zscore, or kl where only the top logits are stored or there
@@ -165,7 +168,7 @@ def distill(
         teacher_share=teacher_share, ema=ema, accumulate=accumulate, seed=seed,
     )  # fmt: skip
     check_tokens(tokens, len(specs) or len(LIGHT))
-    check_stem(stem, tokens, student)
+    check_stem(stem, attention, tokens, student)
     check_against(against)
     terms = parse_match(match, ema)
     if store_features is not None:
@@ -209,7 +212,7 @@ def distill(
 
         choice = choose(
             parse_budget(fit), num_classes=max(classes, 1), image_size=view.view_size, patch_size=patch,
-            tokens=tokens, stem=stem,
+            tokens=tokens, stem=stem, attention=attention,
         )  # fmt: skip
         student, notes = choice.candidate.name, choice.notes
     config = RunConfig(
@@ -222,6 +225,7 @@ def distill(
         patch_size=patch,
         tokens=tokens,
         stem=stem,
+        attention=attention,
         views=min(train.epochs, 10 if views is None else views),
         top_k=top_k,
         approximate_tail=approximate_tail,

@@ -120,11 +120,19 @@ def check_tokens(tokens: int, teachers: int) -> None:
         raise PocketError(f"--tokens {tokens}: give 0, 1, or one a teacher, which is {teachers} here.")
 
 
-def check_stem(stem: str, tokens: int, student: str) -> None:
-    """Refuse stems that have no two tokens to start, rather than after the teachers' work."""
+def check_stem(stem: str, attention: str, tokens: int, student: str) -> None:
+    """Refuse stems and attention that the student cannot have, rather than after the teachers' work."""
     from ..models import LADDER
+    from ..models.variants import is_vision_transformer
 
-    if stem == "patch":
+    if (stem, attention) == ("patch", "plain"):
+        return
+    if stem != "coadvise":
+        if student not in LADDER and not is_vision_transformer(student):
+            raise PocketError(
+                f"--stem {stem} --attention {attention}: {student} is no plain ViT, whose patches and attention could "
+                f"be exchanged. Choose {', '.join(LADDER)}, or a vit_ or deit_ model of timm."
+            )
         return
     if tokens != 2:
         raise PocketError(

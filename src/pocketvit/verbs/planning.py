@@ -46,6 +46,7 @@ def plan_text(dataset: Dataset, config: RunConfig, specs: Sequence[Any], notes: 
         patch_size=config.patch_size,
         tokens=config.tokens,
         stem=config.stem,
+        attention=config.attention,
     )
     rate = _step_rate(student.to(device), views, config, config.view.view_size)
     students = 2 if config.baseline and dataset.classes else 1

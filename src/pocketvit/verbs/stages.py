@@ -223,8 +223,9 @@ def train_student(
         num_classes=len(road.dataset.classes),
         image_size=road.view.view_size,
         patch_size=config.patch_size,
-        tokens=config.tokens if teachers or config.stem != "patch" else min(config.tokens, 1),
+        tokens=config.tokens if teachers or config.stem == "coadvise" else min(config.tokens, 1),
         stem=config.stem,
+        attention=config.attention,
         drop_path=config.train.drop_path,
     )
     if config.replace_norm is not None:
@@ -275,7 +276,8 @@ def _share_precision(model: nn.Module, road: Road, config: RunConfig, folder: Pa
     if (folder / "choices.json").is_file():
         return
     here = {name: value for name, value in machine().items() if name != "date"}
-    student = [config.student, *([config.stem] if config.stem != "patch" else []), config.patch_size]
+    variant = [*([config.stem] if config.stem != "patch" else []), *(["local"] if config.attention == "local" else [])]
+    student = [config.student, *variant, config.patch_size]
     key = sha256_of([*student, road.view.view_size, str(road.device.type), here])[:10]
     shared = road.shared / "precision" / key
     forward = FromPixels(model, road.input)
@@ -334,7 +336,9 @@ def write_student(model: nn.Module, road: Road, folder: Path, input: Input | Non
 def describe(config: RunConfig) -> str:
     """One line on what is trained and how."""
     train, loss = config.train, config.loss
-    stem = f" with {config.stem} stems" if config.stem != "patch" else ""
+    parts = {"patch": "", "coadvise": "coadvise stems"}.get(config.stem, f"{config.stem} patches")
+    parts = " and ".join(filter(None, (parts, "local attention" if config.attention == "local" else "")))
+    stem = f" with {parts}" if parts else ""
     return (
         f"{config.student}{stem}, {train.epochs} epochs in batches of {train.batch_size}, {train.optimizer} "
         f"{train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share {loss.weight:g}"

@@ -1,0 +1,99 @@
+"""`pocketvit_vit`: any of timm's plain ViTs, or of ours, with another patch embedding or another attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Attention
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
+
+from ..errors import PocketError
+from .local_attention import LocalAttention
+from .patches import STEMS
+
+
+def is_vision_transformer(name: str) -> bool:
+    """Whether timm's ``name`` is a ``VisionTransformer``, whose patches and attention can be exchanged."""
+    with torch.device("meta"):
+        return isinstance(timm.create_model(name.split(".", 1)[0]), VisionTransformer)
+
+
+def use_local_attention(model: VisionTransformer) -> None:
+    """Put `LocalAttention` into every block, over the layers that are there.
+
+    Raises:
+        PocketError: a block has another attention than timm's plain one.
+    """
+    for block in model.blocks:
+        plain = getattr(block, "attn", None)
+        if type(plain) is not Attention or getattr(plain, "gate", None) is not None:
+            raise PocketError(
+                f"local attention takes the place of timm's plain one, and a block of this {type(model).__name__} has "
+                f"{type(plain).__name__}. Choose a plain ViT, or --attention plain."
+            )
+        block.attn = LocalAttention(plain)
+    # Bound to names, not to the model: a copy of the model keeps a list that is right for it.
+    names = {name for name, _ in model.named_parameters() if name.endswith(".temperature")}
+    vars(model)["no_weight_decay"] = partial(_either, model.no_weight_decay(), names)
+
+
+def _either(first: set[str], second: set[str]) -> set[str]:
+    return first | second
+
+
+def _assemble(base: str, stem: str, attention: str, **kwargs: Any) -> nn.Module:
+    if stem not in STEMS or attention not in ("plain", "local"):
+        raise PocketError(f"a ViT has no stem {stem!r} with {attention!r} attention: see pocketvit.config.Stem.")
+    if stem != "patch":
+        kwargs["embed_layer"] = STEMS[stem]
+    model = timm.create_model(base, **kwargs)
+    if not isinstance(model, VisionTransformer):
+        raise PocketError(
+            f"{base} is no VisionTransformer of timm, so that its patches and its attention cannot be exchanged."
+        )
+    if attention == "local":
+        use_local_attention(model)
+    return model
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "pocketvit_vit": {
+            "url": "",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "fixed_input_size": True,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+    }
+)
+
+
+@register_model
+def pocketvit_vit(
+    pretrained: bool = False,
+    base: str = "vit_tiny_patch16_224",
+    stem: str = "patch",
+    attention: str = "plain",
+    **kwargs: Any,
+) -> nn.Module:
+    """Make ``base`` with a stem of `patches.STEMS` and "plain" or "local" attention; ``kwargs`` are the base's own."""
+    make: Callable[..., nn.Module] = partial(_assemble, base, stem, attention)
+    model = build_model_with_cfg(make, "pocketvit_vit", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)  # type: ignore[arg-type]
+    told = timm.get_pretrained_cfg(base)
+    if told is not None:  # which layers are heads is the base's to say
+        cfg: Any = model.pretrained_cfg
+        vars(model)["pretrained_cfg"] = {**cfg, "classifier": told.classifier}
+    return model
