@@ -318,3 +318,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(PocketError, match=r"could not write .*taken"):
         pack_dataset(open_images("digits"), tmp_path / "taken", progress=False)
+
+
+def test_mixed_kinds_of_one_size_are_one_array_as_they_are_without_a_pack(tmp_path, noise):
+    for number in range(6):
+        (tmp_path / "in" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(noise(number, channels=3 if number % 3 else 0))
+        picture.save(tmp_path / "in" / "ab"[number % 2] / f"{number}.png")
+    source = open_images(tmp_path / "in", val_fraction=0).train
+    packed = pack_source(source, tmp_path / "packs")
+    everything = np.arange(6)
+    assert isinstance(packed.rgb(everything), np.ndarray)
+    assert np.array_equal(packed.rgb(everything), source.rgb(everything))
+
+
+def test_several_labels_and_groups_travel_with_the_pack(tmp_path, noise):
+    rows = [f"{number}.png,{number % 2},{int(number < 5)},P{number // 2}" for number in range(12)]
+    for number in range(12):
+        Image.fromarray(noise(number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "t.csv").write_text("\n".join(["file,edema,fracture,patient", *rows]))
+    source = open_images(tmp_path / "t.csv", group="patient").train
+    packed = pack_source(source, tmp_path / "packs")
+    assert packed.multilabel
+    assert np.array_equal(packed.targets, source.targets)
+    assert np.array_equal(packed.groups, source.groups)
+    source.groups = None  # opened without --group, by chance with the same split
+    assert pack_source(source, tmp_path / "packs").groups is None

@@ -71,3 +71,17 @@ def test_hidden_labels_are_forgotten_in_a_copy_alone(source):
     assert (source.targets >= 0).all()
     assert np.array_equal(hidden.rgb(np.array([5])), source.rgb(np.array([5])))
     assert hidden.fingerprint == source.fingerprint  # the images are the same, so that stored labels serve
+
+
+def test_of_several_labels_the_rarest_takes_its_turn_and_hidden_ones_are_whole_rows():
+    labels = np.zeros((40, 3), np.int64)
+    labels[:, 0] = 1
+    labels[::8, 1] = 1
+    labels[3] = [0, 0, 1]
+    array = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    several = open_images((array, labels), val_fraction=0, progress=False).train
+    assert several.targets[balanced(several, 5)].sum(0).tolist()[1:] == [2, 1]
+    hidden = hide_labels(several, np.array([3]))
+    assert hidden.targets[3].tolist() == [0, 0, 1]
+    assert (np.delete(hidden.targets, 3, 0) == -1).all()
+    assert Subset(hidden, np.array([4]))[0][1].tolist() == [-1, -1, -1]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
+from .assemble import assemble
 from .base import SPLITS, Checks, Dataset, Source
 from .decode import BrokenImage, decode, to_rgb8
+from .folds import open_folds
 from .listing import Listing
 from .pack import Pack, pack_dataset
+from .tiles import Tiles, per_image, tile_dataset
 
 __all__ = [
     "SPLITS",
@@ -18,9 +21,12 @@ __all__ = [
     "Dataset",
     "Pack",
     "Source",
+    "Tiles",
     "decode",
+    "open_folds",
     "open_images",
     "pack_dataset",
+    "per_image",
     "to_rgb8",
 ]
 
@@ -33,6 +39,7 @@ def open_images(
     val_fraction: float = 0.1,
     seed: int = 0,
     window: tuple[float, float] | None = None,
+    tile: int | None = None,
     progress: bool = True,
 ) -> Dataset:
     """Open images of any kind, read each once, and return their training, validation and test splits.
@@ -50,17 +57,17 @@ def open_images(
             missing; 0 holds nothing out.
         window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default the full range
             found; floating-point images need one.
+        tile: cut each image into squares of this side, in its own pixels; `Source.parents` says of which image each is.
         progress: show a bar while checking, if it takes more than a second.
 
     Raises:
         PocketError: what was given cannot be used; the message says what, where and what to do.
     """
-    from .assemble import assemble
-
     if isinstance(images, Dataset):
-        return images
+        return images if tile is None else tile_dataset(images, tile)
     listing = find_images(images, labels, group)
-    return assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
+    dataset = assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
+    return dataset if tile is None else tile_dataset(dataset, tile)
 
 
 def find_images(images: Any, labels: str | Path | None, group: str | None) -> Listing:

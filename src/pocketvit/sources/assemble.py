@@ -25,7 +25,7 @@ def assemble(
     """
     checked = examine(listing, val_fraction=val_fraction, window=window, progress=progress)
     splits = np.array(listing.splits, "U5")
-    _check_classes(listing, splits, checked.good, checked.findings)
+    check_classes(checked, splits)
     check_groups(checked, splits)
     notes: list[str] = []
     splits = divide(checked, splits, val_fraction, seed, notes)
@@ -62,7 +62,9 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
     )
 
 
-def _check_classes(listing: Listing, splits: np.ndarray, good: np.ndarray, findings: Findings) -> None:
+def check_classes(checked: Checked, splits: np.ndarray) -> None:
+    """Refuse a class whose images are all broken, or that training lacks."""
+    listing, findings, good = checked.listing, checked.findings, checked.good
     if listing.targets.ndim == 2:
         return  # a label that nobody has is said by `_absent`
     for split in SPLITS:

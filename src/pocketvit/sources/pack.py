@@ -2,9 +2,9 @@
 
 A pack is a folder ``<split>-<fingerprint>/`` with
 
-* ``images.bin``: decoded pixels end to end where images are small, else the bytes of the original files;
-* ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], ids, targets, names; classes and so on as metadata.
-  It is written last: a pack without it is not finished.
+* ``images.bin``: decoded pixels end to end where images are small or tiles, else the bytes of the original files;
+* ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], ids, targets, names, groups and parents where
+  there are any; classes and so on as metadata. It is written last: a pack without it is not finished.
 * ``journal.jsonl``: only while packing: what is being packed, then after each piece that is safely on disk how many
   images that makes.
 
@@ -34,6 +34,7 @@ from .base import Dataset, Source, in_threads
 from .decode import decode, to_rgb8
 from .findings import DEPTHS
 from .listing import ArraySource, FileSource, batch_rgb8
+from .tiles import Tiles
 
 SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which they are stored decoded
 PIECE = 64 * 1024 * 1024  # bytes between two lines of the journal: what a kill costs at most
@@ -88,6 +89,8 @@ class Pack(Source):
             window=tuple(about["window"]) if about["window"] else None,
             size=tuple(about["size"]) if about["size"] else None,
             fingerprint=about["fingerprint"],
+            groups=index.get("groups"),
+            parents=index.get("parents"),
         )
         self.offsets, self.shapes, self.depths = index["offsets"], index["shapes"], index["depths"]
         self._map()
@@ -140,7 +143,8 @@ class Pack(Source):
             return batch_rgb8(self.stacked[positions], self.window)
         if (self.depths == _DEPTHS.index("file")).any():
             return super().rgb(positions)
-        return [to_rgb8(self._image(int(position)), self.window) for position in positions]
+        images = [to_rgb8(self._image(int(position)), self.window) for position in positions]
+        return np.stack(images) if images and self.size is not None else images
 
 
 def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -166,10 +170,15 @@ def _finished(place: Path, source: Source) -> Pack | None:
     if pack.fingerprint != source.fingerprint:
         raise PocketError(f"{place} holds other images than {source.name}: delete it")
     same = (pack.classes, list(pack.names), pack.name) == (source.classes, list(source.names), source.name)
-    if not same or not np.array_equal(pack.targets, source.targets):  # the pixels stay, a label was corrected
+    same = same and np.array_equal(pack.targets, source.targets) and _alike(pack.groups, source.groups)
+    if not same:  # the pixels stay, a label was corrected
         _write_index(place, source, pack.offsets, pack.shapes, pack.depths)
         pack = Pack(place)
     return pack
+
+
+def _alike(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.ndarray, depths: np.ndarray) -> None:
@@ -191,6 +200,7 @@ def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.nd
         "shapes": np.asarray(shapes, np.int32),
         "depths": np.asarray(depths, np.uint8),
     }
+    tensors |= {name: column for name in ("groups", "parents") if (column := getattr(source, name)) is not None}
     with atomic(place / "index.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"pack": json.dumps(about)})
 
@@ -223,6 +233,10 @@ def _layout(source: Source) -> _Layout:
         as_files = found.decoded.mean() > SMALL
         sizes, shapes = found.stored if as_files else found.decoded, found.shapes
         depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths
+    elif isinstance(source, Tiles):  # decoded, however large: its image would be decoded again for each tile
+        shapes, depths = source.described()
+        widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
+        sizes = shapes[:, 0].astype(np.int64) * shapes[:, 1] * np.maximum(shapes[:, 2], 1) * widths[depths]
     else:
         images = (source[row][0] for row in range(len(source)))
         described = [(image.shape, image.dtype) for image in images]
@@ -276,6 +290,8 @@ def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | me
     """Return what ``images.bin`` holds of some images, in order."""
     if isinstance(source, ArraySource):
         return [np.ascontiguousarray(source.native(rows)).data.cast("B")]
+    if isinstance(source, Tiles):
+        return [np.ascontiguousarray(tile).data.cast("B") for tile in source.native(rows)]
     if isinstance(source, FileSource):
         return in_threads(functools.partial(_file, source, layout), rows)
     return [np.ascontiguousarray(source[int(row)][0]).data.cast("B") for row in rows]
