@@ -39,7 +39,7 @@ class Judgement:
         }
         if scores.min_class is not None:
             fields["min_class"] = [self.classes[scores.min_class[0]], scores.min_class[1]]
-        optional = {
+        optional: dict[str, Any] = {
             "groups": more.groups,
             "auc": more.auc,
             "auc_interval": _pair(more.auc_interval),

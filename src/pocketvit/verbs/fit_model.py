@@ -14,6 +14,7 @@ from ..models.inputs import input_stats
 from ..objectives import student_loss
 from ..reporting.card import write_card
 from ..reporting.page import write_report
+from ..reporting.saliency import heat_maps
 from ..rundir import Run
 from ..teachers import load_teacher
 from ..training.feed import Feed
@@ -21,7 +22,7 @@ from ..training.finetune import adapt
 from ..training.loop import fit
 from ..training.step import Input
 from ..views import Views
-from .measure import Entry, answers, file_answers, measure_rows, write_results
+from .measure import Entry, answers, file_answers, measure_rows, point_source, reliability_report, write_results
 from .stages import Road, calibrate, open_road, validation, write_student
 
 log = logging.getLogger("pocketvit")
@@ -38,15 +39,24 @@ def fit_model(run: Run, config: RunConfig, *, images: Any, no_images: bool = Fal
         model, side, method = _adapted(run, config, road) if config.teachers else _from_scratch(run, config, road)
         if road.processes.rank > 0:
             return run
+        raw = answers(model, road.scored, road.view, side)
         calibrated = calibrate(model, road, side)
         write_student(model, road, run.folder, side)
         int8 = run.folder / "model-int8.onnx"
-        given = answers(model, road.scored, road.view, side)
+        judged = point_source(road)
+        given, checked = (answers(model, source, road.view, side) for source in (road.scored, judged))
         entries = [
-            Entry("student", config.student, "student", side[0], model, run.folder / "model.onnx", given, calibrated),
-            Entry("int8", "int8 file", "int8", side[0], None, int8, file_answers(int8, road.scored), calibrated),
-        ]
-        rows, arrays = measure_rows(road.scored, entries)
+            Entry(
+                "student", config.student, "student", side[0], model, run.folder / "model.onnx", given, calibrated,
+                validation=checked,
+            ),
+            Entry(
+                "int8", "int8 file", "int8", side[0], None, int8, file_answers(int8, road.scored), calibrated,
+                validation=file_answers(int8, judged),
+            ),
+        ]  # fmt: skip
+        task = getattr(road.dataset, "task", "classification")
+        rows, arrays = measure_rows(road.scored, entries, task=task, validation=judged)
         rows[1] |= {key: rows[0].get(key) for key in ("parameters", "flops")}
         write_results(
             run.folder,
@@ -56,6 +66,8 @@ def fit_model(run: Run, config: RunConfig, *, images: Any, no_images: bool = Fal
             title=f"{road.dataset.name}: {config.student}, {method}",
             curves={"student": run.folder / "metrics.jsonl"},
             notes=[f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set"],
+            extra={"reliability": reliability_report(raw, given if calibrated else None, road.scored)},
+            pictures=heat_maps(model, road.scored, road.view, side, given),
         )
         write_card(run.folder)
         write_report(run.folder, images=not no_images)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from ..files import atomic, write_json
 from ..rundir import machine
 from ..sources.base import Source
 from ..sources.subset import Subset
-from ..tasks.classification import Scores, evaluate
+from ..tasks.classification import reliability
+from ..tasks.judging import judge
+from ..tasks.screening import choose_point, positive_class
 from ..tasks.tokens import following
 from ..teachers import Teacher
 from ..training.predict import plain_pixels, predict_logits
@@ -54,6 +56,8 @@ class Entry:
         metrics: A ``metrics.jsonl`` for the learning curves.
         note: What else must be known of it.
         licence: Of the weights it comes from.
+        extra: Further fields of the row.
+        validation: float32 [M, C], its answers on `point_source`, to choose an operating point from; None without one.
     """
 
     key: str
@@ -68,6 +72,7 @@ class Entry:
     note: str = ""
     licence: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    validation: np.ndarray | None = None
 
 
 def not_run(key: str, name: str, role: str, note: str) -> dict[str, Any]:
@@ -75,11 +80,30 @@ def not_run(key: str, name: str, role: str, note: str) -> dict[str, Any]:
     return {"key": key, "name": name, "role": role, "status": "not run", "note": note}
 
 
-def measure_rows(source: Source | None, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def point_source(road: Road) -> Source | None:
+    """Return the validation split where an operating point is chosen on it, else None.
+
+    That is for two classes, and where other images are scored: a threshold fitted to the scored images would flatter.
+    """
+    source = road.dataset.val
+    if source is None or source is road.scored or len(road.dataset.classes) != 2 or source.targets.ndim != 1:
+        return None
+    return source if (source.targets >= 0).any() else None
+
+
+def measure_rows(
+    source: Source | None, entries: Sequence[Entry], *, task: str = "classification", validation: Source | None = None
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Measure every entry; return the table's rows and the arrays of ``predictions.npz``.
 
     Latencies are taken in turns, batch 1, one thread: of the ONNX file, where there is one or the network exports, else
     of PyTorch (said in the note). Agreement is with the mean of the teachers' probabilities.
+
+    Args:
+        source: The scored split.
+        entries: In the order of the table.
+        task: As in `judge`.
+        validation: What the entries' ``validation`` are answers on.
     """
     probabilities = {entry.key: entry.probabilities for entry in entries if entry.probabilities is not None}
     teachers = [probabilities[entry.key] for entry in entries if entry.role == "teacher" and entry.key in probabilities]
@@ -94,7 +118,13 @@ def measure_rows(source: Source | None, entries: Sequence[Entry]) -> tuple[list[
             if source is not None and entry.probabilities is not None:
                 own = entry.probabilities
                 other = reference if entry.role != "teacher" else None
-                row |= _score_fields(evaluate(own, source.targets, other), source.classes)
+                point = None
+                if validation is not None and entry.validation is not None:
+                    point = choose_point(entry.validation, validation.targets, positive_class(source.classes))
+                groups = getattr(source, "groups", None)
+                row |= judge(
+                    own, source.targets, source.classes, task=task, teacher=other, groups=groups, point=point
+                ).fields()
             row |= {"calibrated": entry.calibrated, "note": entry.note, "licence": entry.licence, **entry.extra}
             if entry.model is not None:
                 row["parameters"] = count_parameters(entry.model)
@@ -127,12 +157,13 @@ def write_results(
     teachers: Sequence[Mapping[str, Any]] = (),
     differences: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write ``results.json``, ``predictions.npz`` and ``samples.npz`` into a run folder."""
+    """Write ``results.json``, ``predictions.npz`` and ``samples.npz`` (with further ``pictures``) into a run folder."""
     dataset, source = road.dataset, road.scored
     if arrays:
         _save_arrays(folder / "predictions.npz", arrays)
-    _save_arrays(folder / "samples.npz", _samples(road, source))
+    _save_arrays(folder / "samples.npz", _samples(road, source) | dict(pictures or {}))
     write_json(
         folder / "results.json",
         {
@@ -146,6 +177,8 @@ def write_results(
                 "counts": {split: len(images) for split, images in dataset.splits.items()},
                 "scored_on": source.split if source is not None else None,
                 "notes": [*dataset.checks.lines(), *dataset.notes],
+                "research": bool(getattr(dataset, "research", False)),
+                "group": getattr(dataset, "group", None),
             },
             "rows": rows,
             "curves": {key: str(path.relative_to(folder)) for key, path in curves.items() if path.is_file()},
@@ -167,12 +200,28 @@ def command_line() -> str:
     return "pocketvit, called from Python" + (f" ({program})" if program.endswith(".py") else "")
 
 
-def _score_fields(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
-    fields = {key: value for key, value in asdict(scores).items() if key in ("accuracy", "n", "ece", "agreement")}
-    fields["interval"] = list(scores.interval) if scores.interval else None
-    if scores.min_class is not None:
-        fields["min_class"] = [classes[scores.min_class[0]], scores.min_class[1]]
-    return fields
+def reliability_report(
+    before: np.ndarray | None, after: np.ndarray | None, source: Source | None
+) -> dict[str, Any] | None:
+    """Return the student's reliability curves for ``results.json``, with and without its temperature.
+
+    Args:
+        before: floating [N, C], its answers on the scored split as it was trained.
+        after: The same once a temperature was fitted; None where none was.
+        source: The scored split.
+    """
+    if source is None or before is None or source.targets.ndim != 1:
+        return None
+    known = source.targets >= 0
+    if not known.any():
+        return None
+    curves = {}
+    for name, given in (("before", before), ("after", after)):
+        if given is None:
+            continue
+        curve = reliability(given.max(1)[known], (given.argmax(1) == source.targets)[known])
+        curves[name] = {key: getattr(curve, key).tolist() for key in ("confidence", "accuracy", "counts")}
+    return curves
 
 
 def answers(model: nn.Module, source: Source | None, view: ViewConfig, input: Input) -> np.ndarray | None:
@@ -180,7 +229,8 @@ def answers(model: nn.Module, source: Source | None, view: ViewConfig, input: In
     if source is None:
         return None
     heads = predict_logits(model, source, view, input)
-    return torch.stack([head.softmax(1) for head in heads]).mean(0).numpy()
+    several = source.targets.ndim == 2
+    return torch.stack([head.sigmoid() if several else head.softmax(1) for head in heads]).mean(0).numpy()
 
 
 def token_report(
@@ -208,7 +258,9 @@ def file_answers(path: Path, source: Source | None) -> np.ndarray | None:
     return exported.predict(plain_pixels(source, exported.signature.view))
 
 
-def teacher_entry(teacher: Teacher, probabilities: np.ndarray | None, number: int) -> Entry:
+def teacher_entry(
+    teacher: Teacher, probabilities: np.ndarray | None, number: int, validation: np.ndarray | None = None
+) -> Entry:
     """The row of a teacher; its network is the user's module with the class map left out."""
     return Entry(
         key=f"teacher-{number}",
@@ -219,6 +271,7 @@ def teacher_entry(teacher: Teacher, probabilities: np.ndarray | None, number: in
         probabilities=probabilities,
         calibrated=False,
         note=" ".join(teacher.notes),
+        validation=validation,
     )
 
 

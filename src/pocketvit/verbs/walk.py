@@ -19,6 +19,7 @@ from ..models.inputs import input_stats
 from ..objectives import student_loss
 from ..reporting.card import write_card
 from ..reporting.page import write_report
+from ..reporting.saliency import heat_maps
 from ..rundir import Run
 from ..sources.subset import repeated
 from ..tasks.classification import evaluate, paired_difference
@@ -26,7 +27,18 @@ from ..teachers import Teacher
 from ..training.feed import Feed
 from ..training.loop import fit
 from ..views import Views
-from .measure import Entry, answers, file_answers, measure_rows, not_run, teacher_entry, token_report, write_results
+from .measure import (
+    Entry,
+    answers,
+    file_answers,
+    measure_rows,
+    not_run,
+    point_source,
+    reliability_report,
+    teacher_entry,
+    token_report,
+    write_results,
+)
 from .stages import (
     VIEW_SEED,
     Road,
@@ -80,34 +92,38 @@ def walk(
             ceiling = train_student(road, config, run.folder / "ceiling", resume=True)
         if road.processes.rank > 0:
             return run
+        raw = answers(student, road.scored, road.view, road.input)
         calibrated = calibrate(student, road)
         write_student(student, road, run.folder)
         fp32, int8 = run.folder / "model.onnx", run.folder / "model-int8.onnx"
-        side = road.view.view_size
+        side, judged = road.view.view_size, point_source(road)
+        given = answers(student, road.scored, road.view, road.input)
         entries = [
             *teacher_entries,
             Entry(
-                "student", "student, distilled", "student", side, student, fp32,
-                answers(student, road.scored, road.view, road.input), calibrated,
+                "student", "student, distilled", "student", side, student, fp32, given, calibrated,
+                validation=answers(student, judged, road.view, road.input),
             ),
             Entry(
-                "int8", "student, int8 file", "int8", side, None, int8,
-                file_answers(int8, road.scored), calibrated,
+                "int8", "student, int8 file", "int8", side, None, int8, file_answers(int8, road.scored), calibrated,
+                validation=file_answers(int8, judged),
             ),
         ]  # fmt: skip
         missing = []
         if alone is not None:
             calibrated_too = calibrate(alone, road)
-            given = answers(alone, road.scored, road.view, road.input)
             name = f"student, {config.few_labels} labels alone" if config.few_labels else "student without a teacher"
-            entries.append(Entry("alone", name, "baseline", side, alone, None, given, calibrated_too))
+            own, checked = (answers(alone, source, road.view, road.input) for source in (road.scored, judged))
+            entries.append(Entry("alone", name, "baseline", side, alone, None, own, calibrated_too, validation=checked))
         else:
             why = "needs labels, and there are none" if config.baseline else "left out with --no-baseline"
             missing.append(not_run("alone", "student without a teacher", "baseline", why))
         if ceiling is not None:
             calibrate(ceiling, road)
-            given = answers(ceiling, road.scored, road.view, road.input)
-            entries.append(Entry("ceiling", "student, all labels", "ceiling", side, ceiling, None, given))
+            own, checked = (answers(ceiling, source, road.view, road.input) for source in (road.scored, judged))
+            entries.append(
+                Entry("ceiling", "student, all labels", "ceiling", side, ceiling, None, own, validation=checked)
+            )
         if config.against:
             try:
                 entries.append(_against(road, config, run.folder))
@@ -118,11 +134,12 @@ def walk(
             note = "what one might ship otherwise; asked for with --against NAME"
             missing.append(not_run("against", "MobileNetV3-Small, pretrained", "baseline", note))
         log.info("measure  %d models, one thread, in turns", len(entries))
-        rows, arrays = measure_rows(road.scored, entries)
+        task = getattr(road.dataset, "task", "classification")
+        rows, arrays = measure_rows(road.scored, entries, task=task, validation=judged)
         for row in rows:
             if row["key"] == "int8":  # the same network, stored with fewer bits
                 row |= {key: _row(rows, "student").get(key) for key in ("parameters", "flops")}
-        extra = {}
+        extra: dict[str, Any] = {"reliability": reliability_report(raw, given if calibrated else None, road.scored)}
         if config.tokens >= 2 and road.scored is not None:
             extra["tokens"] = token_report(student, teacher_entries, road.scored, road.view, road.input)
             log.info("tokens   %s", extra["tokens"]["words"])
@@ -137,6 +154,7 @@ def walk(
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in teachers],
             differences=_differences(rows),
             extra=extra,
+            pictures=heat_maps(student, road.scored, road.view, road.input, given),
         )
         write_card(run.folder)
         write_report(run.folder, images=not no_images)
@@ -149,10 +167,13 @@ def walk(
 def _judge(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
     """Score the teachers before anything is learned from them; warn of one that hardly beats guessing."""
     entries = []
+    judged = point_source(road)
     for number, teacher in enumerate(teachers, 1):
-        answers = probabilities_of(teacher, road.scored, road.view) if road.scored is not None else None
-        if answers is not None and road.scored is not None and (road.scored.targets >= 0).any():
-            scores = evaluate(answers, road.scored.targets)
+        given = probabilities_of(teacher, road.scored, road.view) if road.scored is not None else None
+        checked = probabilities_of(teacher, judged, road.view) if judged is not None else None
+        one_label = road.scored is not None and road.scored.targets.ndim == 1
+        if given is not None and road.scored is not None and one_label and (road.scored.targets >= 0).any():
+            scores = evaluate(given, road.scored.targets)
             log.info("         %s: %.1f %% on %s", teacher.name, 100 * (scores.accuracy or 0), road.scored.split)
             chance = float(np.bincount(road.scored.targets[road.scored.targets >= 0]).max() / scores.n)
             if scores.interval is not None and scores.interval[0] <= chance:
@@ -161,7 +182,7 @@ def _judge(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
                     "(--norm), its input size (--input) and the order of its classes right?",
                     teacher.name,
                 )
-        entries.append(teacher_entry(teacher, answers, number))
+        entries.append(teacher_entry(teacher, given, number, checked))
     return entries
 
 
@@ -202,8 +223,10 @@ def _against(road: Road, config: RunConfig, folder: Path) -> Entry:
         model.to(road.device), feed, student_loss(LossConfig()), train, folder / "against",
         evaluate=validation(road, input=side), input=side, resume=True,
     )  # fmt: skip
-    given = answers(model, road.scored, road.view, side)
-    return Entry("against", f"{name}, pretrained", "baseline", side[0], model.cpu(), None, given, calibrated=False)
+    given, checked = (answers(model, source, road.view, side) for source in (road.scored, point_source(road)))
+    return Entry(
+        "against", f"{name}, pretrained", "baseline", side[0], model.cpu(), None, given, False, validation=checked
+    )
 
 
 def _row(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
