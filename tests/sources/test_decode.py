@@ -9,7 +9,8 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageOps
 
 from pocketvit import PocketError
 from pocketvit.sources import BrokenImage, decode, to_rgb8
@@ -56,17 +57,65 @@ def test_sixteen_bit_colour_png_keeps_every_bit_though_pillow_would_not(channels
     assert np.array_equal(decoded, pixels)
 
 
-def test_sixteen_bit_colour_tiff_is_refused_because_pillow_would_drop_half_of_it():
-    # One strip of 2x1 pixels, uncompressed; entries are (tag, type 3 = uint16 or 4 = uint32, count, value).
-    entries = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 220)]
-    entries += [(277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]
-    data = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
-    data += b"".join(struct.pack("<HHII", *entry) for entry in entries) + struct.pack("<I", 0)
-    data = data.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)
-    data = data.ljust(220, b"\0") + struct.pack("<6H", 1, 256, 65535, 2, 512, 4)
+def wide_tiff(pixels: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb", **options)
+    return buffer.getvalue()
+
+
+def wide(height: int = 5, width: int = 7, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 65536, (height, width, channels)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "deflate"},
+        {"compression": "deflate", "predictor": True},
+        {"byteorder": ">"},
+        {"tile": (16, 16)},
+    ],
+)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_sixteen_bit_colour_tiff_keeps_every_bit_though_pillow_would_not(options, channels):
+    pixels = wide(channels=channels)
+    more = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    data = wide_tiff(pixels, **options, **more)
     assert np.asarray(Image.open(io.BytesIO(data))).dtype == np.uint8  # Pillow's silent loss
-    with pytest.raises(BrokenImage, match=r"16-bit colour TIFF, .*save it as 16-bit PNG"):
-        decode(data, "scan.tif")
+    decoded = decode(data)
+    assert decoded.dtype == np.uint16
+    assert decoded.dtype.isnative
+    assert np.array_equal(decoded, pixels)
+    assert probe(data, "scan.tif").kind == f"16-bit {'RGB' if channels == 3 else 'RGBA'}"
+
+
+def test_sixteen_bit_colour_planes_are_put_together():
+    pixels = wide()
+    planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    assert np.array_equal(decode(wide_tiff(planes, planarconfig="separate")), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sixteen_bit_colour_tiff_stands_upright_as_pillow_turns_it(orientation):
+    pixels = wide() // 256 * 257  # of which Pillow keeps all that there is
+    data = wide_tiff(pixels, extratags=[(274, "H", 1, orientation, True)])
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.array_equal(decode(data) // 256, expected)
+
+
+def test_sixteen_bit_colour_tiff_of_a_compression_that_is_not_read_names_the_remedy():
+    data = bytearray(wide_tiff(wide()))
+    at = data.index(struct.pack("<HHI", 259, 3, 1))  # the compression's entry
+    data[at + 8 : at + 10] = struct.pack("<H", 5)
+    with pytest.raises(BrokenImage, match=r"compressed with LZW, .* save it uncompressed, with Deflate, or as 16-bit"):
+        decode(bytes(data), "scan.tif")
+
+
+def test_a_damaged_sixteen_bit_colour_tiff_is_refused():
+    data = wide_tiff(wide(60, 60), compression="deflate")
+    with pytest.raises(BrokenImage, match=r"scan.tif is damaged"):
+        decode(data[: len(data) // 2], "scan.tif")
 
 
 def test_big_endian_sixteen_bit_becomes_native():

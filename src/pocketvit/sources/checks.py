@@ -210,7 +210,7 @@ def window_for(
         window = (low, high if high > low else low + 1)
         notes.append(
             f"intensity window {window[0]:g} to {window[1]:g} (the full range found in {int(deep.sum()):,} {kinds} "
-            "images) becomes 0 to 255; choose another with --window LOW,HIGH{untouched}"
+            f"images) becomes 0 to 255; choose another with --window LOW,HIGH{untouched}"
         )
         return window
     outside = int(((findings.ranges[:, 0] < window[0]) | (findings.ranges[:, 1] > window[1]))[deep].sum())

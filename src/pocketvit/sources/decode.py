@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import PocketError
 
@@ -37,6 +37,7 @@ _KINDS = {
     "F": "float32 grey",
     **dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "16-bit grey"),
 }
+_BITS_PER_SAMPLE = 258  # the tag of TIFF
 _LARGE = 512 * 512  # pixels from which an eighth of the size still tells images apart
 
 
@@ -128,11 +129,15 @@ def _probe(data: bytes, name: str, reduce: bool) -> Probe:
         if image.width * image.height == 1:
             raise BrokenImage(name, "has a single pixel (1x1); replace it or delete it")
         if _wide_colour(image):
-            if image.format != "PNG":
+            if image.format == "PNG":
+                pixels = _decode_wide_png(data)
+            elif image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+                pixels = _decode_wide_tiff(data, name, image.getexif().get(ExifTags.Base.Orientation, 1))
+            else:
                 raise BrokenImage(
-                    name, f"is a 16-bit colour {image.format}, which would lose depth here; save it as 16-bit PNG"
+                    name,
+                    f"is a 16-bit {image.mode} {image.format}, which would lose depth here; save it as 16-bit RGB PNG",
                 )
-            pixels = _decode_wide_png(data)
             return Probe(pixels, pixels.shape, f"16-bit {CHANNELS[pixels.shape[-1]]}")
         kind = _KINDS.get(image.mode, image.mode)
         size = image.size
@@ -163,6 +168,8 @@ def _wide_colour(image: ImageFile.ImageFile) -> bool:
     """Whether Pillow, which has 16 bits for grey only, would silently drop the lower bytes of this file."""
     if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # planes one by one have plain modes in their tiles
     for tile in image.tile:
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(argument, str) and ";16" in argument for argument in arguments):
@@ -176,6 +183,31 @@ def _decode_wide_png(data: bytes) -> np.ndarray:
 
     pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _decode_wide_tiff(data: bytes, name: str, orientation: int) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        try:
+            pixels = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            raise BrokenImage(
+                name,
+                f"is a 16-bit colour TIFF compressed with {getattr(page.compression, 'name', page.compression)}, which is not read; save it "
+                "uncompressed, with Deflate, or as 16-bit PNG",
+            ) from error
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:  # one plane a colour
+            pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype != np.uint16 or pixels.shape[2:] not in ((3,), (4,)):
+        raise BrokenImage(name, f"is a TIFF of {pixels.dtype} {pixels.shape}; save it as 16-bit RGB PNG")
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
+    return np.ascontiguousarray(pixels[::down, ::across], np.uint16)
 
 
 def to_rgb8(image: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,39 @@ def per_image(values_MC: np.ndarray, parents: np.ndarray) -> np.ndarray:
     sums = np.zeros((len(images), *np.shape(values_MC)[1:]), np.float64)
     np.add.at(sums, place, values_MC)
     return sums / np.bincount(place)[:, None]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a split's figures are counted on: its images, with their tiles put together again where it has any.
+
+    Attributes:
+        names: [N] of the images.
+        classes: names of the classes.
+        targets: int64 [N], or [N, C] for several labels an image.
+        groups: int64 [N], or None.
+        parents: int64 [M], the image of each tile; None where images are whole.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    groups: np.ndarray | None
+    parents: np.ndarray | None
+
+    def per_image(self, values: np.ndarray) -> np.ndarray:
+        """Return a network's answers [N, C] on the images from those [M, C] on what it was shown."""
+        return values if self.parents is None else per_image(values, self.parents).astype(np.float32)
+
+
+def whole(source: Source) -> Whole:
+    """Return the images of a split, tiled or not."""
+    names, first = tuple(map(str, source.names)), np.arange(len(source))
+    if source.parents is not None:
+        _, first = np.unique(source.parents, return_index=True)
+        names = tuple(names[tile].rpartition("#")[0] for tile in first)
+    groups = None if source.groups is None else source.groups[first]
+    return Whole(names, source.classes, np.asarray(source.targets)[first], groups, source.parents)
 
 
 def _starts(side: int, tile: int) -> list[int]:
