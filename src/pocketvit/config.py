@@ -136,6 +136,7 @@ class RunConfig:
     patch_size: int | None = None  # None: by the view's size
     tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
     stem: Stem = "patch"  # how pictures become tokens
+    replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
     attention: Attention = "plain"  # or "local": see models.local_attention
     views: int = 10  # stored views an image (V); epoch e uses view e mod V
     top_k: int | None = None  # None: all logits up to 256 classes, else 100

@@ -61,7 +61,7 @@ class CifarResNet(nn.Module):
         blocks: a stage (n of 6n+2).
         num_classes: 0 for no head.
         width: of the first stage.
-        norm: "batch" or "group"; with groups the last norm of a block starts at zero (Wu & He 2018).
+        norm: of `norms.Norm`; with any but "batch" the last norm of a block starts at zero (Wu & He 2018).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CifarResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, BasicBlock) and norm == "group":
+            elif isinstance(module, BasicBlock) and norm != "batch":
                 nn.init.zeros_(module.bn2.weight)  # type: ignore[arg-type]
 
     @staticmethod
@@ -107,7 +107,7 @@ class CifarResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-_DEPTHS = (20, 32, 44, 56, 110)
+_DEPTHS = (8, 20, 32, 44, 56, 110)
 default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": small_cfg("linear", "conv1") for depth in _DEPTHS})
 
 
@@ -115,6 +115,12 @@ def _create(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(
         CifarResNet, f"cifar_resnet{depth}", pretrained, **{"blocks": (depth - 2) // 6, **kwargs}
     )
+
+
+@register_model
+def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """0.08 M parameters."""
+    return _create(8, pretrained, **kwargs)
 
 
 @register_model

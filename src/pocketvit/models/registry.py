@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import Attention, Stem
 from ..errors import PocketError
-from . import cifar_resnet, rednet  # noqa: F401  (register their networks in timm)
+from . import cifar_resnet, rednet, renormed  # noqa: F401  (register their networks in timm)
 from .coadvise import stem_width
 from .hub import explain, hub
 from .variants import is_vision_transformer
