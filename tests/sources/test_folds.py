@@ -23,6 +23,7 @@ def test_every_image_is_tested_in_one_fold_and_trains_or_validates_in_the_others
     for dataset in folds:
         assert sorted(name for source in dataset.splits.values() for name in source.names) == everyone
         assert len(dataset.val) == 6
+    assert folds[1].notes[0].startswith("fold 2 of 4: ")
 
 
 def test_classes_are_even_over_folds(photos):

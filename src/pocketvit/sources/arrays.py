@@ -71,7 +71,7 @@ def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:
     """Return the class names of MedMNIST for a file named after one of its sets, if they fit the labels."""
     known = medmnist.named(name)
     labels = [labels for _, labels in splits.values() if labels is not None and labels.size]
-    if known is None or not labels:
+    if known is None or not labels or any(part.dtype.kind not in "iubf" for part in labels):
         return None
     several = labels[0].ndim == 2 and labels[0].shape[1] > 1
     count = labels[0].shape[1] if several else int(max(part.max() for part in labels)) + 1
@@ -90,12 +90,12 @@ def _of_medmnist(listing: Listing) -> Listing:
     published = "/".join(f"{count:,}" for count in like.samples[0])
     if known is not None and known.is_official(counts):
         listing.whose = f"the official {known.title} (its name, and {published} images)"
-        listing.notes.append(f"{known.title}: {known.modality} images, {known.licence}")
+        listing.notes.append(f"{known.title}: {known.kind} images, {known.licence}")
         listing.task = "ordinal" if known.task == "ordinal-regression" else listing.task
     else:
         listing.whose = f"{listing.name} (not the official {like.title} split: that has {published} images)"
         if known is None:
-            listing.notes.append(f"by its name {listing.name} shows what {like.title} does: {like.modality} images")
+            listing.notes.append(f"by its name {listing.name} shows what {like.title} does: {like.kind} images")
         elif known.task == "ordinal-regression":
             listing.task = "ordinal"
     return listing

@@ -195,10 +195,11 @@ def _decode_wide_tiff(data: bytes, name: str, orientation: int) -> np.ndarray:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
+            how = getattr(page.compression, "name", page.compression)
             raise BrokenImage(
                 name,
-                f"is a 16-bit colour TIFF compressed with {getattr(page.compression, 'name', page.compression)}, which is not read; save it "
-                "uncompressed, with Deflate, or as 16-bit PNG",
+                f"is a 16-bit colour TIFF compressed with {how}, which is not read; save it uncompressed, with "
+                "Deflate, or as 16-bit PNG",
             ) from error
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:  # one plane a colour
             pixels = np.moveaxis(pixels, 0, -1)

@@ -6,6 +6,7 @@ as there are images.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,9 @@ def _fold(checked: Checked, tested: np.ndarray, fold: int, k: int, val_fraction:
     if val_fraction:
         hold_out_of(checked, splits, {"val": val_fraction}, seed, notes)
     counts = {split: int((splits[checked.good] == split).sum()) for split in ("test", "val")}
-    notes = [
+    first = (
         f"fold {fold + 1} of {k}: {counts['test']:,} images are tested, each in one fold only, and {counts['val']:,} "
-        f"of the others held out for validation ({how_drawn(listing)}, by a keyed hash, seed {seed})",
-        *notes,
-        *group_notes(checked),
-    ]
-    return build(checked, splits, notes)
+        f"of the others held out for validation ({how_drawn(listing)}, by a keyed hash, seed {seed})"
+    )
+    dataset = build(checked, splits, [*notes, *group_notes(checked)])
+    return dataclasses.replace(dataset, notes=(first, *dataset.notes))

@@ -32,6 +32,11 @@ class MedMNIST:
     modality: str
     licence: str = "CC BY 4.0"
 
+    @property
+    def kind(self) -> str:
+        """The kind of image, as people write it."""
+        return {"xray": "X-ray", "ct": "CT", "oct": "OCT"}.get(self.modality, self.modality)
+
     def is_official(self, counts: dict[str, int]) -> bool:
         """Whether images per split are those of a release."""
         return tuple(counts.get(split, 0) for split in SPLITS) in self.samples
