@@ -67,3 +67,9 @@ def test_hostile_names_stay_text(run_folder, tmp_path):
     assert "<script" not in body.split("```\n")[0]
     assert _front(text)["license"] == "other"
     assert body.count("```") == 4
+
+
+def test_medical_images_are_for_research_use(run_folder, tmp_path):
+    assert "research use" not in write_card(run_folder, tmp_path / "plain.md").read_text()
+    _edit(run_folder, dataset={"name": "scans", "research": True})
+    assert "**For research use only: not a medical device." in write_card(run_folder, tmp_path / "card.md").read_text()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.reporting.page import write_report
+from pocketvit.reporting.page import _overlay, write_report
 
 EVIL = (
     "<script>alert(1)</script>",
@@ -216,3 +216,92 @@ def test_errors_name_the_folder(tmp_path):
         write_report(tmp_path)
     with pytest.raises(PocketError, match="at least one"):
         write_report([])
+
+
+@pytest.fixture
+def screening(run_folder):
+    """A run on two classes, one with a hostile name, with everything that a screening's report shows."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 2, 200)
+    score = np.clip(0.3 * targets + 0.7 * generator.random(200), 0, 1)
+    p = np.stack([1 - score, score], 1)
+    np.savez(
+        run_folder / "predictions.npz", targets=targets, int8=p, student=p, names=[f"scan-{i}" for i in range(200)]
+    )
+    samples = dict(np.load(run_folder / "samples.npz"))
+    heat = {
+        "heat_images": samples["test_images"][:3], "heat_positions": np.array([0, 1, 2]),
+        "heat_answers": 1 - targets[:3], "heat_gradient": generator.random((3, 16, 16)).astype(np.float16),
+        "heat_rollout": generator.random((3, 4, 4)).astype(np.float16),
+    }  # fmt: skip
+    np.savez(run_folder / "samples.npz", **samples, **heat)
+    curve = {"confidence": [0.6, 0.9], "accuracy": [0.55, 0.95], "counts": [100, 101]}
+    value = json.loads((run_folder / "results.json").read_text())
+    value["dataset"] |= {"classes": ["normal", EVIL[0]], "research": True}
+    value["reliability"] = {"before": curve, "after": curve}
+    for row in value["rows"]:
+        if row["key"] in ("student", "int8"):
+            row |= {"auc": 0.83, "auc_interval": [0.78, 0.88], "sensitivity": 0.7, "sensitivity_interval": [0.6, 0.8]}
+            row |= {"specificity": 0.75, "specificity_interval": [0.65, 0.85], "threshold": 0.4, "positive": EVIL[0]}
+            row |= {"chosen": "Youden's J on 78 validation images"}
+    (run_folder / "results.json").write_text(json.dumps(value))
+    return run_folder
+
+
+def test_a_screening_shows_its_errors_its_confidence_and_where_it_looks(screening):
+    text = write_report(screening).read_text(encoding="utf-8")
+    parsed = Page(text)
+    for words in (
+        "For research use only: not a medical device", "Both kinds of error", "Youden's J on 78 validation images",
+        "60–80", "Confidence against truth", "101", "Where the student looks", "not why it is right", "scan-2",
+        "0.5 is chance",
+    ):  # fmt: skip
+        assert words in parsed.text, words
+    assert "<script" not in text
+    assert parsed.values("alt").count("attention rollout") == 3
+    for name in ("roc", "reliability"):
+        assert f'id="run-1-{name}-' in text
+    shared = write_report(screening, images=False).read_text(encoding="utf-8")
+    assert "<img" not in shared
+    assert "Where the student looks" not in shared
+    assert "scan-" not in shared
+    assert "Both kinds of error" in shared
+
+
+def test_parts_of_a_screening_that_are_missing_leave_the_rest(screening):
+    value = json.loads((screening / "results.json").read_text())
+    value["reliability"] = {"before": {"confidence": [0.5]}}
+    for row in value["rows"]:
+        row["positive"] = "no such class"
+    (screening / "results.json").write_text(json.dumps(value))
+    samples = dict(np.load(screening / "samples.npz"))
+    del samples["heat_rollout"]
+    np.savez(screening / "samples.npz", **samples)
+    parsed = Page(write_report(screening).read_text(encoding="utf-8"))
+    assert "Both kinds of error" not in parsed.text
+    assert "Confidence against truth" not in parsed.text
+    assert "Where the student looks" in parsed.text
+    assert "attention rollout" not in parsed.text + str(parsed.values("alt"))
+
+
+def test_without_a_validation_split_no_operating_point_is_invented(screening):
+    value = json.loads((screening / "results.json").read_text())
+    for row in value["rows"]:
+        row["sensitivity"] = None
+    (screening / "results.json").write_text(json.dumps(value))
+    assert "an operating point is chosen on labelled validation images" in write_report(screening).read_text()
+
+
+def test_photographs_are_not_for_research_use_alone(page):
+    assert "research use" not in page
+
+
+def test_a_heat_map_is_bright_where_it_is_hot_and_keeps_the_image_beside_it():
+    image = np.full((28, 28, 3), 100, np.uint8)
+    heat = np.zeros((4, 4), np.float16)
+    heat[0, 0] = 1
+    assert _overlay(image, None).shape == (112, 112, 3)
+    laid = _overlay(image, heat).astype(int).sum(2)
+    assert laid[5, 5] > laid[60, 60]
+    assert laid[60, 60] == laid[90, 90] < 300
+    assert _overlay(np.zeros((224, 224, 3), np.uint8), heat).shape == (224, 224, 3)

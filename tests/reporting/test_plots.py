@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pocketvit.reporting import plots
-from pocketvit.reporting.results import Row
+from pocketvit.reporting.results import Curve, Row
 from pocketvit.reporting.style import inline_svg
 
 ROWS = (
@@ -50,3 +50,25 @@ def test_bars_start_at_zero_and_text_is_not_mathematics():
 def test_an_arm_without_a_row_is_still_drawn():
     figure = plots.learning_curves(ROWS, {"else": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": None}]}, "loss")
     assert len(figure.axes[0].lines[0].get_xdata()) == 1
+
+
+def test_an_operating_point_lies_where_its_errors_say():
+    truth = np.array([True, True, False, False])
+    row = Row("s", "student", "student", sensitivity=0.5, specificity=0.75, sensitivity_interval=(0.2, 0.8))
+    axes = plots.roc(truth, np.array([0.9, 0.4, 0.6, 0.1]), row, "student").axes[0]
+    curve = axes.lines[1]
+    assert (curve.get_xdata()[-1], curve.get_ydata()[-1]) == (100, 100)
+    assert (axes.lines[-1].get_xdata()[0], axes.lines[-1].get_ydata()[0]) == (25, 50)
+    assert plots.roc(np.ones(4, bool), np.ones(4), row, "student") is None
+
+
+def test_reliability_before_and_after_are_told_apart():
+    curve = Curve((0.5, 0.9), (0.6, 0.8), (40, 40))
+    assert plots.reliability_curves({}) is None
+    both = plots.reliability_curves({"before": curve, "after": curve}).axes[0]
+    assert [text.get_text() for text in both.get_legend().get_texts()] == [
+        "before the temperature was fitted", "after the temperature was fitted",
+    ]  # fmt: skip
+    assert both.get_xlim()[0] <= 50
+    alone = plots.reliability_curves({"before": curve}).axes[0]
+    assert "no temperature" in alone.get_legend().get_texts()[0].get_text()

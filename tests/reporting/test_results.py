@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.reporting.results import load_results, read_metrics
+from pocketvit.reporting.results import Curve, Row, load_results, parse_results, read_metrics
 
 
 def test_an_unfinished_run_says_what_to_do(tmp_path):
@@ -59,3 +59,21 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     path.write_text('{"epoch": 1}\n3\n{"epoch": 2, "lo')
     assert read_metrics(path) == [{"epoch": 1}]
     assert read_metrics(tmp_path / "absent") == []
+
+
+def test_figures_of_the_wrong_kind_are_missing_and_not_guessed():
+    row = Row.read(
+        {"key": "a", "auc": "0.9", "auc_interval": [0.1, None], "kappa": float("nan"), "mae": 0.5, "groups": 3}
+    )
+    assert (row.auc, row.auc_interval, row.kappa, row.mae, row.groups) == (None, None, None, 0.5, 3)
+
+
+@pytest.mark.parametrize("spoiled", [None, [], {"confidence": [0.5]}, "x"])
+def test_a_reliability_curve_is_whole_or_not_there(spoiled):
+    whole = {"confidence": [0.5, 0.9], "accuracy": [0.6, 1.0], "counts": [30, 31]}
+    assert Curve.read(whole).counts == (30, 31)
+    assert Curve.read(spoiled) is None
+    assert Curve.read({**whole, "accuracy": [0.6, None]}) is None
+    assert Curve.read({**whole, "counts": [1]}) is None
+    found = parse_results({"reliability": {"before": whole, "after": spoiled, "other": whole}}).reliability
+    assert list(found) == ["before"]

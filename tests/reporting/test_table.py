@@ -127,3 +127,52 @@ def test_the_table_of_a_run_takes_what_results_json_holds():
 def test_an_empty_table_is_still_text():
     assert Table([]).text(80) == ""
     assert "<table" in Table([])._repr_html_()
+
+
+SCREENED = {
+    **TEACHER, "auc": 0.9134, "auc_interval": [0.8812, 0.9401], "balanced_accuracy": 0.813, "sensitivity": 0.857,
+    "sensitivity_interval": [0.722, 0.933], "specificity": 0.5, "threshold": 0.25, "positive": "malignant",
+    "chosen": "Youden's J on 78 validation images",
+}  # fmt: skip
+
+
+def test_auc_and_both_kinds_of_error_stand_with_their_intervals():
+    text = Table([SCREENED, {**ALONE, "auc": 0.5}]).text(300)
+    teacher, alone = text.splitlines()[1:3]
+    assert "0.913 (0.881–0.940)" in teacher
+    assert "81.3 %" in teacher
+    assert "85.7 % (72–93)" in teacher
+    assert " 50.0 % " in teacher
+    assert " 0.500 " in alone
+    assert "sensitivity, specificity: of malignant, at each row's own threshold, by Youden's J on 78" in text
+    assert "AUC: area under the ROC curve" in text
+    assert text.count("threshold") == 1
+
+
+def test_columns_of_other_tasks_are_left_out():
+    titles = {column.title for column in Table([TEACHER, ALONE]).columns}
+    assert not titles & {"AUC", "balanced", "kappa", "MAE", "sensitivity", "specificity"}
+    graded = Table([{**TEACHER, "kappa": 0.54, "kappa_interval": [0.45, 0.63], "mae": 0.617}])
+    assert {"kappa", "MAE"} <= {column.title for column in graded.columns}
+    assert "0.540 (0.450–0.630)" in graded.text(300)
+    assert "0.62" in graded.text(300)
+
+
+def test_balanced_accuracy_is_shown_only_where_it_says_more():
+    same = Table([{**TEACHER, "balanced_accuracy": 0.972}, {**ALONE, "balanced_accuracy": 0.9}])
+    assert "balanced" not in {column.title for column in same.columns}
+    other = Table([{**TEACHER, "balanced_accuracy": 0.972}, {**ALONE, "balanced_accuracy": 0.89}])
+    assert "balanced" in {column.title for column in other.columns}
+
+
+def test_intervals_over_patients_say_so():
+    value = {"rows": [{**TEACHER, "groups": 35}], "dataset": {"name": "scans", "group": "patient"}}
+    assert "intervals are over 35 groups (patient): images of one group are not independent" in Table.of(value).text(
+        200
+    )
+    assert "independent" not in Table([TEACHER]).text(200)
+
+
+def test_accuracies_of_several_labels_count_labels():
+    value = {"rows": [TEACHER], "dataset": {"name": "chest", "task": "multi-label"}}
+    assert "the labels of the test split of chest (n images) that are right at 0.5" in Table.of(value).text(200)

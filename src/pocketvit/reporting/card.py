@@ -46,6 +46,7 @@ def write_card(folder: Path | str, out: Path | str | None = None) -> Path:
         front=yaml.safe_dump(_front_matter(results, teachers), sort_keys=False, allow_unicode=True).strip(),
         results=results,
         headline=words.headline(results),
+        research=words.RESEARCH,
         differences=words.differences(results),
         created=words.moment(results.created),
         table=Table.of(results).markdown(),

@@ -35,11 +35,32 @@ class Samples:
     Attributes:
         views: uint8 [m, S, S, 3] with their ``view_labels`` (class indices or words).
         test: scored position -> uint8 [S, S, 3].
+        heat: scored images with maps of where the student looks.
     """
 
     views: np.ndarray
     view_labels: tuple[str, ...]
     test: dict[int, np.ndarray]
+    heat: tuple[Heat, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Where the student looks in one scored image.
+
+    Attributes:
+        position: In the scored split.
+        image: uint8 [S, S, 3].
+        answer: Index of the student's class.
+        gradient: floating [S', S'], 0 to 1.
+        rollout: floating [h, w], 0 to 1; None where the student has no attention.
+    """
+
+    position: int
+    image: np.ndarray
+    answer: int
+    gradient: np.ndarray
+    rollout: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,8 @@ def load_predictions(results: Results) -> tuple[Predictions | None, str]:
     if arrays is None:
         return None, f"no predictions of single images: {why}"
     targets = arrays.get("targets")
+    if targets is not None and targets.ndim == 2:
+        return None, "what is taken for what, image by image: each image has several labels"
     if targets is None or targets.ndim != 1 or len(targets) == 0:
         return None, f"no predictions of single images: {results.predictions} holds no targets"
     count = len(targets)
@@ -105,7 +128,18 @@ def load_samples(results: Results) -> Samples:
     images = arrays.get("test_images", np.zeros((0, 1, 1, 3), np.uint8))
     positions = arrays.get("test_positions", np.arange(len(images)))
     test = {int(position): image for position, image in zip(positions, images, strict=False)}
-    return Samples(views, (*words, *[""] * (len(views) - len(words))), test)
+    return Samples(views, (*words, *[""] * (len(views) - len(words))), test, _heat(arrays))
+
+
+def _heat(arrays: dict[str, np.ndarray]) -> tuple[Heat, ...]:
+    names = ("heat_positions", "heat_images", "heat_answers", "heat_gradient")
+    if any(name not in arrays for name in names):
+        return ()
+    rollouts = arrays.get("heat_rollout", [None] * len(arrays["heat_positions"]))
+    return tuple(
+        Heat(int(position), image, int(answer), gradient, rollout)
+        for position, image, answer, gradient, rollout in zip(*(arrays[name] for name in names), rollouts, strict=False)
+    )
 
 
 def class_name(classes: Sequence[str], index: int) -> str:

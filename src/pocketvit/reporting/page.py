@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,11 +22,12 @@ from ..files import human_bytes, write_text
 from . import evidence, plots, words
 from .comparison import compared_words, difference_plot
 from .results import Results, Row, load_results, read_metrics
-from .style import DARK, FONT, LIGHT, inline_svg, looks
-from .table import Table, interval_text, percent
+from .style import DARK, FONT, LIGHT, Look, inline_svg, looks
+from .table import Table, interval_text, percent, share_text
 
 MAX_VIEWS = 24  # pictures as the student sees them
 MAX_DISAGREEMENTS = 24
+HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def write_report(
         font=Markup(FONT),
         percent=percent,
         interval=interval_text,
+        share=share_text,
+        research=words.RESEARCH,
         created=words.moment,
         overview=_overview(runs),
     )
@@ -100,6 +104,11 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
         "plotted": {row.key for row in results.rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
         "curves": _curves(results, anchor),
         "confusion": None,
+        "errors": None,
+        "reliability": _svg(
+            plots.reliability_curves(results.reliability), f"{anchor}-reliability", "Accuracy against confidence"
+        ),
+        "heat": [],
         "disagreements": None,
         "views": [],
         "counts": _counts(results.dataset),
@@ -110,7 +119,10 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
             {"uri": _data_uri(view), "label": label, "side": view.shape[1]}
             for view, label in zip(samples.views[:MAX_VIEWS], samples.view_labels, strict=False)
         ]
+    if samples is not None:
+        parts["heat"] = [_heat(results, heat, predictions) for heat in samples.heat]
     if predictions is not None:
+        parts["errors"] = _errors(results, predictions, look, anchor)
         parts["confusion"] = _confusion(results, predictions, anchor)
         parts["disagreements"] = _disagreements(results, predictions, samples)
         if parts["confusion"] is None:
@@ -148,6 +160,57 @@ def _confusion(results: Results, predictions: evidence.Predictions, anchor: str)
         "frequent": evidence.frequent_confusions(counts, results.classes, 6),
         "weakest": evidence.weakest_classes(counts, results.classes, 6),
     }
+
+
+def _errors(
+    results: Results, predictions: evidence.Predictions, look: Mapping[str, Look], anchor: str
+) -> dict[str, Any] | None:
+    """Return the ROC curve of the file that ships and both kinds of error of every row; None but for two classes."""
+    rows = [row for row in results.rows if row.sensitivity is not None and row.specificity is not None]
+    row = next((row for row in (results.shipped, results.student, *rows) if row is not None and row in rows), None)
+    given = predictions.probabilities.get(row.key) if row is not None else None
+    if row is None or given is None or given.shape[1] != 2 or row.positive not in results.classes:
+        return None
+    positive = results.classes.index(row.positive)
+    known = predictions.targets >= 0
+    drawing = plots.roc(predictions.targets[known] == positive, given[known, positive], row, look[row.key].role)
+    return {
+        "of": row.name,
+        "positive": row.positive,
+        "chosen": row.chosen,
+        "svg": _svg(drawing, f"{anchor}-roc", f"ROC curve of {row.name}"),
+        "rows": rows,
+    }
+
+
+def _heat(results: Results, heat: evidence.Heat, predictions: evidence.Predictions | None) -> dict[str, Any]:
+    """Return one image with the maps over it, and what was answered."""
+    pictures = [("image", _overlay(heat.image, None))]
+    if heat.rollout is not None:
+        pictures.append(("attention rollout", _overlay(heat.image, heat.rollout)))
+    pictures.append(("gradient", _overlay(heat.image, heat.gradient)))
+    known = predictions is not None and heat.position < len(predictions.targets)
+    truth = int(predictions.targets[heat.position]) if predictions is not None and known else -1
+    return {
+        "pictures": [{"uri": _data_uri(pixels), "label": label} for label, pixels in pictures],
+        "answer": evidence.class_name(results.classes, heat.answer),
+        "truth": evidence.class_name(results.classes, truth) if truth >= 0 else "",
+        "right": truth == heat.answer if truth >= 0 else None,
+        "name": predictions.names[heat.position] if predictions is not None and known else f"image {heat.position}",
+    }
+
+
+def _overlay(image: np.ndarray, heat: np.ndarray | None) -> np.ndarray:
+    """Lay a heat map (0 to 1) over uint8 pixels [S, S, 3], the hotter the more opaque; small images are enlarged."""
+    times = max(1, round(HEAT_SIDE / max(image.shape[:2])))
+    pixels = np.ascontiguousarray(image, dtype=np.uint8).repeat(times, 0).repeat(times, 1)
+    if heat is None:
+        return pixels
+    grey = Image.fromarray(np.asarray(heat, np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
+    strength = np.clip(np.asarray(grey), 0, 1)[..., None]
+    colours = 255 * colormaps["inferno"](strength[..., 0])[..., :3]
+    weight = 0.25 + 0.55 * strength  # cold places are dimmed, so that dark images show where the map is low too
+    return (pixels * (1 - weight) + colours * weight).round().astype(np.uint8)
 
 
 def _disagreements(

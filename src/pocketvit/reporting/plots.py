@@ -1,4 +1,4 @@
-"""The figures of the report: accuracy against cost, learning curves, confusion matrix, bars.
+"""The figures of the report: accuracy against cost, learning curves, confusion matrix, reliability, ROC, bars.
 
 Each function returns a matplotlib figure, or None where the run does not hold what it would show.
 """
@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
+from sklearn.metrics import roc_curve
 
 from ..files import human_bytes
-from .results import Row
+from .results import Curve, Row
 from .style import SENTINELS, figure, looks
 from .table import accuracy_text
 
@@ -136,6 +137,68 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure | Non
         axes.tick_params(labelsize=size)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth")
+        return drawing
+
+
+def reliability_curves(curves: Mapping[str, Curve]) -> Figure | None:
+    """Plot how often answers of each confidence are right, "before" and "after" the temperature."""
+    if not curves:
+        return None
+    with figure(440, 360, "reliability") as drawing:
+        axes = drawing.subplots()
+        low = min(min(*curve.confidence, *curve.accuracy) for curve in curves.values())
+        start = 10 * np.floor(10 * min(low, 0.9))
+        axes.plot([start, 100], [start, 100], color=SENTINELS["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        for name, role, marker in (("before", "baseline", "^"), ("after", "student", "o")):
+            curve = curves.get(name)
+            if curve is None:
+                continue
+            x, y = (100 * np.asarray(values) for values in (curve.confidence, curve.accuracy))
+            label = f"{name} the temperature was fitted" if len(curves) > 1 else "as trained: no temperature was fitted"
+            axes.plot(x, y, color=SENTINELS[role], marker=marker, markersize=6, linewidth=1.6, label=label)
+        axes.set_xlim(start, 101)
+        axes.set_ylim(start, 101)
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left", frameon=False, fontsize=10.5, labelcolor=SENTINELS["ink"])
+        axes.set_xlabel("confidence of the answer")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        _percent_axis(axes, "answers that are right")
+        return drawing
+
+
+def roc(truth: np.ndarray, score: np.ndarray, row: Row, role: str) -> Figure | None:
+    """Plot the ROC curve of two classes, and the row's operating point on it where it has one.
+
+    Args:
+        truth: bool [n], positive.
+        score: floating [n], probability of the positive class.
+        row: Whose they are.
+        role: Names its colour.
+    """
+    if truth.all() or not truth.any():
+        return None
+    false, true, _ = roc_curve(truth, score)
+    with figure(440, 360, "roc") as drawing:
+        axes = drawing.subplots()
+        axes.plot([0, 100], [0, 100], color=SENTINELS["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot(100 * false, 100 * true, color=SENTINELS[role], linewidth=2)
+        if row.sensitivity is not None and row.specificity is not None:
+            x, y = 100 * (1 - row.specificity), 100 * row.sensitivity
+            if row.specificity_interval is not None:
+                axes.plot(
+                    [100 * (1 - b) for b in row.specificity_interval], [y, y], color=SENTINELS["ink"], linewidth=1.2
+                )
+            if row.sensitivity_interval is not None:
+                axes.plot([x, x], [100 * b for b in row.sensitivity_interval], color=SENTINELS["ink"], linewidth=1.2)
+            axes.plot(x, y, "o", color=SENTINELS["ink"], markersize=8, zorder=4)
+        axes.set_xlim(-1, 101)
+        axes.set_ylim(-1, 101)
+        axes.set_aspect("equal")
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("1 - specificity: others that are called positive")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.tick_params(axis="x", pad=6)
+        _percent_axis(axes, "sensitivity: positives that are found")
         return drawing
 
 

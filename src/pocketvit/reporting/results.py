@@ -16,6 +16,12 @@ from ..errors import PocketError
 from ..files import read_json
 
 Role = Literal["teacher", "student", "baseline", "ceiling", "int8", "other"]
+Interval = tuple[float, float]
+
+_FIGURES = (
+    "auc", "balanced_accuracy", "average_precision", "kappa", "mae", "sensitivity", "specificity", "threshold"
+)  # fmt: skip
+_INTERVALS = ("auc_interval", "balanced_interval", "kappa_interval", "sensitivity_interval", "specificity_interval")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Row:
     """One line of the honest table: a model, what it gets right and what it costs.
 
     Shares (accuracy, agreement, interval) lie in [0, 1]; FLOPs are those of one image; latency is that of batch 1.
+    Intervals are of 95 %, over ``groups`` (patients, say) where there are any. What one figure means stands in
+    `tasks.screening`.
     """
 
     key: str
@@ -45,6 +53,22 @@ class Row:
     seeds: int = 1
     note: str = ""
     licence: str = ""
+    groups: int | None = None  # that the images come from, where they are not independent
+    auc: float | None = None
+    auc_interval: Interval | None = None
+    balanced_accuracy: float | None = None
+    balanced_interval: Interval | None = None
+    average_precision: float | None = None
+    kappa: float | None = None  # quadratic weighted, of ordinal grades
+    kappa_interval: Interval | None = None
+    mae: float | None = None  # grades
+    sensitivity: float | None = None  # of the class ``positive``, called from a probability of ``threshold`` on
+    sensitivity_interval: Interval | None = None
+    specificity: float | None = None
+    specificity_interval: Interval | None = None
+    threshold: float | None = None
+    positive: str = ""
+    chosen: str = ""  # how and on what the threshold was chosen
 
     @classmethod
     def read(cls, value: Row | Mapping[str, Any]) -> Row:
@@ -55,7 +79,6 @@ class Row:
             raise PocketError(f"a row of results is not a set of named values but {value!r}")
         name = str(value.get("name") or value.get("key") or "model")
         role = value.get("role", "other")
-        interval = [_number(x) for x in _pair(value.get("interval"))]
         lowest = _pair(value.get("min_class"))
         lowest_accuracy = _number(lowest[1]) if lowest else None
         latency = value.get("latency_ms")
@@ -66,7 +89,7 @@ class Row:
             role=role if role in get_args(Role) else "other",
             measured=value.get("status", "measured") == "measured",
             accuracy=_number(value.get("accuracy")),
-            interval=(interval[0], interval[1]) if interval and None not in interval else None,  # type: ignore[arg-type]
+            interval=_interval(value.get("interval")),
             n=_count(value.get("n")),
             agreement=_number(value.get("agreement")),
             ece=_number(value.get("ece")),
@@ -81,6 +104,11 @@ class Row:
             seeds=_count(value.get("seeds")) or 1,
             note=str(value.get("note") or ""),
             licence=str(value.get("licence") or value.get("license") or ""),
+            groups=_count(value.get("groups")),
+            **{key: _number(value.get(key)) for key in _FIGURES},  # type: ignore[arg-type]
+            **{key: _interval(value.get(key)) for key in _INTERVALS},  # type: ignore[arg-type]
+            positive=str(value.get("positive") or ""),
+            chosen=str(value.get("chosen") or ""),
         )
 
 
@@ -112,6 +140,28 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A reliability curve: how often answers of about one confidence are right, in bins of about as many images."""
+
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def read(cls, value: Any) -> Curve | None:
+        """Make it of what ``results.json`` holds; None where anything is missing or of the wrong kind."""
+        value = _mapping(value)
+        columns = [value.get(key) for key in ("confidence", "accuracy", "counts")]
+        if not all(isinstance(column, list) and column for column in columns):
+            return None
+        points = [tuple(map(_number, point)) for point in zip(*columns, strict=False)]
+        if len({len(column) for column in columns}) != 1 or any(None in point for point in points):
+            return None
+        confidence, accuracy, counts = zip(*points, strict=True)
+        return cls(confidence, accuracy, tuple(map(round, counts)))
+
+
+@dataclass(frozen=True)
 class Results:
     """All that ``results.json`` of one run holds, and the folder it was read from."""
 
@@ -130,6 +180,7 @@ class Results:
     differences: tuple[str, ...] = ()
     teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
     tokens: Tokens | None = None  # of a student with a token a teacher
+    reliability: Mapping[str, Curve] = field(default_factory=dict)  # "before" and "after" the student's temperature
     provenance: Mapping[str, Any] = field(default_factory=dict)
     comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
@@ -152,6 +203,16 @@ class Results:
     def baseline(self) -> Row | None:
         """The same student without a teacher, measured or not."""
         return next((row for row in self.rows if row.role == "baseline"), None)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels, so that accuracies count labels."""
+        return self.dataset.get("task") == "multi-label"
+
+    @property
+    def research(self) -> bool:
+        """Whether the images are medical, or people's."""
+        return self.dataset.get("research") is True
 
     @property
     def scored_on(self) -> str:
@@ -207,6 +268,11 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         differences=_sentences(value.get("differences")),
         teachers=tuple(t for t in value.get("teachers") or () if isinstance(t, dict)),
         tokens=Tokens.read(value.get("tokens")),
+        reliability={
+            name: curve
+            for name, given in _mapping(value.get("reliability")).items()
+            if name in ("before", "after") and (curve := Curve.read(given)) is not None
+        },
         provenance=_mapping(value.get("provenance")),
         comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
     )
@@ -259,6 +325,11 @@ def _number(value: Any) -> float | None:
 def _count(value: Any) -> int | None:
     number = _number(value)
     return None if number is None else round(number)
+
+
+def _interval(value: Any) -> Interval | None:
+    bounds = [_number(bound) for bound in _pair(value)]
+    return (bounds[0], bounds[1]) if bounds and None not in bounds else None  # type: ignore[return-value]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Table:
     Args:
         rows: `Row` objects or entries of ``results.json``.
         scored_on: what the accuracies were counted on, in words: "the test split of photos".
+        several: whether an image has several labels, so that accuracies count labels.
+        group: what the images are grouped by ("patient"), where intervals are over groups.
         machine: ``{"cpu", "cores", "threads", "torch", "os"}``, printed under the table.
         command: the command that made the figures.
     """
@@ -52,11 +54,15 @@ class Table:
         rows: Iterable[Row | Mapping[str, Any]],
         *,
         scored_on: str = "",
+        several: bool = False,
+        group: str = "",
         machine: Mapping[str, Any] | None = None,
         command: str = "",
     ):
         self.rows = with_company(rows)
         self.scored_on = scored_on
+        self.several = several
+        self.group = group
         self.machine = machine or {}
         self.command = command
         self.columns = _columns(self.rows)
@@ -68,7 +74,14 @@ class Table:
             results = parse_results(results)
         name = results.dataset.get("name")
         scored_on = f"the {results.scored_on} split of {name}" if name else f"the {results.scored_on} split"
-        return cls(results.rows, scored_on=scored_on, machine=results.machine, command=results.command)
+        return cls(
+            results.rows,
+            scored_on=scored_on,
+            several=results.several,
+            group=str(results.dataset.get("group") or ""),
+            machine=results.machine,
+            command=results.command,
+        )
 
     def __str__(self) -> str:
         return self.text()
@@ -137,7 +150,9 @@ class Table:
         lines = []
         if any(row.accuracy is not None for row in self.rows):
             where = f"{self.scored_on} (n images)" if self.scored_on else "n test images"
-            lines.append(f"accuracy: share of {where} that is right, with its 95 % interval")
+            what = f"the labels of {where} that are right at 0.5" if self.several else f"{where} that is right"
+            lines.append(f"accuracy: share of {what}, with its 95 % interval")
+        lines += self._explained()
         if any(row.ece is not None and not row.calibrated for row in self.rows):
             lines.append("* uncalibrated: no temperature was fitted")
         lines += list(dict.fromkeys(f"{mark.strip()} {row.note}" for row, mark in self.marked() if mark))
@@ -146,6 +161,24 @@ class Table:
             lines.append(f"machine: {machine}")
         if self.command:
             lines.append(f"command: {self.command}")
+        return lines
+
+    def _explained(self) -> list[str]:
+        """Say what AUC, both kinds of error and intervals over groups are, where a row has them."""
+        lines = []
+        if any(row.auc is not None for row in self.rows):
+            lines.append("AUC: area under the ROC curve, mean over classes of one against the rest (0.5: chance)")
+        if any(row.kappa is not None for row in self.rows):
+            lines.append("kappa: agreement of grades beyond chance, quadratic weights; MAE: mean error in grades")
+        points = list(dict.fromkeys((row.positive, row.chosen) for row in self.rows if row.threshold is not None))
+        lines += [
+            f"sensitivity, specificity: of {positive}, at each row's own threshold, by {chosen}"
+            for positive, chosen in points
+        ]
+        groups = max((row.groups or 0 for row in self.rows), default=0)
+        if groups:
+            of = f" ({self.group})" if self.group else ""
+            lines.append(f"intervals are over {groups:,} groups{of}: images of one group are not independent")
         return lines
 
     def marked(self) -> list[tuple[Row, str]]:
@@ -201,6 +234,18 @@ def accuracy_text(row: Row) -> str:
     return "unknown" if row.accuracy is None else percent(row.accuracy, row.n)
 
 
+def auc_text(row: Row) -> str:
+    """Return the AUC with its interval: ``0.913 (0.881–0.940)``."""
+    return _figure(row.auc, row.auc_interval)
+
+
+def share_text(value: float | None, interval: tuple[float, float] | None) -> str:
+    """Return a share with its interval in whole percent: ``85.7 % (72–93)``."""
+    if value is None:
+        return MISSING
+    return f"{percent(value)}" + (f" ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})" if interval is not None else "")
+
+
 def human_count(count: float | None) -> str:
     """Return a count with three digits: ``1.05 M``."""
     if count is None:
@@ -245,10 +290,30 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
         Column("accuracy", accuracy_text, "share of the images that the model gets right"),
         Column("interval", interval_text, "95 % interval: where the accuracy on further images of this kind may lie"),
         Column("n", lambda row: MISSING if row.n is None else f"{row.n:,}", "images the accuracy was counted on"),
+        Column(
+            "AUC",
+            auc_text,
+            "area under the ROC curve, one class against the rest, and its 95 % interval: 0.5 is chance",
+        ),
+        Column(
+            "balanced",
+            lambda row: percent(row.balanced_accuracy),
+            "balanced accuracy: the mean of the classes' accuracies",
+        ),
+        Column("kappa", _kappa, "quadratic weighted kappa, with its 95 % interval: 0 is chance, 1 every grade right"),
+        Column("MAE", lambda row: MISSING if row.mae is None else f"{row.mae:.2f}", "mean error in grades"),
         Column("seeds", lambda row: str(row.seeds) if row.measured else MISSING, "trainings behind the row"),
         Column("agrees", lambda row: percent(row.agreement), "share of the images where it says what the teachers say"),
         Column("ECE", _ece, "expected calibration error: 0 is perfectly calibrated"),
         Column("worst class", _worst_class, "the class with the lowest accuracy", numeric=False),
+        Column(
+            "sensitivity", lambda row: share_text(row.sensitivity, row.sensitivity_interval), "positives that are found"
+        ),
+        Column(
+            "specificity",
+            lambda row: share_text(row.specificity, row.specificity_interval),
+            "others that are left alone",
+        ),
         Column("parameters", lambda row: human_count(row.parameters), "numbers that were learned", "cost"),
         Column("FLOPs", lambda row: human_count(row.flops), "floating-point operations for one image", "cost"),
         Column("file", lambda row: MISSING if row.bytes is None else human_bytes(row.bytes), "file size", "cost"),
@@ -259,6 +324,8 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
     if not rows:
         return []
     several = any(row.seeds > 1 for row in rows)
+    if all(percent(row.balanced_accuracy or row.accuracy) == percent(row.accuracy) for row in rows):
+        columns = [column for column in columns if column.title != "balanced"]  # classes of one size: it says the same
     return [
         column
         for column in columns
@@ -274,6 +341,16 @@ def _ece(row: Row) -> str:
 
 def _worst_class(row: Row) -> str:
     return MISSING if row.min_class is None else f"{row.min_class[0]}: {percent(row.min_class[1])}"
+
+
+def _kappa(row: Row) -> str:
+    return _figure(row.kappa, row.kappa_interval)
+
+
+def _figure(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval is not None else "")
 
 
 def _latency(row: Row) -> str:

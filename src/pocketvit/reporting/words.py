@@ -9,6 +9,11 @@ from ..files import human_bytes
 from .results import Results
 from .table import human_count, interval_text, milliseconds, percent
 
+RESEARCH = (
+    "For research use only: not a medical device. Nothing here was validated for diagnosis or treatment, and the "
+    "figures hold for images like these alone."
+)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -33,7 +38,8 @@ def headline(results: Results) -> str:
         return first + "."
     count = f"{row.n:,} " if row.n else ""
     first = f"{what} that is right on" if row.bytes else f"{what} is right on"
-    first += f" {percent(row.accuracy, row.n)} of {count}{results.scored_on} images"
+    labels = "the labels of " if results.several else ""
+    first += f" {percent(row.accuracy, row.n)} of {labels}{count}{results.scored_on} images"
     if row.interval is not None:
         first += f" (95 % interval {interval_text(row)} %)"
     companions = []
@@ -72,6 +78,9 @@ def tiles(results: Results) -> list[Tile]:
             else "no interval was computed",
         )
     ]
+    if row.auc is not None:
+        low_high = f"{row.auc_interval[0]:.3f}–{row.auc_interval[1]:.3f}" if row.auc_interval else "no interval"
+        result.append(Tile("AUC", f"{row.auc:.3f}", f"{low_high}; 0.5 is chance"))
     if row.bytes:
         heavy = max((teacher.bytes or 0 for teacher in results.teacher_rows), default=0)
         detail = f"{human_count(row.parameters)} parameters" if row.parameters else row.name
@@ -128,6 +137,11 @@ def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
         sentences.append(
             f"There is no test split: the figures were counted on the {results.scored_on} split, which may also have "
             "chosen the checkpoint."
+        )
+    if len(results.classes) == 2 and row is not None and row.n and row.sensitivity is None:
+        sentences.append(
+            "Sensitivity and specificity: an operating point is chosen on labelled validation images, and there are "
+            "none beside the scored ones."
         )
     uncalibrated = [row.name for row in measured if row.ece is not None and not row.calibrated]
     if uncalibrated:
