@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from timm.layers import to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from .involution import Involution
 from .norms import Norm, norm_layer
+from .positions import checkpoint_filter_fn
 from .vit import VisionTransformerTokens
 
 _GROUP = 16  # channels that share an involution's kernel

@@ -161,7 +161,9 @@ class ConcatenatedProjection(SummedProjection):
 class ShiftedEmbed(PatchEmbed):
     """timm's ``PatchEmbed`` with shifted patches; takes the same arguments."""
 
+    proj: Any  # no nn.Conv2d here
     projection: type[nn.Module] = ShiftedProjection
+    sets = 1  # of N tokens
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -169,7 +171,7 @@ class ShiftedEmbed(PatchEmbed):
         made = self.projection(plain.in_channels, plain.out_channels, self.patch_size[0], bias=plain.bias is not None)
         if self.patch_size[0] != self.patch_size[1]:
             raise ValueError(f"shifted patches are square, not {self.patch_size}")
-        self.proj: nn.Module = made.to(device=plain.weight.device, dtype=plain.weight.dtype)
+        self.proj = made.to(device=plain.weight.device, dtype=plain.weight.dtype)
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """As timm's, for another picture; the patch is fixed by LayerNorm's weights."""
@@ -188,6 +190,7 @@ class ConcatenatedEmbed(ShiftedEmbed):
     """timm's ``PatchEmbed`` with 2N tokens: N plain patches, then N shifted ones, as a grid of twice the height."""
 
     projection = ConcatenatedProjection
+    sets = 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -196,12 +199,12 @@ class ConcatenatedEmbed(ShiftedEmbed):
 
     def _init_img_size(self, img_size: Any) -> Any:
         size, grid, count = super()._init_img_size(img_size)
-        return size, (2 * grid[0], grid[1]), 2 * count
+        return size, (self.sets * grid[0], grid[1]), self.sets * count
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the two grids, one below the other."""
         rows, columns = super().dynamic_feat_size(img_size)
-        return 2 * rows, columns
+        return self.sets * rows, columns
 
 
 STEMS: dict[str, type[PatchEmbed]] = {

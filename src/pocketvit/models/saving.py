@@ -21,7 +21,8 @@ from ..errors import PocketError
 from . import cifar_resnet, coadvise, rednet, vit  # noqa: F401  (register their networks in timm)
 from .checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
 from .inputs import config_of, input_stats
-from .registry import build
+from .positions import fit_positions
+from .registry import build, takes_image_size
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Fields of timm's pretrained_cfg that describe an architecture and are true for any weights of it.
@@ -160,11 +161,13 @@ def find_model(path: Path | str) -> tuple[Path, Path]:
     )
 
 
-def load_model(path: Path | str) -> LoadedModel:
+def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     """Load what `save_model` wrote, or any timm model folder. Runs no code from files.
 
     Args:
         path: a model folder, a run folder, or a ``.safetensors`` file with ``config.json`` beside it.
+        input_size: side of the square input in pixels, if it is to be another than the one that was saved: position
+            embeddings are then resampled (`positions.resample_positions`).
 
     Raises:
         PocketError: nothing there, a broken file, an unknown architecture, weights of another network.
@@ -179,6 +182,11 @@ def load_model(path: Path | str) -> LoadedModel:
     args = dict(config.get("model_args") or {})
     args.setdefault("num_classes", config.get("num_classes", cfg.get("num_classes", 1000)))
     state = read_weights(weights_file)
+    old_size = tuple((cfg.get("input_size") or ())[-2:])
+    if input_size is not None:
+        cfg["input_size"] = [args.get("in_chans", 3), input_size, input_size]
+        if takes_image_size(architecture):
+            args["img_size"] = input_size
     try:
         model = build(architecture, args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -188,6 +196,8 @@ def load_model(path: Path | str) -> LoadedModel:
             f"{config_file} says {args['num_classes']} classes, but {weights_file.name} beside it has "
             f"{outputs_in(state, model)}. Restore the pair of files that was saved together."
         )
+    if input_size is not None:
+        state = fit_positions(state, model, old_size if len(old_size) == 2 else None)
     load_weights(model, state, weights_file, architecture)
     vars(model)["pretrained_cfg"] = {**config_of(model), **cfg}
     names = config.get("label_names") or cfg.get("label_names") or ()

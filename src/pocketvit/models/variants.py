@@ -10,12 +10,13 @@ import timm
 import torch
 from timm.layers import Attention
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ..errors import PocketError
 from .local_attention import LocalAttention
 from .patches import STEMS
+from .positions import checkpoint_filter_fn
 
 
 def is_vision_transformer(name: str) -> bool:
@@ -91,7 +92,7 @@ def pocketvit_vit(
 ) -> nn.Module:
     """Make ``base`` with a stem of `patches.STEMS` and "plain" or "local" attention; ``kwargs`` are the base's own."""
     make: Callable[..., nn.Module] = partial(_assemble, base, stem, attention)
-    model = build_model_with_cfg(make, "pocketvit_vit", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)  # type: ignore[arg-type]
+    model = build_model_with_cfg(make, "pocketvit_vit", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     told = timm.get_pretrained_cfg(base)
     if told is not None:  # which layers are heads is the base's to say
         cfg: Any = model.pretrained_cfg

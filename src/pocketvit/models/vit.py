@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .heads import combined_logits
+from .positions import checkpoint_filter_fn
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,13 @@ def _by_text(
     if _HUB.fullmatch(text):
         source, place = text.split(":", 1)
         if source == "local-dir":
-            return _folder(Path(place).expanduser())
+            return _folder(Path(place).expanduser(), input_size)
         return place.rsplit("/", 1)[-1], _from_hub(text), None
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, input_size)
     if path.is_file():
         if arch is None and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
-            return _folder(path)
+            return _folder(path, input_size)
         return _from_file(path, arch, input_size, notes)
     if _FUNCTION.fullmatch(text):
         module = _call(text)
@@ -144,8 +144,8 @@ def _copy(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _folder(path: Path) -> tuple[str, nn.Module, Sequence[str] | None]:
-    loaded = load_model(path)
+def _folder(path: Path, input_size: int | None) -> tuple[str, nn.Module, Sequence[str] | None]:
+    loaded = load_model(path, input_size)
     name = path.resolve().parent.name if path.name == "student" or path.is_file() else path.resolve().name
     return name, loaded.module, loaded.classes or None
 

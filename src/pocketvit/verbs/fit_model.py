@@ -103,7 +103,9 @@ def _from_scratch(run: Run, config: RunConfig, road: Road) -> tuple[nn.Module, I
 
 def _adapted(run: Run, config: RunConfig, road: Road) -> tuple[nn.Module, Input, str]:
     options = config.teachers[0]
-    teacher = load_teacher(options.name, weights=options.weights, device=str(road.device))
+    teacher = load_teacher(
+        options.name, weights=options.weights, input_size=options.input_size, device=str(road.device)
+    )
     result = adapt(
         teacher,
         road.dataset.train,

@@ -51,7 +51,8 @@ def train(
         images: "digits", a folder (class/name.jpg, or train/val/test folders of that), a .npz or .csv file
         model: any timm model, cifar_resnet20 to 110, rednet26 to 152, cifar_rednet11 to 56, or a pocket_ student
         pretrained: start from published weights, with a new head
-        weights: start from this weights file of the model, with a new head
+        weights: start from this weights file of the model, or from a model folder as RUN/student (at another --size its
+            position embeddings are resampled), with a new head
         freeze: train the head alone (a linear probe)
         resume: go on with the last run of this name (or with the named run folder)
         epochs: by default about 60,000 images are seen, in 10 to 100 epochs
@@ -103,6 +104,8 @@ def train(
         raise PocketError(
             f"{images} has no labels to train on. Sort the images into one folder a class, or give --labels."
         )
+    if weights is not None and Path(weights).is_dir():  # a folder says what model it holds
+        model, weights, pretrained = str(weights), None, True
     adapting = pretrained or weights is not None
     count = len(dataset.train)
     batch = batch_size or defaults.batch_size_for(count)
@@ -112,7 +115,9 @@ def train(
         images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
         labels=labels,
         window=parse_window(window),
-        teachers=(TeacherConfig(model, weights=weights),) if adapting else (),
+        teachers=(TeacherConfig(model, weights=weights, input_size=size if Path(model).is_dir() else None),)
+        if adapting
+        else (),
         fine_tune=not freeze if adapting else None,
         student=model,
         baseline=False,
