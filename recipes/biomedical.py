@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
-from pocketvit.sources import open_images
+from pocketvit.sources import Dataset, open_images
+from pocketvit.sources.subset import Subset, balanced
 from pocketvit.verbs.arms import Arm, report_arms, run_arms
 from pocketvit.verbs.defaults import view_config
 from pocketvit.verbs.stages import label_road, open_road, reduced, viewed
@@ -51,11 +52,17 @@ def config(small: bool = False, view: ViewConfig | None = None, images: int = MO
     )
 
 
+def with_small_val(dataset: Dataset) -> Dataset:
+    """Keep 400 validation images: they are looked at after every epoch, and only the last epoch counts."""
+    val = dataset.val
+    return dataclasses.replace(dataset, val=Subset(val, balanced(val, 400))) if val and len(val) > 400 else dataset
+
+
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the light teachers, store their labels for two sorts of views, train 12 arms x 3 seeds."""
     if images is None:
         raise PocketError("name one set of images: --images FILE.npz, as MedMNIST's files of 28 px.")
-    dataset = open_images(images)
+    dataset = with_small_val(open_images(images))
     count = min(len(dataset.train), 600 if small else MOST)
 
     def view(augment: str = "medium", size: int = SIDE, resample: str = "lanczos") -> ViewConfig:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from biomedical import config
+from biomedical import config, with_small_val
 from PIL import Image
 
 from pocketvit.config import ViewConfig
@@ -94,7 +94,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     """5 kernels x 3 seeds on images of one size, and as many on images of mixed sizes."""
     if images is None:
         raise PocketError("name one set of images: --images FILE.npz, as MedMNIST's files of 28 px.")
-    dataset = open_images(images)
+    dataset = with_small_val(open_images(images))
     count = min(len(dataset.train), 600 if small else 3000)
     base = dataclasses.replace(config(small, images=count), view=views_of("lanczos5", "stretch"))
     shared = folder.parent / "shared"

@@ -129,6 +129,10 @@ class RunConfig:
     images: str = ""
     labels: str | None = None  # CSV of file names and labels
     window: tuple[float, float] | None = None  # intensity window of 16-bit and float images
+    group: str | None = None  # column of the CSV whose equal cells stay on one side of every split
+    tile: int | None = None  # side in pixels of the tiles that images are cut into
+    modality: str | None = None  # kind of images; None: the dataset's own, else photographs
+    folds: int | None = 0  # of a cross-validation; 0: none, None: where images are few and it takes minutes
     teachers: tuple[TeacherConfig, ...] = ()
     fine_tune: bool | None = None  # of teachers with other classes; None: where it takes minutes, False: a probe
     student: str = "pocket_s"
@@ -136,8 +140,8 @@ class RunConfig:
     patch_size: int | None = None  # None: by the view's size
     tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
     stem: Stem = "patch"  # how pictures become tokens
-    replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
     attention: Attention = "plain"  # or "local": see models.local_attention
+    replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
     views: int = 10  # stored views an image (V); epoch e uses view e mod V
     top_k: int | None = None  # None: all logits up to 256 classes, else 100
     approximate_tail: bool = False

@@ -18,6 +18,7 @@ COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
 # What `distill` is asked for where the walk itself is the matter.
 CHOICES: dict[str, Any] = {
     "student": "pocket_xs", "patch": 8, "epochs": 2, "views": 2, "input": SIDE, "norm": "half", "precision": "fp32",
+    "folds": 0,
 }  # fmt: skip
 
 

@@ -6,9 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def join_processes(device: str = "auto") -> Processes:
     return Processes(rank, world, chosen)
 
 
-def from_rank_zero(value: str, world: int) -> str:
+def from_rank_zero(value: T, world: int) -> T:
     """Return what rank 0 has, on every rank."""
     if world == 1:
         return value
-    values: list[str] = [value]
+    values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
 

@@ -41,6 +41,8 @@ def compare(
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
     aspect: Literal["crop", "pad", "stretch"] = "crop",
     labels: str | None = None,
+    group: str | None = None,
+    tile: int | None = None,
     window: str | None = None,
     arch: str | None = None,
     weights: str | None = None,
@@ -92,6 +94,8 @@ def compare(
         resample: how images are brought to the view's size; lanczos has 5 lobes
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
         labels: CSV file of file names and labels of the images in a folder
+        group: column of that file, as patient, whose images stay on one side of every split
+        tile: cut large images into squares of this many pixels; figures are per image
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
         weights: weights file for an architecture or MODULE:FUNCTION named as teacher
@@ -145,7 +149,7 @@ def compare(
             )
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")
-    dataset = open_images(images, labels=labels, window=parse_window(window))
+    dataset = open_images(images, labels=labels, window=parse_window(window), group=group, tile=tile)
     scored = [source for source in (dataset.test, dataset.val) if source is not None and len(source)]
     if not (dataset.train.targets >= 0).any() or not any((source.targets >= 0).any() for source in scored):
         raise PocketError(
@@ -170,6 +174,9 @@ def compare(
         images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
         labels=labels,
         window=parse_window(window),
+        group=group,
+        tile=tile,
+        modality=modality,
         teachers=teachers,
         fine_tune=True if fine_tune else False if freeze else None,
         student=student,

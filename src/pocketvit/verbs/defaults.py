@@ -73,8 +73,11 @@ def view_config(
     if augment == "strong":
         values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
     view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
-    wanted = {"flip": flip, "vertical_flip": vertical_flip}
-    return dataclasses.replace(view, **{name: 0.5 * given for name, given in wanted.items() if given is not None})
+    return dataclasses.replace(
+        view,
+        flip=view.flip if flip is None else 0.5 * flip,
+        vertical_flip=view.vertical_flip if vertical_flip is None else 0.5 * vertical_flip,
+    )
 
 
 def epochs_for(count: int) -> int:

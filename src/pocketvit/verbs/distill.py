@@ -46,6 +46,9 @@ def distill(
     aspect: Literal["crop", "pad", "stretch"] = "crop",
     balance: Literal["none", "sampling", "weights"] = "none",
     labels: str | None = None,
+    group: str | None = None,
+    tile: int | None = None,
+    folds: int | None = None,
     window: str | None = None,
     arch: str | None = None,
     weights: str | None = None,
@@ -113,6 +116,10 @@ def distill(
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
         balance: of classes of unequal size: show every class equally often, or weigh its ground truth accordingly
         labels: CSV file of file names and labels of the images in a folder
+        group: column of that file, as patient, whose images stay on one side of every split
+        tile: cut large images into squares of this many pixels; figures are per image
+        folds: also train a student a fold, so that every image is tested by one that never saw it; by default 5 where
+            there are fewer than 500 labelled images without a split of their own and it takes minutes; 0 is none
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
         weights: weights file for an architecture or MODULE:FUNCTION named as teacher
@@ -166,6 +173,7 @@ def distill(
     check_numbers(
         epochs=epochs, views=views, patch=patch, batch_size=batch_size, lr=lr, temperature=temperature, input=input,
         teacher_share=teacher_share, ema=ema, accumulate=accumulate, seed=seed,
+        folds=folds, tile=tile,
     )  # fmt: skip
     check_tokens(tokens, len(specs) or len(LIGHT))
     check_stem(stem, attention, tokens, student)
@@ -178,7 +186,7 @@ def distill(
     check_student(student)
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")  # a mistyped one is told before the images are read
-    dataset = open_images(images, labels=labels, seed=0, window=parse_window(window))
+    dataset = open_images(images, labels=labels, seed=0, window=parse_window(window), group=group, tile=tile)
     count = len(dataset.train)
     view = defaults.view_config(
         dataset,
@@ -219,6 +227,10 @@ def distill(
         images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
         labels=labels,
         window=parse_window(window),
+        group=group,
+        tile=tile,
+        modality=modality,
+        folds=folds,
         teachers=teachers,
         fine_tune=True if fine_tune else False if freeze else None,
         student=student,
@@ -250,4 +262,4 @@ def distill(
         return plan_text(dataset, config, specs, notes)
     title = name or dataset.name
     run = Run.begin(out, title, config, resume=resume, device=device)
-    return walk(run, config, specs, images=dataset, notes=notes, no_images=no_images, device=device)
+    return walk(run, config, specs, images=dataset, given=images, notes=notes, no_images=no_images, device=device)

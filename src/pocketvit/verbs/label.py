@@ -32,6 +32,8 @@ def label(
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
     aspect: Literal["crop", "pad", "stretch"] = "crop",
     labels: str | None = None,
+    group: str | None = None,
+    tile: int | None = None,
     window: str | None = None,
     arch: str | None = None,
     weights: str | None = None,
@@ -66,6 +68,8 @@ def label(
         resample: how images are brought to the view's size
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
         labels: CSV file of file names and labels of the images in a folder
+        group: column of that file, as patient, whose images stay on one side of every split
+        tile: cut large images into squares of this many pixels; figures are per image
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
         weights: weights file for an architecture or MODULE:FUNCTION named as teacher
@@ -96,7 +100,7 @@ def label(
         raise PocketError("name the teacher whose labels are to be stored: `pocketvit label IMAGES --teacher NAME`.")
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")  # a mistyped one is told before the images are read
-    dataset = open_images(images, labels=labels, window=parse_window(window))
+    dataset = open_images(images, labels=labels, window=parse_window(window), group=group, tile=tile)
     view = defaults.view_config(
         dataset,
         size=size,

@@ -26,7 +26,8 @@ from ..files import atomic, write_json
 from ..rundir import machine
 from ..sources.base import Source
 from ..sources.subset import Subset
-from ..tasks.classification import reliability
+from ..sources.tiles import whole
+from ..tasks.classification import ECE_BINS, reliability
 from ..tasks.judging import judge
 from ..tasks.screening import choose_point, positive_class
 from ..tasks.tokens import following
@@ -38,6 +39,7 @@ from .stages import Road
 log = logging.getLogger("pocketvit")
 
 _SAMPLES = 32  # images of each kind that the report shows
+_BIN_IMAGES = 30  # at least in a bin of a reliability curve: fewer draw noise
 
 
 @dataclass
@@ -105,7 +107,13 @@ def measure_rows(
         task: As in `judge`.
         validation: What the entries' ``validation`` are answers on.
     """
-    probabilities = {entry.key: entry.probabilities for entry in entries if entry.probabilities is not None}
+    scored = whole(source) if source is not None else None
+    judged = whole(validation) if validation is not None else None
+    probabilities = {
+        entry.key: scored.per_image(entry.probabilities)
+        for entry in entries
+        if scored is not None and entry.probabilities is not None
+    }
     teachers = [probabilities[entry.key] for entry in entries if entry.role == "teacher" and entry.key in probabilities]
     reference = np.mean(teachers, axis=0) if teachers else None
     rows = []
@@ -115,16 +123,16 @@ def measure_rows(
         for entry in entries:
             file = files[entry.key]
             row: dict[str, Any] = {"key": entry.key, "name": entry.name, "role": entry.role, "status": "measured"}
-            if source is not None and entry.probabilities is not None:
-                own = entry.probabilities
+            if scored is not None and entry.key in probabilities:
                 other = reference if entry.role != "teacher" else None
                 point = None
-                if validation is not None and entry.validation is not None:
-                    point = choose_point(entry.validation, validation.targets, positive_class(source.classes))
-                groups = getattr(source, "groups", None)
+                if judged is not None and entry.validation is not None:
+                    checked = judged.per_image(entry.validation)
+                    point = choose_point(checked, judged.targets, positive_class(scored.classes))
                 row |= judge(
-                    own, source.targets, source.classes, task=task, teacher=other, groups=groups, point=point
-                ).fields()
+                    probabilities[entry.key], scored.targets, scored.classes,
+                    task=task, teacher=other, groups=scored.groups, point=point,
+                ).fields()  # fmt: skip
             row |= {"calibrated": entry.calibrated, "note": entry.note, "licence": entry.licence, **entry.extra}
             if entry.model is not None:
                 row["parameters"] = count_parameters(entry.model)
@@ -140,8 +148,8 @@ def measure_rows(
                 row["latency_ms"] = {"p50": timed[entry.key].p50, "p90": timed[entry.key].p90}
             rows.append(row)
     arrays = {key: value.astype(np.float16) for key, value in probabilities.items()}
-    if source is not None:
-        arrays |= {"targets": np.asarray(source.targets), "names": np.asarray([str(name) for name in source.names])}
+    if scored is not None:
+        arrays |= {"targets": scored.targets, "names": np.array(scored.names)}
     return rows, arrays
 
 
@@ -162,8 +170,8 @@ def write_results(
     """Write ``results.json``, ``predictions.npz`` and ``samples.npz`` (with further ``pictures``) into a run folder."""
     dataset, source = road.dataset, road.scored
     if arrays:
-        _save_arrays(folder / "predictions.npz", arrays)
-    _save_arrays(folder / "samples.npz", _samples(road, source) | dict(pictures or {}))
+        save_arrays(folder / "predictions.npz", arrays)
+    save_arrays(folder / "samples.npz", _samples(road, source) | dict(pictures or {}))
     write_json(
         folder / "results.json",
         {
@@ -177,6 +185,7 @@ def write_results(
                 "counts": {split: len(images) for split, images in dataset.splits.items()},
                 "scored_on": source.split if source is not None else None,
                 "notes": [*dataset.checks.lines(), *dataset.notes],
+                "task": getattr(dataset, "task", "classification"),
                 "research": bool(getattr(dataset, "research", False)),
                 "group": getattr(dataset, "group", None),
             },
@@ -212,14 +221,17 @@ def reliability_report(
     """
     if source is None or before is None or source.targets.ndim != 1:
         return None
-    known = source.targets >= 0
+    scored = whole(source)
+    known = scored.targets >= 0
     if not known.any():
         return None
     curves = {}
-    for name, given in (("before", before), ("after", after)):
-        if given is None:
+    for name, shown in (("before", before), ("after", after)):
+        if shown is None:
             continue
-        curve = reliability(given.max(1)[known], (given.argmax(1) == source.targets)[known])
+        given = scored.per_image(shown)
+        bins = min(ECE_BINS, max(3, int(known.sum()) // _BIN_IMAGES))
+        curve = reliability(given.max(1)[known], (given.argmax(1) == scored.targets)[known], bins)
         curves[name] = {key: getattr(curve, key).tolist() for key in ("confidence", "accuracy", "counts")}
     return curves
 
@@ -314,14 +326,15 @@ def _samples(road: Road, source: Source | None) -> dict[str, np.ndarray]:
     some = np.linspace(0, len(train) - 1, num=min(_SAMPLES, len(train))).astype(np.int64)
     views = road.views.render(some, 0).pixels.permute(0, 2, 3, 1).numpy()
     arrays = {"views": views, "labels": np.asarray(train.targets)[some]}
-    if source is not None:
+    if source is not None and source.parents is None:  # a tile is not the image that figures are counted on
         chosen = np.arange(min(len(source), 2000 if road.view.view_size <= 64 else 300))
         pixels = plain_pixels(Subset(source, chosen), road.view)
         arrays |= {"test_images": pixels.permute(0, 2, 3, 1).numpy(), "test_positions": chosen}
     return arrays
 
 
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one compressed ``.npz``, whole or not at all."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 

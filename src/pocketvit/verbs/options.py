@@ -21,6 +21,8 @@ _LIMITS = {
     "input": (1, math.inf),
     "seed": (0, math.inf),
     "seeds": (1, math.inf),
+    "folds": (0, math.inf),
+    "tile": (8, math.inf),
     "images_limit": (2, math.inf),
     "top": (1, math.inf),
     "lr": (0, math.inf),

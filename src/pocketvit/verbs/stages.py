@@ -44,6 +44,7 @@ from ..training.precision import choose_precision
 from ..training.predict import plain_pixels, predict_logits
 from ..training.step import FromPixels, Input
 from ..views import Views
+from ..views.kinds import PHOTO
 from .features import teacher_features
 
 log = logging.getLogger("pocketvit")
@@ -83,7 +84,12 @@ class Road:
 
 def open_road(config: RunConfig, shared: Path, *, images: Any = None, device: str | None = None) -> Road:
     """Open, check, say and pack the images; choose the device."""
-    dataset = open_images(images if images is not None else config.images, labels=config.labels, window=config.window)
+    dataset = images if isinstance(images, Dataset) else open_images(
+        images if images is not None else config.images,
+        labels=config.labels, group=config.group, window=config.window, tile=config.tile,
+    )  # fmt: skip
+    if config.modality is not None:
+        dataset = dataclasses.replace(dataset, modality=None if config.modality == PHOTO else config.modality)
     tell_dataset(dataset)
     if dataset.train is None or len(dataset.train) < 2:
         raise PocketError(f"{config.images} has fewer than two training images; there is nothing to learn from.")

@@ -33,6 +33,8 @@ def train(
     balance: Literal["none", "sampling", "weights"] = "none",
     label_smoothing: float = 0.1,
     labels: str | None = None,
+    group: str | None = None,
+    tile: int | None = None,
     window: str | None = None,
     ema: float = 0.0,
     accumulate: int = 1,
@@ -71,6 +73,8 @@ def train(
         balance: of classes of unequal size: show every class equally often, or weigh its ground truth accordingly
         label_smoothing: of the cross-entropy
         labels: CSV file of file names and labels of the images in a folder
+        group: column of that file, as patient, whose images stay on one side of every split
+        tile: cut large images into squares of this many pixels; figures are per image
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         ema: decay a step of the weight average that is evaluated; 0 is off
         accumulate: batches a step
@@ -99,7 +103,7 @@ def train(
         epochs=epochs, batch_size=batch_size, lr=lr, label_smoothing=label_smoothing, ema=ema, accumulate=accumulate,
         drop_path=drop_path, seed=seed,
     )  # fmt: skip
-    dataset = open_images(images, labels=labels, window=parse_window(window))
+    dataset = open_images(images, labels=labels, window=parse_window(window), group=group, tile=tile)
     if not dataset.classes:
         raise PocketError(
             f"{images} has no labels to train on. Sort the images into one folder a class, or give --labels."
@@ -115,6 +119,9 @@ def train(
         images=str(images) if isinstance(images, str | Path) else f"({dataset.name})",
         labels=labels,
         window=parse_window(window),
+        group=group,
+        tile=tile,
+        modality=modality,
         teachers=(TeacherConfig(model, weights=weights, input_size=size if Path(model).is_dir() else None),)
         if adapting
         else (),

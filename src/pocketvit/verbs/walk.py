@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from ..config import LossConfig, RunConfig
+from ..config import RunConfig
 from ..errors import PocketError
 from ..files import human_bytes
-from ..models import create_model
-from ..models.inputs import input_stats
-from ..objectives import student_loss
 from ..reporting.card import write_card
 from ..reporting.page import write_report
 from ..reporting.saliency import heat_maps
 from ..rundir import Run
-from ..sources.subset import repeated
 from ..tasks.classification import evaluate, paired_difference
 from ..teachers import Teacher
-from ..training.feed import Feed
-from ..training.loop import fit
-from ..views import Views
+from .companions import against, train_alone
+from .folds import CrossValidation, affordable, cross_validate, fold_datasets
 from .measure import (
     Entry,
     answers,
@@ -40,7 +34,6 @@ from .measure import (
     write_results,
 )
 from .stages import (
-    VIEW_SEED,
     Road,
     calibrate,
     check_served,
@@ -49,7 +42,6 @@ from .stages import (
     open_road,
     probabilities_of,
     train_student,
-    validation,
     with_few_labels,
     write_student,
 )
@@ -64,11 +56,17 @@ def walk(
     specs: Sequence[Any],
     *,
     images: Any,
+    given: Any = None,
     notes: Sequence[str] = (),
     no_images: bool = False,
     device: str | None = None,
 ) -> Run:
-    """Walk the whole road into ``run``; go on where an earlier walk of the same run stopped."""
+    """Walk the whole road into ``run``; go on where an earlier walk of the same run stopped.
+
+    Args:
+        images: What to open, or the opened dataset.
+        given: What an opened dataset was opened from: folds divide it anew.
+    """
     if run.finished:
         log.info("%s is finished already", run.folder)
         return run
@@ -77,6 +75,8 @@ def walk(
         for note in notes:
             log.info("         %s", note)
         road = open_road(config, run.folder.parent / "shared", images=images, device=device)
+        parts = fold_datasets(config, given if given is not None else images, road.dataset)
+        start = time.monotonic()
         teachers = ready_teachers(road, config, specs)
         road = with_classes(road, teachers)
         teacher_entries = _judge(teachers, road)
@@ -85,11 +85,14 @@ def walk(
         log.info("student  %s", describe(config))
         pupils = with_few_labels(road, config.few_labels) if config.few_labels else road
         student = train_student(pupils, config, run.folder, teachers=teachers, store=store, resume=True)
-        alone = _train_alone(pupils, config, run.folder / "alone")
+        alone = train_alone(pupils, config, run.folder / "alone")
         ceiling = None
         if config.few_labels:
             log.info("ceiling  the same student with all labels")
             ceiling = train_student(road, config, run.folder / "ceiling", resume=True)
+        folds = CrossValidation()
+        if parts and affordable(run.folder, config, time.monotonic() - start, road.processes):
+            folds = cross_validate(run.folder, parts, config, specs, road.shared, road.processes)
         if road.processes.rank > 0:
             return run
         raw = answers(student, road.scored, road.view, road.input)
@@ -126,7 +129,7 @@ def walk(
             )
         if config.against:
             try:
-                entries.append(_against(road, config, run.folder))
+                entries.append(against(road, config, run.folder))
             except PocketError as error:  # a comparison that fails, for want of a network say, must not cost the run
                 log.warning("warning  %s", error)
                 missing.append(not_run("against", f"{config.against}, pretrained", "baseline", str(error)))
@@ -146,11 +149,11 @@ def walk(
         write_results(
             run.folder,
             road,
-            rows + missing,
+            rows + folds.rows + missing,
             arrays,
             title=f"{road.dataset.name}: {config.student} distilled from {' and '.join(t.name for t in teachers)}",
             curves={"student": run.folder / "metrics.jsonl", "alone": run.folder / "alone" / "metrics.jsonl"},
-            notes=[*notes, *_notes(config, road, run.folder)],
+            notes=[*notes, *folds.notes, *_notes(config, road, run.folder)],
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in teachers],
             differences=_differences(rows),
             extra=extra,
@@ -184,49 +187,6 @@ def _judge(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
                 )
         entries.append(teacher_entry(teacher, given, number, checked))
     return entries
-
-
-def _train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None:
-    """The same student on an equal budget, with the ground truth alone and a fresh view every epoch."""
-    source = road.dataset.train
-    known = np.flatnonzero(np.asarray(source.targets) >= 0)
-    if not config.baseline or not len(known):
-        return None
-    log.info("baseline the same student without a teacher, %d labels", len(known))
-    if len(known) == len(source):
-        return train_student(road, config, folder, resume=True)
-    # As many steps, on the labelled images alone, each in as many augmentations as that takes.
-    few = repeated(source, known, len(source))
-    pupils = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, train=few))
-    return train_student(pupils, config, folder, resume=True, source_views=Views(few, road.view, seed=VIEW_SEED))
-
-
-def _against(road: Road, config: RunConfig, folder: Path) -> Entry:
-    """Another network, pretrained where its weights can be had, fine-tuned on the labels for as many epochs."""
-    name = config.against or ""
-    if not (np.asarray(road.dataset.train.targets) >= 0).any():
-        raise PocketError(f"{name} would be fine-tuned on labels, and the images have none.")
-    log.info("against  %s, pretrained, fine-tuned for %d epochs", name, config.train.epochs)
-    model = create_model(name, num_classes=len(road.dataset.classes), pretrained=True)
-    stats = input_stats(model)
-    side = (road.view.view_size, stats.mean, stats.std)
-    seed = config.train.seed
-    feed = Feed(
-        Views(road.dataset.train, road.view, seed=1),
-        config.train.batch_size,
-        balance=config.train.balance == "sampling",
-        seed=seed,
-        device=road.device,
-    )
-    train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate / 2)
-    model = fit(
-        model.to(road.device), feed, student_loss(LossConfig()), train, folder / "against",
-        evaluate=validation(road, input=side), input=side, resume=True,
-    )  # fmt: skip
-    given, checked = (answers(model, source, road.view, side) for source in (road.scored, point_source(road)))
-    return Entry(
-        "against", f"{name}, pretrained", "baseline", side[0], model.cpu(), None, given, False, validation=checked
-    )
 
 
 def _row(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
