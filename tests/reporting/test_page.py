@@ -230,7 +230,8 @@ def screening(run_folder):
     )
     samples = dict(np.load(run_folder / "samples.npz"))
     heat = {
-        "heat_images": samples["test_images"][:3], "heat_positions": np.array([0, 1, 2]),
+        "heat_images": samples["test_images"][:3], "heat_names": ["scan-7", "scan-8", "scan-9"],
+        "heat_targets": targets[:3],
         "heat_answers": 1 - targets[:3], "heat_gradient": generator.random((3, 16, 16)).astype(np.float16),
         "heat_rollout": generator.random((3, 4, 4)).astype(np.float16),
     }  # fmt: skip
@@ -253,7 +254,7 @@ def test_a_screening_shows_its_errors_its_confidence_and_where_it_looks(screenin
     parsed = Page(text)
     for words in (
         "For research use only: not a medical device", "Both kinds of error", "Youden's J on 78 validation images",
-        "60–80", "Confidence against truth", "101", "Where the student looks", "not why it is right", "scan-2",
+        "60–80", "Confidence against truth", "101", "Where the student looks", "not why it is right", "scan-9",
         "0.5 is chance",
     ):  # fmt: skip
         assert words in parsed.text, words

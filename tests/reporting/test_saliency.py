@@ -151,7 +151,8 @@ def test_the_arrays_of_a_student_and_of_a_network_without_attention():
     p = np.eye(3)[[0, 1, 1, 2, 1]]
     view = ViewConfig(view_size=16)
     arrays = heat_maps(student(), source, view, INPUT, p)
-    assert arrays["heat_positions"].tolist() == [2, 3, 0, 1, 4]
+    assert arrays["heat_names"].tolist() == ["2", "3", "0", "1", "4"]
+    assert arrays["heat_targets"].tolist() == [2, 0, 0, 1, 1]
     assert arrays["heat_answers"].tolist() == [1, 2, 0, 1, 1]
     assert (arrays["heat_images"][0] == source[2][0]).all()
     for name, shape in (("heat_rollout", (5, 4, 4)), ("heat_gradient", (5, 16, 16))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,3 +140,82 @@ def test_the_report_of_tokens_compares_each_head_with_each_teacher(road):
 def test_the_command_that_made_the_figures(monkeypatch, argv, said):
     monkeypatch.setattr(sys, "argv", argv)
     assert measure.command_line() == said
+
+
+class TwoSplits:
+    """The parts of a road that say where an operating point is chosen."""
+
+    def __init__(self, classes=2, val=(0, 1), scored="test"):
+        self.dataset = SimpleNamespace(
+            val=SimpleNamespace(targets=np.array(val)) if val is not None else None, classes=("a", "b", "c")[:classes]
+        )
+        self.scored = self.dataset.val if scored == "val" else SimpleNamespace(targets=np.array([0, 1]))
+
+
+def test_a_point_is_chosen_on_labelled_validation_images_of_two_classes_that_are_not_scored():
+    road = TwoSplits()
+    assert measure.point_source(road) is road.dataset.val
+    others = (
+        {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"}, {"val": ((0, 1), (1, 1))},
+    )  # fmt: skip
+    assert [measure.point_source(TwoSplits(**options)) for options in others] == [None] * 5
+
+
+def two_classes(source):
+    """The images of a source as two classes: blue, and the rest."""
+    source.targets = np.minimum(source.targets, 1)
+    source.classes = ("normal", "ill")
+    return source
+
+
+def test_the_operating_point_of_a_row_comes_from_its_validation_answers(road, exported):
+    test, val = two_classes(road.dataset.test), two_classes(road.dataset.val)
+
+    def leaning(targets, ill):
+        """Every ill image gets ``ill``, every other 0.1."""
+        p = np.where(targets == 1, ill, 0.1)
+        return np.stack([1 - p, p], 1).astype(np.float32)
+
+    own = leaning(test.targets, 0.4)
+    chosen = Entry("a", "a", "other", SIDE, file=exported, probabilities=own, validation=leaning(val.targets, 0.3))
+    blind = Entry("b", "b", "other", SIDE, file=exported, probabilities=own)
+    (first, second), _ = measure_rows(test, [chosen, blind], validation=val)
+    assert first["accuracy"] < 1
+    assert (first["sensitivity"], first["specificity"], first["auc"]) == (1.0, 1.0, 1.0)
+    assert (first["positive"], first["threshold"]) == ("ill", pytest.approx(0.2))
+    assert first["chosen"] == f"Youden's J on {len(val)} validation images"
+    assert "sensitivity" not in second
+    json.dumps([first, second], allow_nan=False)
+
+
+def test_patients_and_grades_reach_the_rows(road, exported):
+    source = road.dataset.test
+    source.groups = np.arange(len(source)) // 2
+    p = np.full((len(source), 3), 1 / 3, np.float32)
+    (row,), _ = measure_rows(source, [Entry("a", "a", "other", SIDE, file=exported, probabilities=p)], task="ordinal")
+    assert row["groups"] == 3
+    assert row["kappa"] == 0.0
+    assert row["mae"] == pytest.approx(source.targets.mean())
+
+
+def test_reliability_is_reported_before_and_after_the_temperature(road):
+    source = road.dataset.test
+    sure = 0.97 * np.eye(3)[source.targets] + 0.01
+    shy = 0.4 * np.eye(3)[source.targets] + 0.2
+    curves = measure.reliability_report(sure, shy, source)
+    assert curves["before"] == {"confidence": [pytest.approx(0.98)], "accuracy": [1.0], "counts": [6]}
+    assert curves["after"]["confidence"] == [pytest.approx(0.6)]
+    assert list(measure.reliability_report(sure, None, source)) == ["before"]
+    source.targets = np.full_like(source.targets, -1)
+    assert measure.reliability_report(sure, shy, source) is None
+    assert measure.reliability_report(None, None, None) is None
+
+
+def test_answers_with_several_labels_do_not_compete(road):
+    source, input = road.dataset.test, (SIDE, *HALF)
+    one = measure.answers(Own().eval(), source, road.view, input)
+    assert one.sum(1) == pytest.approx(np.ones(6), abs=1e-5)
+    source.targets = np.eye(3, dtype=np.int64)[source.targets]
+    several = measure.answers(Own().eval(), source, road.view, input)
+    odds = np.log(several / (1 - several))
+    assert np.exp(odds - odds.max(1, keepdims=True)) == pytest.approx(one / one.max(1, keepdims=True), rel=1e-3)

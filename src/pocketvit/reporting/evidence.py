@@ -49,15 +49,17 @@ class Heat:
     """Where the student looks in one scored image.
 
     Attributes:
-        position: In the scored split.
+        name: Of the file.
         image: uint8 [S, S, 3].
+        truth: Index of its class, -1 where unknown.
         answer: Index of the student's class.
         gradient: floating [S', S'], 0 to 1.
         rollout: floating [h, w], 0 to 1; None where the student has no attention.
     """
 
-    position: int
+    name: str
     image: np.ndarray
+    truth: int
     answer: int
     gradient: np.ndarray
     rollout: np.ndarray | None
@@ -132,13 +134,14 @@ def load_samples(results: Results) -> Samples:
 
 
 def _heat(arrays: dict[str, np.ndarray]) -> tuple[Heat, ...]:
-    names = ("heat_positions", "heat_images", "heat_answers", "heat_gradient")
+    names = ("heat_names", "heat_images", "heat_targets", "heat_answers", "heat_gradient")
     if any(name not in arrays for name in names):
         return ()
-    rollouts = arrays.get("heat_rollout", [None] * len(arrays["heat_positions"]))
+    rollouts = arrays.get("heat_rollout", [None] * len(arrays["heat_names"]))
+    columns = zip(*(arrays[name] for name in names), rollouts, strict=False)
     return tuple(
-        Heat(int(position), image, int(answer), gradient, rollout)
-        for position, image, answer, gradient, rollout in zip(*(arrays[name] for name in names), rollouts, strict=False)
+        Heat(str(name), image, int(truth), int(answer), gradient, rollout)
+        for name, image, truth, answer, gradient, rollout in columns
     )
 
 

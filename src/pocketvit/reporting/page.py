@@ -120,7 +120,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
             for view, label in zip(samples.views[:MAX_VIEWS], samples.view_labels, strict=False)
         ]
     if samples is not None:
-        parts["heat"] = [_heat(results, heat, predictions) for heat in samples.heat]
+        parts["heat"] = [_heat(results, heat) for heat in samples.heat]
     if predictions is not None:
         parts["errors"] = _errors(results, predictions, look, anchor)
         parts["confusion"] = _confusion(results, predictions, anchor)
@@ -183,20 +183,18 @@ def _errors(
     }
 
 
-def _heat(results: Results, heat: evidence.Heat, predictions: evidence.Predictions | None) -> dict[str, Any]:
+def _heat(results: Results, heat: evidence.Heat) -> dict[str, Any]:
     """Return one image with the maps over it, and what was answered."""
     pictures = [("image", _overlay(heat.image, None))]
     if heat.rollout is not None:
         pictures.append(("attention rollout", _overlay(heat.image, heat.rollout)))
     pictures.append(("gradient", _overlay(heat.image, heat.gradient)))
-    known = predictions is not None and heat.position < len(predictions.targets)
-    truth = int(predictions.targets[heat.position]) if predictions is not None and known else -1
     return {
         "pictures": [{"uri": _data_uri(pixels), "label": label} for label, pixels in pictures],
         "answer": evidence.class_name(results.classes, heat.answer),
-        "truth": evidence.class_name(results.classes, truth) if truth >= 0 else "",
-        "right": truth == heat.answer if truth >= 0 else None,
-        "name": predictions.names[heat.position] if predictions is not None and known else f"image {heat.position}",
+        "truth": evidence.class_name(results.classes, heat.truth),
+        "right": heat.truth == heat.answer if heat.truth >= 0 else None,
+        "name": heat.name,
     }
 
 

@@ -42,9 +42,10 @@ def heat_maps(
         probabilities: floating [N, C], the student's answers on the split.
 
     Returns:
-        ``heat_images`` uint8 [k, S, S, 3], ``heat_positions`` int64 [k], ``heat_answers`` int64 [k] (class, or the
-        likeliest of several labels), ``heat_gradient`` float16 [k, S', S'] and, of a plain vision transformer,
-        ``heat_rollout`` float16 [k, h, w] on its grid of patches; each map from 0 to 1.
+        ``heat_images`` uint8 [k, S, S, 3], ``heat_names`` [k], ``heat_targets`` int64 [k] (-1 where unknown, or where
+        an image has several labels), ``heat_answers`` int64 [k] (class, or the likeliest of several labels),
+        ``heat_gradient`` float16 [k, S', S'] and, of a plain vision transformer, ``heat_rollout`` float16 [k, h, w] on
+        its grid of patches; each map from 0 to 1.
     """
     if source is None or probabilities is None or not len(source):
         return {}
@@ -54,14 +55,16 @@ def heat_maps(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     x_BCHW = to_input(pixels.to(device), size, mean, std)
     answers = torch.from_numpy(probabilities[chosen].argmax(1)).to(device)
+    several = source.targets.ndim == 2
     was_training = model.training
     model.eval()
     try:
         arrays = {
             "heat_images": pixels.permute(0, 2, 3, 1).numpy(),
-            "heat_positions": chosen,
+            "heat_names": np.array([str(source.names[i]) for i in chosen]),
+            "heat_targets": np.full(len(chosen), -1) if several else np.asarray(source.targets)[chosen],
             "heat_answers": answers.cpu().numpy(),
-            "heat_gradient": _from_zero_to_one(gradient_map(model, x_BCHW, answers, several=source.targets.ndim == 2)),
+            "heat_gradient": _from_zero_to_one(gradient_map(model, x_BCHW, answers, several=several)),
         }
         rollout = attention_rollout(model, x_BCHW)
     finally:
