@@ -211,7 +211,7 @@ def test_reliability_is_reported_before_and_after_the_temperature(road):
     assert measure.reliability_report(None, None, None) is None
 
 
-def test_answers_with_several_labels_do_not_compete(road):
+def test_answers_with_several_labels_do_not_compete(road, exported):
     source, input = road.dataset.test, (SIDE, *HALF)
     one = measure.answers(Own().eval(), source, road.view, input)
     assert one.sum(1) == pytest.approx(np.ones(6), abs=1e-5)
@@ -219,3 +219,4 @@ def test_answers_with_several_labels_do_not_compete(road):
     several = measure.answers(Own().eval(), source, road.view, input)
     odds = np.log(several / (1 - several))
     assert np.exp(odds - odds.max(1, keepdims=True)) == pytest.approx(one / one.max(1, keepdims=True), rel=1e-3)
+    assert measure.file_answers(exported, source) == pytest.approx(several, abs=1e-4)

@@ -85,7 +85,7 @@ def bench(
                 probabilities=answers,
             )  # fmt: skip
         entries.append(entry)
-    rows, _ = measure_rows(source, entries)
+    rows, _ = measure_rows(source, entries, task=dataset.task if source is not None else "classification")
     results = Results(
         folder=None,
         rows=tuple(Row.read(row) for row in rows),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import nn
 
 from ..config import ViewConfig
@@ -267,7 +268,8 @@ def file_answers(path: Path, source: Source | None) -> np.ndarray | None:
     if source is None:
         return None
     exported = OnnxModel(path)
-    return exported.predict(plain_pixels(source, exported.signature.view))
+    pixels = plain_pixels(source, exported.signature.view)
+    return expit(exported.logits(pixels)) if source.targets.ndim == 2 else exported.predict(pixels)
 
 
 def teacher_entry(
