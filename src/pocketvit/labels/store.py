@@ -126,6 +126,20 @@ class LabelStore:
         manifest = self.manifest[self.key(teacher)]
         return Layout(manifest["teacher"]["outputs"], manifest["k"], manifest["ordered"])
 
+    def check_kind(self, teacher: str, kind: str) -> None:
+        """Refuse logits that are of another kind than what learns from them: "softmax" or "sigmoid".
+
+        Raises:
+            PocketError: A softmax forgets a constant that independent labels need, and knows nothing of absent ones.
+        """
+        held = self.manifest[self.key(teacher)].get("kind", "softmax")
+        if held != kind:
+            words = {"softmax": "one class", "sigmoid": "several labels"}
+            raise PocketError(
+                f"the labels by {teacher} in {self.folder} are for images of {words.get(held, held)} each ({held}), "
+                f"and these have {words[kind]} ({kind}). Label them again into another folder."
+            )
+
     def views(self, teacher: str | None = None) -> list[int]:
         """Views that are complete: for one teacher, or (None) for all of them."""
         if teacher is None:

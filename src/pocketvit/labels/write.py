@@ -145,8 +145,13 @@ def _check_request(folder: Path, source: Any, views: Any, teachers: Sequence[Any
             raise PocketError(f"the teacher {key} is named twice: give each teacher once.")
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
         check_same_images(folder, read_json(path), source, views)
-    highest = int(source.targets.max(initial=-1))
+    highest = int(source.targets.max(initial=-1)) if source.targets.ndim == 1 else source.targets.shape[1] - 1
     for teacher, key in zip(teachers, keys, strict=True):
+        if getattr(teacher, "kind", "softmax") == "sigmoid" and choose_k(teacher.num_outputs, k):
+            raise PocketError(
+                f"the {teacher.num_outputs} labels of {teacher.name} are independent of each other: the largest logits "
+                "say nothing of the others. Store all of them, with --top-k 0."
+            )
         if highest >= teacher.num_outputs:
             raise PocketError(
                 f"the teacher {teacher.name} has {teacher.num_outputs} outputs, but {source.name} has classes up to "
@@ -367,6 +372,7 @@ def _info(writer: _Writer, task: _Task) -> ShardInfo:
         num_classes=layout.num_classes,
         k=layout.k,
         ordered=layout.ordered,
+        kind=getattr(writer.teacher, "kind", "softmax"),
     )
 
 

@@ -40,6 +40,11 @@ class LoadedModel:
     input_size: int
     config: dict[str, Any]  # the whole config.json
 
+    @property
+    def several(self) -> bool:
+        """Whether its outputs are several labels an image, each there or not, instead of one class."""
+        return activation_of(self.module) == "sigmoid"
+
 
 def recipe_of(model: nn.Module) -> dict[str, Any]:
     """Return ``{"architecture", "model_args"}`` with which timm makes this network again.
@@ -68,6 +73,11 @@ def recipe_of(model: nn.Module) -> dict[str, Any]:
     return {"architecture": architecture, "model_args": args}
 
 
+def activation_of(model: nn.Module) -> str:
+    """Return what makes probabilities of a network's outputs: "sigmoid" where its folder says so, else "softmax"."""
+    return str(getattr(model, "pocket_activation", "softmax"))
+
+
 def needs_pocketvit(architecture: str) -> bool:
     """Whether timm knows ``architecture`` only because pocketvit registered it."""
     return model_entrypoint(architecture).__module__.split(".", 1)[0] == __name__.split(".", 1)[0]
@@ -81,6 +91,7 @@ def save_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
+    several: bool = False,
     **extras: Any,
 ) -> Path:
     """Write a network as a folder that timm loads.
@@ -92,6 +103,7 @@ def save_model(
         mean: None for what the model's own config says; so for ``std`` and ``input_size``.
         std: see ``mean``.
         input_size: side of the square input in pixels.
+        several: whether the outputs are several labels an image (a sigmoid each) instead of one class (a softmax).
         extras: JSON-like facts kept under "pocketvit" in config.json.
 
     Returns:
@@ -127,6 +139,7 @@ def save_model(
     if classes:
         config["label_names"] = list(classes)
     config["pretrained_cfg"] = cfg
+    extras |= {"activation": "sigmoid"} if several else {}
     config["pocketvit"] = {"needs_pocketvit": needs_pocketvit(recipe["architecture"]), **extras}
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     files.require_space(folder, sum(value.nbytes for value in state.values()), f"saving {folder}")
@@ -200,6 +213,9 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
         state = fit_positions(state, model, old_size if len(old_size) == 2 else None)
     load_weights(model, state, weights_file, architecture)
     vars(model)["pretrained_cfg"] = {**config_of(model), **cfg}
+    own = config.get("pocketvit")
+    if isinstance(own, dict) and own.get("activation") == "sigmoid":
+        vars(model)["pocket_activation"] = "sigmoid"
     names = config.get("label_names") or cfg.get("label_names") or ()
     classes = tuple(str(names[key]) for key in names) if isinstance(names, dict) else tuple(map(str, names))
     stats = input_stats(model)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..config import LossConfig
+from ..errors import PocketError
 from ..labels.record import SoftLabels, decode
 from .gating import Gate, teacher_weights
+from .labels import binary_cross_entropy, known
 from .tokens import token_losses
 
 if TYPE_CHECKING:
@@ -37,18 +39,25 @@ def cross_entropy(
         return found if weights is None else weights[classes] * found
 
     mixed = batch.ratio * expected(batch.targets) + (1 - batch.ratio) * expected(batch.partner_targets)
-    return -mixed * _known(batch)
+    return -mixed * known(batch)
 
 
-def _known(batch: Batch) -> torch.Tensor:
-    return ((batch.targets >= 0) & (batch.partner_targets >= 0)).to(batch.ratio.dtype)
+def ground_truth(logits: torch.Tensor, batch: Batch, config: LossConfig) -> torch.Tensor:
+    """Return the cross-entropy [B] with the classes, or with each of several labels, of the batch.
+
+    Raises:
+        PocketError: Weights a class for images of several labels.
+    """
+    if batch.targets.ndim == 1:
+        return cross_entropy(logits, batch, config.label_smoothing, config.class_weights)
+    if config.class_weights:
+        raise PocketError("weights a class (--balance weights) are for one class an image; these have several labels.")
+    return binary_cross_entropy(logits, batch, config.label_smoothing)
 
 
 def supervised_loss(heads: Sequence[torch.Tensor], batch: Batch, config: LossConfig) -> tuple[torch.Tensor, Terms]:
     """Return the mean over heads and images of the cross-entropy with ground truth, and it as the only term."""
-    loss = torch.stack(
-        [cross_entropy(head, batch, config.label_smoothing, config.class_weights) for head in heads]
-    ).mean()
+    loss = torch.stack([ground_truth(head, batch, config) for head in heads]).mean()
     return loss, {"cross_entropy": loss.detach()}
 
 
@@ -68,7 +77,8 @@ def distillation_loss(
 
         loss = weight * distillation + (1 - weight) * cross_entropy
 
-    Images of unknown class, and all of them when ``weight`` is 1, are learned from the teachers alone.
+    Images of unknown class, and all of them when ``weight`` is 1, are learned from the teachers alone. Several labels
+    an image are learned as so many binary questions, both from the teachers and from the ground truth (see `labels`).
 
     Args:
         heads: float32 [B, C] logits: the class head, then one a distillation token.
@@ -80,10 +90,20 @@ def distillation_loss(
 
     Returns:
         The scalar, and its detached terms: "distillation", one "teacher_t" each, "cross_entropy" unless weight is 1.
-    """
-    from . import OBJECTIVES
 
-    objective = OBJECTIVES[config.objective]
+    Raises:
+        PocketError: An objective, or weights of teachers, that presume one class an image where there are several
+            labels, or the other way round.
+    """
+    from . import find_objective
+
+    several = batch.targets.ndim == 2
+    objective = find_objective(config.objective, several=several)
+    if several and config.teacher_weights != "fixed":
+        raise PocketError(
+            f"teacher weights {config.teacher_weights!r} look at the one class of an image; these images have several "
+            "labels. Use --teacher-weights fixed."
+        )
     weights_BT = teacher_weights(config.teacher_weights, soft, batch, gate)
     if approximate_tail and objective.needs_at(config.temperature) == "full":
         soft = [labels if labels.full else SoftLabels(decode(labels, config.temperature)) for labels in soft]
@@ -96,9 +116,9 @@ def distillation_loss(
     terms["distillation"] = distillation_B.detach().mean()
     if config.weight == 1:
         return distillation_B.mean(), terms
-    truth_B = cross_entropy(heads[0], batch, config.label_smoothing, config.class_weights)
+    truth_B = ground_truth(heads[0], batch, config)
     terms["cross_entropy"] = truth_B.detach().mean()
-    share_B = torch.where(_known(batch) > 0, config.weight, 1.0)
+    share_B = torch.where(known(batch) > 0, config.weight, 1.0)
     return (share_B * distillation_B + (1 - config.weight) * truth_B).mean(), terms
 
 

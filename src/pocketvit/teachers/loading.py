@@ -20,7 +20,7 @@ from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
-from ..models.saving import load_model
+from ..models.saving import activation_of, load_model
 from .teacher import Teacher, first_logits, has_classes
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -96,6 +96,7 @@ def load_teacher(
         classes=classes if outputs else None,
         precision=precision,
         notes=notes,
+        kind=activation_of(module),
     )
 
 

@@ -30,10 +30,8 @@ class Teacher:
         classes: names of its outputs (before the class map); None where unknown.
         columns: int64 [C], our class j is its output ``columns[j]``; None for all of them in their order.
         notes: what was assumed in loading it, to be printed.
-        kind: of its outputs; "softmax".
+        kind: of its outputs: "softmax" for one class an image, "sigmoid" for several labels, each there or not.
     """
-
-    kind = "softmax"
 
     def __init__(
         self,
@@ -48,7 +46,9 @@ class Teacher:
         columns: np.ndarray | None = None,
         precision: str = "fp32",
         notes: Sequence[str] = (),
+        kind: str = "softmax",
     ) -> None:
+        self.kind = kind
         self.module = module.eval().requires_grad_(False)
         self.name, self.input_size = name, input_size
         self.mean, self.std = tuple(mean), tuple(std)
@@ -71,7 +71,7 @@ class Teacher:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What its labels depend on: architecture, weights and buffers, preprocessing, precision, class map."""
+        """What its labels depend on: architecture, weights and buffers, preprocessing, precision, kind, class map."""
         parts: dict[str, Any] = {
             "architecture": config_of(self.module).get("architecture") or type(self.module).__qualname__,
             "weights": self._weights,
@@ -79,6 +79,8 @@ class Teacher:
             "precision": self.precision,
         }
         # What is at its default stays out, so that a new option orphans no old store.
+        if self.kind != "softmax":
+            parts["kind"] = self.kind
         return parts if self.columns is None else parts | {"columns": self.columns.tolist()}
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -136,6 +138,12 @@ class Teacher:
         other = copy.copy(self)
         other.columns = None if columns is None else np.asarray(columns, np.int64)
         other.notes = (*self.notes, *notes)
+        return other
+
+    def with_kind(self, kind: str, *notes: str) -> Teacher:
+        """Return the same network (shared) with its outputs read as another kind."""
+        other = self.with_columns(self.columns, *notes)
+        other.kind = kind
         return other
 
     def to(self, device: torch.device | str) -> Teacher:

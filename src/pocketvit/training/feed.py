@@ -37,8 +37,9 @@ class Batch:
 
     Attributes:
         pixels: uint8 [B, 3, S, S] views.
-        targets: int64 [B] classes of the images, -1 where unknown.
-        partner_targets: int64 [B] classes of the images they are mixed with (the own class when unmixed).
+        targets: int64 [B] classes of the images, -1 where unknown; of several labels an image int64 [B, C] of 0 and 1,
+            a row of -1 where unknown.
+        partner_targets: Likewise, of the images they are mixed with (the own ones when unmixed).
         ratio: float32 [B] weight of the own class in (0, 1].
         soft: One record a teacher, rows as in ``pixels``.
         positions: int64 [B] positions in the source.
@@ -147,6 +148,10 @@ class Feed:
             )
         targets = np.ascontiguousarray(self.source.targets, dtype=np.int64)
         self._targets = targets
+        if labels is not None:
+            wanted = "sigmoid" if targets.ndim == 2 else "softmax"
+            for name in self.teachers:
+                labels.check_kind(name, wanted)
         self._shares = _class_shares(targets) if balance else None
         self._worker: _Worker | None = None
 
@@ -266,7 +271,13 @@ class Feed:
 
 
 def _class_shares(targets: np.ndarray) -> np.ndarray:
-    """Return one over the size of each image's class, float64 [N]; images of unknown class count as one class."""
+    """Return one over the size of each image's class, float64 [N]; images of unknown class count as one class.
+
+    Raises:
+        PocketError: Images have several labels: showing those with a rare one more often also changes all others.
+    """
+    if targets.ndim == 2:
+        raise PocketError("--balance sampling is for one class an image; these have several labels. Leave it away.")
     _, classes, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return 1.0 / counts[classes]
 

@@ -124,8 +124,8 @@ class Stepper:
 
         Returns:
             Detached sums over the images of all batches of this rank, on the device and not waited for: "loss", the
-            loss's terms, "correct" (images whose likeliest class is the own or the partner's, whichever weighs more)
-            and "images".
+            loss's terms, "correct" (images whose likeliest class is the own or the partner's, whichever weighs more;
+            of several labels, the share of an image's that are right at 0.5) and "images".
         """
         rate = learning_rate(self.step, self.steps_per_epoch, self.config)
         for group in self.optimizer.param_groups:
@@ -170,11 +170,15 @@ class Stepper:
         with torch.no_grad():
             bad = (self.first_bad < 0) & ~torch.isfinite(loss.detach())
             self.first_bad = torch.where(bad, self.step, self.first_bad)
+            several = batch.targets.ndim == 2
             own = batch.ratio >= 0.5
-            heaviest = torch.where(own, batch.targets, batch.partner_targets)
+            heaviest = torch.where(own[:, None] if several else own, batch.targets, batch.partner_targets)
             parts = {"loss": loss.detach(), **terms}
             counted = {name: value.detach() * len(batch) for name, value in parts.items()}
-            counted["correct"] = (heads[0].detach().argmax(1) == heaviest).sum()
+            answers = heads[0].detach()
+            counted["correct"] = (
+                ((answers >= 0) == heaviest).float().mean(1).sum() if several else (answers.argmax(1) == heaviest).sum()
+            )
             counted["images"] = torch.tensor(len(batch))
             for name, value in counted.items():
                 sums[name] = sums[name] + value if name in sums else value

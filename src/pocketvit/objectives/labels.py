@@ -1,0 +1,61 @@
+"""Losses where an image has several labels, each there or not: one yes-or-no question a label.
+
+Both losses are means over the labels, so that the ground truth and the teachers keep the shares that they are given,
+and so that neither terms on features nor the clipping of gradients weigh otherwise for fourteen labels than for two.
+(The authors of MLD sum over labels and give the sum a weight of 10: the direction is the same.)
+Shape legend: B samples, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import PocketError
+from ..labels.record import SoftLabels
+
+if TYPE_CHECKING:
+    from ..training.feed import Batch
+
+
+def mld(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
+    """``T^2 mean_c KL(sigmoid(t_c / T) || sigmoid(s_c / T))``, each KL over (there, not there); float32 [B].
+
+    The one-versus-all logits loss MLD of Yang et al., Multi-Label Knowledge Distillation, ICCV 2023 (arXiv 2308.06453),
+    whose T is 1. Its gradient by s_c is ``T (sigmoid(s_c / T) - sigmoid(t_c / T)) / C``, which tends to
+    ``(s_c - t_c) / (4 C)`` for large T: the factor T^2 keeps its size, as in Hinton et al. 2015. Unlike a softmax, it
+    depends on the logits' absolute values, and no label takes probability from another.
+
+    Raises:
+        PocketError: The labels hold only the largest logits.
+    """
+    logits_BC = teacher.logits
+    if logits_BC is None:
+        raise PocketError(
+            f"independent labels need the teacher's logits for all {teacher.num_classes} of them, and the top "
+            f"{teacher.k} are stored. Label again with --top-k 0."
+        )
+    target_BC, answer_BC = logits_BC / temperature, student_BC / temperature
+    there_BC = target_BC.sigmoid() * (F.logsigmoid(target_BC) - F.logsigmoid(answer_BC))
+    absent_BC = (-target_BC).sigmoid() * (F.logsigmoid(-target_BC) - F.logsigmoid(-answer_BC))
+    return temperature**2 * (there_BC + absent_BC).mean(1)
+
+
+def binary_cross_entropy(logits_BC: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+    """Mean over labels of the cross-entropy with the mixed ground truth, [B]; 0 where an image's labels are unknown.
+
+    The target is ``ratio`` of the own label and the rest of the partner's, drawn towards 1/2 by ``smoothing``.
+    """
+    ratio_B1 = batch.ratio[:, None]
+    target_BC = ratio_B1 * batch.targets + (1 - ratio_B1) * batch.partner_targets
+    target_BC = (1 - smoothing) * target_BC + smoothing / 2
+    loss_BC = F.binary_cross_entropy_with_logits(logits_BC, target_BC, reduction="none")
+    return loss_BC.mean(1) * known(batch)
+
+
+def known(batch: Batch) -> torch.Tensor:
+    """1 for samples whose label or labels, and their partner's, are known, else 0; in the ratio's type, [B]."""
+    both = (batch.targets >= 0) & (batch.partner_targets >= 0)
+    return (both if both.ndim == 1 else both.all(1)).to(batch.ratio.dtype)
