@@ -35,12 +35,14 @@ def export_onnx(
     source_size: tuple[int, int] | None = None,
     view: ViewConfig | None = None,
     window: tuple[float, float] | None = None,
+    tile: int | None = None,
+    several: bool = False,
 ) -> Path:
     """Write ``model`` in eval mode as a single ONNX file that needs nothing beside it.
 
     Without ``source_size`` the file has the input ``pixels`` (float32 [B, 3, S, S], normalized) and the output
     ``logits`` (float32 [B, C]). With it, ``picture`` (uint8 [B, H, W, 3] of exactly that size) and ``probabilities``:
-    the crop, the Lanczos resize (two constant matrix products), the normalization and the softmax are inside.
+    the crop, the Lanczos resize (two constant matrix products), the normalization, the softmax (or sigmoid) are inside.
 
     Args:
         model: any network whose ``model(x)`` is one logits tensor; several heads must be combined by the model.
@@ -52,6 +54,8 @@ def export_onnx(
         source_size: (H, W) of the pictures, to have the preprocessing inside.
         view: how a picture becomes a view; its ``plain()`` part is used. By default a view of ``image_size``.
         window: intensities that become 0 and 255 where a picture is not 8-bit, written down for whoever decodes it.
+        tile: side in pixels of the squares that pictures are to be cut into, written down likewise.
+        several: whether the outputs are several labels an image, each there or not: probabilities are then a sigmoid.
 
     Raises:
         PocketError: the exporter cannot translate the network, or it does not answer one score a class.
@@ -66,6 +70,8 @@ def export_onnx(
         view=(view or ViewConfig(view_size=image_size)).plain(),
         source_size=source_size,
         window=window,
+        tile=tile,
+        activation="sigmoid" if several else "softmax",
     )
     network = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     example = torch.zeros(2, 3, image_size, image_size)

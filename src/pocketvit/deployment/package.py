@@ -16,7 +16,7 @@ from PIL import Image
 
 from .. import files as storage
 from ..errors import PocketError
-from .predict import label_pictures
+from .predict import PRESENT, label_pictures
 from .run import OnnxModel
 
 # Processors round in their own way (and some older x86 saturate int8 sums): largest difference of a probability, and
@@ -45,14 +45,15 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
     source = model.signature.source_size
     picture = draw_golden(*(source or (96, 128))) if golden is None else np.ascontiguousarray(golden)
     probabilities = label_pictures(model, [picture])[0]
-    top = int(probabilities.argmax())
+    there = [name for name, p in zip(model.classes, probabilities, strict=True) if p >= PRESENT]
+    label = (", ".join(there) or "none") if model.signature.several else model.classes[int(probabilities.argmax())]
     tolerance = TOLERANCE[model.signature.precision]
     image = io.BytesIO()
     Image.fromarray(picture).save(image, "PNG", optimize=True)
     golden_json = {
         "model": onnx_path.name,
         "picture": "golden.png",
-        "label": model.classes[top],
+        "label": label,
         "probabilities": [float(f"{value:.6g}") for value in probabilities],
         "tolerance": tolerance,
         "made_with": {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__},
@@ -91,14 +92,17 @@ def _answer_of_script(onnx_path: Path, picture: bytes) -> np.ndarray:
 
 
 def _readme(model: OnnxModel, path: Path) -> str:
+    answers, script = "classes", "label and score"
+    if model.signature.several:
+        answers, script = "labels that may be there together", "the labels that are there, or none"
     names = ", ".join(model.classes[:12]) + (", ..." if len(model.classes) > 12 else "")
-    return f"""{path.name}: an image classifier ({len(model.classes)} classes: {names}), made with PocketViT.
+    return f"""{path.name}: an image classifier ({len(model.classes)} {answers}: {names}), made with PocketViT.
 
 On the device, with Python 3.10 or newer:
 
     pip install -r requirements.txt
     python bench.py                    checks golden.png and measures the time; the exit code is 0 when it matches
-    python predict.py photo.jpg        label and score; --json for programs, folders are fine
+    python predict.py photo.jpg        {script}; --json for programs, folders are fine
 
 Classes and preprocessing are written inside the .onnx file.
 """

@@ -22,14 +22,16 @@ class Parity:
 
     max_abs: float  # largest difference of an output (logits; probabilities where preprocessing is inside)
     cosine: float  # smallest cosine over images between the two output vectors
-    agreement: float  # share of images with the same top class
+    agreement: float  # share of images with the same top class; of several labels an image, of labels decided alike
     n: int
+    several: bool = False  # labels an image
 
     def text(self) -> str:
         """Return one line for a person."""
+        same = "labels decided alike" if self.several else "same top class"
         return (
             f"largest difference {self.max_abs:.2g}, smallest cosine {self.cosine:.6f}, "
-            f"same top class on {self.agreement:.1%} of {self.n} images"
+            f"{same} on {self.agreement:.1%} of {self.n} images"
         )
 
 
@@ -62,18 +64,25 @@ def check_parity(
         for start in range(0, len(array), 64):
             batch = torch.from_numpy(np.ascontiguousarray(array[start : start + 64]))
             logits = model(pictures_to_input(batch, signature).to(parameter.device)).float().cpu()
-            expected_parts.append(logits.softmax(1) if signature.source_size else logits)
+            inside = logits.sigmoid() if signature.several else logits.softmax(1)
+            expected_parts.append(inside if signature.source_size else logits)
     finally:
         model.train(training)
     expected = torch.cat(expected_parts).double().numpy()
     found = exported.outputs(array).astype(np.float64)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.maximum(norms, 1e-30)
+    if signature.several:
+        present = 0.5 if signature.source_size else 0.0
+        alike = (expected >= present) == (found >= present)
+    else:
+        alike = expected.argmax(1) == found.argmax(1)
     parity = Parity(
         max_abs=float(np.abs(expected - found).max()),
         cosine=float(cosine.min()),
-        agreement=float((expected.argmax(1) == found.argmax(1)).mean()),
+        agreement=float(alike.mean()),
         n=len(array),
+        several=signature.several,
     )
     # float32 has seven digits: outputs of a thousand (an untrained deep network) cannot agree to 1e-3.
     allowed = max(tolerance, _RELATIVE * float(np.abs(expected).max()))

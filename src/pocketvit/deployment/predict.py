@@ -14,10 +14,12 @@ from ..config import ViewConfig
 from ..errors import PocketError
 from ..models import LoadedModel, load_model
 from ..sources.decode import SUFFIXES, BrokenImage, decode, to_rgb8
+from ..sources.tiles import cut_tiles
 from ..views.resize import to_input
 from .preprocess import plain_views
 from .run import OnnxModel
 
+PRESENT = 0.5  # of several labels, those of at least this probability are called present
 _BATCH = 64
 _IN_A_RUN = ("model-int8.onnx", "model.onnx", "student")
 
@@ -41,7 +43,9 @@ def predict_images(
         topk: how many classes are listed.
 
     Returns:
-        For each file ``{"file", "label", "score", "topk": [[label, score], ...]}``, or ``{"file", "error"}``.
+        For each file ``{"file", "label", "score", "topk": [[label, score], ...]}``, or ``{"file", "error"}``. Where an
+        image has several labels ``{"file", "labels": [[label, score], ...], "topk"}``, with the labels whose
+        probability is at least 0.5, the likeliest first.
 
     Raises:
         PocketError: a path that does not exist, a folder without pictures, or a model that cannot be loaded.
@@ -50,6 +54,11 @@ def predict_images(
     if isinstance(model, (str, Path)):
         model = open_model(model)
     window = window or (model.signature.window if isinstance(model, OnnxModel) else None)
+    classes = model.classes
+
+    def name(index: int) -> str:
+        return classes[index] if classes else str(index)
+
     results: list[dict[str, Any]] = []
     for start in range(0, len(files), _BATCH):
         batch: list[tuple[dict[str, Any], np.ndarray]] = []
@@ -68,15 +77,29 @@ def predict_images(
             probabilities = label_pictures(model, [picture for _, picture in batch], view)
             for (entry, _), row in zip(batch, probabilities, strict=True):
                 best = np.argsort(-row, kind="stable")[:topk]
-                ranked = [[model.classes[i] if model.classes else str(i), float(row[i])] for i in best]
-                entry.update(label=ranked[0][0], score=ranked[0][1], topk=ranked)
+                ranked = [[name(i), float(row[i])] for i in best]
+                if several_labels(model):
+                    there = [i for i in np.argsort(-row, kind="stable") if row[i] >= PRESENT]
+                    entry.update(labels=[[name(i), float(row[i])] for i in there], topk=ranked)
+                else:
+                    entry.update(label=ranked[0][0], score=ranked[0][1], topk=ranked)
     return results
 
 
 def label_pictures(
     model: OnnxModel | LoadedModel, pictures: Sequence[np.ndarray], view: ViewConfig | None = None
 ) -> np.ndarray:
-    """Return the probabilities float32 [B, C] of uint8 pictures [H, W, 3] of any sizes."""
+    """Return the probabilities float32 [B, C] of uint8 pictures [H, W, 3] of any sizes.
+
+    A model that was made for tiles sees each picture in tiles, whose probabilities are averaged.
+    """
+    tile = model.signature.tile if isinstance(model, OnnxModel) else model.config.get("pocketvit", {}).get("tile")
+    if not tile:
+        return _label(model, pictures, view)
+    return np.stack([_label(model, cut_tiles(picture, tile), view).mean(0) for picture in pictures])
+
+
+def _label(model: OnnxModel | LoadedModel, pictures: Sequence[np.ndarray], view: ViewConfig | None) -> np.ndarray:
     if isinstance(model, OnnxModel):
         if model.signature.source_size:
             return model.predict(np.stack(pictures))
@@ -87,7 +110,13 @@ def label_pictures(
     module.eval()
     with torch.inference_mode():
         values = to_input(pixels, model.input_size, model.mean, model.std).to(parameter.device)
-        return module(values).float().softmax(1).cpu().numpy()
+        logits = module(values).float()
+        return (logits.sigmoid() if model.several else logits.softmax(1)).cpu().numpy()
+
+
+def several_labels(model: OnnxModel | LoadedModel) -> bool:
+    """Whether a model answers several labels an image, each there or not, instead of one class."""
+    return model.signature.several if isinstance(model, OnnxModel) else model.several
 
 
 def open_model(path: Path | str) -> OnnxModel | LoadedModel:

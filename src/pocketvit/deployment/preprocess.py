@@ -58,7 +58,10 @@ def pictures_to_input(pixels: Tensor, signature: Signature) -> Tensor:
 
 
 class PictureInput(nn.Module):
-    """A network with its preprocessing in front and a softmax behind: uint8 [B, H, W, 3] to probabilities [B, C]."""
+    """A network with its preprocessing in front and a softmax behind: uint8 [B, H, W, 3] to probabilities [B, C].
+
+    Of several labels an image the probabilities are a sigmoid.
+    """
 
     picture_scale: Tensor
     picture_shift: Tensor
@@ -67,6 +70,7 @@ class PictureInput(nn.Module):
         super().__init__()
         assert signature.source_size is not None
         self.network = network
+        self.several = signature.several
         view = signature.view
         stages = [fit_matrices(signature.source_size, view)]
         if view.view_size != signature.input_size:
@@ -88,7 +92,8 @@ class PictureInput(nn.Module):
             rows, columns = getattr(self, f"picture_rows{i}"), getattr(self, f"picture_columns{i}")
             x = _to_8_bit(x @ columns)  # horizontally first, an 8-bit picture in between, as `views.resize` does
             x = _to_8_bit(rows @ x)
-        return self.network(x * self.picture_scale + self.picture_shift).softmax(1)
+        logits = self.network(x * self.picture_scale + self.picture_shift)
+        return logits.sigmoid() if self.several else logits.softmax(1)
 
 
 def _to_8_bit(x: Tensor) -> Tensor:

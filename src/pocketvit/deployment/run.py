@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from scipy.special import expit, logit
 
 from ..errors import PocketError
 from ..views.resize import to_input
@@ -53,7 +54,7 @@ class OnnxModel:
         self._input = self._session.get_inputs()[0].name
 
     def predict(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return probabilities float32 [B, C].
+        """Return probabilities float32 [B, C]: of one class an image, or of each of several labels.
 
         Args:
             pixels: uint8 views [B, 3, S, S]; pictures [B, H, W, 3] for a file with preprocessing inside.
@@ -61,13 +62,17 @@ class OnnxModel:
         values = self.outputs(pixels)
         if self.signature.source_size:
             return values
+        if self.signature.several:
+            return expit(values)
         shifted = np.exp(values - values.max(axis=1, keepdims=True))
         return shifted / shifted.sum(axis=1, keepdims=True)
 
     def logits(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return logits [B, C] (log-probabilities for a file with preprocessing inside)."""
+        """Return logits [B, C] (log-probabilities for a file with preprocessing inside that answers one class)."""
         values = self.outputs(pixels)
-        return np.log(np.maximum(values, 1e-30)) if self.signature.source_size else values
+        if not self.signature.source_size:
+            return values
+        return logit(values.clip(1e-7, 1 - 1e-7)) if self.signature.several else np.log(np.maximum(values, 1e-30))
 
     def outputs(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
         """Return what the file itself answers, float32 [B, C].

@@ -36,7 +36,16 @@ class Signature:
     view: ViewConfig = field(default_factory=ViewConfig)
     source_size: tuple[int, int] | None = None
     window: tuple[float, float] | None = None  # intensities that become 0 and 255 where a picture is not 8-bit
+    tile: int | None = (
+        None  # side in pixels of the squares that a picture is cut into; their probabilities are averaged
+    )
     precision: Literal["fp32", "int8"] = "fp32"
+    activation: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: several labels, each there or not
+
+    @property
+    def several(self) -> bool:
+        """Whether the file answers several labels an image instead of one class."""
+        return self.activation == "sigmoid"
 
     def to_json(self) -> str:
         """Return the text that is stored in the file."""
@@ -48,7 +57,9 @@ class Signature:
             "view": {name: getattr(self.view, name) for name in _VIEW_FIELDS},
             "source_size": list(self.source_size) if self.source_size else None,
             "window": list(self.window) if self.window else None,
+            "tile": self.tile,
             "precision": self.precision,
+            "activation": self.activation,
         }
         return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
@@ -65,7 +76,9 @@ class Signature:
             view=ViewConfig(**{name: values["view"][name] for name in _VIEW_FIELDS}),
             source_size=(int(source[0]), int(source[1])) if source else None,
             window=(float(window[0]), float(window[1])) if window else None,
+            tile=values.get("tile"),
             precision=values["precision"],
+            activation=values.get("activation", "softmax"),
         )
 
 

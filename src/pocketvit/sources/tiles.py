@@ -51,8 +51,8 @@ class Tiles(Source):
         self.sides = _sides(source)
         parents, boxes, names = [], [], []
         for parent, (height, width) in enumerate(self.sides.tolist()):
-            for row, top in enumerate(_starts(height, tile)):
-                for column, left in enumerate(_starts(width, tile)):
+            for row, top in enumerate(starts(height, tile)):
+                for column, left in enumerate(starts(width, tile)):
                     parents.append(parent)
                     boxes.append((top, left))
                     names.append(f"{source.names[parent]}#{row},{column}")
@@ -134,11 +134,22 @@ class Tiles(Source):
 
     def _cut(self, image: np.ndarray, position: int) -> np.ndarray:
         top, left = self.boxes[position]
-        cut = image[top : top + self.tile, left : left + self.tile]
-        below, right = self.tile - cut.shape[0], self.tile - cut.shape[1]
-        if below or right:
-            cut = np.pad(cut, [(0, below), (0, right), *[(0, 0)] * (cut.ndim - 2)], mode="symmetric")
-        return cut
+        return cut_tile(image, int(top), int(left), self.tile)
+
+
+def cut_tiles(image: np.ndarray, tile: int) -> list[np.ndarray]:
+    """Return the tiles of one image [H, W] or [H, W, C], row by row, as `Tiles` cuts them."""
+    height, width = image.shape[:2]
+    return [cut_tile(image, top, left, tile) for top in starts(height, tile) for left in starts(width, tile)]
+
+
+def cut_tile(image: np.ndarray, top: int, left: int, tile: int) -> np.ndarray:
+    """Return one tile; where the image ends before it does, it is mirrored."""
+    cut = image[top : top + tile, left : left + tile]
+    below, right = tile - cut.shape[0], tile - cut.shape[1]
+    if below or right:
+        cut = np.pad(cut, [(0, below), (0, right), *[(0, 0)] * (cut.ndim - 2)], mode="symmetric")
+    return cut
 
 
 def per_image(values_MC: np.ndarray, parents: np.ndarray) -> np.ndarray:
@@ -187,7 +198,7 @@ def whole(source: Source) -> Whole:
     return Whole(names, source.classes, np.asarray(source.targets)[first], groups, source.parents)
 
 
-def _starts(side: int, tile: int) -> list[int]:
+def starts(side: int, tile: int) -> list[int]:
     """Return where tiles begin along a side: the fewest that cover it, evenly spread."""
     count = -(-side // tile)
     return [0] if count <= 1 else [index * (side - tile) // (count - 1) for index in range(count)]

@@ -28,7 +28,7 @@ from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
 from ..models.saving import save_model
-from ..objectives import OBJECTIVES, Gate, fit_gate, student_loss
+from ..objectives import Gate, find_objective, fit_gate, student_loss
 from ..objectives.gating import FROM_VALIDATION
 from ..objectives.terms import FeatureTerms
 from ..rundir import machine
@@ -36,6 +36,7 @@ from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
 from ..sources.subset import Subset, balanced, hide_labels
 from ..tasks.classification import evaluate, fit_temperature
+from ..tasks.screening import mean_auc
 from ..teachers import Teacher
 from ..training.distributed import Processes, join_processes
 from ..training.feed import Feed
@@ -157,7 +158,8 @@ def label_road(road: Road, teachers: Sequence[Teacher], config: RunConfig, *, fo
 def check_served(store: LabelStore, teachers: Sequence[Teacher], config: RunConfig) -> None:
     """Refuse an objective that the store cannot serve, unless an approximation was asked for."""
     names = [store.key(teacher) for teacher in teachers]
-    needs = OBJECTIVES[config.loss.objective].needs_at(config.loss.temperature)
+    several = any(teacher.kind == "sigmoid" for teacher in teachers)
+    needs = find_objective(config.loss.objective, several=several).needs_at(config.loss.temperature)
     if not config.approximate_tail and not store.serves(needs, names):
         raise PocketError(store.refusal(config.loss.objective, names))
 
@@ -171,12 +173,13 @@ def _complete(folder: Path, teachers: Sequence[Teacher], views: int) -> bool:
 
 
 def probabilities_of(teacher: Teacher, source: Source, view: ViewConfig, batch: int = 64) -> np.ndarray:
-    """Return float32 [N, C], what a teacher says of every unaugmented image."""
+    """Return float32 [N, C], what a teacher says of every unaugmented image: a softmax, of several labels a sigmoid."""
     views = Views(source, view.plain())
     parts = []
     for start in range(0, len(source), batch):
         pixels = views.render(np.arange(start, min(start + batch, len(source))), 0).pixels
-        parts.append(teacher.logits(pixels.to(teacher.device)).softmax(1).cpu().numpy())
+        logits = teacher.logits(pixels.to(teacher.device))
+        parts.append((logits.sigmoid() if source.multilabel else logits.softmax(1)).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -292,7 +295,11 @@ def _share_precision(model: nn.Module, road: Road, config: RunConfig, folder: Pa
 
 
 def validation(road: Road, source: Source | None = None, input: Input | None = None) -> Any:
-    """Return what `fit` calls after each epoch: accuracy on the validation split, or None without labels."""
+    """Return what `fit` calls after each epoch: accuracy on the validation split, or None without labels.
+
+    Of several labels an image: the share of labels that are right at 0.5, and the mean AUC, which labels that are
+    nearly always absent do not flatter.
+    """
     source = source or road.dataset.val
     if source is None or not (source.targets >= 0).any():
         return None
@@ -303,11 +310,22 @@ def validation(road: Road, source: Source | None = None, input: Input | None = N
 
     def evaluate_epoch(model: nn.Module) -> dict[str, float]:
         heads = predict_logits(model, pixels, road.view, input or road.input)
+        if targets.ndim == 2:
+            return label_scores(torch.stack(heads).mean(0).sigmoid(), targets)
         answer = torch.stack([head.softmax(1) for head in heads]).mean(0).argmax(1)
         known = targets >= 0
         return {"val_accuracy": float((answer == targets)[known].float().mean())}
 
     return evaluate_epoch
+
+
+def label_scores(probabilities_NC: torch.Tensor, targets_NC: torch.Tensor) -> dict[str, float]:
+    """Return "val_accuracy" and, where a label is there and absent, "val_auc" of several labels an image."""
+    rows = (targets_NC >= 0).all(1)
+    p_NC, y_NC = probabilities_NC[rows], targets_NC[rows]
+    auc = mean_auc(p_NC.numpy(), y_NC.numpy())
+    scores = {"val_accuracy": float(((p_NC >= 0.5) == y_NC).float().mean())}
+    return scores if auc is None else scores | {"val_auc": auc}
 
 
 def calibrate(model: nn.Module, road: Road, input: Input | None = None) -> bool:
@@ -325,12 +343,15 @@ def write_student(model: nn.Module, road: Road, folder: Path, input: Input | Non
     side, mean, std = input or road.input
     classes = road.dataset.classes
     model = model.cpu().eval()
-    save_model(model, folder / "student", classes=classes, mean=mean, std=std, input_size=side)
-    window = road.dataset.train.window
+    train = road.dataset.train
+    tile = train.size[0] if train.parents is not None and train.size else None
+    tiled = {"tile": tile} if tile else {}
+    save_model(model, folder / "student", classes=classes, mean=mean, std=std, input_size=side, **tiled)
     fp32, int8 = folder / "model.onnx", folder / "model-int8.onnx"
     export_onnx(
-        model, fp32, image_size=side, mean=mean, std=std, classes=classes, view=road.view.plain(), window=window
-    )
+        model, fp32, image_size=side, mean=mean, std=std, classes=classes, view=road.view.plain(), window=train.window,
+        tile=tile,
+    )  # fmt: skip
     quantize_int8(fp32, int8)
     source = road.scored or road.dataset.train
     pixels = Views(source, road.view.plain()).render(np.arange(min(64, len(source))), 0).pixels

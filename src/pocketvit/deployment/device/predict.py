@@ -35,6 +35,7 @@ class Model:
         self.input = self.session.get_inputs()[0].name
         self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["pocketvit"])
         self.classes = self.about["classes"]
+        self.several = self.about.get("activation") == "sigmoid"
 
     def prepare(self, picture):
         """Turn a picture (uint8 [H, W, 3]) into what the file takes (batch of one)."""
@@ -56,12 +57,38 @@ class Model:
         answer = self.session.run(None, {self.input: prepared})[0][0]
         if self.about["source_size"]:
             return answer
+        if self.several:  # each label is there or not
+            return 1 / (1 + np.exp(-np.clip(answer, -80, 80)))
         exponent = np.exp(answer - answer.max())
         return exponent / exponent.sum()
 
     def __call__(self, picture):
         """Return the probabilities [C] of a picture (uint8 [H, W, 3])."""
-        return self.run(self.prepare(picture))
+        tile = self.about.get("tile")
+        tiles = cut_tiles(picture, tile) if tile else [picture]
+        return np.mean([self.run(self.prepare(one)) for one in tiles], axis=0)
+
+
+def cut_tiles(picture, tile):
+    """Cut a picture into the fewest squares that cover it, evenly spread; one smaller than a square is mirrored."""
+
+    def starts(side):
+        count = -(-side // tile)
+        return [0] if count <= 1 else [i * (side - tile) // (count - 1) for i in range(count)]
+
+    high, wide = (max(tile - side, 0) for side in picture.shape[:2])
+    picture = np.pad(picture, [(0, high), (0, wide), (0, 0)], mode="symmetric")
+    return [
+        picture[top : top + tile, left : left + tile]
+        for top in starts(picture.shape[0])
+        for left in starts(picture.shape[1])
+    ]
+
+
+def present(model, probabilities):
+    """Return [label, probability] of each of several labels that is there (0.5 or more), the likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")
+    return [[model.classes[i], float(probabilities[i])] for i in order if probabilities[i] >= 0.5]
 
 
 def load(path, window=None):
@@ -173,7 +200,11 @@ def main():
         if arguments.json:
             scores = {name: round(float(p), 6) for name, p in zip(model.classes, probabilities, strict=True)}
             answer = {"file": str(path), "label": model.classes[best], "score": float(probabilities[best])}
+            if model.several:
+                answer = {"file": str(path), "labels": present(model, probabilities)}
             print(json.dumps({**answer, "scores": scores}, ensure_ascii=False))
+        elif model.several:
+            print(f"{path}: " + (", ".join(f"{name} {p:.3f}" for name, p in present(model, probabilities)) or "none"))
         else:
             print(f"{path}: {model.classes[best]} {probabilities[best]:.3f}")
     return 1 if failed else 0
