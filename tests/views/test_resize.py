@@ -66,6 +66,16 @@ def test_nearest_equals_pillow(before: tuple, after: tuple) -> None:
     assert np.array_equal(resize(picture, after, "nearest")[0].numpy(), theirs)
 
 
+@pytest.mark.parametrize(("method", "kernel", "lobes"), [("lanczos5", "lanczos", 5), ("lanczos3", "lanczos", 3)])
+@pytest.mark.parametrize(("before", "after"), [((28, 28), (64, 64)), ((41, 67), (224, 100)), ((90, 64), (32, 48))])
+def test_lanczos_equals_jaxs(method: str, kernel: str, lobes: int, before: tuple, after: tuple) -> None:
+    """In float32 on [0, 1], enlarging and shrinking (antialiased); JAX is a development dependency for this alone."""
+    import jax
+    picture = torch.rand((2, 3, *before), generator=torch.Generator().manual_seed(2))
+    theirs = jax.image.resize(picture.numpy(), (2, 3, *after), method)
+    assert np.abs(resize(picture, after, kernel, lobes).numpy() - np.asarray(theirs)).max() < 1e-5
+
+
 @pytest.mark.parametrize("lobes", [2, 5, 8])
 @pytest.mark.parametrize(("before", "after"), [(28, 224), (96, 40)])
 def test_lanczos_of_any_lobes_is_the_formula(lobes: int, before: int, after: int) -> None:
