@@ -84,6 +84,15 @@ def test_fit_temperature_finds_the_temperature_the_labels_were_drawn_at():
     assert fit_temperature(torch.tensor(z), torch.tensor(y)) == pytest.approx(1, rel=0.03)
 
 
+def test_fit_temperature_of_several_labels_finds_the_one_they_were_drawn_at():
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 2, (8000, 3))
+    y = (rng.random(z.shape) < 1 / (1 + np.exp(-z))).astype(np.int64)
+    y[:10], z[:10] = -1, 50.0  # unknown rows are left out
+    assert fit_temperature(3 * z, y) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(z, y) == pytest.approx(1, rel=0.05)
+
+
 def test_fit_temperature_without_labels_changes_nothing():
     assert fit_temperature(np.zeros((3, 2)), [-1, -1, -1]) == 1.0
 

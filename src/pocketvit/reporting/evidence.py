@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -126,11 +127,29 @@ def load_samples(results: Results) -> Samples:
     arrays = arrays or {}
     views = arrays.get("views", np.zeros((0, 1, 1, 3), np.uint8))
     labels = arrays.get("labels", np.zeros(0, np.int64))
-    words = [class_name(results.classes, label) if labels.dtype.kind in "iu" else str(label) for label in labels]
+    words = [_label_words(results.classes, label) for label in labels]
     images = arrays.get("test_images", np.zeros((0, 1, 1, 3), np.uint8))
     positions = arrays.get("test_positions", np.arange(len(images)))
     test = {int(position): image for position, image in zip(positions, images, strict=False)}
     return Samples(views, (*words, *[""] * (len(views) - len(words))), test, _heat(arrays))
+
+
+def _label_words(classes: Sequence[str], label: Any) -> str:
+    """Return a class, several labels with commas between, or words that were stored as such."""
+    if np.ndim(label) == 1:
+        there = [class_name(classes, index) for index in np.flatnonzero(label == 1)]
+        return ", ".join(there) or ("unknown" if (label < 0).any() else "none")
+    return class_name(classes, label) if np.asarray(label).dtype.kind in "iu" else str(label)
+
+
+def label_counts(results: Results) -> tuple[list[int], int]:
+    """Return on how many scored images each of several labels is there, and of how many; empty without predictions."""
+    arrays, _ = _arrays(results, results.predictions)
+    targets = (arrays or {}).get("targets")
+    if targets is None or targets.ndim != 2:
+        return [], 0
+    known = targets[(targets >= 0).all(1)]
+    return [int(count) for count in (known == 1).sum(0)], len(known)
 
 
 def _heat(arrays: dict[str, np.ndarray]) -> tuple[Heat, ...]:

@@ -22,6 +22,7 @@ from ..files import human_bytes, write_text
 from . import evidence, plots, words
 from .comparison import compared_words, difference_plot
 from .results import Results, Row, load_results, read_metrics
+from .several import label_table
 from .style import DARK, FONT, LIGHT, Look, inline_svg, looks
 from .table import Table, interval_text, percent, share_text
 
@@ -105,6 +106,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
         "curves": _curves(results, anchor),
         "confusion": None,
         "errors": None,
+        "labels": label_table(results),
         "reliability": _svg(
             plots.reliability_curves(results.reliability), f"{anchor}-reliability", "Accuracy against confidence"
         ),

@@ -58,6 +58,7 @@ class Row:
     auc_interval: Interval | None = None
     balanced_accuracy: float | None = None
     balanced_interval: Interval | None = None
+    class_auc: tuple[float | None, ...] = ()  # of each class or label
     average_precision: float | None = None
     kappa: float | None = None  # quadratic weighted, of ordinal grades
     kappa_interval: Interval | None = None
@@ -81,6 +82,7 @@ class Row:
         role = value.get("role", "other")
         lowest = _pair(value.get("min_class"))
         lowest_accuracy = _number(lowest[1]) if lowest else None
+        aucs = value.get("class_auc")
         latency = value.get("latency_ms")
         latency = latency if isinstance(latency, Mapping) else {}
         return cls(
@@ -107,6 +109,7 @@ class Row:
             groups=_count(value.get("groups")),
             **{key: _number(value.get(key)) for key in _FIGURES},  # type: ignore[arg-type]
             **{key: _interval(value.get(key)) for key in _INTERVALS},  # type: ignore[arg-type]
+            class_auc=tuple(map(_number, aucs)) if isinstance(aucs, list) else (),
             positive=str(value.get("positive") or ""),
             chosen=str(value.get("chosen") or ""),
         )

@@ -167,7 +167,8 @@ class Table:
         """Say what AUC, both kinds of error and intervals over groups are, where a row has them."""
         lines = []
         if any(row.auc is not None for row in self.rows):
-            lines.append("AUC: area under the ROC curve, mean over classes of one against the rest (0.5: chance)")
+            over = "labels" if self.several else "classes of one against the rest"
+            lines.append(f"AUC: area under the ROC curve, mean over {over} (0.5: chance)")
         if any(row.kappa is not None for row in self.rows):
             lines.append("kappa: agreement of grades beyond chance, quadratic weights; MAE: mean error in grades")
         points = list(dict.fromkeys((row.positive, row.chosen) for row in self.rows if row.threshold is not None))

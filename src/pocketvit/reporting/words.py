@@ -94,7 +94,8 @@ def tiles(results: Results) -> list[Tile]:
         where = f"median, {threads} thread{'' if threads == 1 else 's'} here" if threads else "median, on this machine"
         result.append(Tile("latency", f"{milliseconds(row.latency_p50)} ms", where))
     if row.agreement is not None:
-        result.append(Tile("agreement", percent(row.agreement, row.n), "of images answered as the teachers do"))
+        what = "labels decided" if results.several else "images answered"
+        result.append(Tile("agreement", percent(row.agreement, row.n), f"of {what} as the teachers do"))
     return result
 
 

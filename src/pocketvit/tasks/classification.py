@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 from scipy.stats import binomtest, t
 from sklearn.metrics import confusion_matrix, log_loss
 
@@ -206,23 +206,27 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:
-    """Return T > 0 for which softmax(logits / T) has the least negative log-likelihood.
+    """Return T > 0 for which softmax(logits / T) has the least negative log-likelihood; of several labels, sigmoid.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks". The answers stay as they are; to be fitted on images
     that the network was not trained on. Between 0.05 and 20; 1 when no image has a label.
 
     Args:
         logits: floating [n, C].
-        targets: int [n], -1 where unknown (left out).
+        targets: int [n], -1 where unknown (left out); int [n, C] of 0 and 1 for several labels an image, which share T.
     """
     z_NC, y_N = finite_rows(logits, "logits"), np.asarray(targets).astype(np.int64)
-    z_NC, y_N = z_NC[y_N >= 0], y_N[y_N >= 0]
+    known = y_N >= 0 if y_N.ndim == 1 else (y_N >= 0).all(1)
+    z_NC, y_N = z_NC[known], y_N[known]
     if len(y_N) == 0:
         return 1.0
-    rows = np.arange(len(y_N))
+    rows, several = np.arange(len(y_N)), y_N.ndim == 2
 
     def nll(log_temperature: float) -> float:
-        return float(-log_softmax(z_NC / math.exp(log_temperature), axis=1)[rows, y_N].mean())
+        scaled_NC = z_NC / math.exp(log_temperature)
+        if several:
+            return float(-log_expit(np.where(y_N == 1, scaled_NC, -scaled_NC)).mean())
+        return float(-log_softmax(scaled_NC, axis=1)[rows, y_N].mean())
 
     low, high = (math.log(bound) for bound in TEMPERATURES)
     return math.exp(float(minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-4}).x))

@@ -264,6 +264,15 @@ def screen_labels(probabilities: Any, targets: Any, *, groups: Any = None, seed:
     )
 
 
+def mean_auc(probabilities: np.ndarray, targets: np.ndarray) -> float | None:
+    """Return the mean area under the ROC curve over labels that are there on some images [n, C] and absent on others.
+
+    None where no label is.
+    """
+    aucs = [_auc(targets[:, c] == 1, probabilities[:, c]) for c in range(targets.shape[1])]
+    return float(np.nanmean(aucs)) if np.isfinite(aucs).any() else None
+
+
 class _Grades:
     """Quadratic weighted kappa of resamples, from how often each pair of truth and answer is drawn."""
 

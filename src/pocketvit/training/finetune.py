@@ -25,6 +25,8 @@ from ..errors import PocketError
 from ..files import atomic, human_time, read_json, write_json
 from ..objectives import student_loss
 from ..sources.base import Source
+from ..sources.targets import labelled
+from ..tasks.screening import mean_auc
 from ..teachers.finetune import new_head
 from ..teachers.teacher import Teacher, first_logits
 from ..views import Views
@@ -47,9 +49,15 @@ class Adapted:
 
     module: nn.Module
     method: str  # "linear probe" or "fine-tuned"
-    accuracy: float | None  # on the validation split
+    accuracy: float | None  # on the validation split; of several labels an image, the mean AUC
     seconds: float
     reused: bool
+    several: bool = False  # labels an image
+
+    @property
+    def score(self) -> str:
+        """The score on the validation split for people, "" without one."""
+        return "" if self.accuracy is None else _said(self.accuracy, self.several)
 
 
 def adapt(
@@ -77,7 +85,8 @@ def adapt(
     Raises:
         PocketError: No labels, or a network without features that a head could stand on.
     """
-    known = np.flatnonzero(np.asarray(train.targets) >= 0)
+    known = np.flatnonzero(labelled(train.targets))
+    several = train.multilabel
     classes = len(train.classes)
     if not len(known) or classes < 2:
         raise PocketError(
@@ -91,7 +100,7 @@ def adapt(
         module = with_head(teacher, record["features"], classes)
         module.load_state_dict(load_file(folder / "adapted.safetensors"))
         module.to(teacher.device)
-        return Adapted(module.eval(), record["method"], record["accuracy"], record["seconds"], True)
+        return Adapted(module.eval(), record["method"], record["accuracy"], record["seconds"], True, several)
     batch = max(8, min(64, len(known) // 8))
     optimization = train_config or TrainConfig(
         epochs=5, batch_size=batch, learning_rate=1e-4, weight_decay=0.01, warmup_epochs=0.5
@@ -100,7 +109,7 @@ def adapt(
     features = _features(teacher, train, view, known)
     forward_seconds = time.monotonic() - start
     targets = torch.from_numpy(np.asarray(train.targets)[known])
-    val_known = np.flatnonzero(np.asarray(val.targets) >= 0) if val is not None else np.empty(0, np.int64)
+    val_known = np.flatnonzero(labelled(val.targets)) if val is not None else np.empty(0, np.int64)
     val_features = _features(teacher, val, view, val_known) if val is not None and len(val_known) else None
     val_targets = torch.from_numpy(np.asarray(val.targets)[val_known]) if val is not None else None
     head, accuracy = _probe(features, targets, val_features, val_targets, classes, optimization.seed)
@@ -117,9 +126,9 @@ def adapt(
             module, method, accuracy = tuned, "fine-tuned", tuned_accuracy
         else:
             log.info(
-                "         fine-tuned %.1f%% on validation, a linear probe %.1f%%: the probe is kept",
-                100 * tuned_accuracy,
-                100 * accuracy,
+                "         fine-tuned %s on validation, a linear probe %s: the probe is kept",
+                _said(tuned_accuracy, several),
+                _said(accuracy, several),
             )
     elif fine_tune is None:
         log.info("         fine-tuning would take about %s; --fine-tune asks for it", human_time(expected))
@@ -129,7 +138,7 @@ def adapt(
         save_file(state, temporary)
     record = {"method": method, "accuracy": accuracy, "seconds": seconds, "features": features.shape[1]}
     write_json(note, record)
-    return Adapted(module.eval(), method, accuracy, seconds, False)
+    return Adapted(module.eval(), method, accuracy, seconds, False, several)
 
 
 class HeadOnFeatures(nn.Module):
@@ -203,14 +212,14 @@ def _probe(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _PROBE_STEPS)
         for _ in range(_PROBE_STEPS):
             rows = torch.randint(len(z_ND), (min(512, len(z_ND)),), generator=generator)
-            F.cross_entropy(head(z_ND[rows]), y_N[rows], label_smoothing=0.05).backward()
+            _probe_loss(head(z_ND[rows]), y_N[rows]).backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
         score = 0.0
         if val_x is not None and val_y is not None:
             with torch.no_grad():
-                score = float((head((val_x - mean) / std).argmax(1) == val_y).float().mean())
+                score = _score(head((val_x - mean) / std), val_y)
         if best is None or score > best[0]:
             best = score, head
     assert best is not None
@@ -219,6 +228,24 @@ def _probe(
         head.weight /= std
         head.bias.sub_(head.weight @ mean)
     return head, score if val_x is not None else None
+
+
+def _probe_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if targets.ndim == 2:  # several labels: rare ones would drown in a smoothed target
+        return F.binary_cross_entropy_with_logits(logits, targets.float())
+    return F.cross_entropy(logits, targets, label_smoothing=0.05)
+
+
+def _score(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Share of right answers; of several labels an image, the mean AUC (0.5 where no label can be ranked)."""
+    if targets.ndim == 2:
+        auc = mean_auc(logits.numpy(), targets.numpy())
+        return 0.5 if auc is None else auc
+    return float((logits.argmax(1) == targets).float().mean())
+
+
+def _said(score: float, several: bool) -> str:
+    return f"AUC {score:.3f}" if several else f"{score:.1%}"
 
 
 def _fine_tune(
@@ -236,11 +263,11 @@ def _fine_tune(
     views = Views(train, view, seed=config.seed)
     balance = config.balance == "sampling"
     feed = Feed(views, config.batch_size, balance=balance, seed=config.seed, device=teacher.device)
-    loss = student_loss(LossConfig(label_smoothing=0.05))
+    loss = student_loss(LossConfig(label_smoothing=0.0 if train.multilabel else 0.05))
     fit(tuned, feed, loss, config, folder / "fine-tuning", evaluate=None, input=side, resume=True)
     if val is None:
         return tuned, None
     logits = predict_logits(tuned, plain_pixels(val, view), view, side)[0]
     targets = torch.from_numpy(np.asarray(val.targets))
-    known = targets >= 0
-    return tuned, float((logits.argmax(1) == targets)[known].float().mean())
+    known = torch.from_numpy(labelled(val.targets))
+    return tuned, _score(logits[known], targets[known])

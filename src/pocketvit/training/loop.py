@@ -63,7 +63,8 @@ def fit(
         config: How to train. "auto" precision is measured once and written to ``choices.json``.
         folder: Of the run; receives ``checkpoints/{last,best}.safetensors``, ``metrics.jsonl`` and ``choices.json``.
         evaluate: Called after each epoch on rank 0 with the network that counts; its result joins the epoch's line of
-            metrics, and the highest "val_accuracy" keeps its weights as ``best``.
+            metrics, and the highest "val_auc" (of several labels an image; else "val_accuracy") keeps its weights as
+            ``best``.
         input: Side, mean and standard deviation that the network is fed.
         terms: Objectives on features to add to the loss; the feed's batches must carry the teachers' features.
         resume: Continue from ``checkpoints/last`` if there is one.
@@ -249,7 +250,7 @@ class _Run:
             if self.evaluate is not None:
                 evaluated.eval()
                 line |= self.evaluate(evaluated)
-            score = line.get("val_accuracy")
+            score = line.get("val_auc", line.get("val_accuracy"))
             if score is not None and (self.best is None or score > self.best):
                 self.best = score
                 weights = {f"model.{name}": value for name, value in evaluated.state_dict().items()}

@@ -22,8 +22,8 @@ from ..reporting.comparison import difference_plot
 from ..reporting.page import write_report
 from ..reporting.style import standalone_svg
 from ..rundir import machine
-from ..tasks.classification import Difference, evaluate, paired_difference
-from ..tasks.screening import screen
+from ..tasks.classification import Difference, paired_difference
+from ..tasks.judging import judge
 from ..teachers import Teacher
 from ..training.metrics import read_metrics
 from .measure import answers, write_results
@@ -94,10 +94,11 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     source = road.scored
     assert source is not None
     given = answers(model, source, road.view, road.input)
-    scores = evaluate(given, source.targets, consensus())
+    judgement = judge(given, source.targets, source.classes, teacher=consensus())
+    scores = judgement.scores
     return {
         "accuracy": scores.accuracy,
-        "auc": screen(given, source.targets).auc,
+        "auc": judgement.screening.auc,
         "n": scores.n,
         "parameters": count_parameters(model),
         "flops": count_flops(model, road.view.view_size),
@@ -183,7 +184,8 @@ def report_arms(
     source = road.scored
     assert source is not None
     judged = {
-        teacher.name: evaluate(probabilities_of(teacher, source, road.view), source.targets) for teacher in teachers
+        teacher.name: judge(probabilities_of(teacher, source, road.view), source.targets, source.classes).scores
+        for teacher in teachers
     }
     lines = [table(arms, found, against), ""]
     rows: list[dict[str, Any]] = []
@@ -214,7 +216,7 @@ def report_arms(
         rows.append(
             {"key": arm.key, "name": arm.name, "role": "student" if arm.teachers else "baseline",
              "accuracy": float(np.mean(scores_of)), "interval": list(spread) if spread else None, "n": len(source),
-             "ece": float(np.mean([record["ece"] for record in found[arm.key]])), "seeds": len(scores_of),
+             "ece": _average(found[arm.key], "ece"), "seeds": len(scores_of),
              "agreement": _average(found[arm.key], "agreement")}
         )  # fmt: skip
     compared = comparison(arms, found, against)

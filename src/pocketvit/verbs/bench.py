@@ -66,6 +66,8 @@ def bench(
             answers = None
             if source is not None:
                 _same_classes(name, exported.classes, source.classes)
+                if exported.signature.several and not source.multilabel:
+                    raise PocketError(f"{name} answers several labels an image, and {images} has one class each.")
                 answers = file_answers(path, source)
             entry = Entry(key, name, "other", exported.signature.input_size, file=path, probabilities=answers)
         else:

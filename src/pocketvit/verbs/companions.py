@@ -15,6 +15,7 @@ from ..models import create_model
 from ..models.inputs import input_stats
 from ..objectives import student_loss
 from ..sources.subset import repeated
+from ..sources.targets import labelled
 from ..training.feed import Feed
 from ..training.loop import fit
 from ..views import Views
@@ -27,7 +28,7 @@ log = logging.getLogger("pocketvit")
 def train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None:
     """The same student on an equal budget, with the ground truth alone and a fresh view every epoch."""
     source = road.dataset.train
-    known = np.flatnonzero(np.asarray(source.targets) >= 0)
+    known = np.flatnonzero(labelled(source.targets))
     if not config.baseline or not len(known):
         return None
     log.info("baseline the same student without a teacher, %d labels", len(known))

@@ -150,6 +150,11 @@ def compare(
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")
     dataset = open_images(images, labels=labels, window=parse_window(window), group=group, tile=tile)
+    if dataset.train.multilabel:
+        raise PocketError(
+            f"the images of {dataset.name} have several labels each, and compare knows methods for one class an image. "
+            "Run `pocketvit distill` on them."
+        )
     scored = [source for source in (dataset.test, dataset.val) if source is not None and len(source)]
     if not (dataset.train.targets >= 0).any() or not any((source.targets >= 0).any() for source in scored):
         raise PocketError(

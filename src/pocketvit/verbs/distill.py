@@ -32,7 +32,7 @@ def distill(
     attention: Literal["plain", "local"] = "plain",
     batch_size: int | None = None,
     lr: float | None = None,
-    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist"] = "auto",
+    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld"] = "auto",
     temperature: float | None = None,
     match: str | None = None,
     store_features: str | None = None,
@@ -95,9 +95,10 @@ def distill(
         attention: of the student; local has a learned temperature a head, and no token looks at itself
         batch_size: images a step
         lr: learning rate; by default 0.001 for batches of 128, by the square root of the batch
-        objective: what the student matches; auto is zscore, or kl where only the top logits are stored or there
-            are two classes
-        temperature: of the objective; by default 2, or 1 where only the top logits are stored
+        objective: what the student matches; auto is zscore, kl where only the top logits are stored or there are two
+            classes, or mld (a binary KL a label) where images have several labels
+        temperature: of the objective; by default 2, or 1 where only the top logits are stored or images have several
+            labels
         match: features of the teachers to match besides their answers: NAME, NAME:WEIGHT or
             NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, several with commas between (fitnets, locality, vkd, vitkd, rkd,
             similarity, correlation, manifold, attention_transfer, patch_attention, minilm, cskd, mean_teacher)
@@ -157,6 +158,7 @@ def distill(
         parse_match,
         parse_window,
     )
+    from .several import check_several
     from .teach import LIGHT, load_teachers, teacher_config
     from .walk import walk
 
@@ -187,6 +189,11 @@ def distill(
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")  # a mistyped one is told before the images are read
     dataset = open_images(images, labels=labels, seed=0, window=parse_window(window), group=group, tile=tile)
+    check_several(
+        dataset, objective=objective, teacher_weights=teacher_weights, balance=balance, tokens=tokens, top_k=top_k,
+        terms=terms,
+    )  # fmt: skip
+    several = dataset.train.multilabel
     count = len(dataset.train)
     view = defaults.view_config(
         dataset,
@@ -212,8 +219,10 @@ def distill(
     )
     classes = len(dataset.classes) or max((one.num_outputs for one in specs), default=0)
     stored_whole = classes <= 256 if top_k is None else top_k == 0
-    chosen = objective if objective != "auto" else "zscore" if stored_whole and classes != 2 else "kl"
-    heat = temperature if temperature is not None else 2.0 if stored_whole or objective != "auto" else 1.0
+    auto = "mld" if several else "zscore" if stored_whole and classes != 2 else "kl"
+    chosen = objective if objective != "auto" else auto
+    usual = 1.0 if several else 2.0 if stored_whole or objective != "auto" else 1.0
+    heat = temperature if temperature is not None else usual
     notes: tuple[str, ...] = ()
     if fit:
         from ..deployment.budget import choose, parse_budget

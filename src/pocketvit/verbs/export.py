@@ -53,8 +53,9 @@ def export(
     fp32, int8 = folder / "model.onnx", folder / "model-int8.onnx"
     side = loaded.input_size
     export_onnx(
-        loaded.module, fp32, image_size=side, mean=loaded.mean, std=loaded.std, classes=labels, source_size=size
-    )
+        loaded.module, fp32, image_size=side, mean=loaded.mean, std=loaded.std, classes=labels, source_size=size,
+        several=loaded.kind == "sigmoid",
+    )  # fmt: skip
     quantize_int8(fp32, int8)
     drawn = np.stack([np.roll(draw_golden(*(size or (side, side))), 7 * shift, axis=1) for shift in range(8)])
     pixels = drawn if size else drawn.transpose(0, 3, 1, 2)

@@ -89,6 +89,7 @@ def label(
     from . import defaults
     from .options import check_device, check_images, check_numbers, parse_window
     from .planning import plan_store
+    from .several import check_several
     from .stages import label_road, open_road, store_folder
     from .teach import load_teachers, ready_teachers, teacher_config
 
@@ -101,6 +102,7 @@ def label(
     check_images(images)
     specs = load_teachers(teachers, specs, "cpu")  # a mistyped one is told before the images are read
     dataset = open_images(images, labels=labels, window=parse_window(window), group=group, tile=tile)
+    check_several(dataset, top_k=top_k)
     view = defaults.view_config(
         dataset,
         size=size,

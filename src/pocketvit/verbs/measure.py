@@ -238,12 +238,17 @@ def reliability_report(
 
 
 def answers(model: nn.Module, source: Source | None, view: ViewConfig, input: Input) -> np.ndarray | None:
-    """Return the probabilities float32 [N, C] of a network over a split, its heads averaged; None without images."""
+    """Return the probabilities float32 [N, C] of a network over a split, its heads averaged; None without images.
+
+    Heads are averaged as probabilities. Of several labels an image, the one token that there may be is averaged as
+    logits, as timm and the exported file do.
+    """
     if source is None:
         return None
     heads = predict_logits(model, source, view, input)
-    several = source.targets.ndim == 2
-    return torch.stack([head.sigmoid() if several else head.softmax(1) for head in heads]).mean(0).numpy()
+    if source.targets.ndim == 2:
+        return torch.stack(heads).mean(0).sigmoid().numpy()
+    return torch.stack([head.softmax(1) for head in heads]).mean(0).numpy()
 
 
 def token_report(

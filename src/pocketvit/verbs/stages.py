@@ -344,13 +344,15 @@ def write_student(model: nn.Module, road: Road, folder: Path, input: Input | Non
     classes = road.dataset.classes
     model = model.cpu().eval()
     train = road.dataset.train
+    several = train.multilabel
     tile = train.size[0] if train.parents is not None and train.size else None
     tiled = {"tile": tile} if tile else {}
-    save_model(model, folder / "student", classes=classes, mean=mean, std=std, input_size=side, **tiled)
+    student = folder / "student"
+    save_model(model, student, classes=classes, mean=mean, std=std, input_size=side, several=several, **tiled)
     fp32, int8 = folder / "model.onnx", folder / "model-int8.onnx"
     export_onnx(
         model, fp32, image_size=side, mean=mean, std=std, classes=classes, view=road.view.plain(), window=train.window,
-        tile=tile,
+        tile=tile, several=several,
     )  # fmt: skip
     quantize_int8(fp32, int8)
     source = road.scored or road.dataset.train

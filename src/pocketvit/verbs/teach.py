@@ -88,10 +88,17 @@ def load_teachers(configs: Sequence[TeacherConfig], specs: Sequence[Any], device
 
 
 def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
-    """Return a teacher whose outputs are the dataset's classes: mapped by name, taken in order, or adapted."""
+    """Return a teacher whose outputs are the dataset's classes: mapped by name, taken in order, or adapted.
+
+    Where images have several labels its outputs are read as independent ones, whatever it was trained with; a teacher
+    of several labels has to learn single classes first.
+    """
     classes = road.dataset.classes
+    kind = "sigmoid" if road.dataset.train.multilabel else "softmax"
     aligned = align(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
-    if aligned is not None:
+    if aligned is not None and kind == "sigmoid" and aligned.kind != kind:
+        aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read as a label of its own (a sigmoid).")
+    if aligned is not None and (aligned.kind == kind or not classes):
         for note in aligned.notes[len(teacher.notes) :]:
             log.info("         %s", note)
         return aligned
@@ -106,11 +113,13 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     what = "a linear probe learns them from its features" if fine_tune is False else "it is fine-tuned on your images"
     log.info("         it has %s, the images have %d: %s", known, len(classes), what)
     source = {**teacher.fingerprint, "data": road.dataset.train.fingerprint, "classes": list(classes)}
+    if kind != "softmax":
+        source["learns"] = kind
     key = sha256_of([source, road.view.view_size, fine_tune])[:10]
     folder = road.shared / "teachers" / f"{_plain(teacher.name)}-{key}"
     with lead_first(road.processes):
         adapted = adapt(teacher, road.dataset.train, road.dataset.val, road.view, folder, fine_tune=fine_tune)
-    score = f", {adapted.accuracy:.1%} on validation" if adapted.accuracy is not None else ""
+    score = f", {adapted.score} on validation" if adapted.accuracy is not None else ""
     verb = "reused from an earlier run, saved" if adapted.reused else "done in"
     log.info("         %s%s (%s %s)", adapted.method, score, verb, human_time(adapted.seconds))
     result = load_teacher(
@@ -121,7 +130,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
         device=str(road.device),
     )
     result.name, result.notes = teacher.name, (f"{adapted.method} on your classes",)
-    return result
+    return result if result.kind == kind else result.with_kind(kind)
 
 
 def with_classes(road: Road, teachers: list[Teacher]) -> Road:
@@ -196,7 +205,10 @@ def train_teacher(
         world=road.processes.world,
         device=road.device,
     )
-    loss = LossConfig(label_smoothing=0.1, class_weights=class_weights(dataset.train, train.balance))
+    several = dataset.train.multilabel
+    # Of several labels most are absent on most images: smoothing would hide how rare each is.
+    smoothing = 0.0 if several else 0.1
+    loss = LossConfig(label_smoothing=smoothing, class_weights=class_weights(dataset.train, train.balance))
     last: dict[str, Any] = {}
     check = validation(road, input=side)
     done = (folder / "checkpoints" / "last.safetensors").is_file()
@@ -209,7 +221,7 @@ def train_teacher(
         model, input_size=input_size, norm=(mean, std), classes=dataset.classes, device=str(road.device)
     )
     teacher.name, teacher.notes = name, ("trained on your labels",)
-    return teacher
+    return teacher.with_kind("sigmoid") if several else teacher
 
 
 def _plain(name: str) -> str:

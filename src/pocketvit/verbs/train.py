@@ -31,7 +31,7 @@ def train(
     resample: Literal["lanczos", "bicubic", "bilinear", "nearest"] = "lanczos",
     aspect: Literal["crop", "pad", "stretch"] = "crop",
     balance: Literal["none", "sampling", "weights"] = "none",
-    label_smoothing: float = 0.1,
+    label_smoothing: float | None = None,
     labels: str | None = None,
     group: str | None = None,
     tile: int | None = None,
@@ -71,7 +71,7 @@ def train(
         resample: how images are brought to the view's size
         aspect: how other shapes become square: the middle cut out, black borders, or stretched
         balance: of classes of unequal size: show every class equally often, or weigh its ground truth accordingly
-        label_smoothing: of the cross-entropy
+        label_smoothing: of the cross-entropy; by default 0.1, or none where images have several labels
         labels: CSV file of file names and labels of the images in a folder
         group: column of that file, as patient, whose images stay on one side of every split
         tile: cut large images into squares of this many pixels; figures are per image
@@ -93,6 +93,7 @@ def train(
     from . import defaults
     from .fit_model import fit_model
     from .options import check_device, check_numbers, parse_window
+    from .several import check_several
 
     speak()
     check_device(device)
@@ -108,8 +109,10 @@ def train(
         raise PocketError(
             f"{images} has no labels to train on. Sort the images into one folder a class, or give --labels."
         )
+    check_several(dataset, balance=balance)
     if weights is not None and Path(weights).is_dir():  # a folder says what model it holds
         model, weights, pretrained = str(weights), None, True
+    smoothing = label_smoothing if label_smoothing is not None else 0.0 if dataset.train.multilabel else 0.1
     adapting = pretrained or weights is not None
     count = len(dataset.train)
     batch = batch_size or defaults.batch_size_for(count)
@@ -140,7 +143,7 @@ def train(
         ),
         loss=LossConfig(
             weight=0.0,
-            label_smoothing=label_smoothing,
+            label_smoothing=smoothing,
             class_weights=defaults.class_weights(dataset.train, balance),
         ),
         train=defaults.train_config(

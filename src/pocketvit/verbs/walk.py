@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..config import RunConfig
 from ..errors import PocketError
@@ -39,6 +40,7 @@ from .stages import (
     check_served,
     describe,
     label_road,
+    label_scores,
     open_road,
     probabilities_of,
     train_student,
@@ -174,6 +176,12 @@ def _judge(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
     for number, teacher in enumerate(teachers, 1):
         given = probabilities_of(teacher, road.scored, road.view) if road.scored is not None else None
         checked = probabilities_of(teacher, judged, road.view) if judged is not None else None
+        several = road.scored is not None and road.scored.multilabel and bool((road.scored.targets >= 0).any())
+        if several and given is not None and road.scored is not None:
+            figures = label_scores(torch.from_numpy(given), torch.from_numpy(np.asarray(road.scored.targets)))
+            auc = f", AUC {figures['val_auc']:.3f}" if "val_auc" in figures else ""
+            said = f"{100 * figures['val_accuracy']:.1f} % of the labels right{auc}"
+            log.info("         %s: %s on %s", teacher.name, said, road.scored.split)
         one_label = road.scored is not None and road.scored.targets.ndim == 1
         if given is not None and road.scored is not None and one_label and (road.scored.targets >= 0).any():
             scores = evaluate(given, road.scored.targets)
