@@ -49,8 +49,8 @@ def test_groups_divide_channels_and_never_hold_one(channels, groups):
 
 
 def test_unknown_norm_is_named():
-    with pytest.raises(PocketError, match=r"layer.*batch, group"):
-        create_model("cifar_resnet20", num_classes=10, norm="layer")
+    with pytest.raises(PocketError, match=r"weight.*batch, group"):
+        create_model("cifar_resnet20", num_classes=10, norm="weight")
 
 
 @pytest.mark.skipif(not (DATA / "cifar10.test.npz").exists(), reason="no CIFAR-10 beside the project")

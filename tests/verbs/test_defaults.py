@@ -85,7 +85,7 @@ NAN, INF = math.nan, math.inf
         ("epochs", (0, -1), (1, 1000)),
         ("views", (0, -1), (1,)),
         ("patch", (0, -1), (1,)),
-        ("batch_size", (0, 1), (2,)),
+        ("batch_size", (-1, 0), (1,)),
         ("accumulate", (0,), (1,)),
         ("input", (0, -3), (1,)),
         ("seed", (-1,), (0,)),

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import PocketError
 
 Norm = Literal["batch", "group", "group-ws", "layer", "instance", "frozen"]
+ENOUGH_IMAGES = 16  # a batch and process, for BatchNorm: the published error begins to rise at 8 (Wu & He 2018)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -117,6 +118,28 @@ def batch_norms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
     """Return (name, layer) of every BatchNorm (synchronized ones too) in ``model``."""
     modules = model.named_modules(remove_duplicate=False)  # a layer may stand in two places
     return [(name, module) for name, module in modules if isinstance(module, _BatchNorm)]
+
+
+def small_batch_warning(model: nn.Module, images: int, world: int = 1) -> str | None:
+    """Say that BatchNorm is about to be trained on few images, and what helps; None where it is not.
+
+    Frozen layers do not count, nor such as stay in evaluation mode while the network is trained.
+
+    Args:
+        model: in training mode.
+        images: of a batch in this process, before accumulation.
+        world: processes, whose images a synchronized BatchNorm counts together.
+    """
+    live = [norm for _, norm in batch_norms(model) if norm.training]
+    together = images * world if live and all(isinstance(norm, nn.SyncBatchNorm) for norm in live) else images
+    if not live or together >= ENOUGH_IMAGES:
+        return None
+    count = f"{together} image{'s' if together > 1 else ''}"
+    return (
+        f"{len(live)} BatchNorm layers of {type(model).__name__} take their statistics from {count} a process; under "
+        f"{ENOUGH_IMAGES} they are noisy, and accumulation does not help. Use a larger --batch-size, or replace them: "
+        "`pocketvit train --replace-norm group`, or frozen for trained weights (pocketvit.models.renorm.replace_norm)."
+    )
 
 
 def swap_norms(model: nn.Module, kind: Norm, groups: int = 32) -> nn.Module:

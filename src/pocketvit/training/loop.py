@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..config import TrainConfig
 from ..errors import PocketError
 from ..files import require_space
+from ..models.norms import small_batch_warning
 from ..objectives.terms import FeatureTerms
 from .checkpoint import read_checkpoint, save_checkpoint
 from .distributed import barrier, from_rank_zero
@@ -128,6 +129,10 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Begin a new run or go back to the last checkpoint."""
+        images = max(1, min(self.feed.batch_size, len(self.feed.source)) // self.feed.world)
+        warning = small_batch_warning(self.stepper.model.train(), images, self.feed.world)
+        if warning is not None and self.lead:
+            log.warning("warning  %s", warning)
         metrics = self.folder / "metrics.jsonl"
         if not self.last.exists():
             if self.lead:
@@ -188,7 +193,7 @@ class _Run:
                 try:
                     for name, value in self.stepper.take(group).items():
                         self.sums[name] = self.sums.get(name, 0.0) + value
-                except RuntimeError as error:
+                except (RuntimeError, ValueError) as error:
                     if self.interrupt.wanted and self.feed.world > 1:  # the other ranks have already left
                         break
                     explained = self._explained(error)
@@ -212,9 +217,14 @@ class _Run:
         if self.interrupt.wanted:
             raise KeyboardInterrupt
 
-    def _explained(self, error: RuntimeError) -> PocketError | None:
+    def _explained(self, error: Exception) -> PocketError | None:
         """Say what a failure inside torch means, where that is known."""
         size = self.config.batch_size
+        if "more than 1 value per channel" in str(error) or "more than 1 spatial element" in str(error):
+            return PocketError(
+                f"a normalization has a single value a channel to look at, in a batch of {size} of such small pictures."
+                " Use --replace-norm group, which needs neither other images nor other positions, or a larger size."
+            )
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return PocketError(
                 f"a batch of {size} images does not fit into the memory of {self.feed.device}. Use --batch-size "

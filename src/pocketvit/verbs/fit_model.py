@@ -22,8 +22,9 @@ from ..training.finetune import adapt
 from ..training.loop import fit
 from ..training.step import Input
 from ..views import Views
+from .converting import converted
 from .measure import Entry, answers, file_answers, measure_rows, point_source, reliability_report, write_results
-from .stages import Road, calibrate, open_road, validation, write_student
+from .stages import Road, calibrate, open_road, renormed, validation, write_student
 
 log = logging.getLogger("pocketvit")
 
@@ -83,6 +84,8 @@ def _from_scratch(run: Run, config: RunConfig, road: Road) -> tuple[nn.Module, I
     else:  # not every network knows drop-path
         extra: dict[str, Any] = {"drop_path_rate": config.train.drop_path} if config.train.drop_path else {}
         model = create_model(config.student, **options, **extra)
+    if config.replace_norm is not None:
+        model = renormed(model, config.replace_norm)
     stats = input_stats(model)
     side: Input = (size, stats.mean, stats.std)
     feed = Feed(
@@ -106,6 +109,8 @@ def _adapted(run: Run, config: RunConfig, road: Road) -> tuple[nn.Module, Input,
     teacher = load_teacher(
         options.name, weights=options.weights, input_size=options.input_size, device=str(road.device)
     )
+    if config.replace_norm is not None:
+        teacher = converted(teacher, config.replace_norm, road)  # type: ignore[arg-type]
     result = adapt(
         teacher,
         road.dataset.train,

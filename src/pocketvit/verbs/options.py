@@ -16,7 +16,7 @@ _LIMITS = {
     "epochs": (1, math.inf),
     "views": (1, math.inf),
     "patch": (1, math.inf),
-    "batch_size": (2, math.inf),
+    "batch_size": (1, math.inf),
     "accumulate": (1, math.inf),
     "input": (1, math.inf),
     "seed": (0, math.inf),

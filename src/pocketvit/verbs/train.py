@@ -18,6 +18,7 @@ def train(
     pretrained: bool = False,
     weights: str | None = None,
     freeze: bool = False,
+    replace_norm: Literal["group", "group-ws", "layer", "instance", "frozen"] | None = None,
     resume: bool | str = False,
     epochs: int | None = None,
     size: int | None = None,
@@ -56,6 +57,8 @@ def train(
         weights: start from this weights file of the model, or from a model folder as RUN/student (at another --size its
             position embeddings are resampled), with a new head
         freeze: train the head alone (a linear probe)
+        replace_norm: what takes the place of BatchNorm, for batches of fewer than 16 images; trained weights are
+            converted on some of the training images first
         resume: go on with the last run of this name (or with the named run folder)
         epochs: by default about 60,000 images are seen, in 10 to 100 epochs
         size: side of the views in pixels; by default the images' own up to 64, then up to 224
@@ -130,6 +133,7 @@ def train(
         else (),
         fine_tune=not freeze if adapting else None,
         student=model,
+        replace_norm=replace_norm,
         baseline=False,
         view=defaults.view_config(
             dataset,
