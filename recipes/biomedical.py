@@ -4,7 +4,7 @@ Shows   one small ViT without pretrained weights on 28-px images enlarged to 56 
         shifted and combined patches (summed and concatenated), locality self-attention; nearest, bicubic and Lanczos-5
         enlarging, and none; strong augmentation that leaves the labels alone; labels of a convolution and an
         involution teacher; and all of what the paper puts together. Controls: 28 px in as many tokens (is it the pixels
-        or the tokens?), and plain patches at 80 px (as many tokens, and about the FLOPs, of the concatenated ones).
+        or the tokens?), and plain patches at 84 px (about the tokens and FLOPs of the concatenated ones).
 Paper   Harnessing the Power of Attention for Patch-Based Biomedical Image Classification (arXiv 2404.00949) combines
         shifted (Lee et al., arXiv 2112.13492) and plain patches, Lanczos-5 and strong augmentation, and says that
         this helps.
@@ -28,7 +28,7 @@ from pocketvit.verbs.defaults import view_config
 from pocketvit.verbs.stages import label_road, open_road, reduced, viewed
 from pocketvit.verbs.teach import LIGHT, train_teacher
 
-SIDE, PATCH = 56, 8  # 49 tokens, as many as 28 px in patches of 4
+SIDE, PATCH = 56, 14  # 16 tokens, as many as 28 px in patches of 7: few, so that a processor sees enough images
 SHOWN = 12_000  # images that every student sees, in as many epochs as that takes
 MOST = 3000  # training images
 
@@ -90,11 +90,11 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         arm("shifted", "shifted patches", stem="shifted"),
         arm("summed", "plain + shifted, summed", stem="summed"),
         arm("concatenated", "plain + shifted, concatenated", stem="concatenated"),
-        arm("80px", "plain patches at 80 px (tokens of the concatenated)", view=view(size=80)),
+        arm("84px", "plain patches at 84 px (36 tokens; concatenated: 32)", view=view(size=84)),
         arm("local", "locality self-attention", attention="local"),
         arm("nearest", "nearest to 56 px", view=view(resample="nearest")),
         arm("bicubic", "bicubic to 56 px", view=view(resample="bicubic")),
-        arm("28px", "28 px as they are, patches of 4", view=light, patch_size=4),
+        arm("28px", "28 px as they are, patches of 7", view=light, patch_size=7),
         arm("strong", "strong augmentation", view=view("strong")),
         taught("taught", "distilled from convolution + involution"),
         taught("all", "summed, strong, distilled", stem="summed", view=view("strong")),
