@@ -141,7 +141,7 @@ def test_the_device_says_the_same(walked, tmp_path):
 def test_the_report_has_a_row_a_label_and_no_confusion_matrix(walked):
     page = (walked.run.folder / "report.html").read_text()
     assert "Label by label" in page
-    assert "What is taken for what" not in page
+    assert "<h2>What is taken for what</h2>" not in page
     assert "that are right at 0.5" in page
     card = (walked.run.folder / "student" / "README.md").read_text()
     assert ".sigmoid()" in card

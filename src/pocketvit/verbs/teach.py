@@ -98,7 +98,12 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     aligned = align(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
     if aligned is not None and kind == "sigmoid" and aligned.kind != kind:
         aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read as a label of its own (a sigmoid).")
-    if aligned is not None and (aligned.kind == kind or not classes):
+    if aligned is not None and aligned.kind != kind and not classes:
+        raise PocketError(
+            f"the teacher {teacher.name} answers several labels an image, and these images have none, which would say "
+            "that there may be several. Give some with --labels FILE.csv, a column of 0 and 1 a label."
+        )
+    if aligned is not None and aligned.kind == kind:
         for note in aligned.notes[len(teacher.notes) :]:
             log.info("         %s", note)
         return aligned
