@@ -8,7 +8,7 @@ Shows   the test error of BatchNorm, GroupNorm, LayerNorm and InstanceNorm at 32
         so short a training than their size.
 Paper   Group Normalization (Wu & He 2018, arXiv 1803.08494), figure 5 and table 2, in the small.
 Data    CIFAR-10, then BloodMNIST (28 px), as MedMNIST-layout .npz; any set of small pictures will do.
-Cost    about 30 minutes a set on one processor core (no AVX-512), fine-tuning 5 more; --small: about 6 minutes.
+Cost    about 45 minutes a set on one processor core (no AVX-512), fine-tuning 5 more; --small: about 6 minutes.
 Command pocketvit run recipes/small_batches.py --images data/cifar10.npz,blood_28.npz
         pocketvit run recipes/small_batches.py --images blood_28.npz
 Result  recipes/small_batches.md
