@@ -6,17 +6,13 @@ Shifted patch tokenization (Lee, Lee, Song 2021, "Vision Transformer for Small-S
       -> patches of P x P -> LayerNorm(5 C P^2) -> Linear
 
 `shifted_naive` is that definition. `shifted_fast` is the same function of the same parameters. For even P the four
-moved pictures tile a window of 2P x 2P pixels around the patch without gap or overlap, so that the linear layer is one
-convolution of kernel 2P and stride P, with the centre's weights added in the middle. With v the 5 C P^2 values of a
-patch, g and b LayerNorm's gain and bias, and W' = W diag(g) less the mean of each row (so that W' 1 = 0):
-
-    W LayerNorm(v) = (W' v) / sqrt(var(v) + eps) + W b
-
-and only the variance is left of LayerNorm. All windows are made of cells of s x s pixels, 4 x 4 of them, whose middle
-four count twice: means and spreads are taken once a cell and then put together. Neither these nor the convolution are a
-difference of large numbers (the picture's mean is taken off first, which changes nothing), so that near-constant
-patches come out right. A picture needs no gradient, and then the backward pass is the convolution's weight gradient
-alone.
+moved pictures tile a window of 2P x 2P pixels around the patch without gap or overlap, and the picture itself is the
+middle of that window again. So the linear layer is a convolution of kernel 2P and stride P with the centre's weights
+added in the middle: 4 C P^2 products in place of 5, of pixels that have each patch's mean and standard deviation taken
+off already, with LayerNorm's gain in the weights and its shift in the bias. The patch's statistics are box sums: all
+windows are made of cells of s x s pixels, 4 x 4 of them, whose middle four count twice. No step is a difference of
+large numbers, so that near-constant patches come out right in any precision. A picture needs no gradient, and then
+the backward pass is one matrix product for the weights; LayerNorm's own gradients need none of their own.
 """
 
 from __future__ import annotations
@@ -54,63 +50,60 @@ def shifted_naive(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.Layer
 def shifted_fast(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> Tensor:
     """Shifted patch embedding as one convolution; arguments and result as of `shifted_naive`, P even.
 
-    Under autocast the convolution runs in autocast's type and everything else in float32. What rounded weights fail to
-    sum to zero is taken off again: without that a patch of one grey would get a random embedding, as LayerNorm
-    multiplies it by up to 300.
+    The convolution is a matrix product of the windows, which is as fast as torch's own (whose weight gradient is slow
+    for three channels) and lets each window be normalized before it is rounded to autocast's type.
     """
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        with torch.autocast(kind, enabled=False):
-            return _shifted_fast(x, weight, bias, norm, dtype)
-    return _shifted_fast(x, weight, bias, norm, x.dtype)
-
-
-def _shifted_fast(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     patch = weight.shape[-1]
-    exact = torch.promote_types(dtype, torch.float32)
-    kernel, constant = _fold(weight.to(exact), None if bias is None else bias.to(exact), norm)
-    x = x.to(exact)
-    x = F.pad(x, (patch // 2,) * 4) - x.detach().mean((1, 2, 3), keepdim=True)
-    mean, rstd = _statistics(x, patch, norm.eps)
-    rounded = kernel.to(dtype)
-    out = F.conv2d(x.to(dtype), rounded, stride=patch).to(exact)
-    if dtype != exact:
-        out = out - mean * rounded.to(exact).sum((1, 2, 3))[:, None, None]
-    return (out * rstd + constant[:, None, None]).to(dtype)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    padded = F.pad(x.to(exact).contiguous(), (patch // 2,) * 4)
+    mean, rstd = _statistics(padded, patch, norm.eps)
+    cut_BhwCKK = padded.unfold(2, 2 * patch, patch).unfold(3, 2 * patch, patch).permute(0, 2, 3, 1, 4, 5)
+    windows = cut_BhwCKK.reshape(*mean.shape[:3], -1).sub_(mean).mul_(rstd)
+    kernel, constant = _fold(weight, bias, norm)
+    return F.linear(windows.to(x.dtype), kernel.flatten(1), constant).permute(0, 3, 1, 2)
 
 
 def _fold(weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Return the kernel [D, C, 2P, 2P], whose weights sum to zero, and the constant [D]."""
-    shift = weight.shape[-1] // 2
-    constant = weight.flatten(1) @ norm.bias.to(weight.dtype)
+    """Return the kernel [D, C, 2P, 2P] and the constant [D].
+
+    A row of the kernel sums to zero, so that the last digit of a patch's mean does not matter, which LayerNorm
+    multiplies by 1 / sqrt(eps) = 300 where a patch is of one grey.
+    """
+    embed_dim, stacked, patch, _ = weight.shape
+    constant = weight.flatten(1) @ norm.bias
     if bias is not None:
         constant = constant + bias
-    scaled = weight * norm.weight.to(weight.dtype).view(weight.shape[1:])
-    centred = scaled - scaled.mean((1, 2, 3), keepdim=True)
-    middle, above_left, above_right, below_left, below_right = centred.chunk(5, 1)
-    around = torch.cat([torch.cat([above_left, above_right], 3), torch.cat([below_left, below_right], 3)], 2)
-    return around + F.pad(middle, (shift,) * 4), constant
+    scaled = (weight * norm.weight.view(weight.shape[1:])).flatten(1)
+    centred = (scaled - scaled.mean(1, keepdim=True)).view(embed_dim, 5, stacked // 5, patch, patch)
+    middle, corners = centred.split((1, 4), 1)  # corners [D, 2 * 2, C, P, P] by row and column
+    around = corners.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2, 5).reshape(embed_dim, -1, 2 * patch, 2 * patch)
+    return around + F.pad(middle[:, 0], (patch // 2,) * 4), constant
 
 
-def _statistics(x: Tensor, patch: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / sqrt(variance + eps) of every patch's 5 C P^2 values, each [B, 1, h, w].
+def _statistics(padded: Tensor, patch: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / sqrt(variance + eps) of every patch's 5 C P^2 values, each [B, h, w, 1].
 
-    ``x`` is padded by half a patch. The variance is that of the values in a cell around the cell's mean, averaged over
-    cells, and that of the cells' means around the patch's.
+    The variance is that of the pixels in a cell around the cell's mean, averaged over cells, and that of the cells'
+    means around the patch's.
     """
-    cell = patch // 2
-    mean_cells = F.avg_pool2d(x, cell).mean(1)  # [B, 2h + 2, 2w + 2]
-    rest = x.unflatten(3, (-1, cell)).unflatten(2, (-1, cell)) - mean_cells[:, None, :, None, :, None]
-    spread_cells = F.avg_pool2d(rest.square().flatten(4, 5).flatten(2, 3), cell).mean(1)
-    # The middle four of a patch's 4 x 4 cells count twice: 20 cells, as 5 pictures of 4.
-    edge = x.new_tensor([1.0, 1.0, 1.0, 1.0])
-    inner = x.new_tensor([0.0, 1.0, 1.0, 0.0])
-    share = (edge[:, None] * edge + inner[:, None] * inner) / 20
-    means, spreads = (cells.unfold(1, 4, 2).unfold(2, 4, 2) for cells in (mean_cells, spread_cells))  # [B, h, w, 4, 4]
-    mean = (means * share).sum((3, 4))
-    variance = ((spreads + (means - mean[..., None, None]).square()) * share).sum((3, 4))
-    return mean[:, None], (variance + eps).rsqrt()[:, None]
+    cell, channels = patch // 2, padded.shape[1]
+
+    # One axis at a time, short rows by slices: torch's sums over several axes or few values are several times slower.
+    def cells(x_BCHW: Tensor) -> Tensor:
+        columns = x_BCHW.sum(1).unflatten(1, (-1, cell)).sum(2)
+        return sum((columns[..., i::cell] for i in range(1, cell)), columns[..., ::cell]) / (channels * cell * cell)
+
+    def gather(cells_BHW: Tensor) -> Tensor:
+        return cells_BHW.unfold(1, 4, 2).unfold(2, 4, 2).permute(3, 4, 0, 1, 2).flatten(0, 1)  # [16, B, h, w]
+
+    inner = F.pad(padded.new_ones(2, 2), (1, 1, 1, 1)).view(16, 1, 1, 1)
+    share = (1 + inner) / 20  # the middle four count twice: 20 cells, as 5 pictures of 4
+    mean_cells = cells(padded)
+    rest = padded.unflatten(2, (-1, cell)) - mean_cells.repeat_interleave(cell, 2)[:, None, :, None]
+    means, spreads = gather(mean_cells), gather(cells(rest.square().flatten(2, 3)))
+    mean = (means * share).sum(0)
+    variance = ((spreads + (means - mean).square()) * share).sum(0)
+    return mean[..., None], (variance + eps).rsqrt()[..., None]
 
 
 class ShiftedProjection(nn.Conv2d):
