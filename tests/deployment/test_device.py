@@ -125,7 +125,7 @@ def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, mo
     bench["check"].__globals__["HERE"] = unpacked
 
     class Model:
-        classes = tuple(str(i) for i in range(1000))
+        classes, several = tuple(str(i) for i in range(1000)), False
 
         def __init__(self, answer):
             self.answer = answer

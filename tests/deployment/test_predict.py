@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +9,7 @@ from PIL import Image
 
 from pocketvit.deployment import OnnxModel, label_pictures, open_model, predict_images
 from pocketvit.errors import PocketError
+from pocketvit.models import LoadedModel
 
 from .conftest import CLASSES, MEAN, STD
 
@@ -49,7 +48,7 @@ def test_a_broken_picture_is_reported_and_the_others_go_on(plain, pictures):
 
 
 def test_a_live_student_answers_as_its_exported_file(plain, pictures):
-    student = SimpleNamespace(module=plain.model, classes=CLASSES, mean=MEAN, std=STD, input_size=32)
+    student = LoadedModel(plain.model, CLASSES, MEAN, STD, input_size=32, config={})
     live, exported = predict_images(student, pictures), predict_images(plain.fp32, pictures)
     for a, b in zip(live, exported, strict=True):
         assert a["label"] == b["label"]

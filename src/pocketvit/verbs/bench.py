@@ -93,7 +93,7 @@ def bench(
         rows=tuple(Row.read(row) for row in rows),
         command=command_line(),
         machine=machine() | {"threads": 1},
-        dataset={"name": images, "scored_on": split} if images else {},
+        dataset={"name": images, "scored_on": split, "task": dataset.task} if images else {},
     )
     return Outcome(str(Table.of(results)), {"rows": rows, "machine": machine()})
 
