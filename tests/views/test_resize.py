@@ -71,6 +71,7 @@ def test_nearest_equals_pillow(before: tuple, after: tuple) -> None:
 def test_lanczos_equals_jaxs(method: str, kernel: str, lobes: int, before: tuple, after: tuple) -> None:
     """In float32 on [0, 1], enlarging and shrinking (antialiased); JAX is a development dependency for this alone."""
     import jax
+
     picture = torch.rand((2, 3, *before), generator=torch.Generator().manual_seed(2))
     theirs = jax.image.resize(picture.numpy(), (2, 3, *after), method)
     assert np.abs(resize(picture, after, kernel, lobes).numpy() - np.asarray(theirs)).max() < 1e-5

@@ -137,7 +137,7 @@ def load_samples(results: Results) -> Samples:
 def _label_words(classes: Sequence[str], label: Any) -> str:
     """Return a class, several labels with commas between, or words that were stored as such."""
     if np.ndim(label) == 1:
-        there = [class_name(classes, index) for index in np.flatnonzero(label == 1)]
+        there = [class_name(classes, index) for index in np.flatnonzero(label == 1).tolist()]
         return ", ".join(there) or ("unknown" if (label < 0).any() else "none")
     return class_name(classes, label) if np.asarray(label).dtype.kind in "iu" else str(label)
 
