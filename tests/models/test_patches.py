@@ -16,7 +16,7 @@ from pocketvit.config import TrainConfig
 from pocketvit.deployment import check_parity, export_onnx
 from pocketvit.deployment.flops import count_flops, count_parameters
 from pocketvit.errors import PocketError
-from pocketvit.models import create_model, create_student, forward_heads, load_model, save_model
+from pocketvit.models import create_model, create_student, forward_heads, load_model, patches, save_model
 from pocketvit.models.patches import (
     ConcatenatedEmbed,
     ShiftedEmbed,
@@ -91,6 +91,18 @@ def test_in_float32_it_is_as_near_to_float64_as_1e_5(kind):
     exact = answer_and_gradients(shifted_naive, copy.deepcopy(module).double(), x.double())
     for ours, true in zip(answer_and_gradients(shifted_fast, module, x), exact, strict=True):
         assert float((ours - true).abs().max()) <= 1e-5 * float(true.abs().max())
+
+
+def test_many_pictures_are_embedded_a_few_at_a_time_with_the_same_result(monkeypatch):
+    module = projection(4)
+    x = torch.randn(7, 3, 16, 16)
+    whole = answer_and_gradients(shifted_fast, module, x)
+    calls = []
+    monkeypatch.setattr(patches, "_CHUNK", 3 * 16 * 3 * 16 * 16)
+    monkeypatch.setattr(patches, "_windows", lambda *args, f=patches._windows: calls.append(len(args[0])) or f(*args))
+    for ours, expected in zip(answer_and_gradients(shifted_fast, module, x), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert calls == [3, 3, 1]
 
 
 def test_both_forms_have_the_same_parameters():

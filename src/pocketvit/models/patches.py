@@ -17,12 +17,15 @@ the backward pass is one matrix product for the weights; LayerNorm's own gradien
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_CHUNK = 1 << 23  # bytes of windows at a time on a processor
 
 
 def shifted_naive(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> Tensor:
@@ -51,16 +54,24 @@ def shifted_fast(x: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.LayerN
     """Shifted patch embedding as one convolution; arguments and result as of `shifted_naive`, P even.
 
     The convolution is a matrix product of the windows, which is as fast as torch's own (whose weight gradient is slow
-    for three channels) and lets each window be normalized before it is rounded to autocast's type.
+    for three channels) and lets each window be normalized before it is rounded to autocast's type. On a processor
+    a few pictures at a time: larger blocks of memory are fetched afresh from the system in every step.
     """
-    patch = weight.shape[-1]
+    kernel, constant = _fold(weight, bias, norm)
+    parts: Sequence[Tensor] = (x,)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        parts = x.split(max(1, _CHUNK // (16 * x.shape[1:].numel())))
+    out = [F.linear(_windows(part, weight.shape[-1], norm.eps), kernel.flatten(1), constant) for part in parts]
+    return (torch.cat(out) if len(out) > 1 else out[0]).permute(0, 3, 1, 2)
+
+
+def _windows(x: Tensor, patch: int, eps: float) -> Tensor:
+    """Return the normalized windows [B, h, w, 4 C P^2]."""
     exact = torch.promote_types(x.dtype, torch.float32)
     padded = F.pad(x.to(exact).contiguous(), (patch // 2,) * 4)
-    mean, rstd = _statistics(padded, patch, norm.eps)
+    mean, rstd = _statistics(padded, patch, eps)
     cut_BhwCKK = padded.unfold(2, 2 * patch, patch).unfold(3, 2 * patch, patch).permute(0, 2, 3, 1, 4, 5)
-    windows = cut_BhwCKK.reshape(*mean.shape[:3], -1).sub_(mean).mul_(rstd)
-    kernel, constant = _fold(weight, bias, norm)
-    return F.linear(windows.to(x.dtype), kernel.flatten(1), constant).permute(0, 3, 1, 2)
+    return cut_BhwCKK.reshape(*mean.shape[:3], -1).sub_(mean).mul_(rstd).to(x.dtype)
 
 
 def _fold(weight: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
