@@ -59,6 +59,7 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
         listing.task,
         listing.modality,
         listing.group,
+        checked.group_names,
     )
 
 

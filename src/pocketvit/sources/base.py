@@ -162,6 +162,7 @@ class Dataset:
         modality: kind of image, where it is known: "xray", "ct", "ultrasound", "fundus", "oct", "microscopy",
             "histology" or "dermatoscopy".
         group: column of the patients (or whatever else stays on one side of every split), if one was named.
+        group_names: cell of that column by `Source.groups`; images whose cell is empty have higher numbers.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Dataset:
     task: Task = "classification"
     modality: str | None = None
     group: str | None = None
+    group_names: tuple[str, ...] = ()
 
     @property
     def research(self) -> bool:

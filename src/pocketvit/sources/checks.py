@@ -41,12 +41,17 @@ class Checked:
     notes: list[str]
 
     @property
+    def group_names(self) -> tuple[str, ...]:
+        """The cells of the first groups, by their number; those of an empty cell come after them."""
+        return tuple(sorted(set(self.listing.groups or ()) - {""}))
+
+    @property
     def groups(self) -> np.ndarray | None:
         """int64 [N], equal for images of one group; an empty cell of the table is a group of its own."""
         cells = self.listing.groups
         if cells is None:
             return None
-        number = {cell: index for index, cell in enumerate(sorted(set(cells) - {""}))}
+        number = {cell: index for index, cell in enumerate(self.group_names)}
         alone = np.cumsum([not cell for cell in cells]) + len(number) - 1
         return np.array([number.get(cell, int(own)) for cell, own in zip(cells, alone, strict=True)], np.int64)
 

@@ -119,7 +119,8 @@ def _fold(road: Road, config: RunConfig, specs: Sequence[Any], place: Path) -> d
     tested = whole(source)
     arrays: dict[str, np.ndarray] = {"names": np.array(tested.names), "targets": tested.targets}
     if tested.groups is not None:
-        arrays["groups"] = tested.groups
+        known = road.dataset.group_names
+        arrays["groups"] = np.array([known[one] if one < len(known) else f"({one})" for one in tested.groups.tolist()])
     for number, teacher in enumerate(teachers, 1):
         arrays[f"teacher-{number}"] = tested.per_image(probabilities_of(teacher, source, road.view))
         arrays[f"name-{number}"] = np.array(teacher.name)
