@@ -20,6 +20,7 @@ from ..config import RunConfig
 from ..errors import PocketError
 from ..files import human_time, read_json, write_json
 from ..sources import Dataset, open_folds, pack_dataset
+from ..sources.targets import labelled
 from ..sources.tiles import whole
 from ..tasks.folds import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..tasks.screening import OperatingPoint, choose_point, positive_class
@@ -46,10 +47,14 @@ class CrossValidation:
     notes: list[str] = field(default_factory=list)
 
 
+def labelled_images(dataset: Dataset) -> int:
+    """Return how many images of all splits have a label; tiles of one image are one."""
+    return sum(int(labelled(whole(source).targets).sum()) for source in dataset.splits.values())
+
+
 def fold_datasets(config: RunConfig, images: Any, dataset: Dataset) -> list[Dataset]:
     """Return a dataset a fold; none where they were neither asked for nor are of use, or cannot be made unasked."""
-    labelled = [source.targets for source in map(whole, dataset.splits.values())]
-    count = sum(int(((targets >= 0) if targets.ndim == 1 else (targets >= 0).any(1)).sum()) for targets in labelled)
+    count = labelled_images(dataset)
     asked = config.folds is not None
     if config.folds in (0, 1) or (not asked and (not 0 < count < FEW or isinstance(images, Dataset))):
         return []

@@ -19,6 +19,7 @@ from ..sources.pack import pack_bytes
 from ..teachers import Teacher, align, load_teacher
 from ..training.finetune import PATIENCE
 from ..views import Views
+from .folds import FEW, USUAL, labelled_images
 from .stages import VIEW_SEED, describe
 from .teach import LIGHT, LIGHT_SIDE, light_epochs, load_teachers
 
@@ -55,12 +56,22 @@ def plan_text(dataset: Dataset, config: RunConfig, specs: Sequence[Any], notes: 
     weights = sum(value.nbytes for value in student.state_dict().values())
     total_bytes = sizes + labels.bytes + students * 7 * weights
     seconds = {"teachers": teacher_seconds, "labels": labels.seconds or 0.0, "student": student_seconds}
+    if config.folds is not None and config.folds > 1:
+        seconds["folds"] = config.folds * sum(seconds.values())
+        total_bytes += config.folds * (sizes + labels.bytes + students * 4 * weights)
+    total = sum(seconds.values())
+    folds_told = f"folds {human_time(seconds['folds'])}, in all " if "folds" in seconds else ""
+    if config.folds is None and 0 < labelled_images(dataset) < FEW:
+        most = human_time(PATIENCE)
+        lines.append(
+            f"folds    {USUAL} students more if they take at most {most}, unless the images have their own split"
+        )
     lines += [
         f"views    {config.view.view_size} px, {config.views} stored an image",
         f"student  {describe(config)}",
         f"time     teachers {human_time(seconds['teachers'])}, labels {human_time(seconds['labels'])}, "
         f"{'student and baseline' if students == 2 else 'student'} {human_time(seconds['student'])}: "
-        f"about {human_time(sum(seconds.values()))} ({sum(seconds.values()) / 3600:.2g} hours) on this machine",
+        f"{folds_told}about {human_time(total)} ({total / 3600:.2g} hours) on this machine",
         f"disk     pack {human_bytes(sizes)}, labels {human_bytes(labels.bytes)}, "
         f"in all about {human_bytes(total_bytes)}",
         "nothing was written",
@@ -70,7 +81,7 @@ def plan_text(dataset: Dataset, config: RunConfig, specs: Sequence[Any], notes: 
         "broken": [list(item) for item in dataset.checks.broken],
         "duplicates": [list(item) for item in dataset.checks.duplicates],
         "seconds": seconds,
-        "hours": sum(seconds.values()) / 3600,
+        "hours": total / 3600,
         "bytes": total_bytes,
     }
     return Outcome("\n".join(lines), data)
