@@ -76,6 +76,8 @@ MISTAKES = {
     f"distill photos {OWN} --tokens 3": "--tokens 3: ",
     f"distill photos {OWN} --stem coadvise": "give --tokens 2 with it, not 0",
     "distill photos --tokens 2 --stem coadvise --student resnet18": "--stem coadvise needs a student of the ladder",
+    f"distill photos {OWN} --stem shifted --student resnet18": "resnet18 is no plain ViT",
+    f"distill photos {OWN} --attention global": "global",
     f"distill photos {OWN} --device gpu": "--device gpu cannot be used here",
     f"distill photos {OWN} --fit small": "--fit small",
     f"distill photos {OWN} --fit 1kB": "fits --fit 1kB",
