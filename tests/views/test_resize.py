@@ -163,6 +163,12 @@ def test_weights_met_first_in_inference_mode_serve_where_gradients_flow() -> Non
     assert picture.grad is not None
 
 
+def test_any_memory_layout_is_resized_alike() -> None:
+    picture = torch.rand((1, 5, 12, 9), generator=torch.Generator().manual_seed(3))
+    for other in (picture.to(memory_format=torch.channels_last), picture.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(resize(other, (20, 7)), resize(picture, (20, 7)))
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="kernel"):
         resize(_pictures(8, 8), (4, 4), "cubic")  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def _resize_planes(planes: Tensor, out: Tensor, kernel: Resample, lobes: int) ->
     eight_bit = planes.dtype == torch.uint8
     height, width = planes.shape[1:]
     work = torch.float64 if planes.dtype == torch.float64 else torch.float32
-    x = planes.to(work, memory_format=torch.contiguous_format)
+    x = planes.to(work).contiguous()
     if out.shape[2] != width:
         x = _apply_blocks(x, _blocks(width, out.shape[2], kernel, lobes, eight_bit, work, x.device), horizontal=True)
         if eight_bit and out.shape[1] != height:
