@@ -120,7 +120,8 @@ def distill(
         group: column of that file, as patient, whose images stay on one side of every split
         tile: cut large images into squares of this many pixels; figures are per image
         folds: also train a student a fold, so that every image is tested by one that never saw it; by default 5 where
-            there are fewer than 500 labelled images without a split of their own and it takes minutes; 0 is none
+            there are fewer than 500 labelled images without a split of their own and it takes up to five minutes; 0 is
+            none
         window: intensities LOW,HIGH that become black and white in images that are not 8-bit
         arch: architecture of a weights file named as teacher
         weights: weights file for an architecture or MODULE:FUNCTION named as teacher

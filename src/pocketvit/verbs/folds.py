@@ -25,7 +25,6 @@ from ..sources.tiles import whole
 from ..tasks.folds import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..tasks.screening import OperatingPoint, choose_point, positive_class
 from ..training.distributed import Processes, from_rank_zero
-from ..training.finetune import PATIENCE
 from ..views import Views
 from .companions import train_alone
 from .measure import answers, point_source, save_arrays
@@ -36,6 +35,7 @@ log = logging.getLogger("pocketvit")
 
 FEW = 500  # labelled images below which folds are made unasked
 USUAL = 5
+PATIENCE = 300.0  # seconds that folds may take unasked
 _WORDS = {"accuracy": "accuracy", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "kappa": "kappa"}
 
 
