@@ -19,7 +19,7 @@ from ..sources.pack import pack_bytes
 from ..teachers import Teacher, align, load_teacher
 from ..training.finetune import PATIENCE
 from ..views import Views
-from .folds import FEW, USUAL, labelled_images
+from . import folds
 from .stages import VIEW_SEED, describe
 from .teach import LIGHT, LIGHT_SIDE, light_epochs, load_teachers
 
@@ -61,11 +61,10 @@ def plan_text(dataset: Dataset, config: RunConfig, specs: Sequence[Any], notes: 
         total_bytes += config.folds * (sizes + labels.bytes + students * 4 * weights)
     total = sum(seconds.values())
     folds_told = f"folds {human_time(seconds['folds'])}, in all " if "folds" in seconds else ""
-    if config.folds is None and 0 < labelled_images(dataset) < FEW:
-        most = human_time(PATIENCE)
-        lines.append(
-            f"folds    {USUAL} students more if they take at most {most}, unless the images have their own split"
-        )
+    if config.folds is None and 0 < folds.labelled_images(dataset) < folds.FEW:
+        most = human_time(folds.PATIENCE)
+        more = f"{folds.USUAL} students more if they take at most {most}"
+        lines.append(f"folds    {more}, unless the images have their own split")
     lines += [
         f"views    {config.view.view_size} px, {config.views} stored an image",
         f"student  {describe(config)}",
