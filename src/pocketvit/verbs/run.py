@@ -52,4 +52,6 @@ def run(recipe: str, *, images: str | None = None, small: bool = False, out: str
         raise PocketError(f"{path} is not a recipe: it has no function recipe(images, folder, small).")
     folder = Path(out) / (path.stem + ("-small" if small else ""))
     table = module.recipe(images, folder, small)
-    return Outcome(f"{table}\n\nreport  {folder / 'report.html'}", {"folder": str(folder), "table": table})
+    reports = sorted(folder.rglob("report.html")) or [folder]  # a recipe may have one for each set of images
+    told = "\n".join(f"report  {report}" for report in reports)
+    return Outcome(f"{table}\n\n{told}", {"folder": str(folder), "table": table})
