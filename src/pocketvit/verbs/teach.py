@@ -17,6 +17,7 @@ from ..config import LossConfig, RunConfig, TeacherConfig, TrainConfig, ViewConf
 from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..models import create_model
+from ..models.norms import ENOUGH_IMAGES
 from ..objectives import student_loss
 from ..teachers import Teacher, align, load_teacher
 from ..training.distributed import lead_first
@@ -174,7 +175,9 @@ def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:
         )
     log.info("teacher  none named: two light ones are trained on your labels (%s)", ", ".join(LIGHT))
     side = min(LIGHT_SIDE, road.view.view_size)
-    train = dataclasses.replace(config.train, epochs=light_epochs(config.train.epochs))
+    # Their BatchNorm wants so many images a process, whatever suits the student; they are small enough for it.
+    batch = max(config.train.batch_size, ENOUGH_IMAGES * road.processes.world)
+    train = dataclasses.replace(config.train, epochs=light_epochs(config.train.epochs), batch_size=batch)
     return [train_teacher(road, name, train, input_size=side) for name in LIGHT]
 
 
