@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from timm.layers import to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 from .involution import Involution
 from .norms import Norm, norm_layer
 from .positions import checkpoint_filter_fn
-from .vit import VisionTransformerTokens
+from .vit import VisionTransformerTokens, cfgs_of
 
 _GROUP = 16  # channels that share an involution's kernel
 
@@ -133,22 +133,10 @@ class VisionTransformerCoadvise(VisionTransformerTokens):
         return self.pos_drop(tokens + self.pos_embed)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "pocketvit_coadvise": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "fixed_input_size": True,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": ("patch_embed.convolution.0", "patch_embed.involution.0"),
-            "classifier": ("head", "heads_dist"),
-        }
-    }
+default_cfgs = cfgs_of(
+    "pocketvit_coadvise",
+    first_conv=("patch_embed.convolution.0", "patch_embed.involution.0"),
+    classifier=("head", "heads_dist"),
 )
 
 

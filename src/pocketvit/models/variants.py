@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Attention
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -17,6 +17,7 @@ from ..errors import PocketError
 from .local_attention import LocalAttention
 from .patches import STEMS
 from .positions import checkpoint_filter_fn
+from .vit import cfgs_of
 
 
 def is_vision_transformer(name: str) -> bool:
@@ -63,23 +64,7 @@ def _assemble(base: str, stem: str, attention: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "pocketvit_vit": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "fixed_input_size": True,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        }
-    }
-)
+default_cfgs = cfgs_of("pocketvit_vit", first_conv="patch_embed.proj", classifier="head")
 
 
 @register_model

@@ -106,23 +106,23 @@ class VisionTransformerTokens(VisionTransformer):
         return combined_logits([head(prefix[:, i]) for i, head in enumerate((self.head, *self.heads_dist))])
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "pocketvit_tokens": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "fixed_input_size": True,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "patch_embed.proj",
-            "classifier": ("head", "heads_dist"),
-        }
+def cfgs_of(name: str, **layers: str | tuple[str, ...]) -> Any:
+    """Return what timm is told of a ViT of ours without published weights; ``layers`` names its first and last ones."""
+    about = {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
     }
-)
+    return generate_default_cfgs({name: {**about, **layers}})
+
+
+default_cfgs = cfgs_of("pocketvit_tokens", first_conv="patch_embed.proj", classifier=("head", "heads_dist"))
 
 
 @register_model

@@ -57,9 +57,10 @@ def against(road: Road, config: RunConfig, folder: Path) -> Entry:
         seed=seed,
         device=road.device,
     )
+    loss = student_loss(LossConfig(class_weights=config.loss.class_weights))
     train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate / 2)
     model = fit(
-        model.to(road.device), feed, student_loss(LossConfig()), train, folder / "against",
+        model.to(road.device), feed, loss, train, folder / "against",
         evaluate=validation(road, input=side), input=side, resume=True,
     )  # fmt: skip
     given, checked = (answers(model, source, road.view, side) for source in (road.scored, point_source(road)))

@@ -61,7 +61,7 @@ def view_config(
     if not 4 <= side <= 1024:
         raise PocketError(f"--size {side}: the side of a view lies between 4 and 1024 pixels.")
     plain = ViewConfig(view_size=side, resample=resample, fit=aspect)  # type: ignore[arg-type]
-    kind = modality or getattr(dataset, "modality", None) or PHOTO
+    kind = modality or dataset.modality or PHOTO
     coloured = any("grey" not in mode and "black" not in mode for mode in dataset.checks.modes)
     if augment == "none":
         return careful(plain, kind, augment, coloured=coloured)

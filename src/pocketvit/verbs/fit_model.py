@@ -56,8 +56,7 @@ def fit_model(run: Run, config: RunConfig, *, images: Any, no_images: bool = Fal
                 validation=file_answers(int8, judged),
             ),
         ]  # fmt: skip
-        task = getattr(road.dataset, "task", "classification")
-        rows, arrays = measure_rows(road.scored, entries, task=task, validation=judged)
+        rows, arrays = measure_rows(road.scored, entries, task=road.dataset.task, validation=judged)
         rows[1] |= {key: rows[0].get(key) for key in ("parameters", "flops")}
         write_results(
             run.folder,

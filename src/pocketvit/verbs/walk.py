@@ -102,11 +102,11 @@ def walk(
         write_student(student, road, run.folder)
         fp32, int8 = run.folder / "model.onnx", run.folder / "model-int8.onnx"
         side, judged = road.view.view_size, point_source(road)
-        given = answers(student, road.scored, road.view, road.input)
+        answered = answers(student, road.scored, road.view, road.input)
         entries = [
             *teacher_entries,
             Entry(
-                "student", "student, distilled", "student", side, student, fp32, given, calibrated,
+                "student", "student, distilled", "student", side, student, fp32, answered, calibrated,
                 validation=answers(student, judged, road.view, road.input),
             ),
             Entry(
@@ -139,12 +139,11 @@ def walk(
             note = "what one might ship otherwise; asked for with --against NAME"
             missing.append(not_run("against", "MobileNetV3-Small, pretrained", "baseline", note))
         log.info("measure  %d models, one thread, in turns", len(entries))
-        task = getattr(road.dataset, "task", "classification")
-        rows, arrays = measure_rows(road.scored, entries, task=task, validation=judged)
+        rows, arrays = measure_rows(road.scored, entries, task=road.dataset.task, validation=judged)
         for row in rows:
             if row["key"] == "int8":  # the same network, stored with fewer bits
                 row |= {key: _row(rows, "student").get(key) for key in ("parameters", "flops")}
-        extra: dict[str, Any] = {"reliability": reliability_report(raw, given if calibrated else None, road.scored)}
+        extra: dict[str, Any] = {"reliability": reliability_report(raw, answered if calibrated else None, road.scored)}
         if config.tokens >= 2 and road.scored is not None:
             extra["tokens"] = token_report(student, teacher_entries, road.scored, road.view, road.input)
             log.info("tokens   %s", extra["tokens"]["words"])
@@ -159,7 +158,7 @@ def walk(
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in teachers],
             differences=_differences(rows),
             extra=extra,
-            pictures=heat_maps(student, road.scored, road.view, road.input, given),
+            pictures=heat_maps(student, road.scored, road.view, road.input, answered),
         )
         write_card(run.folder)
         write_report(run.folder, images=not no_images)
