@@ -100,6 +100,39 @@ class TrainConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network is made."""
+
+    name: str = "pocket_s"  # a size of the ladder, or any model of timm
+    patch: int | None = None  # side of a patch in pixels; None: by the view's size
+    tokens: int = 0  # distillation tokens: 0, 1, or one per teacher
+    stem: Stem = "patch"  # how pictures become tokens
+    attention: Attention = "plain"  # or "local": see models.local_attention
+    replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Which soft labels are stored."""
+
+    views: int = 10  # per image (V); epoch e uses view e mod V
+    top_k: int | None = None  # None: all logits up to 256 classes, else 100; 0: all
+    approximate_tail: bool = False
+    store_features: str | None = None  # size within which the features of terms are stored; None: live teachers
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a trained network: what the settings of a verb, or a recipe, come down to."""
+
+    network: NetworkConfig = NetworkConfig()
+    view: ViewConfig = ViewConfig()
+    labels: LabelConfig = LabelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
 def changed(config: Any) -> dict[str, Any]:
     """Return the fields of a config dataclass that differ from their default, as JSON-like values."""
     result = {}
@@ -108,51 +141,6 @@ def changed(config: Any) -> dict[str, Any]:
         if value != field.default:
             result[field.name] = list(value) if isinstance(value, tuple) else value
     return result
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """Where a teacher comes from, and what is assumed of it where its file does not say."""
-
-    name: str = ""  # timm name, hf-hub:, local-dir:, a file, module:function, or "(module)" for a Python object
-    arch: str | None = None  # of a bare state dict
-    weights: str | None = None  # a state dict for `arch` or `module:function`
-    input_size: int | None = None
-    norm: str | None = None  # imagenet | half | none
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One walk of the road; a run folder's ``config.yaml``."""
-
-    verb: str = "distill"  # that made the run and can go on with it
-    images: str = ""
-    labels: str | None = None  # CSV of file names and labels
-    window: tuple[float, float] | None = None  # intensity window of 16-bit and float images
-    group: str | None = None  # column of the CSV whose equal cells stay on one side of every split
-    tile: int | None = None  # side in pixels of the tiles that images are cut into
-    modality: str | None = None  # kind of images; None: the dataset's own, else photographs
-    folds: int | None = 0  # of a cross-validation; 0: none, None: where images are few and it takes minutes
-    teachers: tuple[TeacherConfig, ...] = ()
-    fine_tune: bool | None = None  # of teachers with other classes; None: where it takes minutes, False: a probe
-    student: str = "pocket_s"
-    fit: str | None = None  # the budget that chose the student
-    patch_size: int | None = None  # None: by the view's size
-    tokens: int = 0  # distillation tokens: 0, 1, or one a teacher
-    stem: Stem = "patch"  # how pictures become tokens
-    attention: Attention = "plain"  # or "local": see models.local_attention
-    replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
-    views: int = 10  # stored views an image (V); epoch e uses view e mod V
-    top_k: int | None = None  # None: all logits up to 256 classes, else 100
-    approximate_tail: bool = False
-    store_features: str | None = None  # size within which the features of terms are stored; None: live teachers
-    baseline: bool = True  # also the same student without a teacher, on an equal budget
-    images_limit: int = 0  # training images that are used; 0: all
-    few_labels: int = 0  # labels that students see (teachers see all); 0: all
-    against: str | None = None  # also this pretrained timm model, fine-tuned for as many epochs
-    view: ViewConfig = ViewConfig()
-    loss: LossConfig = LossConfig()
-    train: TrainConfig = TrainConfig()
 
 
 def to_dict(config: Any) -> Any:

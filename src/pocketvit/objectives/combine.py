@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..config import LossConfig
-from ..errors import PocketError
 from ..labels.record import SoftLabels, decode
 from .gating import Gate, teacher_weights
-from .labels import binary_cross_entropy, known
+from .logits import Objective
 from .tokens import token_losses
 
 if TYPE_CHECKING:
     from ..training.feed import Batch
 
 Terms = dict[str, torch.Tensor]
+Truth = Callable[[torch.Tensor, "Batch", LossConfig], "tuple[torch.Tensor, torch.Tensor]"]
+"""From one head's logits [B, C] and a batch to the loss [B] with the ground truth, and 1 where it is known, else 0."""
 
 
 def cross_entropy(
@@ -42,22 +43,16 @@ def cross_entropy(
     return -mixed * known(batch)
 
 
-def ground_truth(logits: torch.Tensor, batch: Batch, config: LossConfig) -> torch.Tensor:
-    """Return the cross-entropy [B] with the classes, or with each of several labels, of the batch.
-
-    Raises:
-        PocketError: Weights a class for images of several labels.
-    """
-    if batch.targets.ndim == 1:
-        return cross_entropy(logits, batch, config.label_smoothing, config.class_weights)
-    if config.class_weights:
-        raise PocketError("weights a class (--balance weights) are for one class an image; these have several labels.")
-    return binary_cross_entropy(logits, batch, config.label_smoothing)
+def known(batch: Batch) -> torch.Tensor:
+    """1 for samples whose class, and their partner's, is known, else 0; in the ratio's type, [B]."""
+    return ((batch.targets >= 0) & (batch.partner_targets >= 0)).to(batch.ratio.dtype)
 
 
-def supervised_loss(heads: Sequence[torch.Tensor], batch: Batch, config: LossConfig) -> tuple[torch.Tensor, Terms]:
-    """Return the mean over heads and images of the cross-entropy with ground truth, and it as the only term."""
-    loss = torch.stack([ground_truth(head, batch, config) for head in heads]).mean()
+def supervised_loss(
+    heads: Sequence[torch.Tensor], batch: Batch, config: LossConfig, truth: Truth
+) -> tuple[torch.Tensor, Terms]:
+    """Return the mean over heads and images of the loss with the ground truth, and it as the only term."""
+    loss = torch.stack([truth(head, batch, config)[0] for head in heads]).mean()
     return loss, {"cross_entropy": loss.detach()}
 
 
@@ -67,6 +62,8 @@ def distillation_loss(
     batch: Batch,
     config: LossConfig,
     *,
+    objective: Objective,
+    truth: Truth,
     gate: Gate | None = None,
     approximate_tail: bool = False,
 ) -> tuple[torch.Tensor, Terms]:
@@ -77,33 +74,21 @@ def distillation_loss(
 
         loss = weight * distillation + (1 - weight) * cross_entropy
 
-    Images of unknown class, and all of them when ``weight`` is 1, are learned from the teachers alone. Several labels
-    an image are learned as so many binary questions, both from the teachers and from the ground truth (see `labels`).
+    Images without ground truth, and all of them when ``weight`` is 1, are learned from the teachers alone.
 
     Args:
-        heads: float32 [B, C] logits: the class head, then one a distillation token.
-        soft: One record a teacher.
+        heads: float32 [B, C] logits: the class head, then one per distillation token.
+        soft: One record per teacher.
         batch: Gives classes and mixing ratios.
-        config: Objective, temperature, weights.
+        config: Temperature and weights.
+        objective: What the answers are compared with.
+        truth: The task's loss with the ground truth.
         gate: What the validation split taught about the teachers, for weights "per_class" and "learned".
         approximate_tail: Stand in for logits that are not stored (see `labels.record.decode`) instead of refusing.
 
     Returns:
         The scalar, and its detached terms: "distillation", one "teacher_t" each, "cross_entropy" unless weight is 1.
-
-    Raises:
-        PocketError: An objective, or weights of teachers, that presume one class an image where there are several
-            labels, or the other way round.
     """
-    from . import find_objective
-
-    several = batch.targets.ndim == 2
-    objective = find_objective(config.objective, several=several)
-    if several and config.teacher_weights != "fixed":
-        raise PocketError(
-            f"teacher weights {config.teacher_weights!r} look at the one class of an image; these images have several "
-            "labels. Use --teacher-weights fixed."
-        )
     weights_BT = teacher_weights(config.teacher_weights, soft, batch, gate)
     if approximate_tail and objective.needs_at(config.temperature) == "full":
         soft = [labels if labels.full else SoftLabels(decode(labels, config.temperature)) for labels in soft]
@@ -116,20 +101,31 @@ def distillation_loss(
     terms["distillation"] = distillation_B.detach().mean()
     if config.weight == 1:
         return distillation_B.mean(), terms
-    truth_B = ground_truth(heads[0], batch, config)
+    truth_B, known_B = truth(heads[0], batch, config)
     terms["cross_entropy"] = truth_B.detach().mean()
-    share_B = torch.where(known(batch) > 0, config.weight, 1.0)
+    share_B = torch.where(known_B > 0, config.weight, 1.0)
     return (share_B * distillation_B + (1 - config.weight) * truth_B).mean(), terms
 
 
 def student_loss(
-    config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False
+    config: LossConfig,
+    *,
+    objective: Objective,
+    truth: Truth,
+    gate: Gate | None = None,
+    approximate_tail: bool = False,
 ) -> Callable[[Sequence[torch.Tensor], Batch], tuple[torch.Tensor, Terms]]:
-    """Return the loss that `training.fit` calls: distillation where a batch has soft labels, else supervised."""
+    """Return the loss that `training.fit` calls: distillation where a batch has soft labels, else supervised.
+
+    A task makes it (`tasks.Task.loss`), which knows the objective and the truth.
+    """
 
     def loss(heads: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, Terms]:
-        if batch.soft:
-            return distillation_loss(heads, batch.soft, batch, config, gate=gate, approximate_tail=approximate_tail)
-        return supervised_loss(heads, batch, config)
+        if not batch.soft:
+            return supervised_loss(heads, batch, config, truth)
+        return distillation_loss(
+            heads, batch.soft, batch, config,
+            objective=objective, truth=truth, gate=gate, approximate_tail=approximate_tail,
+        )  # fmt: skip
 
     return loss

@@ -8,7 +8,8 @@ Shape legend: B samples, C classes, k stored classes.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,32 @@ DIST_BETA = 1.0  # weights of the relations within a sample and within a class; 
 DIST_GAMMA = 1.0
 
 
+Needs = Literal["full", "topk"]
+
+
 class Function(Protocol):
     def __call__(self, student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A distillation loss and what it needs of a teacher.
+
+    Attributes:
+        name: As in ``LossConfig.objective``.
+        function: From logits [B, C] and `SoftLabels` to a loss [B].
+        needs: "full" (all logits) or "topk", at any temperature.
+        topk_at_one: Whether top-k labels serve it at temperature 1.
+    """
+
+    name: str
+    function: Function
+    needs: Needs
+    topk_at_one: bool = False
+
+    def needs_at(self, temperature: float) -> Needs:
+        """What it needs at a temperature."""
+        return "topk" if self.topk_at_one and temperature == 1 else self.needs
 
 
 def kl(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:

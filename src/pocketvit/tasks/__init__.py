@@ -1,32 +1,11 @@
-"""What a label, a loss and a score are, for each task; a module a task."""
+"""What a label, a record, a loss, an answer and a score are, for each task: an object per task; nobody else asks.
 
-from .classification import (
-    Difference,
-    Scores,
-    class_accuracies,
-    evaluate,
-    expected_calibration_error,
-    fit_temperature,
-    paired_difference,
-    reliability,
-    wilson_interval,
-)
-from .screening import OperatingPoint, Screening, choose_point, positive_class, screen, screen_labels
+`task_named` finds one by the name that a dataset, a store or a file carries. A new task is a subclass of `Task` and a
+call of `register`.
+"""
 
-__all__ = [
-    "Difference",
-    "OperatingPoint",
-    "Scores",
-    "Screening",
-    "choose_point",
-    "class_accuracies",
-    "evaluate",
-    "expected_calibration_error",
-    "fit_temperature",
-    "paired_difference",
-    "positive_class",
-    "reliability",
-    "screen",
-    "screen_labels",
-    "wilson_interval",
-]
+from .base import Answer, Task, register, task_named
+from .classification import Classification, Ordinal
+from .multilabel import MultiLabel
+
+__all__ = ["Answer", "Classification", "MultiLabel", "Ordinal", "Task", "register", "task_named"]

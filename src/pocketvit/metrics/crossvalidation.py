@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import PocketError
 from ..files import write_text
-from .judging import Judgement, judge
+from .judgement import Judgement
 from .screening import AtPoint, OperatingPoint, errors_at
 
 
@@ -103,7 +103,7 @@ def pool_folds(
     given: OutOfFold,
     classes: Sequence[str],
     *,
-    task: str = "classification",
+    judge: Callable[..., Judgement],
     points: Mapping[int, OperatingPoint | None] | None = None,
 ) -> FoldScores:
     """Judge out-of-fold answers, pooled and fold by fold.
@@ -111,7 +111,7 @@ def pool_folds(
     Args:
         given: One row an image.
         classes: Names of the C classes.
-        task: As in `judge`.
+        judge: The task's.
         points: The operating point of each fold, chosen on its own validation images, for two classes. Pooled, every
             image is called at its own fold's threshold.
 
@@ -123,7 +123,7 @@ def pool_folds(
 
     def judged(rows: np.ndarray, point: OperatingPoint | None) -> Judgement:
         groups = None if given.groups is None else np.unique(given.groups, return_inverse=True)[1][rows]
-        return judge(given.probabilities[rows], given.targets[rows], classes, task=task, groups=groups, point=point)
+        return judge(given.probabilities[rows], given.targets[rows], classes, groups=groups, point=point)
 
     folds = {}
     for number in np.unique(given.fold).tolist():
@@ -142,10 +142,17 @@ def pool_folds(
     return FoldScores(pooled, folds, spread)
 
 
-def write_predictions(path: Path | str, given: OutOfFold, classes: Sequence[str]) -> Path:
+def write_predictions(
+    path: Path | str, given: OutOfFold, classes: Sequence[str], named: Callable[[Any, Sequence[str]], str], answers: Any
+) -> Path:
     """Write ``predictions.csv``: name, group (where there are any), fold, truth, answer, one probability a class.
 
-    An unknown truth is empty; several labels are joined by "; ".
+    Args:
+        path: Of the file.
+        given: One row per image.
+        classes: Names of the C classes.
+        named: From a target to its words, "" where unknown (the task's).
+        answers: One per image, in the form of a target.
 
     Raises:
         PocketError: Numbers of rows differ, or the file cannot be written.
@@ -155,21 +162,13 @@ def write_predictions(path: Path | str, given: OutOfFold, classes: Sequence[str]
     writer = csv.writer(text, lineterminator="\n")
     group = [] if given.groups is None else ["group"]
     writer.writerow(["name", *group, "fold", "truth", "answer", *(f"probability: {name}" for name in classes)])
-    several = given.targets.ndim == 2
     for row, name in enumerate(given.names):
-        p_C, target = given.probabilities[row], given.targets[row]
-        answer = p_C >= 0.5 if several else p_C.argmax()
-        words = [_named(labels, classes) for labels in (target, answer)]
+        p_C = given.probabilities[row]
+        words = [named(labels, classes) for labels in (given.targets[row], answers[row])]
         own = [] if given.groups is None else [given.groups[row]]
         writer.writerow([name, *own, int(given.fold[row]), *words, *(f"{value:.6f}" for value in p_C)])
     write_text(path, text.getvalue())
     return Path(path)
-
-
-def _named(labels: Any, classes: Sequence[str]) -> str:
-    if np.ndim(labels) == 1:
-        return "; ".join(name for name, there in zip(classes, labels, strict=True) if there == 1)
-    return classes[int(labels)] if labels >= 0 else ""
 
 
 def _pooled_errors(given: OutOfFold, points: Mapping[int, OperatingPoint | None]) -> AtPoint | None:

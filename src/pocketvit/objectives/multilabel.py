@@ -1,4 +1,4 @@
-"""Losses where an image has several labels, each there or not: one yes-or-no question a label.
+"""Losses where an image has several labels, each there or not: one yes-or-no question per label.
 
 Both losses are means over the labels, so that the ground truth and the teachers keep the shares that they are given,
 and so that neither terms on features nor the clipping of gradients weigh otherwise for fourteen labels than for two.
@@ -56,6 +56,5 @@ def binary_cross_entropy(logits_BC: torch.Tensor, batch: Batch, smoothing: float
 
 
 def known(batch: Batch) -> torch.Tensor:
-    """1 for samples whose label or labels, and their partner's, are known, else 0; in the ratio's type, [B]."""
-    both = (batch.targets >= 0) & (batch.partner_targets >= 0)
-    return (both if both.ndim == 1 else both.all(1)).to(batch.ratio.dtype)
+    """1 for samples whose labels, and their partner's, are known, else 0; in the ratio's type, [B]."""
+    return ((batch.targets >= 0) & (batch.partner_targets >= 0)).all(1).to(batch.ratio.dtype)

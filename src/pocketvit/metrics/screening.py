@@ -2,7 +2,7 @@
 
 Accuracy depends on how common each class is and on one threshold. The area under the ROC curve (AUC) depends on
 neither; balanced accuracy gives every class the same say; sensitivity and specificity belong to a threshold that was
-chosen on *validation* images. The figures are scikit-learn's; intervals are resampled (see `bootstrap`).
+chosen on *validation* images. The figures are scikit-learn's; intervals are resampled (see `intervals`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sklearn.metrics import (
 )
 
 from ..errors import PocketError
-from .bootstrap import Interval, affordable, percentile_interval, resampled_auc, resamples, share_interval
-from .classification import finite_rows
+from .intervals import Interval, affordable, percentile_interval, resampled_auc, resamples, share_interval
+from .rows import finite_rows
 
 MOST_CLASSES = 200  # beyond, a mean over classes says little and takes long
 

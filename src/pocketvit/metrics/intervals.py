@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
-from .classification import wilson_interval
+from scipy.stats import binomtest
 
 RESAMPLES = 1000
 FEWEST = 200  # resamples, for large test sets, whose intervals are narrow anyway
@@ -20,6 +19,12 @@ Interval = tuple[float, float]
 
 _CELLS = 3e8  # resamples x images x classes that are worth their second
 _CHUNK = 2_000_000  # counts held at once
+
+
+def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927): it stays in [0, 1] and is honest for few images and shares near 1."""
+    interval = binomtest(right, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def affordable(images: int, classes: int) -> int:

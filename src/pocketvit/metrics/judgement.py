@@ -1,15 +1,14 @@
-"""All figures of one network's answers, whatever the task: what a row of the honest table holds."""
+"""All figures of one network's answers: what a row of the honest table holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .classification import Scores, evaluate, finite_rows
-from .screening import OperatingPoint, Screening, positive_class, screen, screen_labels
+from .scores import Scores
+from .screening import Screening
 
 
 @dataclass(frozen=True)
@@ -64,53 +63,6 @@ class Judgement:
                 "chosen": more.at.point.chosen,
             }
         return fields | {name: value for name, value in optional.items() if value is not None}
-
-
-def judge(
-    probabilities: Any,
-    targets: Any,
-    classes: Sequence[str],
-    *,
-    task: str = "classification",
-    teacher: Any = None,
-    groups: Any = None,
-    point: OperatingPoint | None = None,
-) -> Judgement:
-    """Take all figures of a network's answers.
-
-    Args:
-        probabilities: floating [n, C].
-        targets: int [n], -1 where unknown; int [n, C] of 0 and 1 for several labels an image.
-        classes: Names of the C classes.
-        task: "classification", "ordinal" (grades in order) or "multi-label".
-        teacher: floating [n, C], the teachers' mean probabilities on the same images, or None.
-        groups: int [n], the patient, say, of each image.
-        point: An operating point chosen on validation images, for two classes.
-
-    Raises:
-        PocketError: As `evaluate` and `screen`.
-    """
-    if np.ndim(targets) == 2:
-        more = screen_labels(probabilities, targets, groups=groups)
-        agreement = None
-        if teacher is not None:
-            ours, theirs = (
-                finite_rows(probabilities, "probabilities"),
-                finite_rows(teacher, "the teacher's probabilities"),
-            )
-            agreement = float(((ours >= 0.5) == (theirs >= 0.5)).mean())
-        scores = Scores(more.n, more.accuracy, more.accuracy_interval, agreement=agreement)
-        return Judgement(scores, more, tuple(classes))
-    scores = evaluate(probabilities, targets, teacher)
-    more = screen(
-        probabilities,
-        targets,
-        groups=groups,
-        positive=positive_class(classes),
-        ordinal=task == "ordinal",
-        point=point,
-    )
-    return Judgement(replace(scores, interval=more.accuracy_interval), more, tuple(classes))
 
 
 def _pair(interval: tuple[float, float] | None) -> list[float] | None:
