@@ -1,4 +1,4 @@
-"""The verbs: stretches of the road from images to a measured student. One file each; `stages` holds what they share."""
+"""The verbs: each reads its settings and chooses stages of the road. One file each."""
 
 VERBS = {
     "demo": "distill on a real dataset that is built in, in minutes on a laptop's processor",

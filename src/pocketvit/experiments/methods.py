@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 from ..config import LossConfig, TermConfig
 from ..errors import PocketError
 from ..objectives import OBJECTIVES
+from ..objectives.terms import TERMS
 
 ALONE = "alone"  # the student without a teacher
 WEIGHTS = get_args(get_type_hints(LossConfig)["teacher_weights"])  # ways of weighing several teachers
@@ -60,16 +61,15 @@ def parse_methods(asked: str | Sequence[str], loss: LossConfig, *, teachers: int
 
 def _method(name: str, loss: LossConfig, teachers: int) -> Method:
     parts = name.split("+")
-    terms = _terms()
     for part in parts:
-        _check_known(part, [ALONE, *OBJECTIVES, *WEIGHTS, *terms])
+        _check_known(part, [ALONE, *OBJECTIVES, *WEIGHTS, *TERMS])
     objectives = [part for part in parts if part in OBJECTIVES]
     weights = [part for part in parts if part in WEIGHTS]
-    features = [part for part in parts if part in terms]
-    own = [part for part in features if terms[part].family == "self-distillation"]
+    features = [part for part in parts if part in TERMS]
+    own = [part for part in features if TERMS[part].family == "self-distillation"]
     taught = ALONE not in parts
     if not taught and (objectives or weights or features != own):
-        only = ", ".join(part for part, kind in terms.items() if kind.family == "self-distillation")
+        only = ", ".join(part for part, kind in TERMS.items() if kind.family == "self-distillation")
         raise PocketError(f"--methods {name}: {ALONE} is without a teacher; what can be added to it is {only}.")
     if len(objectives) > 1 or len(weights) > 1:
         raise PocketError(
@@ -104,9 +104,3 @@ def why_not(objective: str, classes: int, whole: bool, temperature: float) -> st
     if not whole and OBJECTIVES[objective].needs_at(temperature) == "full":
         return "it needs all logits, and the largest are stored: give --top-k 0 or --approximate-tail"
     return ""
-
-
-def _terms() -> Mapping[str, Any]:
-    from ..objectives.terms import TERMS
-
-    return TERMS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from ..config import RunConfig
+from ..config import LabelConfig
 from ..errors import PocketError
 from ..files import human_bytes, parse_bytes
 from ..labels import write_labels
@@ -25,11 +25,11 @@ log = logging.getLogger("pocketvit")
 
 
 def teacher_features(
-    views: Views, folder: Path, config: RunConfig, teachers: Sequence[Teacher], terms: FeatureTerms
+    views: Views, folder: Path, labels: LabelConfig, teachers: Sequence[Teacher], terms: FeatureTerms
 ) -> Features | None:
     """Return what gives each batch its teachers' features; None where no term looks at any.
 
-    With ``config.store_features`` (a size, as in 2GB) the layers are stored once for every view, in ``folder`` beside
+    With ``labels.store_features`` (a size, as in 2GB) the layers are stored once for every view, in ``folder`` beside
     the labels.
 
     Raises:
@@ -38,7 +38,7 @@ def teacher_features(
     wanted = [terms.teacher_layers(index) for index in range(len(teachers))]
     if not any(wanted):
         return None
-    if config.store_features is None:
+    if labels.store_features is None:
         return LiveFeatures(teachers, wanted)
     found = []
     for teacher, names in zip(teachers, wanted, strict=True):
@@ -47,17 +47,17 @@ def teacher_features(
     parts = [layer for layers in found for layer in layers.values()]
     images = len(cast(Source, views.source))
     size = sum(
-        Layout(part.num_outputs, 0, not views.config.mixes).bytes_per_record * images * config.views for part in parts
+        Layout(part.num_outputs, 0, not views.config.mixes).bytes_per_record * images * labels.views for part in parts
     )
-    if size > parse_bytes(config.store_features, "--store-features"):
+    if size > parse_bytes(labels.store_features, "--store-features"):
         shapes = ", ".join(f"{part.name} {list(part.shape)}" for part in parts)
         raise PocketError(
-            f"the features of {images:,} images in {config.views} views take {human_bytes(size)} ({shapes}), more than "
-            f"the {config.store_features} of --store-features. Allow more, store fewer views, name later layers, or "
+            f"the features of {images:,} images in {labels.views} views take {human_bytes(size)} ({shapes}), more than "
+            f"the {labels.store_features} of --store-features. Allow more, store fewer views, name later layers, or "
             "leave it out: the teacher then runs on every batch."
         )
     log.info("features %s in %s", human_bytes(size), folder)
-    store = write_labels(folder, views.source, views, parts, config.views, k=0)
+    store = write_labels(folder, views.source, views, parts, labels.views, k=0)
     return StoredFeatures(
         store, [{name: (store.key(part), part.shape) for name, part in layers.items()} for layers in found]
     )

@@ -15,7 +15,7 @@ from ..teachers import Teacher, align, load_teacher
 from ..training.predict import plain_pixels, predict_logits
 from ..training.step import Input
 from ..views.resize import to_input
-from .stages import Road
+from .images import Road, known
 
 log = logging.getLogger("pocketvit")
 
@@ -39,19 +39,26 @@ def converted(teacher: Teacher, kind: Norm, road: Road) -> Teacher:
         words = report.text()
     else:
         source = Subset(val, balanced(val, _SCORED))
-        pixels, targets = plain_pixels(source, road.view), torch.from_numpy(np.asarray(source.targets))
-        aligned = align(teacher, road.dataset.classes) if targets.ndim == 1 and (targets >= 0).any() else None
+        pixels, task = plain_pixels(source, road.view), road.task
+        aligned = align(teacher, road.dataset.classes) if known(source) else None
+        if aligned is not None and aligned.kind != task.kind:
+            aligned = None
         columns = aligned.columns if aligned is not None else None
 
         def answer(module: nn.Module) -> torch.Tensor:
             logits = predict_logits(module, pixels, road.view, side)[0]
-            return (logits if columns is None else logits[:, torch.from_numpy(columns)]).argmax(1)
+            return task.probabilities(logits if columns is None else logits[:, torch.from_numpy(columns)])
 
-        truth = answer(teacher.module) if aligned is None else targets
-        known = truth >= 0
-        model, report = convert_norm(
-            teacher.module, kind, inputs, score=lambda module: float((answer(module) == truth)[known].float().mean())
-        )
+        before = answer(teacher.module).numpy()
+        targets = torch.from_numpy(np.asarray(source.targets))
+
+        def score(module: nn.Module) -> float:
+            now = answer(module)
+            return (
+                task.agreement(now.numpy(), before) if aligned is None else task.validate(now, targets)["val_accuracy"]
+            )
+
+        model, report = convert_norm(teacher.module, kind, inputs, score=score)
         words = report.text("answers as before on validation" if aligned is None else "accuracy on validation")
     log.info("         %s", words)
     norm = (teacher.mean, teacher.std)
