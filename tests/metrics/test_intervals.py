@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pocketvit.tasks.bootstrap import percentile_interval, resampled_auc, resamples, share_interval
-from pocketvit.tasks.classification import wilson_interval
+from pocketvit.metrics.intervals import (
+    percentile_interval,
+    resampled_auc,
+    resamples,
+    share_interval,
+    wilson_interval,
+)
 
 
 def test_each_class_is_drawn_as_often_as_it_has_images():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.tasks.tokens import following
+from pocketvit.metrics.following import following
 
 
 def sure(answers, classes=3):

@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from pocketvit.tasks.classification import evaluate
-from pocketvit.tasks.judging import judge
-from pocketvit.tasks.screening import OperatingPoint
+from pocketvit.metrics import OperatingPoint, evaluate
+from pocketvit.tasks import task_named
+
+
+def judge(*given, task="classification", **options):
+    return task_named(task).judge(*given, **options)
 
 
 def answered(classes, n=90):
@@ -39,7 +42,7 @@ def test_each_task_has_its_own_figures():
     fields = judge(p, y, ("malignant", "benign"), point=point).fields()
     assert (fields["positive"], fields["threshold"], fields["chosen"]) == ("malignant", 0.5, "by hand")
     assert fields["sensitivity"] == (p[y == 0, 0] >= 0.5).mean()
-    labels = judge(p, np.stack([y, 1 - y], 1), "ab", task="multi-label", teacher=1 - p).fields()
+    labels = judge(p, np.stack([y, 1 - y], 1), "ab", task="multilabel", teacher=1 - p).fields()
     assert labels["agreement"] == 0.0
     assert {"auc", "average_precision"} <= labels.keys()
     assert labels["accuracy"] == pytest.approx(((p >= 0.5) == np.stack([y, 1 - y], 1)).mean())

@@ -9,8 +9,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pocketvit.errors import PocketError
-from pocketvit.tasks.folds import OutOfFold, pool_folds, write_predictions
-from pocketvit.tasks.screening import OperatingPoint
+from pocketvit.metrics import OperatingPoint, crossvalidation
+from pocketvit.metrics.crossvalidation import OutOfFold
+from pocketvit.tasks import task_named
+
+
+def pool_folds(given, classes, *, task="classification", points=None):
+    return crossvalidation.pool_folds(given, classes, judge=task_named(task).judge, points=points)
+
+
+def write_predictions(path, given, classes, task="classification"):
+    answers = task_named(task).answered(given.probabilities)
+    return crossvalidation.write_predictions(path, given, classes, task_named(task).named, answers)
+
 
 CLASSES = ("normal", "ill")
 
@@ -91,9 +102,9 @@ def test_the_file_of_predictions_reads_back(tmp_path):
 def test_several_labels_are_joined_and_no_group_is_no_column(tmp_path):
     p = np.array([[0.9, 0.8], [0.1, 0.2]])
     given = OutOfFold(["a,b", "c"], np.array([0, 1]), np.array([[1, 0], [0, 0]]), p)
-    rows = list(csv.reader(write_predictions(tmp_path / "p.csv", given, ("x", "y")).open()))
+    rows = list(csv.reader(write_predictions(tmp_path / "p.csv", given, ("x", "y"), "multilabel").open()))
     assert rows[0][:4] == ["name", "fold", "truth", "answer"]
     assert rows[1][:4] == ["a,b", "0", "x", "x; y"]
     assert rows[2][:4] == ["c", "1", "", ""]
-    found = pool_folds(given, ("x", "y"), task="multi-label")
+    found = pool_folds(given, ("x", "y"), task="multilabel")
     assert found.pooled.scores.accuracy == 0.75

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pocketvit.errors import PocketError
-from pocketvit.tasks import (
+from pocketvit.metrics import (
     evaluate,
     expected_calibration_error,
+    fit_label_temperature,
     fit_temperature,
     paired_difference,
     wilson_interval,
@@ -80,7 +81,7 @@ def test_fit_temperature_finds_the_temperature_the_labels_were_drawn_at():
     z = rng.normal(size=(20000, 5)) * 2
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     y = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
-    assert fit_temperature(3 * z, y) == pytest.approx(3, rel=0.03)
+    assert fit_label_temperature(3 * z, y) == pytest.approx(3, rel=0.03)
     assert fit_temperature(torch.tensor(z), torch.tensor(y)) == pytest.approx(1, rel=0.03)
 
 
@@ -89,8 +90,8 @@ def test_fit_temperature_of_several_labels_finds_the_one_they_were_drawn_at():
     z = rng.normal(0, 2, (8000, 3))
     y = (rng.random(z.shape) < 1 / (1 + np.exp(-z))).astype(np.int64)
     y[:10], z[:10] = -1, 50.0  # unknown rows are left out
-    assert fit_temperature(3 * z, y) == pytest.approx(3, rel=0.05)
-    assert fit_temperature(z, y) == pytest.approx(1, rel=0.05)
+    assert fit_label_temperature(3 * z, y) == pytest.approx(3, rel=0.05)
+    assert fit_label_temperature(z, y) == pytest.approx(1, rel=0.05)
 
 
 def test_fit_temperature_without_labels_changes_nothing():
@@ -111,10 +112,17 @@ def test_a_difference_is_claimed_only_from_three_seeds_on():
     assert paired_difference([0.9, 0.901, 0.902], [0.8, 0.8, 0.8]).words() == (
         "+10.1 points (95 % interval +9.9 to +10.3, 3 seeds)"
     )
-    two = paired_difference([0.9, 0.9], [0.8, 0.8])
+    two = paired_difference([0.9, 0.95], [0.8, 0.8499])
     assert not two.seen
     assert "three are needed" in two.words()
     assert paired_difference([0.9], [0.8]).interval is None
+
+
+def test_seeds_that_differ_by_exactly_the_same_claim_nothing():
+    """On few images equal differences are chance: an interval of no width would be seen as a difference."""
+    same = paired_difference([0.9, 0.9, 0.9], [0.8, 0.8, 0.8])
+    assert (same.interval, same.seen) == (None, False)
+    assert "the same in all 3 seeds" in same.words()
 
 
 def test_what_cannot_be_scored_says_why():

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 
 from pocketvit.errors import PocketError
-from pocketvit.tasks.bootstrap import resamples
-from pocketvit.tasks.classification import reliability, wilson_interval
-from pocketvit.tasks.screening import (
+from pocketvit.metrics import reliability, wilson_interval
+from pocketvit.metrics.intervals import resamples
+from pocketvit.metrics.screening import (
     OperatingPoint,
     _Grades,
     choose_point,
