@@ -81,7 +81,7 @@ def test_fit_temperature_finds_the_temperature_the_labels_were_drawn_at():
     z = rng.normal(size=(20000, 5)) * 2
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     y = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
-    assert fit_label_temperature(3 * z, y) == pytest.approx(3, rel=0.03)
+    assert fit_temperature(3 * z, y) == pytest.approx(3, rel=0.03)
     assert fit_temperature(torch.tensor(z), torch.tensor(y)) == pytest.approx(1, rel=0.03)
 
 
