@@ -97,8 +97,8 @@ class Setting:
             PocketError: It cannot be used; the message names the option, the value and what is wanted.
         """
         try:
-            if value is None and (self.optional or self.many):
-                return () if self.many else None
+            if value is None and self.optional:
+                return () if self.default == () else None
             if value is not None and self.read is not None:
                 return self.read(value)
             if not self.many:
@@ -287,7 +287,7 @@ def settings_of(kind: type[Settings]) -> tuple[Setting, ...]:
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     bases = [base for base in kind.__mro__ if issubclass(base, Settings)]
-    order = list(dict.fromkeys(base._group for base in bases))
+    order = list(dict.fromkeys([*(base._group for base in bases if base._group), "output"]))
     found: dict[str, Setting] = {}
     for base in bases:
         for name in vars(base).get("__annotations__", ()):
@@ -345,7 +345,8 @@ def check_path(one: Setting, value: Any) -> None:
             names = []
         close = [os.path.join(folder, found) for found in difflib.get_close_matches(name, names, n=2)]
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise PocketError(f"{one.flag}: there is no {value}.{hint} Give {one.exists}.")
+        where = "" if one.positional else f"{one.flag}: "
+        raise PocketError(f"{where}there is no {value}.{hint}" + (f" Give {one.exists}." if one.exists else ""))
     if one.regular and not os.path.isfile(value):
         raise one.refused(value, f"this is no file. Give {one.exists}")
 

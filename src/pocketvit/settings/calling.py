@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import PocketError
-from .base import Settings, find, settings_of
-from .configfile import read_values
+from .base import Settings, check_path, find, listed, settings_of
+from .configfile import load, read_values
 from .pages import docstring
 
 P = ParamSpec("P")
@@ -63,11 +65,9 @@ def gather(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
     values = {find(kind, name).name: value for name, value in given.items()}
     config = values.pop("config", None)
     if config is not None:
-        held = read_values(config, kind)
-        for name, value in held.items():
-            if name not in values and isinstance(value, str) and value.startswith("("):
-                raise PocketError(f"{config}: {name} was {value[1:-1]}, an object of Python's. Give it again.")
-        values = {**held, **values}
+        values = {**_still_there(config, read_values(config, kind), values), **values}
+    if "resume" in values:
+        values = _of_the_run(kind, values)
     for one in settings_of(kind):
         if one.default is MISSING and one.name not in values:
             usage = " ".join(each.flag for each in settings_of(kind) if each.positional)
@@ -75,6 +75,35 @@ def gather(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
     settings = kind(**values)
     settings.look()
     return settings
+
+
+def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    """With the settings of the run that goes on, where one is named; what its results depend on cannot change."""
+    folder = find(kind, "resume").take(values["resume"])
+    if not isinstance(folder, str):
+        return values
+    check_path(find(kind, "resume"), folder)
+    file = Path(folder) / "config.yaml"
+    if not file.is_file():
+        raise PocketError(f"{folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
+    run = load(file)
+    if run.verb != kind.verb:
+        raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
+    own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
+    for one in settings_of(kind):
+        if one.name in values and one.saved and one.compared and one.name not in ("images", "teacher"):
+            if one.take(values[one.name]) != own[one.name]:
+                raise one.refused(values[one.name], f"{folder} goes on with its own ({own[one.name]}). Leave it away")
+    return {**_still_there(folder, own, values), **values}
+
+
+def _still_there(where: Any, held: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a file holds, unless an object that only Python has is among them, and not given again."""
+    for name, value in held.items():
+        for one in listed(value):
+            if name not in given and isinstance(one, str) and re.fullmatch(r"\(\w+\)", one):
+                raise PocketError(f"{where}: the {name} was a {one[1:-1]} given in Python. Give it again, in Python.")
+    return held
 
 
 def speak() -> None:

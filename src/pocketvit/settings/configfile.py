@@ -24,11 +24,14 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 def dump(settings: Settings, version: str) -> str:
     """Return the text of ``config.yaml``: who wrote it, and a line per setting, group by group."""
-    values, parts = plain(settings), [_yaml({"pocketvit": version, "verb": settings.verb})]
-    for group in dict.fromkeys(one.group for one in settings_of(type(settings))):
-        mine = {one.name: values[one.name] for one in settings_of(type(settings)) if one.group == group and one.saved}
-        parts.append(f"# {group}\n{_yaml(mine)}" if mine else "")
-    return "\n".join(filter(None, parts))
+    lines = [_line("pocketvit", version), _line("verb", settings.verb)]
+    values, group = plain(settings), ""
+    for one in settings_of(type(settings)):
+        if one.saved:
+            lines += [f"\n# {one.group}\n"] if one.group != group else []
+            lines.append(_line(one.name, values[one.name]))
+            group = one.group
+    return "".join(lines)
 
 
 def load(path: Path | str) -> Settings:
@@ -115,7 +118,8 @@ def _said(value: Any) -> str:
     return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _yaml(values: dict[str, Any]) -> str:
+def _line(name: str, value: Any) -> str:
     import yaml
 
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000)
+    flow = None if isinstance(value, list) else False  # lists within their line
+    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=1_000_000)

@@ -57,8 +57,8 @@ class Images(Reading, group="images"):
     )
 
     def require_images(self) -> None:
-        """Refuse to start without images, unless a named run goes on, which knows its own."""
-        if self.images is None and not isinstance(getattr(self, "resume", None), str):
+        """Refuse to start without images."""
+        if self.images is None:
             resume = " (or go on with a run: --resume RUN)" if hasattr(self, "resume") else ""
             raise PocketError(f"name the images, as in `pocketvit {self.verb} photos/`{resume}.")
 
@@ -115,7 +115,7 @@ class Teachers(Settings, group="teachers"):
 
     def check(self) -> None:
         super().check()
-        if not self.teacher and not isinstance(getattr(self, "resume", None), str):
+        if not self.teacher:
             for name in ("arch", "weights", "teacher_size", "teacher_norm"):
                 if getattr(self, name) is not None:
                     raise self.refused(name, "this describes a teacher. Name it with --teacher")
@@ -339,9 +339,5 @@ class Loading(Settings, group="model"):
 
 def check_model(settings: Settings, name: str, value: object) -> None:
     """Refuse a model whose name says that it is a file or folder, and which is not there."""
-    if isinstance(value, str) and (
-        value.startswith("local-dir:") or re.search(r"\.(pth?|safetensors|onnx|bin)$", value)
-    ):
-        one = find(type(settings), name)
-        path = value.removeprefix("local-dir:")
-        check_path(one, path)
+    if isinstance(value, str) and re.search(r"^local-dir:|^(?!hf-hub:).*\.(pth?|safetensors|onnx|bin)$", value):
+        check_path(find(type(settings), name), value.removeprefix("local-dir:"))

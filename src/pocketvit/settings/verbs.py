@@ -50,7 +50,7 @@ class Demo(Resumable, Pictures, Place, verb="demo"):
     seed: int = setting("of the student", default=0, low=0, high=2**63 - 1)
 
 
-class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Objective, Steps, Output):
+class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Objective, Steps):
     """What `Distill` and `Compare` have in common."""
 
     student: str | Path = setting(
@@ -62,7 +62,7 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
     def check(self) -> None:
         super().check()
         teachers = len(listed(self.teacher)) or LIGHT_TEACHERS
-        if not isinstance(getattr(self, "resume", None), str) and self.tokens not in (0, 1, teachers):
+        if self.tokens not in (0, 1, teachers):
             raise self.refused("tokens", f"give 0, 1, or one per teacher, which is {teachers} here")
 
     def look(self) -> None:
@@ -70,7 +70,7 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
         check_model(self, "student", self.student)
 
 
-class Distill(Distilling, Synthesis, Training, Evidence, Resumable, verb="distill"):
+class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb="distill"):
     """Turn images and teachers into a small vision transformer: exported, measured, reported.
 
     Checks and splits the images, makes every teacher answer in their classes, stores the teachers' labels once,
@@ -224,7 +224,7 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
         super().look()
         check_model(self, "model", self.model)
         plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
-        if self.freeze and self.init is None and plain and not isinstance(self.resume, str):
+        if self.freeze and self.init is None and plain:
             raise PocketError(
                 "--freeze trains a head on finished features. Name them with --init FILE, or a pretrained --model."
             )
@@ -298,7 +298,7 @@ class Pack(Reading, Place, verb="pack"):
     )
 
 
-class Compare(Distilling, verb="compare"):
+class Compare(Distilling, Output, verb="compare"):
     """Compare methods of distillation: the same student, images, steps and seeds; one table, one plot, one report.
 
     Each method is trained once per seed. Differences to the baseline (alone where it is among the methods, else the
