@@ -17,7 +17,6 @@ import logging
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -59,21 +58,13 @@ class Run:
             raise PocketError(f"{self.folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
 
     @classmethod
-    def made_by(cls, verb: str, folder: Path | str) -> Run:
-        """Return a run to go on with; an error names the verb that can, if it is another."""
-        run = cls(folder)
-        if run.settings.verb != verb:
-            raise PocketError(
-                f"{folder} was made by `pocketvit {run.settings.verb}`; go on with the same command and --resume."
-            )
-        return run
-
-    @classmethod
     def begin(cls, name: str, settings: Any) -> Run:
         """Return a new run, or with ``settings.resume`` the unfinished one; all ranks of ``torchrun`` get rank 0's."""
         from .training.distributed import from_rank_zero, join_processes
 
         processes = join_processes(settings.device or "auto")
+        if not isinstance(settings.resume, bool):
+            return cls(settings.resume)
         folder = ""
         if processes.rank == 0:
             make = cls.unfinished if settings.resume else cls.create
@@ -96,7 +87,7 @@ class Run:
         except OSError as error:
             raise storage_error(error, parent / name) from error
         folder = parent / f"{name}-{number}"
-        write_text(folder / "config.yaml", dump(settings))
+        write_text(folder / "config.yaml", dump(settings, _version()))
         return cls(folder)
 
     @classmethod
@@ -194,16 +185,6 @@ class Run:
         return self.table._repr_html_()
 
 
-def speak() -> None:
-    """Let a Python caller see what the command line would: called by every verb, changes nothing if logging is set."""
-    if not log.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # a library that sets logging up later would say every line again
-
-
 def machine() -> dict[str, Any]:
     """Return the machine that stands under every table."""
     import torch
@@ -226,3 +207,9 @@ def _numbered(parent: Path, name: str) -> list[re.Match[str]]:
     names = os.listdir(parent) if parent.is_dir() else []
     matches = (re.fullmatch(re.escape(name) + r"-(\d+)", entry) for entry in names)
     return [match for match in matches if match]
+
+
+def _version() -> str:
+    from . import __version__
+
+    return __version__

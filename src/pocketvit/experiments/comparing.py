@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..config import RunConfig
 from ..errors import PocketError
 from ..files import read_json, write_json, write_text
@@ -19,7 +20,7 @@ from ..road.images import known
 from ..road.label import label_road
 from ..road.train import describe
 from ..rundir import Outcome, Run
-from ..settings import Settings, differences, dump
+from ..settings import differences, dump
 from ..sources import Dataset
 from ..tasks import task_named
 from .arms import Arm, run_arms
@@ -116,7 +117,7 @@ def _folder(name: str, begun: Begun) -> Path:
         "teachers": [teacher.fingerprint for teacher in begun.specs],
     }
     if (folder / "config.yaml").is_file():
-        changes = _changes(Run(folder).settings, begun.settings)
+        changes = differences(Run(folder).settings, begun.settings)
         if changes:
             raise PocketError(
                 f"{folder} holds a comparison of other choices ({'; '.join(changes[:4])}). Give the same options to go "
@@ -129,10 +130,5 @@ def _folder(name: str, begun: Begun) -> Path:
             )
     else:
         write_json(folder / "inputs.json", seen)
-        write_text(folder / "config.yaml", dump(begun.settings))
+        write_text(folder / "config.yaml", dump(begun.settings, __version__))
     return folder
-
-
-def _changes(old: Settings, new: Settings) -> list[str]:
-    """What differs, but for what may be added: methods and seeds."""
-    return [line for line in differences(old, new) if line.split(":")[0] not in ("methods", "seeds")]

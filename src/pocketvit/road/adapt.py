@@ -15,7 +15,7 @@ import torch
 from ..config import changed
 from ..errors import PocketError
 from ..files import human_time, sha256_of
-from ..metrics.intervals import wilson_interval
+from ..metrics import wilson_interval
 from ..models import create_model
 from ..sources import Dataset
 from ..teachers import Teacher, align, load_teacher

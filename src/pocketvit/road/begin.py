@@ -11,7 +11,7 @@ import timm
 import torch
 
 from ..config import RunConfig
-from ..deployment.budget import choose, parse_budget
+from ..deployment.budget import choose
 from ..errors import PocketError
 from ..files import human_bytes, human_time
 from ..models import LADDER
@@ -115,27 +115,20 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     decided, config = decide(settings, dataset, teachers)
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=1)
     choice = choose(
-        parse_budget(settings.fit), num_classes=max(classes, 1), image_size=config.view.view_size,
+        settings.budget, num_classes=max(classes, 1), image_size=config.view.view_size,
         patch_size=config.network.patch, tokens=config.network.tokens, stem=config.network.stem,
         attention=config.network.attention,
     )  # fmt: skip
     return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
 
 
-def go(settings: Any, stages: Sequence[Stage], *, name: str | None = None, decide_all: Decide = decide) -> Run:
+def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide) -> Run:
     """Walk the stages into a new run folder, or go on with an unfinished one; return the run."""
-    if settings.resume and not isinstance(settings.resume, bool):
-        run = Run.made_by(settings.verb, settings.resume)
-        if run.finished:
-            return run
-        kept = {"resume": True, "device": settings.device, "no_images": settings.no_images}
-        given = {
-            key: value for key in ("images", "teacher") if (value := getattr(settings, key, None)) not in (None, ())
-        }
-        begun = begin(dataclasses.replace(run.settings, **kept, **given), decide_all, chosen=True)
-    else:
-        begun = begin(settings, decide_all)
-        run = Run.begin(name or settings.name or begun.dataset.name, begun.settings)
+    named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
+    if named and Run(settings.resume).finished:
+        return Run(settings.resume)
+    begun = begin(settings, decide_all, chosen=named)
+    run = Run.begin(settings.name or begun.dataset.name, begun.settings)
     if not run.finished:
         with run.logging():
             run.say(begun.notes)

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from ..errors import PocketError
 from ..labels.record import choose_k
 from ..models.names import is_pretrained
+from ..objectives.terms import TERMS, check_term
 from ..sources import Dataset, Source
 from ..sources.targets import class_counts
 from ..tasks import task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
-from .match import parse_terms
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -150,7 +150,8 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     return settings, TrainConfig(
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer,
         warmup_epochs=min(5.0, 0.07 * epochs), ema=settings.ema, accumulate=settings.accumulate,
-        drop_path=settings.drop_path, balance=settings.balance, precision=settings.precision,
+        drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
+        precision=settings.precision,
         compile=settings.compile, seed=getattr(settings, "seed", 0),
     )  # fmt: skip
 
@@ -174,8 +175,9 @@ def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) ->
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
     whole = choose_k(classes, settings.top_k) == 0
     objective, temperature = task.default_objective(classes, whole=whole)
-    if settings.objective != "auto":
-        objective = settings.objective
+    asked = getattr(settings, "objective", "auto")
+    if asked != "auto":
+        objective = asked
     if settings.temperature is not None:
         temperature = settings.temperature
     loss = LossConfig(
@@ -183,10 +185,23 @@ def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) ->
         temperature=temperature,
         weight=settings.teacher_share,
         teacher_weights=settings.teacher_weights,
-        class_weights=class_weights(dataset.train, settings.balance),
-        terms=parse_terms(settings.match, average=bool(settings.ema)),
+        class_weights=class_weights(dataset.train, getattr(settings, "balance", "none")),
+        terms=checked_terms(settings),
     )
-    return dataclasses.replace(settings, objective=objective, temperature=temperature), loss
+    decided = {"temperature": temperature} | ({"objective": objective} if hasattr(settings, "objective") else {})
+    return dataclasses.replace(settings, **decided), loss
+
+
+def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
+    """Return the objectives on features that are asked for; refuse those that cannot be."""
+    terms = getattr(settings, "terms", ())
+    for term in terms:
+        check_term(term.objective)
+        if TERMS[term.objective].family == "self-distillation" and not settings.ema:
+            raise PocketError(
+                f"--match {term.objective} learns from an average of the student's weights: give --ema 0.999, say."
+            )
+    return terms
 
 
 def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) -> tuple[Any, RunConfig]:
@@ -208,7 +223,9 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     settings, loss = decide_loss(settings, dataset, teachers)
     settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
     check_served(loss, settings, classes, task=dataset.task)
-    labels = LabelConfig(settings.views, settings.top_k, settings.approximate_tail, settings.store_features)
+    labels = LabelConfig(
+        settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
+    )
     return settings, RunConfig(network_of(settings), view, labels, loss, train)
 
 
@@ -217,9 +234,7 @@ def network_of(settings: Any) -> NetworkConfig:
     stem = settings.stem
     if stem == "auto":
         stem = "conv" if settings.student.startswith("pocket_") and settings.attention == "plain" else "patch"
-    return NetworkConfig(
-        settings.student, settings.patch, settings.tokens, stem, settings.attention, settings.replace_norm
-    )
+    return NetworkConfig(settings.student, settings.patch, settings.tokens, stem, settings.attention)
 
 
 def check_served(loss: LossConfig, settings: Any, classes: int, *, task: str) -> None:

@@ -20,7 +20,7 @@ from .values import (
 )
 
 Stem = Literal["auto", "patch", "conv", "shifted", "summed", "concatenated", "coadvise"]
-Augment = Literal["none", "light", "medium", "strong"]
+Augment = Literal["auto", "none", "light", "medium", "strong"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
@@ -74,7 +74,10 @@ class Views(Settings, group="views"):
         "side of the views in pixels; by default the images' own up to 64, then up to 224",
         default=None, low=4, high=1024, common=True,
     )  # fmt: skip
-    augment: Augment = setting("how much views vary; strong adds Mixup and CutMix", default="medium", common=True)
+    augment: Augment = setting(
+        "how much views vary; strong adds Mixup and CutMix; auto is light for short trainings, medium for long ones",
+        default="auto", common=True,
+    )  # fmt: skip
     flip: bool | None = setting(
         "mirrored views; by default unless the kind of images forbids it (switch off where left and right matter, as "
         "in digits)", default=None,

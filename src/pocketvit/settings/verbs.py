@@ -18,7 +18,6 @@ from .groups import (
     LIGHT_TEACHERS,
     Adapting,
     Architecture,
-    Augment,
     Device,
     Evidence,
     Images,
@@ -207,9 +206,6 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
         "what takes the place of BatchNorm, for batches of fewer than 16 images; trained weights are converted on some "
         "of the training images first", default=None,
     )  # fmt: skip
-    augment: Augment = setting(
-        "how much views vary; strong adds Mixup and CutMix", default="light", common=True, group="views"
-    )
     lr: float | None = setting(
         "learning rate; by default 0.002 for batches of 128 from scratch, 0.0001 when fine-tuning",
         default=None, above=0, group="training",

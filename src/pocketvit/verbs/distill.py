@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..errors import PocketError
 from ..rundir import Outcome, Run
 from ..settings import Distill, verb
 
@@ -18,6 +17,4 @@ def distill(settings: Distill) -> Run | Outcome:
     from ..road import DISTILL
     from ..road.begin import go, plan_of
 
-    if settings.images is None and not (settings.resume and settings.resume is not True):
-        raise PocketError("name the images: `pocketvit distill photos/ --teacher NAME` (or `--resume RUN`).")
     return plan_of(settings, DISTILL) if settings.plan else go(settings, DISTILL)

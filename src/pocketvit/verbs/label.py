@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import PocketError
 from ..rundir import Outcome
 from ..settings import Label, verb
 
@@ -27,8 +25,6 @@ def label(settings: Label) -> Outcome:
     from ..road.begin import begin, plan_of
     from ..road.label import label_road
 
-    if not settings.teacher:
-        raise PocketError("name the teacher whose labels are to be stored: `pocketvit label IMAGES --teacher NAME`.")
     if settings.plan:
         return plan_of(settings, (Open(), Adapt(), LabelStage()), decide_labels)
     state = begin(settings, decide_labels).walk(Path(settings.out) / "label")
@@ -47,10 +43,9 @@ def label(settings: Label) -> Outcome:
 def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Label, Any]:
     """Return the settings with the views decided, and what they come down to."""
     from ..config import LabelConfig, RunConfig
-    from ..road.decide import VIEWS, decide_view
+    from ..road.decide import decide_view
     from ..tasks import task_named
 
     task_named(dataset.task).refuse(settings, len(dataset.classes))
     settings, view = decide_view(settings, dataset, None)
-    settings = dataclasses.replace(settings, views=settings.views or VIEWS)
     return settings, RunConfig(view=view, labels=LabelConfig(settings.views, settings.top_k))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import PocketError
 from ..rundir import Outcome
-from ..settings import Recipe, verb
+from ..settings import RunRecipe, verb
 
 
 @contextlib.contextmanager
@@ -24,8 +24,8 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(place)
 
 
-@verb(Recipe)
-def run(settings: Recipe) -> Outcome:
+@verb(RunRecipe)
+def run(settings: RunRecipe) -> Outcome:
     """Run a recipe from start to end: its table and report. Typed again, it goes on where it stopped."""
     path = Path(settings.recipe)
     if not path.is_file():

@@ -14,16 +14,11 @@ from ..settings import Train, verb
 @verb(Train)
 def train(settings: Train) -> Run:
     """Train a teacher, or any other model, on labelled images: from scratch, or from weights that are there."""
-    from ..models.names import is_pretrained
     from ..road import Open, Report, Score, Ship
     from ..road.begin import check_network, go
     from ..road.fit import Fit
 
-    if settings.images is None and not (settings.resume and settings.resume is not True):
-        raise PocketError("name the images: `pocketvit train photos/ --model NAME` (or `--resume RUN`).")
     check_network(settings.model, "--model")
-    if settings.freeze and settings.init is None and not is_pretrained(settings.model):
-        raise PocketError("--freeze trains a head on finished features: name them with --init, or a model NAME.TAG.")
     return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model)
 
 
