@@ -87,8 +87,8 @@ def decide_comparison(settings: Any, dataset: Dataset, teachers: Sequence[Any] =
     scored = [source for source in (dataset.test, dataset.val) if source is not None and len(source)]
     if not known(dataset.train) or not any(known(source) for source in scored):
         raise PocketError(
-            f"{dataset.name} has no labels, and methods are compared by their accuracy. Sort the images into one folder "
-            "per class, or give --table."
+            f"{dataset.name} has no labels, and methods are compared by their accuracy. Sort the images into one "
+            "folder per class, or give --table."
         )
     if settings.views is None:
         settings = dataclasses.replace(settings, views=1_000_000)  # `decide` takes the epochs where they are fewer

@@ -112,7 +112,7 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     """Choose the student that fits a budget."""
     if not getattr(settings, "fit", None):
         return settings, []
-    decided, config = decide(settings, dataset, teachers)
+    _, config = decide(settings, dataset, teachers)
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=1)
     choice = choose(
         settings.budget, num_classes=max(classes, 1), image_size=config.view.view_size,

@@ -90,7 +90,7 @@ def point_source(road: Road) -> Source | None:
 
 
 def take_answers(entries: Sequence[Entry], road: Road) -> None:
-    """Let every entry that has not answered yet answer the scored split, and validation where a point is chosen on it."""
+    """Let entries that have not answered yet answer the scored split, and validation where a point is chosen on it."""
     for source, place in ((road.scored, "probabilities"), (point_source(road), "validation")):
         open_ = [entry for entry in entries if entry.answer is not None and getattr(entry, place) is None]
         if source is None or not open_:

@@ -91,9 +91,9 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
     own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
     for one in settings_of(kind):
-        if one.name in values and one.saved and one.compared and one.name not in ("images", "teacher"):
-            if one.take(values[one.name]) != own[one.name]:
-                raise one.refused(values[one.name], f"{folder} goes on with its own ({own[one.name]}). Leave it away")
+        fixed = one.name in values and one.saved and one.compared and one.name not in ("images", "teacher")
+        if fixed and one.take(values[one.name]) != own[one.name]:
+            raise one.refused(values[one.name], f"{folder} goes on with its own ({own[one.name]}). Leave it away")
     return {**_still_there(folder, own, values), **values}
 
 

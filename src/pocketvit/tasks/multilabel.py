@@ -101,11 +101,11 @@ class MultiLabel(Task):
 
     def answer(self, probabilities: np.ndarray, classes: Sequence[str], top: int) -> Answer:
         order = np.argsort(-probabilities, kind="stable")
-        named = [[classes[i] if classes else str(i), float(probabilities[i])] for i in order]
+        named = [(classes[i] if classes else str(i), float(probabilities[i])) for i in order]
         there = [one for one in named if one[1] >= PRESENT]
         shown = there if top <= 1 else named[:top]
         text = "  ".join(f"{label} {score:.1%}" for label, score in shown) or "none"
-        return Answer(text, {"labels": there, "topk": named[: max(top, 1)]})
+        return Answer(text, {"labels": list(map(list, there)), "topk": list(map(list, named[: max(top, 1)]))})
 
     def named(self, target: Any, classes: Sequence[str]) -> str:
         return "; ".join(name for name, there in zip(classes, target, strict=True) if there == 1)

@@ -16,7 +16,7 @@ def predict(settings: Predict) -> Outcome:
     from ..deployment.predict import predict_images
 
     model = settings.model.folder if isinstance(settings.model, Run) else settings.model
-    found = predict_images(model, settings.images, top=settings.top, window=settings.window)
+    found = predict_images(model, settings.images, top=settings.top)
     lines = [
         f"{entry['file']}  could not be read: {entry['error']}"
         if "error" in entry

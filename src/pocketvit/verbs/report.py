@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..rundir import Outcome, Run
-from ..settings import Report, verb
+from ..settings import Report, listed, verb
 
 
 @verb(Report)
@@ -14,7 +14,7 @@ def report(settings: Report) -> Outcome:
     from ..reporting.card import write_card
     from ..reporting.page import write_report
 
-    folders = [run.folder if isinstance(run, Run) else Path(run) for run in settings.runs]
+    folders = [run.folder if isinstance(run, Run) else Path(run) for run in listed(settings.runs)]
     images = not settings.no_images
     page = write_report(folders if len(folders) > 1 else folders[0], out=settings.out, images=images)
     cards = [write_card(folder) for folder in folders if (folder / "student").is_dir()]

@@ -18,7 +18,7 @@ def train(settings: Train) -> Run:
     from ..road.begin import check_network, go
     from ..road.fit import Fit
 
-    check_network(settings.model, "--model")
+    check_network(str(settings.model), "--model")
     return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model)
 
 
@@ -36,7 +36,7 @@ def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) ->
     task = task_named(dataset.task)
     task.refuse(settings, len(dataset.classes))
     side = settings.size
-    settings, training = decide_training(settings, dataset, name=settings.model, side=side)
+    settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
     if training.batch_size < ENOUGH_IMAGES <= len(dataset.train):  # for BatchNorm, which most models have
         settings = dataclasses.replace(settings, batch_size=ENOUGH_IMAGES)
         training = dataclasses.replace(training, batch_size=ENOUGH_IMAGES)
@@ -45,5 +45,5 @@ def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) ->
     loss = LossConfig(
         weight=0.0, label_smoothing=smoothing, class_weights=class_weights(dataset.train, settings.balance)
     )
-    network = NetworkConfig(settings.model, replace_norm=settings.replace_norm)
+    network = NetworkConfig(str(settings.model), replace_norm=settings.replace_norm)
     return settings, RunConfig(network=network, view=view, loss=loss, train=training)
