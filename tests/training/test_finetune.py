@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pocketvit.training.finetune import adapt, with_head
 from torch import nn
 from training_fakes import CLASSES, PLAIN, SIDE, ArraySource
 
@@ -17,7 +18,6 @@ from pocketvit.sources.subset import Subset, hide_labels
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.training import finetune
-from pocketvit.training.finetune import adapt, with_head
 from pocketvit.training.predict import plain_pixels, predict_logits
 
 BRIEF = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, warmup_epochs=0.0, precision="fp32")

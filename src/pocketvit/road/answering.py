@@ -14,9 +14,10 @@ from ..deployment.run import OnnxModel
 from ..sources.base import Source
 from ..tasks import Task
 from ..teachers import Teacher
-from ..training.predict import plain_chunks
 from ..training.step import Input
+from ..views import Views
 from ..views.resize import to_input
+from ..views.streaming import stream
 from .images import Road
 
 Answers = Callable[[torch.Tensor], np.ndarray]
@@ -65,8 +66,11 @@ def answers(given: Mapping[str, Answers], source: Source | torch.Tensor, view: V
 
 def batches(source: Source | torch.Tensor, view: ViewConfig) -> Iterator[torch.Tensor]:
     """Yield a split's plain views, uint8 [B, 3, S, S], some at a time."""
-    for chunk in [source] if isinstance(source, torch.Tensor) else plain_chunks(source, view):
-        yield from chunk.split(_BATCH)
+    if isinstance(source, torch.Tensor):
+        yield from source.split(_BATCH)
+        return
+    for seen in stream(Views(source, view.plain()), np.arange(len(source)), batch_size=_BATCH):
+        yield seen.pixels
 
 
 def probabilities_of(teacher: Teacher, road: Road, source: Source) -> np.ndarray:

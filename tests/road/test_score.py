@@ -10,16 +10,27 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from verbs_fakes import SIDE, Own
+from walk_fakes import SIDE, Own
 
 from pocketvit.config import ViewConfig
 from pocketvit.deployment import export_onnx
-from pocketvit.tasks.classification import evaluate
+from pocketvit.metrics import evaluate
+from pocketvit.road import report, score
+from pocketvit.road.answering import answers, file_answers, network_answers
+from pocketvit.road.score import Entry
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
-from pocketvit.verbs import measure
-from pocketvit.verbs.measure import Entry, measure_rows
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+def measure_rows(source, entries, *, task="classification", validation=None):
+    return score.measure_rows(entries, task_named(task), source=source, validation=validation)
+
+
+def said_of(path, source, view):
+    """What an exported file answers to a split."""
+    return answers({"": file_answers(path)}, source, view)[""]
 
 
 class Unusual(nn.Module):
@@ -50,9 +61,11 @@ def test_a_row_of_a_file_a_teacher_and_a_network_that_does_not_export(road, expo
     wrong = np.roll(right, 1, axis=1)
     live = Own().eval()
     entries = [
-        measure.teacher_entry(teacher, right, 1),
-        Entry("file", "file", "student", SIDE, live, exported, measure.file_answers(exported, source)),
-        Entry("odd", "odd", "other", SIDE, Unusual(), None, wrong, note="mine"),
+        score.teacher_entry(teacher, road, 1),
+        Entry(
+            "file", "file", "student", SIDE, None, live, exported, probabilities=said_of(exported, source, road.view)
+        ),
+        Entry("odd", "odd", "other", SIDE, None, Unusual(), probabilities=wrong, note="mine"),
     ]
     rows, arrays = measure_rows(source, entries)
     first, file, odd = rows
@@ -69,7 +82,7 @@ def test_a_row_of_a_file_a_teacher_and_a_network_that_does_not_export(road, expo
     assert odd["parameters"] == 5
     assert odd["bytes"] == 20
     assert set(arrays) == {"teacher-1", "file", "odd", "targets", "names"}
-    assert arrays["odd"].dtype == np.float16
+    assert arrays["odd"].dtype == np.float32
     json.dumps(rows, allow_nan=False)
 
 
@@ -83,7 +96,7 @@ def test_without_images_only_costs_are_measured(exported):
 def test_images_without_labels_give_agreement_alone(road, exported):
     source = road.dataset.test
     source.targets = np.full_like(source.targets, -1)
-    given = measure.file_answers(exported, source)
+    given = said_of(exported, source, road.view)
     entries = [
         Entry("t", "t", "teacher", SIDE, file=exported, probabilities=given),
         Entry("s", "s", "student", SIDE, file=exported, probabilities=given),
@@ -96,9 +109,10 @@ def test_images_without_labels_give_agreement_alone(road, exported):
 
 def test_answers_of_a_file_are_those_of_its_network(road, exported):
     source = road.dataset.test
-    live = measure.answers(Own().eval(), source, road.view, (SIDE, *HALF))
-    assert measure.file_answers(exported, source) == pytest.approx(live, abs=1e-4)
-    assert measure.answers(Own(), None, road.view, (SIDE, *HALF)) is None
+    both = {"file": file_answers(exported), "live": network_answers(Own(), (SIDE, *HALF), road.task)}
+    given = answers(both, road.pixels(source), road.view)
+    assert given["file"] == pytest.approx(given["live"], abs=1e-4)
+    assert np.array_equal(answers(both, source, road.view)["live"], given["live"])
 
 
 class TwoTokens(nn.Module):
@@ -120,7 +134,7 @@ def test_the_report_of_tokens_compares_each_head_with_each_teacher(road):
         Entry("teacher-1", "teacher: exact", "teacher", SIDE, probabilities=right),
         Entry("teacher-2", "teacher: next", "teacher", SIDE, probabilities=np.roll(right, 1, axis=1)),
     ]
-    report = measure.token_report(TwoTokens(), entries, source, road.view, (SIDE, *HALF))
+    report = score.token_report(TwoTokens(), entries, road, (SIDE, *HALF))
     assert report["teachers"] == ["exact", "next"]
     assert report["n"] == 6
     assert report["agreement"][1:] == [[1.0, 0.0], [0.0, 1.0]]
@@ -139,13 +153,14 @@ def test_the_report_of_tokens_compares_each_head_with_each_teacher(road):
 )
 def test_the_command_that_made_the_figures(monkeypatch, argv, said):
     monkeypatch.setattr(sys, "argv", argv)
-    assert measure.command_line() == said
+    assert report.command_line() == said
 
 
 class TwoSplits:
     """The parts of a road that say where an operating point is chosen."""
 
-    def __init__(self, classes=2, val=(0, 1), scored="test"):
+    def __init__(self, classes=2, val=(0, 1), scored="test", task="classification"):
+        self.task = task_named(task)
         self.dataset = SimpleNamespace(
             val=SimpleNamespace(targets=np.array(val)) if val is not None else None, classes=("a", "b", "c")[:classes]
         )
@@ -154,11 +169,11 @@ class TwoSplits:
 
 def test_a_point_is_chosen_on_labelled_validation_images_of_two_classes_that_are_not_scored():
     road = TwoSplits()
-    assert measure.point_source(road) is road.dataset.val
+    assert score.point_source(road) is road.dataset.val
     others = (
-        {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"}, {"val": ((0, 1), (1, 1))},
+        {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"}, {"val": ((0, 1), (1, 1)), "task": "multilabel"},
     )  # fmt: skip
-    assert [measure.point_source(TwoSplits(**options)) for options in others] == [None] * 5
+    assert [score.point_source(TwoSplits(**options)) for options in others] == [None] * 5
 
 
 def two_classes(source):
@@ -202,21 +217,10 @@ def test_reliability_is_reported_before_and_after_the_temperature(road):
     source = road.dataset.test
     sure = 0.97 * np.eye(3)[source.targets] + 0.01
     shy = 0.4 * np.eye(3)[source.targets] + 0.2
-    curves = measure.reliability_report(sure, shy, source)
+    curves = score.reliability_report(sure, shy, source, road.task)
     assert curves["before"] == {"confidence": [pytest.approx(0.98)], "accuracy": [1.0], "counts": [6]}
     assert curves["after"]["confidence"] == [pytest.approx(0.6)]
-    assert list(measure.reliability_report(sure, None, source)) == ["before"]
+    assert list(score.reliability_report(sure, None, source, road.task)) == ["before"]
     source.targets = np.full_like(source.targets, -1)
-    assert measure.reliability_report(sure, shy, source) is None
-    assert measure.reliability_report(None, None, None) is None
-
-
-def test_answers_with_several_labels_do_not_compete(road, exported):
-    source, input = road.dataset.test, (SIDE, *HALF)
-    one = measure.answers(Own().eval(), source, road.view, input)
-    assert one.sum(1) == pytest.approx(np.ones(6), abs=1e-5)
-    source.targets = np.eye(3, dtype=np.int64)[source.targets]
-    several = measure.answers(Own().eval(), source, road.view, input)
-    odds = np.log(several / (1 - several))
-    assert np.exp(odds - odds.max(1, keepdims=True)) == pytest.approx(one / one.max(1, keepdims=True), rel=1e-3)
-    assert measure.file_answers(exported, source) == pytest.approx(several, abs=1e-4)
+    assert score.reliability_report(sure, shy, source, road.task) is None
+    assert score.reliability_report(None, None, None, road.task) is None

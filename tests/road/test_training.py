@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from verbs_fakes import SIDE, Own, run_config
+from walk_fakes import SIDE, Own, run_config
 
-from pocketvit.config import LossConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
 from pocketvit.models import forward_heads
+from pocketvit.road.answering import probabilities_of
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.train import calibrate, teacher_gate, train_network, validation
 from pocketvit.sources import open_images
 from pocketvit.sources.subset import hide_labels
 from pocketvit.teachers import load_teacher
 from pocketvit.training import read_metrics
-from pocketvit.verbs import stages
 
 NONE = np.array([], np.int64)
 
@@ -28,7 +31,7 @@ def own():
 
 
 def without(road, **splits):
-    return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, **splits))
+    return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, **splits), _rendered={})
 
 
 def test_figures_are_taken_on_test_else_on_validation(road):
@@ -44,7 +47,7 @@ def test_figures_are_taken_on_test_else_on_validation(road):
 def test_too_few_images_are_refused(tmp_path):
     one = (np.zeros((1, 8, 8, 3), np.uint8), [0])
     with pytest.raises(PocketError, match="fewer than two training images"):
-        stages.open_road(run_config(images="mine"), tmp_path / "shared", images=one, device="cpu")
+        open_road(one, run_config().view, tmp_path / "shared", device="cpu")
 
 
 def test_packs_are_made_once_and_hold_the_images(road, photos):
@@ -55,34 +58,33 @@ def test_packs_are_made_once_and_hold_the_images(road, photos):
 
 
 def test_a_reduced_road_has_fewer_images_and_their_views(road):
-    few = stages.reduced(road, 9)
+    few = road.reduced(9)
     assert len(few.dataset.train) == 9
     assert np.bincount(few.dataset.train.targets).tolist() == [3, 3, 3]
-    chosen = stages.reduced(road, np.array([5, 2]))
+    chosen = road.reduced(np.array([5, 2]))
     assert np.array_equal(chosen.dataset.train.ids, road.dataset.train.ids[[5, 2]])
     assert (chosen.views.render(np.array([0]), 1).pixels == road.views.render(np.array([5]), 1).pixels).all()
     assert len(road.dataset.train) == 48
 
 
 def test_few_labels_keep_all_images_and_the_stored_labels(road):
-    few = stages.with_few_labels(road, 6)
+    few = road.with_few_labels(6)
     targets = few.dataset.train.targets
     assert len(few.dataset.train) == 48
     assert np.bincount(targets[targets >= 0]).tolist() == [2, 2, 2]
-    assert stages.store_folder(few, run_config()) == stages.store_folder(road, run_config())
+    assert few.store_folder(run_config().labels) == road.store_folder(run_config().labels)
 
 
 def test_a_store_belongs_to_images_views_and_logits_kept(road):
-    config = run_config()
-    other = dataclasses.replace(road, views=stages.Views(road.dataset.train, ViewConfig(view_size=SIDE, flip=0.5)))
+    labels = LabelConfig()
     folders = {
-        stages.store_folder(road, config),
-        stages.store_folder(other, config),
-        stages.store_folder(stages.reduced(road, 9), config),
-        stages.store_folder(road, run_config(top_k=2)),
+        road.store_folder(labels),
+        road.viewed(ViewConfig(view_size=SIDE, flip=0.5)).store_folder(labels),
+        road.reduced(9).store_folder(labels),
+        road.store_folder(LabelConfig(top_k=2)),
     }
     assert len(folders) == 4
-    assert stages.store_folder(road, run_config(student="pocket_l", views=7)) == stages.store_folder(road, config)
+    assert road.store_folder(LabelConfig(views=7)) == road.store_folder(labels)
 
 
 def test_labels_are_written_added_to_and_reused(road, caplog):
@@ -91,7 +93,7 @@ def test_labels_are_written_added_to_and_reused(road, caplog):
     said = []
     for views in (2, 2, 3):
         caplog.clear()
-        store = stages.label_road(road, [teacher], run_config(views=views))
+        store = label_road(road, [teacher], LabelConfig(views=views))
         said.append(
             "reused" if "labels   reused from" in caplog.text else "stored" * ("labels   stored" in caplog.text)
         )
@@ -99,17 +101,8 @@ def test_labels_are_written_added_to_and_reused(road, caplog):
     assert store.views(store.key(teacher)) == [0, 1, 2]
 
 
-def test_an_objective_that_the_store_cannot_serve_is_refused(road):
-    teacher = own()
-    config = run_config(top_k=2, loss=LossConfig(objective="dist"))
-    store = stages.label_road(road, [teacher], config)
-    with pytest.raises(PocketError, match="dist"):
-        stages.check_served(store, [teacher], config)
-    stages.check_served(store, [teacher], dataclasses.replace(config, approximate_tail=True))
-
-
 def test_probabilities_of_a_teacher(road):
-    given = stages.probabilities_of(own(), road.dataset.val, road.view, batch=4)
+    given = probabilities_of(own(), road, road.dataset.val)
     assert given.shape == (6, 3)
     assert given.sum(1) == pytest.approx(1, abs=1e-5)
     assert (given.argmax(1) == road.dataset.val.targets).all()
@@ -124,7 +117,7 @@ def test_a_gate_is_made_of_the_validation_split_where_weights_need_one(road):
 
     def gate(kind, road=road, **changes):
         config = run_config(loss=LossConfig(teacher_weights=kind), **changes)
-        return stages.teacher_gate(pair, road, config, stored=True)
+        return teacher_gate(pair, road, config, stored=True)
 
     assert torch.equal(gate("per_class").by_class[0], torch.ones(3))
     assert gate("per_class").coefficients is None
@@ -155,28 +148,29 @@ class Constant(nn.Module):
 
 def test_validation_scores_labelled_images_alone(road):
     val = road.dataset.val
-    assert stages.validation(road)(Constant([0.0, 9.0, 0.0])) == {"val_accuracy": pytest.approx(1 / 3)}
-    some = hide_labels(val, np.flatnonzero(val.targets == 1))
-    assert stages.validation(road, source=some)(Constant([0.0, 9.0, 0.0])) == {"val_accuracy": 1.0}
-    assert stages.validation(without(road, val=hide_labels(val, NONE))) is None
-    assert stages.validation(without(road, val=None)) is None
+    assert validation(road, road.input)(Constant([0.0, 9.0, 0.0])) == {"val_accuracy": pytest.approx(1 / 3)}
+    some = without(road, val=hide_labels(val, np.flatnonzero(val.targets == 1)))
+    assert validation(some, road.input)(Constant([0.0, 9.0, 0.0])) == {"val_accuracy": 1.0}
+    assert validation(without(road, val=hide_labels(val, NONE)), road.input) is None
+    assert validation(without(road, val=None), road.input) is None
 
 
 def test_calibration_makes_an_overconfident_network_modest(road):
     model = Constant([0.0, 4.0, 0.0])  # right in one of three
-    assert stages.calibrate(model, road)
+    assert calibrate(model, road, road.input)
     with torch.no_grad():
         assert float(model(torch.zeros(1, 3, SIDE, SIDE)).softmax(1).max()) < 0.4
-    assert not stages.calibrate(model, without(road, val=None))
+    assert not calibrate(model, without(road, val=None), road.input)
+    assert not calibrate(model, without(road, test=None), road.input)  # these images are scored
 
 
 def test_a_student_is_trained_alone_from_a_store_and_live(road, tmp_path):
     config = run_config()
     teacher = own()
-    store = stages.label_road(road, [teacher], config)
-    alone = stages.train_student(road, config, tmp_path / "alone")
-    stored = stages.train_student(road, config, tmp_path / "stored", teachers=[teacher], store=store)
-    live = stages.train_student(road, config, tmp_path / "live", teachers=[teacher], live=True)
+    store = label_road(road, [teacher], config.labels)
+    alone = train_network(road, config, tmp_path / "alone")
+    stored = train_network(road, config, tmp_path / "stored", teachers=[teacher], store=store)
+    live = train_network(road, config, tmp_path / "live", teachers=[teacher], live=True)
     losses = [read_metrics(tmp_path / name / "metrics.jsonl")[0]["loss"] for name in ("alone", "stored", "live")]
     assert losses[1] == pytest.approx(losses[2], rel=0.02)  # plain views: stored and live see the same pixels
     assert losses[0] != pytest.approx(losses[1], rel=0.02)
@@ -188,17 +182,17 @@ def test_a_student_is_trained_alone_from_a_store_and_live(road, tmp_path):
 @pytest.mark.parametrize("weights", ["fixed", "confidence", "agreement", "per_class", "learned"])
 def test_teachers_are_weighed_and_their_absence_is_no_matter(road, tmp_path, weights):
     config = run_config(loss=LossConfig(teacher_weights=weights), tokens=2)
-    store = stages.label_road(road, [own()], config)
-    first = stages.train_student(road, config, tmp_path / "alone")
-    one = dataclasses.replace(config, tokens=1)
-    second = stages.train_student(road, one, tmp_path / "taught", teachers=[own()], store=store)
+    store = label_road(road, [own()], config.labels)
+    first = train_network(road, config, tmp_path / "alone")
+    one = dataclasses.replace(config, network=dataclasses.replace(config.network, tokens=1))
+    second = train_network(road, one, tmp_path / "taught", teachers=[own()], store=store)
     assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
 
 
 def test_the_same_seed_gives_the_same_student(road, tmp_path):
     def train(name, seed):
         config = run_config(train=TrainConfig(epochs=1, batch_size=16, precision="fp32", seed=seed))
-        return stages.train_student(road, config, tmp_path / name).state_dict()["head.weight"]
+        return train_network(road, config, tmp_path / name).state_dict()["head.weight"]
 
     assert torch.equal(train("a", 1), train("b", 1))
     assert not torch.equal(train("c", 1), train("d", 2))
@@ -209,7 +203,7 @@ def test_students_of_one_road_share_their_arithmetic(road, tmp_path, monkeypatch
     monkeypatch.setattr("pocketvit.training.precision._measure", lambda *_: next(measured))
     config = run_config(train=TrainConfig(epochs=1, batch_size=16, warmup_epochs=0.0, precision="auto"))
     for name in ("one", "two"):
-        stages.train_student(road, config, tmp_path / name)
+        train_network(road, config, tmp_path / name)
         assert read_json(tmp_path / name / "choices.json")["precision"] == "bf16"
 
 
@@ -217,9 +211,9 @@ def test_students_of_one_road_share_their_arithmetic(road, tmp_path, monkeypatch
 def test_without_a_teacher_the_student_keeps_its_stems_and_the_tokens_they_start(
     road, tmp_path, monkeypatch, stem, alone
 ):
-    monkeypatch.setattr(stages, "fit", lambda model, *_, **__: model)
+    monkeypatch.setattr("pocketvit.road.train.fit", lambda model, *_, **__: model)
     config = run_config(tokens=2, stem=stem)
     for teachers, tokens in (((), alone), ((own(), own()), 2)):
-        model = stages.train_student(road, config, tmp_path, teachers=teachers, live=bool(teachers))
+        model = train_network(road, config, tmp_path, teachers=teachers, live=bool(teachers))
         assert len(forward_heads(model.eval(), torch.zeros(1, 3, SIDE, SIDE))) == 1 + tokens
         assert hasattr(model.patch_embed, "involution") == (stem == "coadvise")

@@ -6,12 +6,12 @@ import csv
 import logging
 
 import pytest
-from verbs_fakes import CHOICES, Own
+from walk_fakes import CHOICES, Own
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.road import folds
 from pocketvit.rundir import Run
-from pocketvit.verbs import folds
 
 SHORT = CHOICES | {"epochs": 1, "views": 1}
 
@@ -47,7 +47,7 @@ def test_predictions_hold_each_image_once_as_the_student_of_its_fold_answered(fo
 def test_a_resumed_run_reads_the_folds_that_are_there(folded, photos, monkeypatch):
     before = folded.results["rows"]
     (folded.folder / "results.json").unlink()
-    monkeypatch.setattr(folds, "_fold", lambda *_: pytest.fail("a fold was trained again"))
+    monkeypatch.setattr(folds, "_answers", lambda *_: pytest.fail("a fold was trained again"))
     again = pocketvit.distill(
         str(photos), teacher=Own(), out=str(folded.folder.parent), resume=True, **SHORT | {"folds": 3}
     )

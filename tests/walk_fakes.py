@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 
 SIDE = 16
 COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
 # What `distill` is asked for where the walk itself is the matter.
 CHOICES: dict[str, Any] = {
-    "student": "pocket_xs", "patch": 8, "epochs": 2, "views": 2, "input": SIDE, "norm": "half", "precision": "fp32",
-    "folds": 0,
+    "student": "pocket_xs", "patch": 8, "stem": "patch", "epochs": 2, "views": 2, "teacher_size": SIDE,
+    "teacher_norm": "half", "precision": "fp32", "folds": 0, "optimizer": "adamw", "batch_size": 8,
 }  # fmt: skip
 
 
@@ -61,13 +62,18 @@ def tiny(num_classes: int = 1000) -> nn.Module:
 
 
 def run_config(**changes: Any) -> RunConfig:
-    values: dict[str, Any] = {
-        "images": "photos",
-        "student": "pocket_xs",
-        "patch_size": 8,
-        "views": 1,
+    """A short training of a very small student; `network`, `labels`, ... or fields of them may be changed."""
+    parts: dict[str, Any] = {
+        "network": NetworkConfig("pocket_xs", patch=8),
+        "labels": LabelConfig(views=1),
         "view": ViewConfig(view_size=SIDE),
         "loss": LossConfig(),
         "train": TrainConfig(epochs=1, batch_size=16, warmup_epochs=0.0, precision="fp32"),
     }
-    return RunConfig(**(values | changes))
+    for name, value in changes.items():
+        if name in parts:
+            parts[name] = value
+            continue
+        owner = next(key for key in ("network", "labels") if hasattr(parts[key], name))
+        parts[owner] = dataclasses.replace(parts[owner], **{name: value})
+    return RunConfig(**parts)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from torch import nn
-from verbs_fakes import SIDE, draw_photos, tiny
+from walk_fakes import SIDE, draw_photos, tiny
 
 import pocketvit
 from pocketvit.errors import PocketError
@@ -33,7 +33,7 @@ def test_trained_weights_are_converted_before_fine_tuning_and_the_cost_is_said(p
     torch.save(tiny().state_dict(), weights)
     with caplog.at_level(logging.INFO, "pocketvit"):
         run = pocketvit.train(
-            photos, model="test_resnet", weights=str(weights), replace_norm="layer", batch_size=4,
+            photos, model="test_resnet", init=str(weights), replace_norm="layer", batch_size=4,
             out=str(tmp_path / "runs"), **OPTIONS,
         )  # fmt: skip
     assert "BatchNorms became layer, recalibrated on" in caplog.text

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from verbs_fakes import CHOICES, SIDE
+from walk_fakes import CHOICES, SIDE
 
 from pocketvit import compare, distill, label, predict, train
 from pocketvit.errors import PocketError
@@ -85,8 +85,8 @@ def row(run: Run, key: str) -> dict:
 
 
 def test_the_loss_is_chosen_and_the_student_learns_all_labels(walked):
-    assert walked.run.config.loss.objective == "mld"
-    assert walked.run.results["dataset"]["task"] == "multi-label"
+    assert walked.run.settings.objective == "mld"
+    assert walked.run.results["dataset"]["task"] == "multilabel"
     for key in ("student", "int8"):
         figures = row(walked.run, key)
         assert figures["accuracy"] > 0.9
@@ -120,7 +120,7 @@ def test_every_label_that_is_there_is_named(walked):
     assert str(found).splitlines()[1].endswith("none")
     student = predict(str(walked.run.folder / "student"), [walked.picture]).data["predictions"][0]
     assert len(student["labels"]) == 3
-    assert load_model(walked.run.folder / "student").several
+    assert load_model(walked.run.folder / "student").task == "multilabel"
 
 
 def test_the_device_says_the_same(walked, tmp_path):
@@ -157,14 +157,14 @@ def test_a_teacher_of_other_classes_is_adapted_and_a_model_is_trained(lights, tm
     options = {"epochs": 1, "precision": "fp32", "out": str(tmp_path), "augment": "none"}
     first = train(str(lights), model="cifar_resnet20", **options)
     assert row(first, "student")["auc"] is not None
-    again = train(str(lights), model="cifar_resnet20", weights=str(first.folder / "student"), freeze=True, **options)
+    again = train(str(lights), model="cifar_resnet20", init=str(first.folder / "student"), freeze=True, **options)
     assert row(again, "student")["auc"] > 0.5
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "kl"}, "one class each"),
+        ({"objective": "kl"}, "cannot be used for multilabel images"),
         ({"teacher_weights": "confidence"}, "--teacher-weights"),
         ({"balance": "weights"}, "--balance"),
         ({"tokens": 2}, "--tokens"),
@@ -175,12 +175,12 @@ def test_a_teacher_of_other_classes_is_adapted_and_a_model_is_trained(lights, tm
 def test_what_presumes_one_class_is_refused_before_any_work(lights, tmp_path, options, said):
     teachers = [Channels(), nn.Sequential(Channels(), nn.Linear(3, 3))]
     with pytest.raises(PocketError, match=said):
-        distill(str(lights), teacher=teachers, input=SIDE, norm="half", out=str(tmp_path), **options)
+        distill(str(lights), teacher=teachers, teacher_size=SIDE, teacher_norm="half", out=str(tmp_path), **options)
     assert not any(tmp_path.iterdir())
 
 
 def test_compare_and_the_top_logits_are_refused(lights, tmp_path):
-    with pytest.raises(PocketError, match="several labels"):
-        compare(str(lights), teacher=Channels(), input=SIDE, norm="half", out=str(tmp_path))
+    with pytest.raises(PocketError, match="one class per image"):
+        compare(str(lights), teacher=Channels(), teacher_size=SIDE, teacher_norm="half", out=str(tmp_path))
     with pytest.raises(PocketError, match="--top-k 0"):
-        label(str(lights), teacher=Channels(), input=SIDE, norm="half", top_k=2, out=str(tmp_path))
+        label(str(lights), teacher=Channels(), teacher_size=SIDE, teacher_norm="half", top_k=2, out=str(tmp_path))

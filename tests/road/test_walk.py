@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from verbs_fakes import CHOICES, Own
+from walk_fakes import CHOICES, Own
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.road import label, score, ship, train
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.training import Stepper
-from pocketvit.verbs import measure, walk
 
 pytestmark = pytest.mark.slow
 
@@ -73,13 +73,20 @@ def test_every_stretch_is_announced(walked):
 
 def test_results_and_table(walked):
     results = walked.run.results
-    assert [row["key"] for row in results["rows"]] == ["teacher-1", "student", "int8", "alone", "against"]
-    for row in results["rows"][:4]:
+    assert [row["key"] for row in results["rows"]] == [
+        "teacher-1",
+        "student",
+        "int8",
+        "alone",
+        "teacher-1-int8",
+        "against",
+    ]
+    for row in results["rows"][:5]:
         assert row["status"] == "measured"
         assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
         assert row["n"] == 6
         assert min(row["parameters"], row["bytes"], row["latency_ms"]["p50"]) > 0
-    assert results["rows"][4]["status"] == "not run"
+    assert results["rows"][5]["status"] == "not run"
     assert results["dataset"]["counts"] == {"train": 48, "val": 6, "test": 6}
     assert results["dataset"]["scored_on"] == "test"
     assert all((walked.run.folder / place).is_file() for place in results["curves"].values())
@@ -112,7 +119,7 @@ def test_the_run_predicts_and_gives_its_student(walked, photos):
 
 
 def test_a_finished_run_is_not_walked_again(walked, monkeypatch):
-    monkeypatch.setattr(walk, "open_road", None)
+    monkeypatch.setattr("pocketvit.road.begin.begin", None)
     again = pocketvit.distill(resume=str(walked.run.folder))
     assert again.folder == walked.run.folder
 
@@ -127,7 +134,7 @@ def stopping(*_, **__):
 
 def test_another_student_reuses_packs_and_labels(walked, photos, monkeypatch, caplog):
     """Scenario 4: the second run says what it saved."""
-    monkeypatch.setattr(walk, "train_student", stopping)
+    monkeypatch.setattr(train, "train_network", stopping)
     caplog.set_level("INFO", "pocketvit")
     choices = CHOICES | {"student": "pocket_s", "seed": 5}
     with pytest.raises(Stop):
@@ -138,7 +145,7 @@ def test_another_student_reuses_packs_and_labels(walked, photos, monkeypatch, ca
 
 
 def test_another_teacher_joins_the_store(walked, photos, monkeypatch, caplog):
-    monkeypatch.setattr(walk, "train_student", stopping)
+    monkeypatch.setattr(train, "train_network", stopping)
     caplog.set_level("INFO", "pocketvit")
     other = Own()
     with torch.no_grad():
@@ -173,10 +180,10 @@ def test_interrupted_in_every_stretch_and_resumed_equals_unbroken(walked, photos
         return interrupted
 
     stops = [
-        (walk, "label_road", press),
+        (label, "label_road", press),
         (Stepper, "take", press_at_step(9)),  # the student's second epoch
         (Stepper, "take", press_at_step(7)),  # after its 4 remaining steps, the baseline's
-        (walk, "write_student", press),
+        (ship, "write_student", press),
     ]
     for number, (place, name, action) in enumerate(stops):
         with monkeypatch.context() as patch:
@@ -184,7 +191,7 @@ def test_interrupted_in_every_stretch_and_resumed_equals_unbroken(walked, photos
             with pytest.raises(KeyboardInterrupt):
                 distill(resume=number > 0)
     assert [path.name for path in tmp_path.iterdir() if path.name != "shared"] == ["photos-1"]
-    monkeypatch.setattr(measure, "_onnx_file", lambda entry, folder: entry.file)  # exports that only cost time here
+    monkeypatch.setattr(score, "_onnx_file", lambda entry, folder: entry.file)  # exports that only cost time here
     run = distill()
     assert same_students(run.folder, walked.run.folder)
     assert same_file(run.folder / "student/model.safetensors", walked.run.folder / "student/model.safetensors")
@@ -217,7 +224,7 @@ def test_killed_hard_and_resumed_equals_unbroken(walked, photos, tmp_path):
 
 def test_images_without_any_label_are_enough(photos, tmp_path, monkeypatch):
     """The teacher's classes are then the student's; nothing is scored but agreement."""
-    monkeypatch.setattr(measure, "_onnx_file", lambda entry, folder: entry.file)
+    monkeypatch.setattr(score, "_onnx_file", lambda entry, folder: entry.file)
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in photos.rglob("*.png"):
@@ -235,7 +242,7 @@ def test_images_without_any_label_are_enough(photos, tmp_path, monkeypatch):
 
 
 def test_other_choices_are_not_mixed_into_a_run(walked, photos):
-    with pytest.raises(PocketError, match=r"train\.epochs: 2 -> 3"):
+    with pytest.raises(PocketError, match="epochs: 2 -> 3"):
         pocketvit.distill(
             str(photos), teacher=Own(), out=str(walked.run.folder.parent), resume=True, name="photos",
             **CHOICES | {"epochs": 3},

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import torch
-from verbs_fakes import CHOICES, Own
+from walk_fakes import CHOICES, Own
 
 import pocketvit
+from pocketvit.road import ship
 from pocketvit.training import Stepper, loop
-from pocketvit.verbs import walk
 
 LAST_STEP = 22  # of the 24 that both students take
 
@@ -37,7 +37,7 @@ def go(photos: Path, runs: Path, pause: float, resume: bool) -> None:
         return take(self, batches)
 
     Stepper.take = slow_take
-    walk.calibrate = stop
+    ship.calibrate = stop
     (runs / "started").touch()
     try:
         pocketvit.distill(str(photos), teacher=Own(), out=str(runs), resume=resume, **CHOICES)

@@ -8,20 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from verbs_fakes import Own
+from walk_fakes import Own
 
-from pocketvit import cli
+from pocketvit import cli, compare
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
+from pocketvit.experiments import arms
+from pocketvit.experiments.methods import parse_methods, served
 from pocketvit.files import read_json
 from pocketvit.teachers import load_teacher
-from pocketvit.verbs import arms
-from pocketvit.verbs.compare import compare
-from pocketvit.verbs.methods import parse_methods, served
 
 CHOICES = {
-    "student": "pocket_xs", "patch": 8, "epochs": 1, "batch_size": 24, "images_limit": 24, "precision": "fp32",
-    "augment": "light",
+    "student": "pocket_xs", "patch": 8, "stem": "patch", "epochs": 1, "batch_size": 24, "images_limit": 24,
+    "precision": "fp32", "augment": "light", "optimizer": "adamw",
 }  # fmt: skip
 
 
@@ -136,7 +135,7 @@ def test_typed_again_nothing_is_trained_and_more_methods_and_seeds_are_added(com
     assert trained == []
     again(methods="hard,alone", seeds=3)
     assert trained == [("hard", 0), ("hard", 1), ("hard", 2), ("alone", 2)]
-    with pytest.raises(PocketError, match=r"train\.epochs: 1 -> 2"):
+    with pytest.raises(PocketError, match="epochs: 1 -> 2"):
         again(epochs=2)
     other = Own()
     with torch.no_grad():
@@ -147,9 +146,7 @@ def test_typed_again_nothing_is_trained_and_more_methods_and_seeds_are_added(com
 
 def test_from_the_shell_with_one_seed_no_interval_is_claimed(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = (
-        f"compare {photos} --teacher verbs_fakes:make_own --input 16 --norm half --methods alone --methods kl,hard"
-    )
+    command = f"compare {photos} --teacher walk_fakes:make_own --input 16 --norm half --methods alone --methods kl,hard"
     options = "--seeds 1 --student pocket_xs --patch 8 --epochs 1 --batch-size 24 --images-limit 24 --precision fp32"
     assert cli.main([*command.split(), *options.split(), "--json", "--name", "mine"]) == 0
     data = json.loads(capsys.readouterr().out)

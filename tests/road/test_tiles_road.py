@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from verbs_fakes import CHOICES, COLOURS, Own
+from walk_fakes import CHOICES, COLOURS, Own
 
 import pocketvit
 from pocketvit.deployment.predict import predict_images
