@@ -46,7 +46,7 @@ def config(small: bool = False, view: ViewConfig | None = None, images: int = MO
             epochs=epochs,
             batch_size=32,
             learning_rate=5e-4,
-            warmup_epochs=0.1 * epochs,
+            warmup=0.1,
             precision="fp32",
         ),
     )
@@ -77,7 +77,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         changed = dataclasses.replace(base.network, **network)
         return Arm(key, name, dataclasses.replace(base, network=changed, view=view))
 
-    teaching = TrainConfig(epochs=2 * base.train.epochs, batch_size=32, warmup_epochs=0.5, precision="fp32")
+    teaching = TrainConfig(epochs=2 * base.train.epochs, batch_size=32, warmup=0.1, precision="fp32")
     light = view_of(size=28)
     teachers = tuple(train_teacher(road, name, teaching, input_size=28, view=light) for name in LIGHT)
 

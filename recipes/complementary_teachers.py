@@ -47,7 +47,7 @@ def config(small: bool = False) -> RunConfig:
         labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="fp32"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="fp32"),
     )
 
 
@@ -57,7 +57,7 @@ def teachers_of(road: Road, small: bool, keys: tuple[str, ...]) -> dict[str, Tea
     for key in keys:
         name, seed, epochs = TEACHERS[key]
         epochs = 2 if small else epochs
-        teaching = TrainConfig(epochs=epochs, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed)
+        teaching = TrainConfig(epochs=epochs, batch_size=128, warmup=0.1, precision="fp32", seed=seed)
         teachers[key] = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
         teachers[key].name = key
     return teachers

@@ -37,7 +37,7 @@ def config(small: bool = False) -> RunConfig:
     loss = LossConfig(objective="zscore", temperature=2.0, weight=0.9)
     if small:
         view = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, erase=0.25)
-        train = TrainConfig(epochs=8, batch_size=128, warmup_epochs=1.0, precision="fp32")
+        train = TrainConfig(epochs=8, batch_size=128, warmup=1 / 8, precision="fp32")
         return RunConfig(
             network=NetworkConfig("pocket_xs", patch=8), labels=LabelConfig(views=8), view=view, loss=loss, train=train
         )
@@ -51,7 +51,7 @@ def config(small: bool = False) -> RunConfig:
             epochs=300,
             batch_size=512,
             learning_rate=1e-3,
-            warmup_epochs=10.0,
+            warmup=10 / 300,
             drop_path=0.05,
             ema=0.999,
             precision="bf16",
@@ -65,9 +65,9 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     road = open_road(images or "data/cifar100.npz", config(small).view, folder.parent / "shared")
     if small:
         road = road.reduced(10000)
-        teaching = TrainConfig(epochs=5, batch_size=128, warmup_epochs=0.5, precision="fp32")
+        teaching = TrainConfig(epochs=5, batch_size=128, warmup=0.1, precision="fp32")
     else:
-        teaching = TrainConfig(epochs=160, batch_size=256, warmup_epochs=2.0, precision="bf16", compile=True)
+        teaching = TrainConfig(epochs=160, batch_size=256, warmup=2 / 160, precision="bf16", compile=True)
     start = time.monotonic()
     name = "cifar_resnet20" if small else "cifar_resnet56"
     teacher = train_teacher(road, name, teaching, input_size=32, view=LIGHT)

@@ -31,14 +31,14 @@ def config(small: bool = False) -> RunConfig:
         labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="bf16"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
     )
 
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 15,000 images, label 3,000 of them once, train 4 arms x 3 seeds on those."""
     road = open_road(images or "data/cifar10.npz", config(small).view, folder.parent / "shared")
-    teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="bf16")
+    teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup=0.1, precision="bf16")
     light = ViewConfig(view_size=32, crop="padded", flip=0.5)
     road = road.reduced(4000 if small else 15000)
     teachers = {key: train_teacher(road, name, teaching, input_size=32, view=light) for key, name in TEACHERS.items()}

@@ -44,7 +44,7 @@ WAYS = {
 
 def wrong_and_confident(road: Road, small: bool):
     """A convolution network that has hardly learned, and is four times as sure of itself as it should be."""
-    teaching = TrainConfig(epochs=1, batch_size=128, warmup_epochs=0.2, precision="fp32", seed=7)
+    teaching = TrainConfig(epochs=1, batch_size=128, warmup=0.2, precision="fp32", seed=7)
     teacher = train_teacher(road.reduced(1000 if small else 6000), "cifar_resnet20", teaching, input_size=32)
     loud = copy.deepcopy(teacher.module)
     for parameter in (loud.linear.weight, loud.linear.bias):

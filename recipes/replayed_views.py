@@ -37,7 +37,7 @@ def config(views: int, small: bool = False) -> RunConfig:
             view_size=32, crop="padded", flip=0.5, randaugment_ops=2, randaugment_magnitude=7.0, erase=0.25
         ),
         loss=LossConfig(objective="zscore", temperature=2.0, weight=1.0),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="bf16"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
     )
 
 

@@ -67,7 +67,7 @@ def config(small: bool = False, norm: str = "group", batch: int = 32) -> RunConf
             optimizer="sgd",
             learning_rate=0.1 * batch / 32,
             weight_decay=1e-4,
-            warmup_epochs=0.1,
+            warmup=0.05,
             clip=0.0,
             precision="fp32",
         ),

@@ -43,7 +43,7 @@ def config(small: bool = False) -> RunConfig:
         labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="fp32"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="fp32"),
     )
 
 

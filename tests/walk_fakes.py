@@ -68,7 +68,7 @@ def run_config(**changes: Any) -> RunConfig:
         "labels": LabelConfig(views=1),
         "view": ViewConfig(view_size=SIDE),
         "loss": LossConfig(),
-        "train": TrainConfig(epochs=1, batch_size=16, warmup_epochs=0.0, precision="fp32"),
+        "train": TrainConfig(epochs=1, batch_size=16, warmup=0.0, precision="fp32"),
     }
     for name, value in changes.items():
         if name in parts:

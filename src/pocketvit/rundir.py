@@ -152,7 +152,7 @@ class Run:
         """Label images (paths, PIL images, arrays) with the exported student; a dict per image."""
         from .deployment.predict import predict_images
 
-        return predict_images(self.folder, images, top=top)
+        return [one.data for one in predict_images(self.folder, images, top=top)]
 
     def say(self, notes: list[str]) -> None:
         """Say where the run lies and what was chosen for it."""

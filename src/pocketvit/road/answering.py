@@ -45,8 +45,7 @@ def teacher_answers(teacher: Teacher, task: Task) -> Answers:
 
 def file_answers(path: Path) -> Answers:
     """What an exported file says."""
-    exported = OnnxModel(path)
-    return lambda pixels: exported.probabilities(pixels)
+    return OnnxModel(path).probabilities
 
 
 def answers(given: Mapping[str, Answers], source: Source | torch.Tensor, view: ViewConfig) -> dict[str, np.ndarray]:

@@ -15,13 +15,16 @@ from ..deployment.budget import choose
 from ..errors import PocketError
 from ..files import human_bytes, human_time
 from ..models import LADDER
+from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.names import is_pretrained
 from ..models.registry import suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..sources import Dataset
+from ..tasks import task_named
 from ..training.distributed import Processes
 from ..views import Views
+from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers
 from .base import Stage, Walk, plan, walk
 from .decide import decide
@@ -113,12 +116,11 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     if not getattr(settings, "fit", None):
         return settings, []
     _, config = decide(settings, dataset, teachers)
-    classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=1)
+    classes = dataset.classes or tuple(map(str, range(max((one.num_outputs for one in teachers), default=1))))
+    about = Preprocessing.of(config.view, (config.view.view_size, IMAGENET_MEAN, IMAGENET_STD))
     choice = choose(
-        settings.budget, num_classes=max(classes, 1), image_size=config.view.view_size,
-        patch_size=config.network.patch, tokens=config.network.tokens, stem=config.network.stem,
-        attention=config.network.attention,
-    )  # fmt: skip
+        settings.budget, config.network, classes=classes, preprocessing=about, task=task_named(dataset.task)
+    )
     return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
 
 

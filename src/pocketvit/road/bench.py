@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ViewConfig
-from ..deployment.open import open_model
+from ..deployment.opening import open_model
 from ..errors import PocketError
 from ..rundir import Run
 from ..sources import Dataset

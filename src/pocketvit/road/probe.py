@@ -95,7 +95,7 @@ def adapt(
         module.load_state_dict(load_file(folder / "adapted.safetensors"))
         return _adapted(module.to(teacher.device), record, task, reused=True)
     optimization = train or TrainConfig(
-        epochs=5, batch_size=max(8, min(64, len(rows) // 8)), learning_rate=1e-4, weight_decay=0.01, warmup_epochs=0.5
+        epochs=5, batch_size=max(8, min(64, len(rows) // 8)), learning_rate=1e-4, weight_decay=0.01, warmup=0.1
     )
     start = time.monotonic()
     features = _features(teacher, source, road, rows)

@@ -26,8 +26,10 @@ from ..sources.base import Source
 from ..sources.tiles import whole
 from ..tasks import Task
 from ..teachers import Teacher
+from ..teachers.teacher import first_logits
 from ..training.predict import predict_logits
 from ..training.step import Input
+from ..views.preprocessing import Preprocessing
 from .answering import Answers, answers, file_answers, network_answers, teacher_answers
 from .base import Cost, Stage, Walk
 from .images import Road, known
@@ -171,8 +173,7 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
         costs["flops"] = _quietly(lambda: count_flops(entry.model, entry.side))
     if file is not None:
         costs["bytes"] = file.stat().st_size
-        memory = _quietly(lambda: peak_memory(file, entry.side))
-        costs["memory_mb"] = memory.above if memory else None
+        costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
     elif entry.model is not None:
         costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())
         costs["note"] = f"{entry.note}; in PyTorch: it does not export to ONNX".strip("; ")
@@ -189,23 +190,21 @@ def _onnx_file(entry: Entry, folder: Path) -> Path | None:
 def export_quietly(model: nn.Module, path: Path, side: int) -> Path | None:
     """Export a network for measuring alone; None where it does not export."""
     device = next(model.parameters()).device
+    about = Preprocessing.plain((side, (0.0,) * 3, (1.0,) * 3))
     try:
         with torch.no_grad():
             outputs = model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1]
-        return export_onnx(model, path, image_size=side, classes=[str(index) for index in range(outputs)])
+        return export_onnx(model, path, classes=[str(index) for index in range(outputs)], preprocessing=about)
     except Exception as error:  # any user module may fail here in any way; the figure is then missing, and said so
         log.debug("not exported: %s", error)
         return None
 
 
 def _latencies(entries: Sequence[Entry], files: Mapping[str, Path | None]) -> dict[str, Any]:
-    """Time the entries in turns; those with the same input size share a call, which is what `measure` takes."""
-    result: dict[str, Any] = {}
-    for side in sorted({entry.side for entry in entries}):
-        group = {entry.key: files[entry.key] or entry.model for entry in entries if entry.side == side}
-        candidates = {key: what for key, what in group.items() if what is not None}
-        result |= measure_latency(candidates, image_size=side, seconds=1.0 * len(candidates))
-    return result
+    """Time all entries in turns, whatever their input sizes."""
+    candidates = {entry.key: what for entry in entries if (what := files[entry.key] or entry.model) is not None}
+    sides = {entry.key: entry.side for entry in entries}
+    return measure_latency(candidates, image_size=sides, seconds=1.0 * len(candidates))
 
 
 def reliability_report(
@@ -312,24 +311,25 @@ class Score(Stage):
     @staticmethod
     def _teachers_int8(walk: Walk, folder: Path) -> list[Entry]:
         """Each teacher as its own int8 file: what one would ship without a student."""
-        source, entries = walk.road.scored, []
+        road, entries = walk.road, []
         for entry, teacher in zip(walk.entries, walk.teachers, strict=True):
-            if source is None or count_parameters(teacher.module) > _EXPORTED:
+            if road.scored is None or count_parameters(teacher.module) > _EXPORTED:
                 continue
-            file, small = folder / f"{entry.key}.onnx", folder / f"{entry.key}-int8.onnx"
-            if export_quietly(teacher.module, file, entry.side) is None:
-                continue
+            fp32, int8 = folder / f"{entry.key}.onnx", folder / f"{entry.key}-int8.onnx"
+            about = Preprocessing.of(road.view, (teacher.input_size, teacher.mean, teacher.std))
             try:
-                quantize_int8(file, small)
+                module = InOurClasses(teacher)
+                export_onnx(module, fp32, classes=road.dataset.classes, preprocessing=about, task=road.task)
+                quantize_int8(fp32, int8)
             except PocketError as error:
                 log.debug("no int8 file of %s: %s", teacher.name, error)
                 continue
-            seconds = measure_latency({"": small}, image_size=entry.side, seconds=0.2)[""].p50 / 1000
-            answer = _teacher_file(small, teacher, walk.road.task) if seconds * len(source) < _PATIENCE else None
-            note = "" if answer else "too slow to be scored on every image here; its costs alone"
+            ms = measure_latency({"": int8}, image_size=entry.side, seconds=0.2)[""].p50
+            fast = ms * len(road.scored) < 1000 * _PATIENCE
+            note = "" if fast else "too slow to be scored on every image here: its costs alone"
             entries.append(
-                Entry(f"{entry.key}-int8", f"{entry.name}, int8", "teacher-int8", entry.side, answer, None, small,
-                      calibrated=False, note=note)
+                Entry(f"{entry.key}-int8", f"{entry.name}, int8", "teacher-int8", entry.side,
+                      file_answers(int8) if fast else None, None, int8, calibrated=False, note=note)
             )  # fmt: skip
         return entries
 
@@ -346,22 +346,17 @@ class Score(Stage):
         return missing
 
 
-def _teacher_file(path: Path, teacher: Teacher, task: Task) -> Answers:
-    """What a teacher's exported file says, in the classes of the images."""
-    from ..deployment.run import open_session
-    from ..views.resize import to_input
+class InOurClasses(nn.Module):
+    """A teacher's network with its class map."""
 
-    session = open_session(path)
-    name = session.get_inputs()[0].name
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.network = teacher.module
+        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
 
-    def answer(pixels: torch.Tensor) -> np.ndarray:
-        x = to_input(pixels, teacher.input_size, teacher.mean, teacher.std).numpy()
-        logits = np.concatenate([session.run(None, {name: x[row : row + 1]})[0] for row in range(len(x))])
-        if teacher.columns is not None:
-            logits = logits[:, teacher.columns]
-        return task.probabilities(torch.from_numpy(logits)).numpy()
-
-    return answer
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = first_logits(self.network(x))
+        return logits if self.columns is None else logits[:, self.columns]
 
 
 def find(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -30,14 +31,17 @@ def preprocessing_of(road: Road, input: Input) -> Preprocessing:
     """What becomes of a picture before a network of this road sees it."""
     train = road.dataset.train
     tile = train.size[0] if train.parents is not None and train.size else None
-    size, mean, std = input
-    return Preprocessing.of(road.view, input_size=size, mean=mean, std=std, window=train.window, tile=tile)
+    return Preprocessing.of(road.view, input, window=train.window, tile=tile)
 
 
 def write_student(model: nn.Module, road: Road, folder: Path, input: Input) -> None:
     """Save a network as timm reads it, export it to fp32 and int8 ONNX, check both, and pack ``device.zip``."""
     model = model.cpu().eval()
-    about = {"classes": road.dataset.classes, "preprocessing": preprocessing_of(road, input), "task": road.task.name}
+    about: dict[str, Any] = {
+        "classes": road.dataset.classes,
+        "preprocessing": preprocessing_of(road, input),
+        "task": road.task,
+    }
     save_model(model, folder / "student", **about)
     fp32, int8 = folder / FP32, folder / INT8
     export_onnx(model, fp32, **about)

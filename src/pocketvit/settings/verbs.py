@@ -36,7 +36,7 @@ from .groups import (
     Views,
     check_model,
 )
-from .values import Budget, parse_budget, parse_match, read_budget, read_bytes, read_match, read_names, read_picture
+from .values import Budget, parse_budget, parse_match, read_budget, read_bytes, read_match, read_names, read_picture, read_window
 
 
 class Demo(Resumable, Pictures, Place, verb="demo"):
@@ -147,6 +147,10 @@ class Predict(Settings, verb="predict"):
         kw_only=False, exists="a run folder, a student folder or an .onnx file",
     )  # fmt: skip
     images: Picture | Sequence[Picture] = setting("files and folders", kw_only=False)
+    window: str | tuple[float, float] | None = setting(
+        "intensities that become black and white in what is not 8-bit; by default those of the run",
+        default=None, metavar="LOW,HIGH", read=read_window,
+    )  # fmt: skip
     top: int = setting(
         "how many classes to list for each image; above 1 the likeliest labels, there or not",
         default=1,

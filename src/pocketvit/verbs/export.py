@@ -17,7 +17,7 @@ def export(settings: Export) -> Outcome:
     folder, checks = export_files(
         settings.model,
         Path(settings.out) if settings.out else None,
-        picture=settings.picture,
+        picture_size=settings.picture_size,
         arch=settings.arch,
         weights=settings.weights,
         input_size=settings.input_size,

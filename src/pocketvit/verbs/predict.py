@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..rundir import Outcome, Run
-from ..settings import Predict, verb
+from ..settings import Predict, listed, verb
 
 
 @verb(Predict)
@@ -16,12 +16,7 @@ def predict(settings: Predict) -> Outcome:
     from ..deployment.predict import predict_images
 
     model = settings.model.folder if isinstance(settings.model, Run) else settings.model
-    found = predict_images(model, settings.images, top=settings.top)
-    lines = [
-        f"{entry['file']}  could not be read: {entry['error']}"
-        if "error" in entry
-        else f"{entry['file']}  {entry['text']}"
-        for entry in found
-    ]
-    broken = any("error" in entry for entry in found)
-    return Outcome("\n".join(lines), {"predictions": found}, exit_code=1 if broken else 0)
+    found = predict_images(model, listed(settings.images), window=settings.window, top=settings.top)
+    broken = any(one.answer is None for one in found)
+    data = {"predictions": [one.data for one in found]}
+    return Outcome("\n".join(map(str, found)), data, exit_code=1 if broken else 0)
