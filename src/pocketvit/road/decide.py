@@ -148,7 +148,8 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(
-        epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema, accumulate=settings.accumulate,
+        epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
+        accumulate=settings.accumulate,
         drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
         precision=settings.precision,
         compile=settings.compile, seed=getattr(settings, "seed", 0),
