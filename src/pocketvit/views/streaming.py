@@ -1,7 +1,7 @@
 """Many batches of views, one after the other: rendered several at a time, and ahead of whoever works on them.
 
-Rendering is cheapest in chunks of about a thousand small pictures or a few dozen large ones; a batch is what one step or
-one teacher wants. Which batches share a chunk changes no pixel.
+Rendering is cheapest in chunks of about a thousand small pictures or a few dozen large ones; a batch is what a step or
+a teacher wants. Which batches share a chunk changes no pixel.
 """
 
 from __future__ import annotations
