@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from walk_fakes import CHOICES, Own, draw_photos, run_config
 
 import pocketvit
-from pocketvit.road.images import Road, open_road
-from pocketvit.rundir import Run
 
 if os.name == "posix":  # processes that tests start, here and in tests/training, import torch once for all of them
     multiprocessing.set_forkserver_preload(["timm", "pocketvit.training", "pocketvit.road.begin"])
@@ -29,18 +26,24 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
+    from walk_fakes import draw_photos
+
     return draw_photos(tmp_path_factory.mktemp("drawn") / "photos")
 
 
 @pytest.fixture
-def road(photos, tmp_path) -> Road:
+def road(photos, tmp_path):
     """Opened photographs and their plain views."""
+    from walk_fakes import run_config
+
+    from pocketvit.road.images import open_road
+
     return open_road(str(photos), run_config().view, tmp_path / "shared", device="cpu")
 
 
 @dataclass
 class Walked:
-    run: Run
+    run: pocketvit.Run
     module: nn.Module  # the user's, as it is afterwards
     said: list[str]
 
@@ -48,6 +51,8 @@ class Walked:
 @pytest.fixture(scope="session")
 def walked(photos, tmp_path_factory) -> Walked:
     """A finished run: images, a module of the user's as teacher, a student."""
+    from walk_fakes import CHOICES, Own
+
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

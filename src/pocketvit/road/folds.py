@@ -75,12 +75,17 @@ def fold_datasets(walk: Walk) -> list[Dataset]:
     """Return a dataset per fold; none where they were neither asked for nor are of use, or cannot be made unasked."""
     settings, given = walk.settings, walk.settings.images
     count, asked = labelled_images(walk.road.dataset), settings.folds is not None
+    if settings.val is not None or settings.test is not None:  # a split of their own
+        if asked and settings.folds:
+            raise PocketError("--folds divides the images anew, and --val and --test are a split: leave one away.")
+        return []
     if settings.folds in (0, 1) or (not asked and (not 0 < count < FEW or isinstance(given, Dataset))):
         return []
     try:
         return open_folds(
             given, settings.folds if asked else USUAL,
-            labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile, progress=False,
+            labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile,
+            unlabelled=getattr(settings, "unlabelled", None), progress=False,
         )  # fmt: skip
     except PocketError:
         if asked:

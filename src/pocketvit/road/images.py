@@ -128,13 +128,13 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
 
 
 def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
-    """Open what the settings of the group Images name."""
+    """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
     images = settings.images
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile,
-        progress=progress,
+        images, labels=settings.table, window=settings.window, progress=progress,
+        **{name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")},
     )  # fmt: skip
-    if settings.modality is not None:
+    if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
     return dataset
 
