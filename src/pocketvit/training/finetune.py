@@ -103,7 +103,7 @@ def adapt(
         return Adapted(module.eval(), record["method"], record["accuracy"], record["seconds"], True, several)
     batch = max(8, min(64, len(known) // 8))
     optimization = train_config or TrainConfig(
-        epochs=5, batch_size=batch, learning_rate=1e-4, weight_decay=0.01, warmup_epochs=0.5
+        epochs=5, batch_size=batch, learning_rate=1e-4, weight_decay=0.01, warmup=0.1
     )
     start = time.monotonic()
     features = _features(teacher, train, view, known)
