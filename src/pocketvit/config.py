@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Stem = Literal["patch", "shifted", "summed", "concatenated", "coadvise"]
+Stem = Literal["patch", "conv", "shifted", "summed", "concatenated", "coadvise"]
 Attention = Literal["plain", "local"]
 
 
@@ -83,11 +83,12 @@ class TrainConfig:
 
     epochs: int = 30
     batch_size: int = 128  # over all processes, before accumulation
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size
+    optimizer: Literal["muon", "adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size; Muon wants about 5e-3
     weight_decay: float = 0.05  # not on biases, norms, positions and tokens
     momentum: float = 0.9  # SGD only
-    warmup_epochs: float = 2.0
+    schedule: Literal["cosine", "wsd"] = "cosine"  # after warm-up: see training.schedule
+    warmup: float = 0.07  # share of the steps, below 1
     clip: float = 1.0  # maximum gradient norm (0: off)
     accumulate: int = 1  # batches a step
     ema: float = 0.0  # decay a step of the weight average that is evaluated (0: off)

@@ -182,7 +182,7 @@ def test_features_of_blocks_have_the_grid_of_the_patches():
     [
         ({"tokens": 0}, "has 0: give it 2 tokens"),
         ({"tokens": 3}, "has 3: give it 2 tokens"),
-        ({"stem": "conv"}, "choose one of patch, .*coadvise"),
+        ({"stem": "convolution"}, "choose one of patch, .*coadvise"),
         ({"name": "resnet18"}, "ladder"),
     ],
 )

@@ -20,7 +20,7 @@ from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.training import finetune
 from pocketvit.training.predict import plain_pixels, predict_logits
 
-BRIEF = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, warmup_epochs=0.0, precision="fp32")
+BRIEF = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, warmup=0.0, precision="fp32")
 SOURCE = ArraySource(60)
 TRAIN, VAL = Subset(SOURCE, np.arange(45)), Subset(SOURCE, np.arange(45, 60))
 

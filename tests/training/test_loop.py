@@ -12,6 +12,7 @@ from training_fakes import (
     INPUT,
     MIXED,
     PLAIN,
+    TASK,
     ArraySource,
     FixedTeacher,
     batch_norm_net,
@@ -24,16 +25,15 @@ from training_fakes import (
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import write_labels
-from pocketvit.objectives import student_loss
 from pocketvit.training import Feed, Stepper, fit, load_weights, plain_pixels, predict_logits, read_metrics
-from pocketvit.training.optim import build_optimizer, learning_rate
+from pocketvit.training.optim import build_optimizer
 from pocketvit.training.precision import choose_precision
 from pocketvit.training.step import FromPixels
 from pocketvit.views import Views
 
 
 def supervised(heads, batch):
-    return student_loss(LossConfig())(heads, batch)
+    return TASK.loss(LossConfig())(heads, batch)
 
 
 def test_training_learns_and_says_so_in_metrics(tmp_path):
@@ -75,7 +75,7 @@ def test_stored_labels_train_like_live_teachers(tmp_path):
         steps = []
 
         def loss(heads, batch, steps=steps):
-            value, terms = student_loss(LossConfig(objective="zscore"))(heads, batch)
+            value, terms = TASK.loss(LossConfig(objective="zscore"))(heads, batch)
             steps.append(value.item())
             return value, terms
 
@@ -126,16 +126,6 @@ def test_measuring_precision_does_not_touch_the_network(tmp_path):
     choose_precision(FromPixels(model, INPUT), 16, 8, tmp_path, torch.device("cpu"))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_learning_rate_warms_up_and_ends_near_zero():
-    settings = config(epochs=10, warmup_epochs=2, learning_rate=1.0)
-    rates = [learning_rate(step, 5, settings) for step in range(50)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert max(rates) == 1
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[30] == pytest.approx(0.5)
-    assert 0 < rates[-1] < 0.01
 
 
 def test_biases_norms_positions_and_tokens_do_not_decay():

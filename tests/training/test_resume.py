@@ -13,9 +13,10 @@ from pathlib import Path
 import killed_run
 import pytest
 import torch
-from training_fakes import batch_norm_net, same_weights, tiny_vit, train
+from training_fakes import CLASSES, SIDE, batch_norm_net, same_weights, tiny_vit, train
 
 from pocketvit.errors import PocketError
+from pocketvit.models import create_student
 from pocketvit.training import Stepper, load_weights, loop, read_metrics
 
 TIMES = ("seconds", "images_per_second")
@@ -23,6 +24,11 @@ TIMES = ("seconds", "images_per_second")
 
 def metrics_without_times(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def conv_student() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_student("pocket_xs", num_classes=CLASSES, image_size=SIDE, stem="conv")
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -44,8 +50,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (lambda: tiny_vit(tokens=1), {"accumulate": 2, "batch_size": 7}),
         (batch_norm_net, {"optimizer": "sgd", "learning_rate": 0.05, "clip": 0.0}),
         (tiny_vit, {"precision": "bf16", "ema": 0.0}),
+        (tiny_vit, {"optimizer": "muon", "schedule": "wsd"}),
+        (conv_student, {"optimizer": "muon"}),
     ],
-    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16"],
+    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16", "muon-wsd", "muon-conv"],
 )
 def test_interrupted_within_an_epoch_and_resumed_equals_unbroken(tmp_path, monkeypatch, build, changes):
     unbroken = train(tmp_path / "unbroken", build(), **changes)

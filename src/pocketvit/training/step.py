@@ -19,8 +19,9 @@ from ..models.taps import Taps
 from ..objectives.terms import FeatureTerms
 from ..views.resize import to_input
 from .feed import Batch
-from .optim import build_optimizer, learning_rate
+from .optim import build_optimizer
 from .precision import autocast
+from .schedule import Schedule
 
 Input = tuple[int, Sequence[float], Sequence[float]]
 """What a network is fed: side of the square in pixels, and the mean and standard deviation of each channel (of 1)."""
@@ -87,6 +88,7 @@ class Stepper:
         self.device = next(model.parameters()).device
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
+        self.schedule = Schedule(config, config.epochs * steps_per_epoch)
         self.optimizer = build_optimizer(model, config, terms)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = copy.deepcopy(model).requires_grad_(False).eval() if config.ema > 0 else None
@@ -127,9 +129,9 @@ class Stepper:
             loss's terms, "correct" (images whose likeliest class is the own or the partner's, whichever weighs more;
             of several labels, the share of an image's that are right at 0.5) and "images".
         """
-        rate = learning_rate(self.step, self.steps_per_epoch, self.config)
+        factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = factor * group["initial_lr"]
         self.model.train()
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches):
