@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
-from .base import Settings, find, near, settings_of
+from .base import Settings, find, listed, near, settings_of
 from .verbs import VERBS
 
 _LARGEST = 1_000_000  # bytes of a file
@@ -122,4 +122,5 @@ def _line(name: str, value: Any) -> str:
     import yaml
 
     flow = None if isinstance(value, list) else False  # lists within their line
-    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=1_000_000)
+    plain = all(str(one).isprintable() for one in listed(value))  # else PyYAML loses line breaks such as U+0085
+    return yaml.safe_dump({name: value}, allow_unicode=plain, default_flow_style=flow, width=1_000_000)
