@@ -102,9 +102,9 @@ def run(arguments: Sequence[str], follower: bool) -> int:
     if asked:
         print(page(VERBS[name], *words[asked[0] + 1 :][:1]))
         return 0
-    given = vars(parser_of(VERBS[name]).parse_intermixed_args(words))
+    given = said(VERBS[name], words)
     as_json = given.pop("json")
-    settings = gather(VERBS[name], given)
+    settings = gather(VERBS[name], given)  # before the verb is imported, and torch with it
     result = function_of(name)(settings)
     if follower:
         return 0
@@ -177,7 +177,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser_of(kind: type[Settings]) -> Parser:
-    """Build the parser of a verb. It only tells what was said, as text: settings read and check the values."""
+    """Build the parser of a verb, which leaves values as they were typed: settings read and check them."""
     parser = Parser(
         prog=f"pocketvit {kind.verb}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -194,6 +194,16 @@ def parser_of(kind: type[Settings]) -> Parser:
         parser.add_argument(one.name if one.positional else one.flag, **options)
     parser.add_argument("--json", action="store_true", default=False)
     return parser
+
+
+def said(kind: type[Settings], words: Sequence[str]) -> dict[str, Any]:
+    """Return what the words after a verb say, and "json"; the values are text still.
+
+    Raises:
+        PocketError: An option that there is not, or one without its value.
+    """
+    parser = parser_of(kind)
+    return vars(parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words))
 
 
 def modern(arguments: Sequence[str]) -> list[str]:

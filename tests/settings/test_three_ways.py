@@ -94,9 +94,9 @@ def words_of(kind, values):
 
 
 def from_shell(kind, words):
-    said = vars(cli.parser_of(kind).parse_intermixed_args(words))
-    said.pop("json")
-    return kind(**said)
+    values = cli.said(kind, words)
+    values.pop("json")
+    return kind(**values)
 
 
 def required(kind):
@@ -158,7 +158,23 @@ def test_the_defaults_are_the_same_everywhere(kind):
 
 
 def test_names_of_any_characters_survive_the_file(tmp_path):
-    odd = ["a: b", "~", "#1", "null", "1e5", "yes", "ü\u2028\x85é", "\udcff.png", "😀", "'\"", "- x", "\t", "a\nb", "%", "{}"]
+    odd = [
+        "a: b",
+        "~",
+        "#1",
+        "null",
+        "1e5",
+        "yes",
+        "ü\u2028\x85é",
+        "\udcff.png",
+        "😀",
+        "'\"",
+        "- x",
+        "\t",
+        "a\nb",
+        "%",
+        "{}",
+    ]
     for name in odd:
         made = Distill(teacher=["x" + name, name.strip() or "t"], group="x" + name)
         (tmp_path / "config.yaml").write_text(dump(made, "0"), encoding="utf-8")

@@ -96,31 +96,34 @@ class Setting:
         Raises:
             PocketError: It cannot be used; the message names the option, the value and what is wanted.
         """
+        if value is None and self.optional:
+            return () if self.default == () else None
         try:
-            if value is None and self.optional:
-                return () if self.default == () else None
-            if value is not None and self.read is not None:
+            if self.read is not None and value is not None:
                 return self.read(value)
             if not self.many:
                 return self._one(value)
-            values = tuple(map(self._one, listed(value)))
-            if not values and self.default is MISSING:
+            if not (values := listed(value)) and self.default is MISSING:
                 raise ValueError(f"give {self.wanted}")
-            return values
         except ValueError as error:
             raise self.refused(value, str(error)) from None
+        single = dataclasses.replace(self, many=False, optional=False)
+        return tuple(map(single.take, values))
 
     def refused(self, value: Any, reason: str) -> PocketError:
         """Return the error that names the option, its value and the reason."""
         if isinstance(value, str):
-            text = " ".join(value.split()) or repr(value)
-            text = text if len(text) <= 80 else text[:77] + "..."
+            text = value if value.strip() else repr(value)
+        elif self.many and isinstance(value, list) and value:
+            text = ", ".join(map(str, value))
         else:
             text = str(value).lower() if value is None or isinstance(value, bool) else reprlib.repr(value)
+        text = " ".join(text.split())
+        text = text if len(text) <= 80 else text[:77] + "..."
         return PocketError(f"{self.flag} {text}: {reason.rstrip('.')}.")
 
     def _one(self, value: Any) -> Any:
-        if Other not in self.kinds and hasattr(value, "item"):  # a scalar of numpy or torch
+        if Other not in self.kinds and getattr(value, "ndim", None) == 0:  # a scalar of numpy or torch
             value = value.item()
         if isinstance(value, os.PathLike):
             value = os.fsdecode(value)
@@ -316,7 +319,7 @@ def find(kind: type[Settings], name: str) -> Setting:
     if name in known:
         return known[name]
     now = next((one.name for one in known.values() if one.was == name), None)
-    hint = f". Did you mean {now}?" if now else near(name, known) or f"; they are {', '.join(known)}."
+    hint = f". Did you mean {now}?" if now else near(name, known) or f". `pocketvit {kind.verb} --help all` lists them."
     raise PocketError(f"`pocketvit {kind.verb}` has no setting {name!r}{hint}")
 
 

@@ -56,10 +56,10 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
         PocketError: It cannot be read, is of another verb, or has a setting that there is not.
     """
     values = _mapping(path)
-    verb = values.get("verb", kind.verb)
+    verb = str(values.get("verb", kind.verb))
     if verb != kind.verb:
         right = f"`pocketvit {verb} --config {path}`" if verb in VERBS else f"the verbs are {', '.join(VERBS)}"
-        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(str(verb), VERBS)}.")
+        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(verb, VERBS)}.")
     return _within(path, lambda: _known(kind, values))
 
 
