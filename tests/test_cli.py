@@ -1,4 +1,4 @@
-"""The command line: every mistake answered in one message and at once, results as JSON, an end that tells how to go on."""
+"""The command line: a mistake is one message, at once; results as JSON; an end that tells how to go on."""
 
 from __future__ import annotations
 
@@ -131,6 +131,8 @@ def test_every_foreign_word_leads_to_a_verb_that_exists():
         (["train"], "name the images, as in `pocketvit train photos/`"),
         (["predict", "x"], "IMAGES is missing: `pocketvit predict MODEL IMAGES`."),
         (["distill", "photos", "--pretrained"], "unrecognized arguments: --pretrained."),
+        (["train", "photos", "--pretrained"], "Did you mean --init pretrained?"),
+        (["distill", "photos", "--learning-rate", "1"], "Did you mean --lr?"),
     ],
 )
 def test_a_wrong_setting_is_one_message(arguments, says, there, capsys):
@@ -178,7 +180,7 @@ def test_a_mistake_never_waits_for_torch(line, tmp_path):
     ],
 )
 def test_former_names_are_taken_with_a_note(kind, old, new, caplog):
-    with caplog.at_level(logging.WARNING, "pocketvit"):
+    with caplog.at_level(logging.INFO, "pocketvit"):
         assert said(kind, new) == said(kind, old)
     notes = [record.getMessage() for record in caplog.records]
     assert all(note.endswith("; taken as that") for note in notes)

@@ -51,6 +51,15 @@ FOREIGN = {
     "sweep": "compare",
 }
 
+# And what they, or we in earlier days, call our settings.
+FOREIGN_SETTINGS = {
+    "--pretrained": "--init pretrained",
+    "--learning-rate": "--lr",
+    "--img-size": "--size",
+    "--imgsz": "--size",
+    "--batch": "--batch-size",
+}
+
 FIRST_PAGE = ("demo", "distill", "predict", "bench", "report")
 
 
@@ -172,7 +181,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        hint = near(unknown[1], self._option_string_actions) if unknown else ""
+        hint = ""
+        if unknown:
+            meant = FOREIGN_SETTINGS.get(unknown[1], "")
+            known = self._option_string_actions
+            hint = f". Did you mean {meant}?" if meant.partition(" ")[0] in known else near(unknown[1], known)
         raise PocketError(f"{message}{hint or '.'} `{self.prog} --help` lists the options.")
 
 
@@ -215,7 +228,7 @@ def modern(arguments: Sequence[str]) -> list[str]:
     for word in arguments[1:]:
         flag, equals, value = word.partition("=")
         if flag in now and flag not in current and "--" not in words:
-            log.warning("%s is now %s; taken as that", flag, now[flag])
+            log.info("%s is now %s; taken as that", flag, now[flag])
             word = now[flag] + equals + value
         if re.match(r"-\.?\d", word) and words and words[-1] in current:  # argparse takes -100,200 for an option
             word = f"{words.pop()}={word}"

@@ -49,5 +49,5 @@ def test_the_first_page_names_the_groups_and_the_defaults():
 
 
 def test_help_on_something_else_names_the_groups():
-    with pytest.raises(PocketError, match="no help on 'trainng'. Did you mean training"):
+    with pytest.raises(PocketError, match=r"no help on 'trainng'\. Did you mean training"):
         page(Distill, "trainng")

@@ -25,11 +25,11 @@ from pocketvit.settings import (
     Settings,
     Synthesize,
     Train,
-    find,
     listed,
     setting,
     settings_of,
 )
+from pocketvit.settings.base import find
 from pocketvit.views.kinds import KINDS, PHOTO
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pocketvit import cli
 from pocketvit.errors import PocketError
-from pocketvit.settings import VERBS, Compress, Distill, Setting, Synthesize, differences, dump, load, settings_of
+from pocketvit.settings import VERBS, Compress, Distill, Synthesize, differences, dump, load, settings_of
+from pocketvit.settings.base import Setting
 from pocketvit.settings.configfile import read_values
 
 KINDS = [*VERBS.values(), Synthesize, Compress]
@@ -108,7 +109,7 @@ def every(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_every_setting_of_every_verb_said_in_the_shell_in_python_and_in_a_file_is_equal(kind, data, tmp_path_factory):
     values = possible(data.draw(every(kind)))
@@ -120,21 +121,21 @@ def test_every_setting_of_every_verb_said_in_the_shell_in_python_and_in_a_file_i
 
 
 @pytest.mark.parametrize("kind", VERBS.values(), ids=VERBS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_loading_what_was_dumped_gives_the_settings_to_the_value(kind, data, tmp_path_factory):
     values = possible(data.draw(every(kind)))
     saved = {one.name for one in settings_of(kind) if one.saved}
     made = kind(**{name: value for name, value in values.items() if name in saved})
     file = tmp_path_factory.getbasetemp() / "config.yaml"
-    file.write_text(dump(made, "1.2.3"), encoding="utf-8")
+    file.write_text(dump(made), encoding="utf-8")
     assert load(file) == made
     assert type(load(file)) is kind
     assert differences(load(file), made) == []
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_number_is_taken_or_refused_alike_in_the_shell_and_in_python(kind, data):
     numeric = [one for one in settings_of(kind) if one.kinds & {int, float} and one.read is None and not one.choices]
@@ -146,8 +147,7 @@ def test_a_number_is_taken_or_refused_alike_in_the_shell_and_in_python(kind, dat
         try:
             return one.take(value)
         except PocketError as error:
-            assert str(error).endswith(f": give {one.wanted}.")
-            return "refused"
+            return str(error).partition(": ")[2]
 
     assert taken(value) == taken(repr(value)) or (isinstance(value, float) and int in one.kinds)
 
@@ -177,5 +177,5 @@ def test_names_of_any_characters_survive_the_file(tmp_path):
     ]
     for name in odd:
         made = Distill(teacher=["x" + name, name.strip() or "t"], group="x" + name)
-        (tmp_path / "config.yaml").write_text(dump(made, "0"), encoding="utf-8")
+        (tmp_path / "config.yaml").write_text(dump(made), encoding="utf-8")
         assert load(tmp_path / "config.yaml") == made

@@ -50,9 +50,9 @@ def test_the_docstring_is_the_function_s_or_that_of_the_settings():
 def test_a_call_builds_and_checks_settings():
     assert distill("digits", epochs="3") == Distill("digits", epochs=3)
     assert predict(model=__file__, images="a.jpg").images == ("a.jpg",)
-    with pytest.raises(PocketError, match="no setting 'epoch'. Did you mean epochs?"):
+    with pytest.raises(PocketError, match=r"no setting 'epoch'.*epochs"):
         distill("digits", epoch=3)
-    with pytest.raises(PocketError, match="no setting 'labels'. Did you mean table?"):
+    with pytest.raises(PocketError, match=r"no setting 'labels'.*table"):
         distill("digits", labels="a.csv")
     with pytest.raises(PocketError, match="--epochs 0: give"):
         distill("digits", epochs=0)

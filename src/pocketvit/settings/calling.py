@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import PocketError
 from .base import Settings, check_path, find, listed, settings_of
-from .configfile import load, read_values
+from .configfile import load, plain_value, read_values
 from .pages import docstring
 
 P = ParamSpec("P")
@@ -91,10 +91,10 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     if run.verb != kind.verb:
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
     own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
-    decided = {one.name: one for one in settings_of(kind) if one.saved and one.compared}
-    for name in values.keys() & decided.keys() - {"images", "teacher"}:  # these may have moved, or be objects
-        if decided[name].take(values[name]) != own[name]:
-            raise decided[name].refused(values[name], f"{folder} goes on with its own ({own[name]}). Leave it away")
+    for name, value in values.items():
+        one = find(kind, name)
+        if one.saved and one.compared and not one.exists and plain_value(one.take(value)) != plain_value(own[name]):
+            raise one.refused(value, f"{folder} goes on with its own ({own[name]}). Leave it away")  # paths may move
     return {**_still_there(folder, own, values), **values}
 
 

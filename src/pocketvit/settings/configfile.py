@@ -10,7 +10,7 @@ from ..errors import PocketError
 from .base import Settings, find, listed, near, settings_of
 from .verbs import VERBS
 
-_LARGEST = 1_000_000  # bytes of a file
+_LARGEST = 100_000  # bytes of a file
 _OLD = (
     "was written by an earlier version, whose settings cannot be taken over. `pocketvit predict`, `report`, `bench` "
     "and `export` still open its run; to go on, start a new one."
@@ -19,12 +19,14 @@ _OLD = (
 
 def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings that are saved as text, numbers and lists; of an object that only Python has, its kind."""
-    return {one.name: _plain(getattr(settings, one.name)) for one in settings_of(type(settings)) if one.saved}
+    return {one.name: plain_value(getattr(settings, one.name)) for one in settings_of(type(settings)) if one.saved}
 
 
-def dump(settings: Settings, version: str) -> str:
+def dump(settings: Settings) -> str:
     """Return the text of ``config.yaml``: who wrote it, and a line per setting, group by group."""
-    lines = [_line("pocketvit", version), _line("verb", settings.verb)]
+    from .. import __version__
+
+    lines = [_line("pocketvit", __version__), _line("verb", settings.verb)]
     values, group = plain(settings), ""
     for one in settings_of(type(settings)):
         if one.saved:
@@ -106,9 +108,10 @@ def _within(path: Path | str, make: Any) -> Any:
         raise PocketError(f"{path}: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return one value as `plain` has it."""
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [plain_value(one) for one in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"
 
 
