@@ -17,7 +17,7 @@ import pytest
 from pocketvit import cli
 from pocketvit.errors import PocketError
 from pocketvit.rundir import Outcome
-from pocketvit.settings import VERBS, Distill, Label, Predict, Train
+from pocketvit.settings import VERBS, Compress, Distill, Label, Predict, Synthesize, Train
 from pocketvit.settings.pages import summary
 
 
@@ -196,6 +196,26 @@ def test_the_scenario_of_scans_is_taken_word_for_word(there, fake_verb, capsys, 
     assert code == 0
     assert seen == [Distill("photos", table="names.csv", group="patient", folds=5)]
     assert caplog.messages == ["--labels is now --table; taken as that"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "same"),
+    [
+        (Distill, "--data-free --teacher a.th --arch cifar_resnet56 --input 32 --norm imagenet --test photos",
+         {"data_free": True, "teacher": "a.th", "arch": "cifar_resnet56", "teacher_size": 32,
+          "teacher_norm": "imagenet", "test": "photos"}),
+        (Distill, "photos --resume --hours +0.5", {"images": "photos", "resume": True, "hours": "+0.5"}),
+        (Distill, "photos/ --fit 3MB,20ms", {"images": "photos", "fit": "3MB,20ms"}),
+        (Distill, "photos --student local-dir:P", {"images": "photos", "student": "local-dir:P"}),
+        (Distill, "--data-free --teacher f --data few/", {"data_free": True, "teacher": "f", "data": "few"}),
+        (Synthesize, "--teacher f --arch n --count 5000", {"teacher": "f", "arch": "n", "count": 5000}),
+        (Compress, "RUN --prune 0.5 --recover", {"model": "RUN", "prune": 0.5, "recover": True}),
+        (Compress, "RUN --quantize static", {"model": "RUN", "quantize": "static"}),
+    ],
+)  # fmt: skip
+def test_what_scenarios_type_is_understood(kind, line, same, monkeypatch):
+    monkeypatch.setitem(cli.VERBS, kind.verb, kind)
+    assert said(kind, line) == kind(**same)
 
 
 def test_any_verb_starts_from_a_file_and_what_the_shell_says_goes_over_it(there, fake_verb, capsys, tmp_path):
