@@ -51,6 +51,15 @@ FOREIGN = {
     "sweep": "compare",
 }
 
+# And what they, or we in earlier days, call our settings.
+FOREIGN_SETTINGS = {
+    "--pretrained": "--init pretrained",
+    "--learning-rate": "--lr",
+    "--img-size": "--size",
+    "--imgsz": "--size",
+    "--batch": "--batch-size",
+}
+
 FIRST_PAGE = ("demo", "distill", "predict", "bench", "report")
 
 
@@ -102,9 +111,9 @@ def run(arguments: Sequence[str], follower: bool) -> int:
     if asked:
         print(page(VERBS[name], *words[asked[0] + 1 :][:1]))
         return 0
-    given = vars(parser_of(VERBS[name]).parse_intermixed_args(words))
+    given = said(VERBS[name], words)
     as_json = given.pop("json")
-    settings = gather(VERBS[name], given)
+    settings = gather(VERBS[name], given)  # before the verb is imported, and torch with it
     result = function_of(name)(settings)
     if follower:
         return 0
@@ -172,12 +181,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        hint = near(unknown[1], self._option_string_actions) if unknown else ""
+        hint = ""
+        if unknown:
+            meant = FOREIGN_SETTINGS.get(unknown[1], "")
+            known = self._option_string_actions
+            hint = f". Did you mean {meant}?" if meant.partition(" ")[0] in known else near(unknown[1], known)
         raise PocketError(f"{message}{hint or '.'} `{self.prog} --help` lists the options.")
 
 
 def parser_of(kind: type[Settings]) -> Parser:
-    """Build the parser of a verb. It only tells what was said, as text: settings read and check the values."""
+    """Build the parser of a verb, which leaves values as they were typed: settings read and check them."""
     parser = Parser(
         prog=f"pocketvit {kind.verb}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -196,6 +209,16 @@ def parser_of(kind: type[Settings]) -> Parser:
     return parser
 
 
+def said(kind: type[Settings], words: Sequence[str]) -> dict[str, Any]:
+    """Return what the words after a verb say, and "json"; the values are text still.
+
+    Raises:
+        PocketError: An option that there is not, or one without its value.
+    """
+    parser = parser_of(kind)
+    return vars(parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words))
+
+
 def modern(arguments: Sequence[str]) -> list[str]:
     """Return the words after the verb, former options by their new names, and numbers below zero for what they are."""
     known = settings_of(VERBS[arguments[0]]) if arguments[0] in VERBS else ()
@@ -205,7 +228,7 @@ def modern(arguments: Sequence[str]) -> list[str]:
     for word in arguments[1:]:
         flag, equals, value = word.partition("=")
         if flag in now and flag not in current and "--" not in words:
-            log.warning("%s is now %s; taken as that", flag, now[flag])
+            log.info("%s is now %s; taken as that", flag, now[flag])
             word = now[flag] + equals + value
         if re.match(r"-\.?\d", word) and words and words[-1] in current:  # argparse takes -100,200 for an option
             word = f"{words.pop()}={word}"

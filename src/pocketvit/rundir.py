@@ -87,7 +87,7 @@ class Run:
         except OSError as error:
             raise storage_error(error, parent / name) from error
         folder = parent / f"{name}-{number}"
-        write_text(folder / "config.yaml", dump(settings, _version()))
+        write_text(folder / "config.yaml", dump(settings))
         return cls(folder)
 
     @classmethod
@@ -118,6 +118,9 @@ class Run:
         if not path.is_file():
             raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
         return read_json(path)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -207,9 +210,3 @@ def _numbered(parent: Path, name: str) -> list[re.Match[str]]:
     names = os.listdir(parent) if parent.is_dir() else []
     matches = (re.fullmatch(re.escape(name) + r"-(\d+)", entry) for entry in names)
     return [match for match in matches if match]
-
-
-def _version() -> str:
-    from . import __version__
-
-    return __version__

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..config import RunConfig
 from ..errors import PocketError
 from ..files import read_json, write_json, write_text
@@ -130,5 +129,5 @@ def _folder(name: str, begun: Begun) -> Path:
             )
     else:
         write_json(folder / "inputs.json", seen)
-        write_text(folder / "config.yaml", dump(begun.settings, __version__))
+        write_text(folder / "config.yaml", dump(begun.settings))
     return folder

@@ -1,10 +1,9 @@
 """Every setting, said once; see `base`. Nothing here imports torch or numpy."""
 
-from .base import Setting, Settings, find, listed, setting, settings_of
+from .base import Settings, listed, setting, settings_of
 from .calling import gather, speak, verb
 from .configfile import differences, dump, load, plain
-from .groups import Architecture, Images, Objective, Steps, Teachers, Training, Views
-from .values import Budget, Hours, parse_budget, parse_hours, parse_match
+from .values import Budget, Hours, parse_budget
 from .verbs import (
     VERBS,
     Bench,
@@ -12,7 +11,6 @@ from .verbs import (
     Compress,
     Demo,
     Distill,
-    Distilling,
     Export,
     Label,
     Pack,
@@ -25,40 +23,28 @@ from .verbs import (
 
 __all__ = [
     "VERBS",
-    "Architecture",
     "Bench",
     "Budget",
     "Compare",
     "Compress",
     "Demo",
     "Distill",
-    "Distilling",
     "Export",
     "Hours",
-    "Images",
     "Label",
-    "Objective",
     "Pack",
     "Predict",
     "Report",
     "RunRecipe",
-    "Setting",
     "Settings",
-    "Steps",
     "Synthesize",
-    "Teachers",
     "Train",
-    "Training",
-    "Views",
     "differences",
     "dump",
-    "find",
     "gather",
     "listed",
     "load",
     "parse_budget",
-    "parse_hours",
-    "parse_match",
     "plain",
     "setting",
     "settings_of",

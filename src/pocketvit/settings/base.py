@@ -43,22 +43,45 @@ if TYPE_CHECKING:
     Model = str | Path | Run | nn.Module | Teacher
     ImageSet = str | Path | Dataset | tuple[Any, Any]
     Picture = str | Path | Image
+    RunFolder = str | Path | Run
 else:  # their rooms are not to be imported
-    Model = ImageSet = Picture = str | Path | Other
+    Model = ImageSet = Picture = RunFolder = str | Path | Other
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """All that is known of one setting. The fields from ``low`` on are the arguments of `setting`."""
+    """All that is known of one setting.
+
+    Attributes:
+        name: The same in the shell, in Python and in files.
+        help: One sentence.
+        group: By default that of the class.
+        default: What holds where nothing is said; MISSING where a value must be given.
+        positional: It is named by its place, as the images are.
+        kinds: Of bool, int, float, str, Path and Other, by the annotation.
+        many: It holds a tuple, for which a single value may be given.
+        optional: It may be None.
+        choices: The texts that it may be, by the annotation.
+        low, high, above, below: The range of a number: at least, at most, more than, less than.
+        read: Turns a given value into what is kept; a ``ValueError`` says what is wanted. See `values`.
+        metavar: How the help calls a value; by default by its type.
+        exists: The value is a path that must be there; these words say what may be given instead.
+        besides: Values that are no paths.
+        regular: The path must be that of a file.
+        common: It stands on the first page of help.
+        was: Its former name, which the shell still takes.
+        saved: Whether ``config.yaml`` keeps it.
+        compared: Whether results may depend on it, so that a resumed run must have the same.
+    """
 
     name: str
     help: str
     group: str
-    default: Any  # MISSING where a value must be given
+    default: Any
     positional: bool
-    kinds: frozenset[type]  # of bool, int, float, str, Path and Other
-    many: bool  # it holds a tuple
-    optional: bool  # it may be None
+    kinds: frozenset[type]
+    many: bool
+    optional: bool
     choices: tuple[str, ...]
     low: float | None = None
     high: float | None = None
@@ -96,31 +119,34 @@ class Setting:
         Raises:
             PocketError: It cannot be used; the message names the option, the value and what is wanted.
         """
+        if value is None and self.optional:
+            return () if self.default == () else None
         try:
-            if value is None and self.optional:
-                return () if self.default == () else None
-            if value is not None and self.read is not None:
+            if self.read is not None and value is not None:
                 return self.read(value)
             if not self.many:
                 return self._one(value)
-            values = tuple(map(self._one, listed(value)))
-            if not values and self.default is MISSING:
+            if not (values := listed(value)) and self.default is MISSING:
                 raise ValueError(f"give {self.wanted}")
-            return values
         except ValueError as error:
             raise self.refused(value, str(error)) from None
+        single = dataclasses.replace(self, many=False, optional=False)
+        return tuple(map(single.take, values))
 
     def refused(self, value: Any, reason: str) -> PocketError:
         """Return the error that names the option, its value and the reason."""
         if isinstance(value, str):
-            text = " ".join(value.split()) or repr(value)
-            text = text if len(text) <= 80 else text[:77] + "..."
+            text = value if value.strip() else repr(value)
+        elif self.many and isinstance(value, list) and value:
+            text = ", ".join(map(str, value))
         else:
             text = str(value).lower() if value is None or isinstance(value, bool) else reprlib.repr(value)
+        text = " ".join(text.split())
+        text = text if len(text) <= 80 else text[:77] + "..."
         return PocketError(f"{self.flag} {text}: {reason.rstrip('.')}.")
 
     def _one(self, value: Any) -> Any:
-        if Other not in self.kinds and hasattr(value, "item"):  # a scalar of numpy or torch
+        if Other not in self.kinds and getattr(value, "ndim", None) == 0:  # a scalar of numpy or torch
             value = value.item()
         if isinstance(value, os.PathLike):
             value = os.fsdecode(value)
@@ -152,83 +178,30 @@ class Setting:
 
     def _number(self, value: str | float) -> Any:
         try:
-            if int in self.kinds:
-                if isinstance(value, float) or (isinstance(value, str) and not re.fullmatch(r"[-+]?\d+", value)):
-                    raise ValueError
-                number: float = int(value)
-            elif float in self.kinds:
-                number = float(value)
-            else:
-                raise ValueError
+            whole = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"[-+]?\d+", value))
+            number = int(value) if int in self.kinds and whole else float(value) if float in self.kinds else math.nan
         except (ValueError, OverflowError):
-            raise ValueError(f"give {self.wanted}") from None
-        right = (
+            number = math.nan
+        if (
             math.isfinite(number)
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
-        )
-        if not right:
-            raise ValueError(f"give {self.wanted}")
-        return number
+        ):
+            return number
+        raise ValueError(f"give {self.wanted}")
 
     def _range(self) -> str:
         if self.low is not None and self.high is not None:
             return f" from {self.low:,} to {self.high:,}"
-        parts = [
-            f"{word} {bound:,}"
-            for word, bound in (
-                ("of at least", self.low),
-                ("of at most", self.high),
-                ("above", self.above),
-                ("below", self.below),
-            )
-            if bound is not None
-        ]
-        return " " + " and ".join(parts) if parts else ""
+        bounds = {"of at least": self.low, "of at most": self.high, "above": self.above, "below": self.below}
+        return " and".join(f" {word} {bound:,}" for word, bound in bounds.items() if bound is not None)
 
 
-def setting(
-    help: str,
-    *,
-    default: Any = MISSING,
-    kw_only: bool = True,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    read: Callable[[Any], Any] | None = None,
-    metavar: str = "",
-    exists: str = "",
-    besides: tuple[str, ...] = (),
-    regular: bool = False,
-    common: bool = False,
-    group: str = "",
-    was: str = "",
-    saved: bool = True,
-    compared: bool = True,
-) -> Any:
-    """Say what a field of `Settings` is.
-
-    Args:
-        help: One sentence.
-        default: What holds where nothing is said; without it a value must be given.
-        kw_only: False for what is named by its place, as the images are.
-        low, high, above, below: The range of a number: at least, at most, more than, less than.
-        read: Turns a given value into what is kept; a ``ValueError`` says what is wanted. See `values`.
-        metavar: How the help calls the value; by default by its type.
-        exists: The value is a path that must be there; these words say what may be given instead.
-        besides: Values that are no paths.
-        regular: The path must be that of a file.
-        common: It stands on the first page of help.
-        group: Where that is not the group of the class.
-        was: Its former name, which the shell still takes.
-        saved: Whether ``config.yaml`` keeps it.
-        compared: Whether results may depend on it, so that a resumed run must have the same.
-    """
-    given = {key: value for key, value in locals().items() if key not in ("default", "kw_only")}
-    return dataclasses.field(default=default, kw_only=kw_only, metadata=given)
+def setting(help: str, *, default: Any = MISSING, kw_only: bool = True, group: str = "", **more: Any) -> Any:
+    """Say what a field of `Settings` is; ``more`` are attributes of `Setting`. Without a default it must be given."""
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"help": help, "group": group, **more})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
@@ -238,7 +211,6 @@ class Settings:
 
     verb: ClassVar[str] = ""
     _group: ClassVar[str] = ""
-
     _settings: ClassVar[tuple[Setting, ...]]
 
     config: str | Path | None = setting(  # noqa: RUF009
@@ -316,7 +288,7 @@ def find(kind: type[Settings], name: str) -> Setting:
     if name in known:
         return known[name]
     now = next((one.name for one in known.values() if one.was == name), None)
-    hint = f". Did you mean {now}?" if now else near(name, known) or f"; they are {', '.join(known)}."
+    hint = f". Did you mean {now}?" if now else near(name, known) or f". `pocketvit {kind.verb} --help all` lists them."
     raise PocketError(f"`pocketvit {kind.verb}` has no setting {name!r}{hint}")
 
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import PocketError
 from .base import Settings, check_path, find, listed, settings_of
-from .configfile import load, read_values
+from .configfile import load, plain_value, read_values
 from .pages import docstring
 
 P = ParamSpec("P")
@@ -73,7 +73,8 @@ def gather(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
             usage = " ".join(each.flag for each in settings_of(kind) if each.positional)
             raise PocketError(f"{one.flag} is missing: `pocketvit {kind.verb} {usage}`. It is: {one.help}.")
     settings = kind(**values)
-    settings.look()
+    if not isinstance(getattr(settings, "resume", None), str):  # a finished run opens when its images are gone
+        settings.look()
     return settings
 
 
@@ -90,10 +91,10 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     if run.verb != kind.verb:
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
     own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
-    for one in settings_of(kind):
-        fixed = one.name in values and one.saved and one.compared and one.name not in ("images", "teacher")
-        if fixed and one.take(values[one.name]) != own[one.name]:
-            raise one.refused(values[one.name], f"{folder} goes on with its own ({own[one.name]}). Leave it away")
+    for name, value in values.items():
+        one = find(kind, name)
+        if one.saved and one.compared and not one.exists and plain_value(one.take(value)) != plain_value(own[name]):
+            raise one.refused(value, f"{folder} goes on with its own ({own[name]}). Leave it away")  # paths may move
     return {**_still_there(folder, own, values), **values}
 
 

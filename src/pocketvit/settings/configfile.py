@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
-from .base import Settings, find, near, settings_of
+from .base import Settings, find, listed, near, settings_of
 from .verbs import VERBS
 
-_LARGEST = 1_000_000  # bytes of a file
+_LARGEST = 100_000  # bytes of a file
 _OLD = (
     "was written by an earlier version, whose settings cannot be taken over. `pocketvit predict`, `report`, `bench` "
     "and `export` still open its run; to go on, start a new one."
@@ -19,12 +19,14 @@ _OLD = (
 
 def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings that are saved as text, numbers and lists; of an object that only Python has, its kind."""
-    return {one.name: _plain(getattr(settings, one.name)) for one in settings_of(type(settings)) if one.saved}
+    return {one.name: plain_value(getattr(settings, one.name)) for one in settings_of(type(settings)) if one.saved}
 
 
-def dump(settings: Settings, version: str) -> str:
+def dump(settings: Settings) -> str:
     """Return the text of ``config.yaml``: who wrote it, and a line per setting, group by group."""
-    lines = [_line("pocketvit", version), _line("verb", settings.verb)]
+    from .. import __version__
+
+    lines = [_line("pocketvit", __version__), _line("verb", settings.verb)]
     values, group = plain(settings), ""
     for one in settings_of(type(settings)):
         if one.saved:
@@ -56,10 +58,10 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
         PocketError: It cannot be read, is of another verb, or has a setting that there is not.
     """
     values = _mapping(path)
-    verb = values.get("verb", kind.verb)
+    verb = str(values.get("verb", kind.verb))
     if verb != kind.verb:
         right = f"`pocketvit {verb} --config {path}`" if verb in VERBS else f"the verbs are {', '.join(VERBS)}"
-        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(str(verb), VERBS)}.")
+        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(verb, VERBS)}.")
     return _within(path, lambda: _known(kind, values))
 
 
@@ -106,9 +108,10 @@ def _within(path: Path | str, make: Any) -> Any:
         raise PocketError(f"{path}: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return one value as `plain` has it."""
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [plain_value(one) for one in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"
 
 
@@ -122,4 +125,5 @@ def _line(name: str, value: Any) -> str:
     import yaml
 
     flow = None if isinstance(value, list) else False  # lists within their line
-    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=1_000_000)
+    plain = all(str(one).isprintable() for one in listed(value))  # else PyYAML loses line breaks such as U+0085
+    return yaml.safe_dump({name: value}, allow_unicode=plain, default_flow_style=flow, width=1_000_000)

@@ -342,5 +342,5 @@ class Loading(Settings, group="model"):
 
 def check_model(settings: Settings, name: str, value: object) -> None:
     """Refuse a model whose name says that it is a file or folder, and which is not there."""
-    if isinstance(value, str) and re.search(r"^local-dir:|^(?!hf-hub:).*\.(pth?|safetensors|onnx|bin)$", value):
+    if isinstance(value, str) and re.search(r"^local-dir:|^(?!hf-hub:).*\.(pth?|th|safetensors|onnx|bin)$", value):
         check_path(find(type(settings), name), value.removeprefix("local-dir:"))

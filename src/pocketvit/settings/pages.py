@@ -50,7 +50,8 @@ def page(kind: type[Settings], topic: str = "") -> str:
         lines += [*([""] if lines[-1] else []), group, *members]
     lines += [*([""] if chosen else []), *_lines_of("--json", "print the result as one line of JSON")]
     if not chosen:
-        lines += ["", f"All settings: pocketvit {kind.verb} --help all. One group: --help {' | '.join(groups)}"]
+        more = f"All settings: pocketvit {kind.verb} --help all. One group: --help {' | '.join(groups)}"
+        lines += ["", *textwrap.wrap(more, _WIDTH)]
     return "\n".join(lines)
 
 

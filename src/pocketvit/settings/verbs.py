@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..config import TermConfig
 from ..errors import PocketError
-from .base import ImageSet, Model, Picture, Settings, listed, setting
+from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting
 from .groups import (
     IMAGES,
     LIGHT_TEACHERS,
@@ -185,7 +185,7 @@ class Bench(Reading, Loading, verb="bench"):
 class Report(Pictures, verb="report"):
     """Write one self-contained HTML page of one run, or of several side by side, and the model card of each."""
 
-    runs: str | Path | Sequence[str | Path] = setting("run folders", kw_only=False, exists="run folders (`ls runs/`)")
+    runs: RunFolder | Sequence[RunFolder] = setting("run folders", kw_only=False, exists="run folders (`ls runs/`)")
     out: str | Path | None = setting(
         "the HTML file to write; by default report.html in the (first) run folder",
         default=None, metavar="FILE", group="output",
