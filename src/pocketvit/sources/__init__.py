@@ -96,7 +96,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if group is not None and labels is None and not is_table:
         raise PocketError(
             f"grouping by {group!r} needs a table that says which images are of one {group}: give a CSV file with "
-            f"the columns file, label and {group}, as --labels FILE"
+            f"the columns file, label and {group}, as --table FILE"
         )
     if isinstance(images, tuple) and len(images) == 2:
         return list_pair(*images)
