@@ -36,7 +36,17 @@ from .groups import (
     Views,
     check_model,
 )
-from .values import Budget, parse_budget, parse_match, read_budget, read_bytes, read_match, read_names, read_picture, read_window
+from .values import (
+    Budget,
+    parse_budget,
+    parse_match,
+    read_budget,
+    read_bytes,
+    read_match,
+    read_names,
+    read_picture,
+    read_window,
+)
 
 
 class Demo(Resumable, Pictures, Place, verb="demo"):
