@@ -23,7 +23,7 @@ import torch
 from pocketvit.config import LabelConfig, RunConfig, TrainConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import write_text
-from pocketvit.labels import SoftLabels
+from pocketvit.labels import FullLabels
 from pocketvit.objectives import teacher_weights
 from pocketvit.road.answering import probabilities_of
 from pocketvit.road.images import Road, open_road
@@ -71,7 +71,7 @@ def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str
     source = road.scored
     assert source is not None
     probabilities = [probabilities_of(teacher, road, source) for teacher in teachers]
-    soft = [SoftLabels(torch.from_numpy(np.log(part.clip(1e-12)))) for part in probabilities]
+    soft = [FullLabels(torch.from_numpy(np.log(part.clip(1e-12)))) for part in probabilities]
     targets = torch.from_numpy(np.asarray(source.targets))
     ones = torch.ones(len(source))
     batch = Batch(torch.empty(len(source), 0), targets, targets, ones, tuple(soft), torch.arange(len(source)))

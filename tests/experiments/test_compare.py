@@ -146,7 +146,8 @@ def test_typed_again_nothing_is_trained_and_more_methods_and_seeds_are_added(com
 
 def test_from_the_shell_with_one_seed_no_interval_is_claimed(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = f"compare {photos} --teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half --methods alone --methods kl,hard"
+    teacher = "--teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half"
+    command = f"compare {photos} {teacher} --methods alone --methods kl,hard"
     options = "--seeds 1 --student pocket_xs --patch 8 --epochs 1 --batch-size 24 --images-limit 24 --precision fp32"
     assert cli.main([*command.split(), *options.split(), "--json", "--name", "mine"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -171,7 +171,8 @@ def test_a_point_is_chosen_on_labelled_validation_images_of_two_classes_that_are
     road = TwoSplits()
     assert score.point_source(road) is road.dataset.val
     others = (
-        {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"}, {"val": ((0, 1), (1, 1)), "task": "multilabel"},
+        {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"},
+        {"val": ((0, 1), (1, 1)), "task": "multilabel"},
     )  # fmt: skip
     assert [score.point_source(TwoSplits(**options)) for options in others] == [None] * 5
 

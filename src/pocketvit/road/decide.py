@@ -18,7 +18,7 @@ from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConf
 from ..errors import PocketError
 from ..labels.record import choose_k
 from ..models.names import is_pretrained
-from ..objectives.terms import TERMS, check_term
+from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
 from ..sources.targets import class_counts
 from ..tasks import task_named
@@ -196,8 +196,7 @@ def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
     """Return the objectives on features that are asked for; refuse those that cannot be."""
     terms = getattr(settings, "terms", ())
     for term in terms:
-        check_term(term.objective)
-        if TERMS[term.objective].family == "self-distillation" and not settings.ema:
+        if "average" in kind_of(term.objective).needs and not settings.ema:
             raise PocketError(
                 f"--match {term.objective} learns from an average of the student's weights: give --ema 0.999, say."
             )

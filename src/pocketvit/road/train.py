@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..files import read_json, sha256_of, write_json
-from ..labels import LabelStore, SoftLabels, encode_topk
+from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..models import scale_heads
 from ..objectives import Gate, fit_gate
@@ -139,7 +139,7 @@ def teacher_gate(teachers: Sequence[Teacher], road: Road, config: RunConfig, *, 
         return Gate(torch.from_numpy(np.nan_to_num(np.stack(rows))).float())  # type: ignore[arg-type]
     k = choose_k(len(road.dataset.classes), config.labels.top_k) if stored else 0
     logits = [torch.from_numpy(one).clamp_min(torch.finfo(torch.float32).tiny).log() for one in given]
-    soft = [encode_topk(one, k) if k else SoftLabels(one) for one in logits]
+    soft = [encode_topk(one, k) if k else FullLabels(one) for one in logits]
     return fit_gate(soft, torch.from_numpy(np.asarray(source.targets)).long())
 
 

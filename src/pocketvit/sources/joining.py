@@ -33,10 +33,7 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
         listing = dataclasses.replace(
             listing,
             names=[*listing.names, *(f"{other.name}/{name}" for name in other.names)],
-            keys=[
-                *listing.keys,
-                *(f"{role}/{where}/{key}" for where, key in zip(other.splits, other.keys, strict=True)),
-            ],
+            keys=[*listing.keys, *keys],
             splits=[*listing.splits, *[split] * len(other)],
             targets=np.concatenate([listing.targets, _targets(listing, other, role)]),
             images=_images(listing, other),
