@@ -192,6 +192,10 @@ class Task(ABC):
         """Return the score of always giving the commonest answer; None where that says nothing."""
         return None
 
+    def counted(self, images: str) -> str:
+        """Return what an accuracy is a share of, in words: "360 images", "the labels of 360 images"."""
+        return images if self.unit == "images" else f"the {self.unit} of {images}"
+
     def said(self, scores: Mapping[str, float]) -> str:
         """Return what `validate` found, in words."""
         return f"{scores['val_accuracy']:.1%}"
