@@ -70,6 +70,7 @@ class LossConfig:
 
     objective: str = "zscore"  # kl | hard | zscore | dkd | dist
     temperature: float = 2.0
+    last_temperature: float | None = None  # reached by a cosine at the end of the training; None: the same throughout
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
     label_smoothing: float = 0.0

@@ -91,7 +91,8 @@ def test_no_more_than_the_depth_is_made_ahead() -> None:
 
     with Ahead(items(), depth=3) as ready:
         deadline = time.monotonic() + 10
-        while len(made) < 4 and time.monotonic() < deadline:
+        while len(made) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert made == [0, 1, 2, 3]  # three wait, and one cannot be put
+        time.sleep(0.05)
+        assert made == [0, 1, 2]
         assert [next(ready) for _ in range(100)] == list(range(100))

@@ -5,7 +5,7 @@ by labelling again into the same folder; stores of the same images and views are
 kept of an image is a `Record`: a kind of one's own is one class, anywhere.
 """
 
-from .boxes import Boxes, BoxLabels
+from .detections import Boxes, BoxLabels
 from .plan import LabelPlan, plan_labels
 from .ragged import RaggedLabels
 from .record import Field, Record, record_of, register_record

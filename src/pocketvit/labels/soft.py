@@ -67,6 +67,11 @@ class FullLabels(SoftLabels):
         super().__init__(logits, logits.shape[1])
 
     @property
+    def stored(self) -> Tensor:
+        """[B, C] as they are held."""
+        return self._rows
+
+    @property
     def logits(self) -> Tensor:
         """float32 [B, C]."""
         return self._rows.float()

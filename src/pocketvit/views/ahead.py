@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,15 +13,15 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Iterates over ``items``, which a thread makes up to ``depth`` items before they are asked for.
+    """Iterates over ``items``, up to ``depth`` of which a thread makes before they are asked for.
 
     Errors are raised where their item would have come. `close` (or leaving it as a context) stops the thread, also in
     the middle.
     """
 
     def __init__(self, items: Iterable[T], depth: int = 1) -> None:
-        self._ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=depth)
-        self._stopping = threading.Event()
+        self._room = threading.Semaphore(depth)
+        self._ready: queue.SimpleQueue[tuple[bool, T | BaseException | None]] = queue.SimpleQueue()
         self._ended = False
         self._thread = start_beside(lambda: self._work(iter(items)))
 
@@ -34,6 +33,7 @@ class Ahead(Generic[T]):
             raise StopIteration
         fine, item = self._ready.get()
         if fine:
+            self._room.release()
             return item  # type: ignore[return-value]
         self._ended = True
         raise StopIteration if item is None else item  # type: ignore[misc]
@@ -41,7 +41,7 @@ class Ahead(Generic[T]):
     def close(self) -> None:
         """Stop the thread and wait for it."""
         self._ended = True
-        self._stopping.set()
+        self._room.release()
         self._thread.join()
 
     def __enter__(self) -> Ahead[T]:
@@ -52,16 +52,12 @@ class Ahead(Generic[T]):
 
     def _work(self, items: Iterator[T]) -> None:
         try:
-            for item in items:
-                if not self._put(True, item):
+            while True:
+                self._room.acquire()
+                if self._ended:
                     return
-            self._put(False, None)
+                self._ready.put((True, next(items)))
+        except StopIteration:
+            self._ready.put((False, None))
         except BaseException as error:  # raised again where the item is asked for
-            self._put(False, error)
-
-    def _put(self, fine: bool, item: T | BaseException | None) -> bool:
-        while not self._stopping.is_set():
-            with contextlib.suppress(queue.Full):
-                self._ready.put((fine, item), timeout=0.1)
-                return True
-        return False
+            self._ready.put((False, error))

@@ -9,11 +9,12 @@ import torch
 
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
-from pocketvit.labels import SoftLabels, encode_topk
-from pocketvit.objectives import LABEL_OBJECTIVES, OBJECTIVES, binary_cross_entropy, find_objective, mld, student_loss
-from pocketvit.training import Batch
+from pocketvit.labels import FullLabels, encode_topk
+from pocketvit.objectives import LABEL_OBJECTIVES, OBJECTIVES, Batch, binary_cross_entropy, mld
+from pocketvit.tasks import task_named
 
 B, C = 4, 3
+TASK = task_named("multilabel")
 TARGETS = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0], [-1, -1, -1]])
 
 
@@ -36,16 +37,16 @@ def test_mld_is_the_mean_kl_of_as_many_coins():
     """Teacher 3/4 and 1/2, student 1/2 and 1/4, at temperature 1."""
     teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, -math.log(3)]])
     expected = (kl_of_coins(0.75, 0.5) + kl_of_coins(0.5, 0.25)) / 2
-    assert mld(student, SoftLabels(teacher), temperature=1).item() == pytest.approx(expected, rel=1e-5)
-    scaled = mld(2 * student, SoftLabels(2 * teacher), temperature=2).item()
+    assert mld(student, FullLabels(teacher), temperature=1).item() == pytest.approx(expected, rel=1e-5)
+    scaled = mld(2 * student, FullLabels(2 * teacher), temperature=2).item()
     assert scaled == pytest.approx(4 * expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 50.0])
 def test_the_gradient_is_what_the_docstring_says(temperature):
     student, teacher = random(1).double().requires_grad_(), random(2).double()
-    mld(student, SoftLabels(teacher), temperature=temperature).sum().backward()
-    teacher = SoftLabels(teacher).logits.double()
+    mld(student, FullLabels(teacher), temperature=temperature).sum().backward()
+    teacher = FullLabels(teacher).logits.double()
     expected = temperature * ((student / temperature).sigmoid() - (teacher / temperature).sigmoid()) / C
     assert torch.allclose(student.grad, expected, atol=1e-6)
     if temperature == 50:
@@ -54,13 +55,13 @@ def test_the_gradient_is_what_the_docstring_says(temperature):
 
 def test_mld_sees_a_constant_that_a_softmax_forgets():
     logits = random()
-    assert mld(logits, SoftLabels(logits), temperature=1).abs().max() < 1e-6
-    assert (mld(logits + 3, SoftLabels(logits), temperature=1) > 0.1).all()
+    assert mld(logits, FullLabels(logits), temperature=1).abs().max() < 1e-6
+    assert (mld(logits + 3, FullLabels(logits), temperature=1) > 0.1).all()
 
 
 def test_extreme_logits_stay_finite():
     student = torch.full((1, 2), -200.0, requires_grad=True)
-    loss = mld(student, SoftLabels(torch.full((1, 2), 200.0)), temperature=1)
+    loss = mld(student, FullLabels(torch.full((1, 2), 200.0)), temperature=1)
     loss.sum().backward()
     assert loss.item() == pytest.approx(200)
     assert torch.isfinite(student.grad).all()
@@ -97,9 +98,9 @@ def test_smoothing_draws_towards_one_half():
 
 
 def test_teachers_and_ground_truth_keep_their_shares_and_unknown_rows_learn_from_teachers_alone():
-    head, soft = random(), SoftLabels(random(5))
+    head, soft = random(), FullLabels(random(5))
     batch = make_batch(soft=[soft])
-    loss, terms = student_loss(LossConfig(objective="mld", temperature=1, weight=0.75))((head,), batch)
+    loss, terms = TASK.loss(LossConfig(objective="mld", temperature=1, weight=0.75))((head,), batch)
     taught, truth = mld(head, soft, temperature=1), binary_cross_entropy(head, batch)
     share = torch.tensor([0.75, 0.75, 0.75, 1.0])
     assert torch.allclose(loss, (share * taught + 0.25 * truth).mean())
@@ -108,24 +109,13 @@ def test_teachers_and_ground_truth_keep_their_shares_and_unknown_rows_learn_from
 
 def test_without_teachers_labels_are_learned_by_binary_cross_entropy():
     head, batch = random(), make_batch()
-    loss, _ = student_loss(LossConfig())((head,), batch)
+    loss, _ = TASK.loss(LossConfig())((head,), batch)
     assert torch.allclose(loss, binary_cross_entropy(head, batch).mean())
 
 
-@pytest.mark.parametrize("changes", [{"objective": "kl"}, {"objective": "mld", "teacher_weights": "confidence"}])
-def test_what_presumes_one_class_is_refused(changes):
-    soft = [SoftLabels(random(5)), SoftLabels(random(6))]
-    with pytest.raises(PocketError, match="several labels"):
-        student_loss(LossConfig(**changes))((random(),), make_batch(soft=soft))
-    with pytest.raises(PocketError, match="several labels"):
-        student_loss(LossConfig(class_weights=(1.0, 2.0, 3.0)))((random(),), make_batch())
-
-
-def test_each_objective_is_for_one_kind_of_images():
-    for name in OBJECTIVES:
-        assert find_objective(name).name == name
-        with pytest.raises(PocketError, match="for images of one class each"):
-            find_objective(name, several=True)
-    for name in LABEL_OBJECTIVES:
-        with pytest.raises(PocketError, match="for images of several labels each"):
-            find_objective(name)
+def test_each_objective_is_for_one_kind_of_outputs():
+    for names, task, other in ((OBJECTIVES, "classification", "multilabel"), (LABEL_OBJECTIVES, "multilabel", "ordinal")):
+        for name in names:
+            assert task_named(task).objective(name).name == name
+            with pytest.raises(PocketError, match=f"--objective {name} cannot be used"):
+                task_named(other).objective(name)
