@@ -1,16 +1,14 @@
-"""Frozen dataclasses that describe a run. They hold every choice that a number in the report depends on.
+"""Small frozen dataclasses: what a view, a loss, a network, a training depend on, and so what a number depends on.
 
-A run folder's ``config.yaml`` is a dump of them. Fields at their default stay out of fingerprints (`changed`), so that
-a new option never orphans an old store.
+The settings of a verb come down to them (`road.decide`); recipes make them by hand. Fields at their default stay out of
+fingerprints (`changed`), so that a new option never orphans an old store.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
-
-from .errors import PocketError
+from typing import Any, Literal
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -143,38 +141,3 @@ def changed(config: Any) -> dict[str, Any]:
         if value != field.default:
             result[field.name] = list(value) if isinstance(value, tuple) else value
     return result
-
-
-def to_dict(config: Any) -> Any:
-    """Return a config as plain dicts, lists and scalars, for YAML and JSON."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return [to_dict(item) for item in config] if isinstance(config, tuple) else config
-
-
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Rebuild a config dataclass from `to_dict`'s form; unknown fields are an error that names them."""
-    hints = get_type_hints(kind)
-    if not isinstance(values, dict):
-        raise PocketError(f"a {kind.__name__} must be a list of `field: value` lines, not {values!r}.")
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise PocketError(f"unknown fields {sorted(unknown)} in a {kind.__name__}: another version wrote it.")
-    return kind(**{name: _rebuild(hints[name], value) for name, value in values.items()})
-
-
-def _rebuild(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)  # type: ignore[arg-type]
-    if isinstance(value, list):
-        inner = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_rebuild(inner, item) for item in value)
-    return value
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return lines ``field: old -> new`` for every field in which two configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
-    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -184,7 +184,7 @@ def test_wrong_files_are_explained(checkpoint, tmp_path):
 
 
 def test_a_network_that_cannot_take_the_picture_is_explained():
-    with pytest.raises(PocketError, match=r"3 x 20 x 20.*--input"):
+    with pytest.raises(PocketError, match=r"3 x 20 x 20.*--teacher-size"):
         load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=20)
     with pytest.raises(PocketError, match=r"returns a tensor of shape \[1, 3, 8, 8\]"):
         load_teacher(nn.Identity(), input_size=8)
