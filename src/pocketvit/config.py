@@ -83,6 +83,7 @@ class TrainConfig:
     """How a network is trained. One epoch shows every training image once."""
 
     epochs: int = 30
+    seconds: float = 0.0  # a budget of time in place of the epochs (0: none)
     batch_size: int = 128  # over all processes, before accumulation
     optimizer: Literal["muon", "adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size; Muon wants about 5e-3

@@ -19,7 +19,7 @@ from pocketvit.errors import PocketError
 from pocketvit.models import create_student
 from pocketvit.training import Stepper, load_weights, loop, read_metrics
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "elapsed")
 
 
 def metrics_without_times(folder: Path) -> list[dict]:
@@ -186,6 +186,6 @@ def test_saves_within_an_epoch_after_some_time(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     seen = []
     write = loop._Run._write
-    monkeypatch.setattr(loop._Run, "_write", lambda self: (seen.append(self.stepper.step), write(self))[1])
+    monkeypatch.setattr(loop._Run, "_write", lambda self, path: (seen.append(self.learner.step), write(self, path))[1])
     train(tmp_path, epochs=1)
     assert seen == [1, 2, 3, 4, 5, 6, 6]

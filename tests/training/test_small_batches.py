@@ -24,7 +24,7 @@ def network(kind: str = "batch") -> nn.Module:
 def train(model: nn.Module, folder, batch: int, count: int = 24) -> nn.Module:
     config = TrainConfig(epochs=2, batch_size=batch, precision="fp32", warmup=0.0, accumulate=2)
     feed = Feed(Views(ArraySource(count), PLAIN), batch)
-    return fit(model, feed, TASK.loss(LossConfig(weight=0.0)), config, folder, evaluate=None, input=INPUT)
+    return fit(model, feed, TASK.loss(LossConfig(weight=0.0)), config, folder, task=TASK, evaluate=None, input=INPUT)
 
 
 def test_few_images_are_warned_of_once_a_network(tmp_path, caplog):

@@ -101,7 +101,18 @@ def train(folder: Path, model: nn.Module | None = None, *, resume: bool = False,
 
     feed = Feed(Views(source, MIXED, seed=settings.seed), settings.batch_size, seed=settings.seed)
     loss = TASK.loss(LossConfig())
-    return fit(model, feed, loss, settings, folder, evaluate=evaluate, input=INPUT, resume=resume, on_epoch=on_epoch)
+    return fit(
+        model,
+        feed,
+        loss,
+        settings,
+        folder,
+        task=TASK,
+        evaluate=evaluate,
+        input=INPUT,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

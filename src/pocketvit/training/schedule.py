@@ -46,7 +46,7 @@ class Schedule:
 
     def decays(self, step: int) -> bool:
         """Whether the learning rate goes down from ``step`` on for good: what lies before serves a longer run too."""
-        return self.kind == "wsd" and self.progress(step) > 1 - DECAY
+        return self.kind == "wsd" and self.progress(step) > 1 - DECAY + 1e-9
 
     def replan(self, step: int, total: int, done: float | None = None) -> None:
         """Spread what is left at ``step`` over the steps up to ``total``.
@@ -56,7 +56,7 @@ class Schedule:
             total: Steps of the whole run, as far as one knows now.
             done: Share of the run that is done; None for what it was. Another one is for a run that is extended.
         """
-        if step < self.warmup:
+        if done is None and step <= self.warmup:
             self.warmup = max(step, round(self.share * total))
         self._start, self._done, self.total = step, self.progress(step) if done is None else done, max(step, total)
 
