@@ -22,7 +22,7 @@ from ..objectives.terms import FeatureTerms
 from ..rundir import machine
 from ..teachers import Teacher
 from ..training.feed import Feed
-from ..training.loop import fit
+from ..training import fit
 from ..training.precision import choose_precision
 from ..training.predict import predict_logits
 from ..training.step import FromPixels, Input
