@@ -1,4 +1,4 @@
-"""Contrastive distillation: a student's embedding of an image is to tell that image's teacher embedding from others'."""
+"""Contrast: a student's embedding of an image is to be nearer to the teacher's of that image than to any other's."""
 
 from __future__ import annotations
 
