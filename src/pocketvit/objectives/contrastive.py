@@ -1,4 +1,4 @@
-"""Contrast: a student's embedding of an image is to be nearer to the teacher's of that image than to any other's."""
+"""Contrastive distillation: a student's embedding is to tell the same image's teacher embedding from the others'."""
 
 from __future__ import annotations
 
