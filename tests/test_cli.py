@@ -121,7 +121,10 @@ def test_every_foreign_word_leads_to_a_verb_that_exists():
         (["distill", "photos", "--no-baselin"], "Did you mean --no-baseline?"),
         (["distill", "photos", "--qqq"], "unrecognized arguments: --qqq."),
         (["distill", "photos", "more"], "unrecognized arguments: more."),
-        (["distill", "photos", "--augment", "heavy"], "--augment heavy: give one of none, light, medium, strong."),
+        (
+            ["distill", "photos", "--augment", "heavy"],
+            "--augment heavy: give one of auto, none, light, medium, strong.",
+        ),
         (["distill", "photos", "--epochs", "many"], "--epochs many: give a whole number"),
         (["distill", "photos", "--epochs", "-3"], "--epochs -3: give a whole number"),
         (["distill", "photos", "--teacher"], "argument --teacher: expected one argument."),
