@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from ..tasks import Task
 from .results import Results, Row
+
+MAX_DISAGREEMENTS = 24  # images on which student and teachers differ that a report shows
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def disagreements(results: Results, predictions: Predictions) -> Disagreements |
         return None
     together = np.mean(theirs, axis=0)
     answer, teachers_answer = ours.argmax(1), together.argmax(1)
-    differing = differing_positions(ours, together)
+    differing = _differing(ours, together)
     items = []
     for position in differing:
         truth = int(predictions.targets[position])
@@ -248,16 +251,28 @@ def disagreements(results: Results, predictions: Predictions) -> Disagreements |
     return Disagreements(student, teachers, len(answer), tuple(items), student_right, teachers_right, neither, judged)
 
 
-def differing_positions(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return int64 positions of the images that are answered otherwise, the ones both are surest of first.
+def shown_positions(
+    rows: Iterable[Row | Mapping[str, Any]], arrays: Mapping[str, np.ndarray], task: Task
+) -> np.ndarray:
+    """Return int64 positions of the scored images that a report shows: those that `disagreements` lists first.
 
-    Their pictures are what a report shows: whoever stores pictures for it (``test_images`` of ``samples.npz``) stores
-    these.
+    Whoever writes ``samples.npz`` stores these as ``test_images``, and no others.
 
     Args:
-        ours: floating [N, C], probabilities of the student (of the file that ships).
-        theirs: floating [N, C], mean probabilities of the teachers.
+        rows: Of the honest table.
+        arrays: Of ``predictions.npz``.
+        task: Of the images.
     """
+    given = [row for row in map(Row.read, rows) if row.key in arrays]
+    theirs = [arrays[row.key] for row in given if row.role == "teacher"]
+    ours = next((arrays[row.key] for role in ("int8", "student") for row in given if row.role == role), None)
+    if ours is None or not theirs or not task.exclusive:
+        return np.zeros(0, np.int64)
+    return _differing(ours, np.mean(theirs, axis=0))[:MAX_DISAGREEMENTS]
+
+
+def _differing(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return int64 positions of the images that are answered otherwise, those that both are surest of first."""
     differing = np.flatnonzero(ours.argmax(1) != theirs.argmax(1))
     confidence = ours.max(1)[differing] * theirs.max(1)[differing]
     return differing[np.argsort(-confidence, kind="stable")]

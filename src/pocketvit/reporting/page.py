@@ -28,7 +28,6 @@ from .table import Table
 from .text import interval_text, percent, share_text
 
 MAX_VIEWS = 24  # pictures as the student sees them
-MAX_DISAGREEMENTS = 24
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
 
@@ -237,7 +236,7 @@ def _disagreements(
             "truth": item.truth,
             "guesses": item.guesses,
         }
-        for item in found.items[:MAX_DISAGREEMENTS]
+        for item in found.items[: evidence.MAX_DISAGREEMENTS]
     ]
     summary = words.disagreement_summary(
         found.n, len(found.items), found.student_right, found.teachers_right, found.neither
