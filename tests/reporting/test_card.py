@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 
+from pocketvit.deployment import predict_images
+from pocketvit.models import create_model, save_model
 from pocketvit.reporting.card import write_card
+from pocketvit.views.preprocessing import Preprocessing
 
 
 def _edit(folder, **changes):
@@ -20,15 +29,49 @@ def _front(text: str) -> dict:
     return yaml.safe_load(front)
 
 
-def test_the_card_holds_table_loading_and_front_matter(run_folder):
-    (run_folder / "student").mkdir()
-    config = {"architecture": "vit_tiny", "pretrained_cfg": {"input_size": [3, 16, 16], "mean": [0.5], "std": [0.25]}}
+def student(folder, about):
+    torch.manual_seed(0)
+    model = create_model("test_resnet", num_classes=10)
+    with torch.no_grad():
+        model.fc.weight.mul_(20)
+    save_model(model.eval(), folder / "student", classes=tuple("0123456789"), preprocessing=about)
+
+
+def test_the_code_on_the_card_answers_as_predict_does_without_pocketvit(run_folder):
+    """It is run as it stands, beside the folder, where importing pocketvit fails."""
+    about = Preprocessing(16, 24, (0.5,) * 3, (0.25,) * 3, "bicubic", aspect="pad", tile=20)
+    student(run_folder, about)
+    text = write_card(run_folder).read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 41, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(run_folder / "image.png")
+    script = f"import sys; sys.modules['pocketvit'] = None\n{code}\nprint(probabilities.tolist())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=run_folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (expected,) = predict_images(run_folder / "student", run_folder / "image.png", top=10)
+    found = {str(i): p for i, p in enumerate(json.loads(done.stdout))}
+    assert found == pytest.approx(dict(expected.data["topk"]), abs=1e-5)
+    assert max(found.values()) > 0.2
+
+
+def test_the_card_of_an_older_student_still_loads_it(run_folder):
+    student(run_folder, Preprocessing.plain((24, (0.5,) * 3, (0.5,) * 3)))
+    config = json.loads((run_folder / "student" / "config.json").read_text())
+    del config["pocketvit"]["preprocessing"]
     (run_folder / "student" / "config.json").write_text(json.dumps(config))
+    text = write_card(run_folder).read_text()
+    assert "timm.data.create_transform" in text
+    assert not (run_folder / "student" / "preprocessing.py").exists()
+
+
+def test_the_card_holds_table_loading_and_front_matter(run_folder):
+    student(run_folder, Preprocessing.plain((16, (0.5,) * 3, (0.25,) * 3)))
     path = write_card(run_folder)
     assert path == run_folder / "student" / "README.md"
     text = path.read_text()
     for words in (
-        'timm.create_model("local-dir:', "pocketvit is not needed", "| **student, distilled** |", "3 × 16 × 16",
+        'timm.create_model(f"local-dir:', "pocketvit is not needed", "| student, distilled |", "sees 16 pixels",
+        "mean 0.5, 0.5, 0.5", "Smaller? ",
         "student, few labels", "What was not measured", "unknown: check it before you publish",
     ):  # fmt: skip
         assert words in text, words
@@ -64,7 +107,7 @@ def test_hostile_names_stay_text(run_folder, tmp_path):
     _edit(run_folder, title=evil, command=evil, notes=[evil])
     text = write_card(run_folder, tmp_path / "card.md").read_text()
     body = text.split("---\n", 2)[2]
-    assert "<script" not in body.split("```\n")[0]
+    assert "<script" not in text
     assert _front(text)["license"] == "other"
     assert body.count("```") == 4
 

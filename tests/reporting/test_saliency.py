@@ -13,7 +13,9 @@ from pocketvit.models import create_student
 from pocketvit.models.vit import VisionTransformerTokens
 from pocketvit.reporting.saliency import _SeenAttention, attention_rollout, choose_images, gradient_map, heat_maps
 from pocketvit.sources.base import Source
+from pocketvit.tasks import task_named
 
+ONE_CLASS = task_named("classification")
 INPUT = (16, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -90,17 +92,17 @@ class Corner(nn.Module):
         return torch.stack([torch.zeros_like(bright), 100 * bright, torch.zeros_like(bright)], 1)
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_the_gradient_lies_where_the_answer_comes_from(several):
-    found = gradient_map(Corner(), pictures(), torch.tensor([1, 1]), several=several)
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_the_gradient_lies_where_the_answer_comes_from(exclusive):
+    found = gradient_map(Corner(), pictures(), torch.tensor([1, 1]), exclusive=exclusive)
     assert (found[:, :4, :4] > 0).all()
     assert found[:, 4:].sum() == 0
-    assert torch.equal(found, gradient_map(Corner(), pictures(), torch.tensor([1, 1]), several=several))
+    assert torch.equal(found, gradient_map(Corner(), pictures(), torch.tensor([1, 1]), exclusive=exclusive))
 
 
 def test_a_label_does_not_compete_with_others():
     """Label 0 of several is constant, so nothing moves it; as one of three classes it falls when class 1 rises."""
-    assert gradient_map(Corner(), pictures(), torch.tensor([0, 0]), several=True).sum() == 0
+    assert gradient_map(Corner(), pictures(), torch.tensor([0, 0]), exclusive=False).sum() == 0
     assert gradient_map(Corner(), pictures(), torch.tensor([0, 0])).sum() > 0
 
 
@@ -114,7 +116,7 @@ def test_half_the_images_are_the_surest_mistakes_and_half_take_the_classes_in_tu
     truths = np.array([0, 0, 0, 0, 1, 2, 0, 1, 2, 0, 1, -1])
     answers = np.array([0, 0, 0, 0, 1, 2, 1, 2, 0, 2, 0, 0])
     confidence = np.array([0.9] * 6 + [0.5, 0.7, 0.6, 0.99, 0.55, 1.0])
-    chosen = choose_images(answered(truths, answers, confidence), truths)
+    chosen = choose_images(answered(truths, answers, confidence), truths, ONE_CLASS)
     assert chosen.tolist() == [9, 7, 8, 10, 0, 4, 5, 1]
 
 
@@ -122,15 +124,15 @@ def test_half_the_images_are_the_surest_mistakes_and_half_take_the_classes_in_tu
 def test_where_one_half_is_short_the_other_fills_up(wrong):
     truths = np.zeros(12, int)
     answers = (np.arange(12) < wrong).astype(int)
-    chosen = choose_images(answered(truths, answers, 0.9), truths)
+    chosen = choose_images(answered(truths, answers, 0.9), truths, ONE_CLASS)
     assert len(set(chosen.tolist())) == 8
     assert (answers[chosen] == 1).sum() == {0: 0, 2: 2, 12: 8}[wrong]
 
 
 def test_without_labels_any_images_will_do():
     p = answered(np.zeros(20, int), np.zeros(20, int), 1.0)
-    assert len(choose_images(p, np.full(20, -1))) == 8
-    assert choose_images(p[:3], np.zeros((3, 4), int)).tolist() == [0, 1, 2]
+    assert len(choose_images(p, np.full(20, -1), ONE_CLASS)) == 8
+    assert choose_images(p[:3], np.zeros((3, 4), int), task_named("multilabel")).tolist() == [0, 1, 2]
 
 
 class Drawn(Source):
@@ -150,7 +152,7 @@ def test_the_arrays_of_a_student_and_of_a_network_without_attention():
     source = Drawn(np.array([0, 1, 2, 0, 1]))
     p = np.eye(3)[[0, 1, 1, 2, 1]]
     view = ViewConfig(view_size=16)
-    arrays = heat_maps(student(), source, view, INPUT, p)
+    arrays = heat_maps(student(), source, view, INPUT, p, ONE_CLASS)
     assert arrays["heat_names"].tolist() == ["2", "3", "0", "1", "4"]
     assert arrays["heat_targets"].tolist() == [2, 0, 0, 1, 1]
     assert arrays["heat_answers"].tolist() == [1, 2, 0, 1, 1]
@@ -158,5 +160,5 @@ def test_the_arrays_of_a_student_and_of_a_network_without_attention():
     for name, shape in (("heat_rollout", (5, 4, 4)), ("heat_gradient", (5, 16, 16))):
         assert arrays[name].shape == shape
         assert (arrays[name].min(), arrays[name].max()) == (0, 1)
-    assert "heat_rollout" not in heat_maps(Corner(), source, view, INPUT, p)
-    assert heat_maps(Corner(), None, view, INPUT, None) == {}
+    assert "heat_rollout" not in heat_maps(Corner(), source, view, INPUT, p, ONE_CLASS)
+    assert heat_maps(Corner(), None, view, INPUT, None, ONE_CLASS) == {}

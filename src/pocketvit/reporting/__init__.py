@@ -1,4 +1,4 @@
-"""Where the road ends: the honest table, plots, the HTML report, the model card and the README's chart."""
+"""Where the road ends: the honest table, its verdict, plots, the HTML report and the model card."""
 
 from __future__ import annotations
 

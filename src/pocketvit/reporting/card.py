@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..deployment.package import script
 from ..files import read_json, write_text
+from ..views.preprocessing import Preprocessing
 from . import words
 from .results import Results, load_results
-from .table import Table, escape_markdown
+from .table import Table
+from .text import escape_markdown
 
 _PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense")
+_PROBABILITIES = {"softmax": ".softmax(1)", "sigmoid": ".sigmoid()"}
 _UNKNOWN = "unknown: check it before you publish"
 
 
 def write_card(folder: Path | str, out: Path | str | None = None) -> Path:
-    """Write the model card of a run and return its path.
+    """Write the model card of a run, and ``preprocessing.py``, which its code imports; return the card's path.
 
     Args:
         folder: a run folder with ``results.json`` and, for how to load the student, ``student/config.json``.
@@ -32,6 +37,9 @@ def write_card(folder: Path | str, out: Path | str | None = None) -> Path:
     config_path = Path(folder) / "student" / "config.json"
     config = read_json(config_path) if config_path.is_file() else {}
     config = config if isinstance(config, dict) else {}
+    own = config.get("pocketvit")
+    own = own if isinstance(own, dict) else {}
+    about = Preprocessing.from_dict(own["preprocessing"]) if "preprocessing" in own else None
     teachers = _teachers(results)
     environment = Environment(
         loader=PackageLoader("pocketvit.reporting", "templates"),
@@ -53,10 +61,13 @@ def write_card(folder: Path | str, out: Path | str | None = None) -> Path:
         missing=words.not_measured(results),
         teachers=teachers,
         config=config,
-        preprocessing=config.get("pretrained_cfg") or {},
-        needs_pocketvit=bool((config.get("pocketvit") or {}).get("needs_pocketvit")),
+        about=about,
+        probabilities=_PROBABILITIES[results.task.kind],
+        needs_pocketvit=bool(own.get("needs_pocketvit")),
     )
     write_text(out, text)
+    if about is not None:
+        write_text(config_path.parent / "preprocessing.py", script("preprocessing.py"))
     return out
 
 
@@ -93,10 +104,10 @@ def _front_matter(results: Results, teachers: list[dict[str, str]]) -> dict[str,
         front["base_model"] = hub
     row = results.student or results.shipped
     if row is not None and row.accuracy is not None:
-        name = str(results.dataset.get("name") or "images")
+        name = _harmless(str(results.dataset.get("name") or "images"))
         front["model-index"] = [
             {
-                "name": results.title,
+                "name": _harmless(results.title),
                 "results": [
                     {
                         "task": {"type": "image-classification"},
@@ -111,4 +122,9 @@ def _front_matter(results: Results, teachers: list[dict[str, str]]) -> dict[str,
 
 def _code(text: str) -> str:
     """Make text harmless inside a fenced block: it cannot close the fence."""
-    return " ".join(str(text).split()).replace("```", "'''")
+    return _harmless(" ".join(str(text).split()).replace("```", "'''"))
+
+
+def _harmless(text: str) -> str:
+    """Make text no markup, wherever a viewer of the card may put it: what looks like a tag gets other brackets."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "‹", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from ..tasks import Task
 from .results import Results, Row
+
+MAX_DISAGREEMENTS = 24  # images on which student and teachers differ that a report shows
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Predictions:
     Attributes:
         targets: int64 [n], -1 where the truth is not known.
         names: the n file names.
-        probabilities: row key -> float32 [n, C].
+        probabilities: row key -> float32 [n, C], as the table's figures were made of them.
     """
 
     targets: np.ndarray
@@ -106,8 +109,8 @@ def load_predictions(results: Results) -> tuple[Predictions | None, str]:
     if arrays is None:
         return None, f"no predictions of single images: {why}"
     targets = arrays.get("targets")
-    if targets is not None and targets.ndim == 2:
-        return None, "what is taken for what, image by image: each image has several labels"
+    if not results.task.exclusive:
+        return None, f"what is taken for what, image by image: {results.task.decided}"
     if targets is None or targets.ndim != 1 or len(targets) == 0:
         return None, f"no predictions of single images: {results.predictions} holds no targets"
     count = len(targets)
@@ -127,26 +130,29 @@ def load_samples(results: Results) -> Samples:
     arrays = arrays or {}
     views = arrays.get("views", np.zeros((0, 1, 1, 3), np.uint8))
     labels = arrays.get("labels", np.zeros(0, np.int64))
-    words = [_label_words(results.classes, label) for label in labels]
+    words = [_label_words(results, label) for label in labels]
     images = arrays.get("test_images", np.zeros((0, 1, 1, 3), np.uint8))
     positions = arrays.get("test_positions", np.arange(len(images)))
     test = {int(position): image for position, image in zip(positions, images, strict=False)}
     return Samples(views, (*words, *[""] * (len(views) - len(words))), test, _heat(arrays))
 
 
-def _label_words(classes: Sequence[str], label: Any) -> str:
-    """Return a class, several labels with commas between, or words that were stored as such."""
-    if np.ndim(label) == 1:
-        there = [class_name(classes, index) for index in np.flatnonzero(label == 1).tolist()]
-        return ", ".join(there) or ("unknown" if (label < 0).any() else "none")
-    return class_name(classes, label) if np.asarray(label).dtype.kind in "iu" else str(label)
+def _label_words(results: Results, label: Any) -> str:
+    """Return a target in words, or words that were stored as such."""
+    label = np.asarray(label)
+    if label.dtype.kind not in "iu":
+        return str(label)
+    if (label < 0).any():
+        return "unknown"
+    names = [class_name(results.classes, index) for index in range(max(label.max() + 1, label.size))]
+    return results.task.named(label, names) or "none"
 
 
 def label_counts(results: Results) -> tuple[list[int], int]:
     """Return on how many scored images each of several labels is there, and of how many; empty without predictions."""
     arrays, _ = _arrays(results, results.predictions)
     targets = (arrays or {}).get("targets")
-    if targets is None or targets.ndim != 2:
+    if targets is None or results.task.exclusive or targets.ndim != 2:
         return [], 0
     known = targets[(targets >= 0).all(1)]
     return [int(count) for count in (known == 1).sum(0)], len(known)
@@ -221,10 +227,9 @@ def disagreements(results: Results, predictions: Predictions) -> Disagreements |
         return None
     together = np.mean(theirs, axis=0)
     answer, teachers_answer = ours.argmax(1), together.argmax(1)
-    differing = np.flatnonzero(answer != teachers_answer)
-    confidence = ours.max(1)[differing] * together.max(1)[differing]
+    differing = _differing(ours, together)
     items = []
-    for position in differing[np.argsort(-confidence, kind="stable")]:
+    for position in differing:
         truth = int(predictions.targets[position])
         guesses = tuple(
             Guess(
@@ -244,6 +249,33 @@ def disagreements(results: Results, predictions: Predictions) -> Disagreements |
     neither = int(known.sum()) - student_right - teachers_right
     judged = bool((predictions.targets >= 0).any())
     return Disagreements(student, teachers, len(answer), tuple(items), student_right, teachers_right, neither, judged)
+
+
+def shown_positions(
+    rows: Iterable[Row | Mapping[str, Any]], arrays: Mapping[str, np.ndarray], task: Task
+) -> np.ndarray:
+    """Return int64 positions of the scored images that a report shows: those that `disagreements` lists first.
+
+    Whoever writes ``samples.npz`` stores these as ``test_images``, and no others.
+
+    Args:
+        rows: Of the honest table.
+        arrays: Of ``predictions.npz``.
+        task: Of the images.
+    """
+    given = [row for row in map(Row.read, rows) if row.key in arrays]
+    theirs = [arrays[row.key] for row in given if row.role == "teacher"]
+    ours = next((arrays[row.key] for role in ("int8", "student") for row in given if row.role == role), None)
+    if ours is None or not theirs or not task.exclusive:
+        return np.zeros(0, np.int64)
+    return _differing(ours, np.mean(theirs, axis=0))[:MAX_DISAGREEMENTS]
+
+
+def _differing(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return int64 positions of the images that are answered otherwise, those that both are surest of first."""
+    differing = np.flatnonzero(ours.argmax(1) != theirs.argmax(1))
+    confidence = ours.max(1)[differing] * theirs.max(1)[differing]
+    return differing[np.argsort(-confidence, kind="stable")]
 
 
 def _arrays(results: Results, name: str) -> tuple[dict[str, np.ndarray] | None, str]:

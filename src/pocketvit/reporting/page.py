@@ -20,14 +20,14 @@ from PIL import Image
 from ..errors import PocketError
 from ..files import human_bytes, write_text
 from . import evidence, plots, words
+from .by_label import label_table
 from .comparison import compared_words, difference_plot
 from .results import Results, Row, load_results, read_metrics
-from .several import label_table
 from .style import DARK, FONT, LIGHT, Look, inline_svg, looks
-from .table import Table, interval_text, percent, share_text
+from .table import Table
+from .text import interval_text, percent, share_text
 
 MAX_VIEWS = 24  # pictures as the student sees them
-MAX_DISAGREEMENTS = 24
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
 
@@ -93,6 +93,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     parts: dict[str, Any] = {
         "headline": compared_words(results.comparison) or words.headline(results),
         "tiles": [] if results.comparison else words.tiles(results),
+        "curve_of": _curve_of(results),
         "differences": words.differences(results),
         "size": _svg(plots.accuracy_against(results.rows, "bytes"), f"{anchor}-size", "Accuracy against file size"),
         "latency": _svg(
@@ -108,7 +109,9 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
         "errors": None,
         "labels": label_table(results),
         "reliability": _svg(
-            plots.reliability_curves(results.reliability), f"{anchor}-reliability", "Accuracy against confidence"
+            plots.reliability_curves(results.reliability),
+            f"{anchor}-reliability",
+            f"Accuracy against confidence of {_curve_of(results)}",
         ),
         "heat": [],
         "disagreements": None,
@@ -185,6 +188,11 @@ def _errors(
     }
 
 
+def _curve_of(results: Results) -> str:
+    """Return the row whose confidence is plotted against the truth: the student in fp32, as it was trained."""
+    return results.student.name if results.student is not None else "the model"
+
+
 def _heat(results: Results, heat: evidence.Heat) -> dict[str, Any]:
     """Return one image with the maps over it, and what was answered."""
     pictures = [("image", _overlay(heat.image, None))]
@@ -220,7 +228,6 @@ def _disagreements(
     if found is None:
         return None
     thumbnails = samples.test if samples is not None else {}
-    ordered = sorted(found.items, key=lambda item: item.position not in thumbnails)[:MAX_DISAGREEMENTS]
     cards = [
         {
             "uri": _data_uri(thumbnails[item.position]) if item.position in thumbnails else "",
@@ -229,7 +236,7 @@ def _disagreements(
             "truth": item.truth,
             "guesses": item.guesses,
         }
-        for item in ordered
+        for item in found.items[: evidence.MAX_DISAGREEMENTS]
     ]
     summary = words.disagreement_summary(
         found.n, len(found.items), found.student_right, found.teachers_right, found.neither

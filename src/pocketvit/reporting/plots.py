@@ -18,7 +18,7 @@ from sklearn.metrics import roc_curve
 from ..files import human_bytes
 from .results import Curve, Row
 from .style import SENTINELS, figure, looks
-from .table import accuracy_text
+from .text import accuracy_text
 
 
 def accuracy_against(rows: Sequence[Row], cost: str) -> Figure | None:

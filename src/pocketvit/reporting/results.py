@@ -14,8 +14,16 @@ from typing import Any, Literal, get_args
 
 from ..errors import PocketError
 from ..files import read_json
+from ..tasks import Task, task_named
 
-Role = Literal["teacher", "student", "baseline", "ceiling", "int8", "other"]
+Role = Literal["teacher", "teacher-int8", "student", "model", "int8", "baseline", "against", "ceiling", "other"]
+"""What a row is to the student that a run is about.
+
+teacher: one of its teachers; teacher-int8: that teacher's own int8 file, under the key "KEY-int8". student: itself, in
+fp32; model: a network that was trained without a teacher; int8: the int8 file of either, which ships. baseline: the
+same student without a teacher. against: another network that one might ship otherwise. ceiling: the same student with
+all labels.
+"""
 Interval = tuple[float, float]
 
 _FIGURES = (
@@ -28,9 +36,9 @@ _INTERVALS = ("auc_interval", "balanced_interval", "kappa_interval", "sensitivit
 class Row:
     """One line of the honest table: a model, what it gets right and what it costs.
 
-    Shares (accuracy, agreement, interval) lie in [0, 1]; FLOPs are those of one image; latency is that of batch 1.
-    Intervals are of 95 %, over ``groups`` (patients, say) where there are any. What one figure means stands in
-    `tasks.screening`.
+    Shares (accuracy, agreement, interval) lie in [0, 1]; FLOPs are those of one image; latency is that of batch 1;
+    memory is what a fresh process takes above its libraries. Intervals are of 95 %, over ``groups`` (patients, say)
+    where there are any. What one figure means stands in `metrics.screening`.
     """
 
     key: str
@@ -80,6 +88,8 @@ class Row:
             raise PocketError(f"a row of results is not a set of named values but {value!r}")
         name = str(value.get("name") or value.get("key") or "model")
         role = value.get("role", "other")
+        if role == "baseline" and value.get("key") == "against":  # as versions before 0.2 wrote it
+            role = "against"
         lowest = _pair(value.get("min_class"))
         lowest_accuracy = _number(lowest[1]) if lowest else None
         aucs = value.get("class_auc")
@@ -183,14 +193,14 @@ class Results:
     differences: tuple[str, ...] = ()
     teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
     tokens: Tokens | None = None  # of a student with a token a teacher
-    reliability: Mapping[str, Curve] = field(default_factory=dict)  # "before" and "after" the student's temperature
+    reliability: Mapping[str, Curve] = field(default_factory=dict)  # "before" and "after" a temperature was fitted
     provenance: Mapping[str, Any] = field(default_factory=dict)
     comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
     @property
     def student(self) -> Row | None:
-        """The distilled student itself (PyTorch or fp32 ONNX)."""
-        return self._first("student")
+        """The network that the run is about, in fp32: the distilled student, or what was trained without a teacher."""
+        return self._first("student") or self._first("model")
 
     @property
     def shipped(self) -> Row | None:
@@ -208,9 +218,14 @@ class Results:
         return next((row for row in self.rows if row.role == "baseline"), None)
 
     @property
-    def several(self) -> bool:
-        """Whether an image has several labels, so that accuracies count labels."""
-        return self.dataset.get("task") in ("multilabel", "multi-label")  # as version 0.1 wrote it
+    def task(self) -> Task:
+        """What the images are answered with, and so what an accuracy counts."""
+        return task_named(str(self.dataset.get("task") or "classification"))
+
+    @property
+    def chance(self) -> float | None:
+        """Share of the scored images that the commonest answer gets right; None where nobody counted, or it is idle."""
+        return _number(self.dataset.get("chance"))
 
     @property
     def research(self) -> bool:
@@ -257,7 +272,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
     dataset["notes"] = _sentences(dataset.get("notes"))
     return Results(
         folder=folder,
-        rows=with_company(value.get("rows", [])),
+        rows=with_company(_roles(value)),
         title=" ".join(str(value.get("title") or (folder.resolve().name if folder else "")).split()),
         command=str(value.get("command") or ""),
         created=str(value.get("created") or ""),
@@ -279,6 +294,13 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         provenance=_mapping(value.get("provenance")),
         comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
     )
+
+
+def _roles(value: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of ``results.json``; what was trained without any teacher is no student that lacks one."""
+    rows = [Row.read(row) for row in value.get("rows", [])]
+    alone = not value.get("teachers") and not any(row.role in ("teacher", "baseline", "ceiling") for row in rows)
+    return [replace(row, role="model") if alone and row.role == "student" else row for row in rows]
 
 
 def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:

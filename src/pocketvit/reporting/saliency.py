@@ -20,6 +20,7 @@ from ..config import ViewConfig
 from ..models import forward_heads
 from ..sources.base import Source
 from ..sources.subset import Subset
+from ..tasks import Task
 from ..training.predict import plain_pixels
 from ..training.step import Input
 from ..views.resize import to_input
@@ -30,7 +31,12 @@ _NOISE = 0.1  # of the range of its values
 
 
 def heat_maps(
-    model: nn.Module, source: Source | None, view: ViewConfig, input: Input, probabilities: np.ndarray | None
+    model: nn.Module,
+    source: Source | None,
+    view: ViewConfig,
+    input: Input,
+    probabilities: np.ndarray | None,
+    task: Task,
 ) -> dict[str, np.ndarray]:
     """Return maps of a few scored images, for ``samples.npz``; nothing without images, or where a network has none.
 
@@ -40,31 +46,31 @@ def heat_maps(
         view: Its geometry is used.
         input: What the student is fed.
         probabilities: floating [N, C], the student's answers on the split.
+        task: What they answer.
 
     Returns:
         ``heat_images`` uint8 [k, S, S, 3], ``heat_names`` [k], ``heat_targets`` int64 [k] (-1 where unknown, or where
-        an image has several labels), ``heat_answers`` int64 [k] (class, or the likeliest of several labels),
+        an image may have several answers), ``heat_answers`` int64 [k] (the likeliest class),
         ``heat_gradient`` float16 [k, S', S'] and, of a plain vision transformer, ``heat_rollout`` float16 [k, h, w] on
         its grid of patches; each map from 0 to 1.
     """
     if source is None or probabilities is None or not len(source):
         return {}
-    chosen = choose_images(probabilities, source.targets)
+    chosen = choose_images(probabilities, source.targets, task)
     pixels = plain_pixels(Subset(source, chosen), view)
     size, mean, std = input
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     x_BCHW = to_input(pixels.to(device), size, mean, std)
     answers = torch.from_numpy(probabilities[chosen].argmax(1)).to(device)
-    several = source.targets.ndim == 2
     was_training = model.training
     model.eval()
     try:
         arrays = {
             "heat_images": pixels.permute(0, 2, 3, 1).numpy(),
             "heat_names": np.array([str(source.names[i]) for i in chosen]),
-            "heat_targets": np.full(len(chosen), -1) if several else np.asarray(source.targets)[chosen],
+            "heat_targets": np.asarray(source.targets)[chosen] if task.exclusive else np.full(len(chosen), -1),
             "heat_answers": answers.cpu().numpy(),
-            "heat_gradient": _from_zero_to_one(gradient_map(model, x_BCHW, answers, several=several)),
+            "heat_gradient": _from_zero_to_one(gradient_map(model, x_BCHW, answers, exclusive=task.exclusive)),
         }
         rollout = attention_rollout(model, x_BCHW)
     finally:
@@ -74,13 +80,13 @@ def heat_maps(
     return arrays
 
 
-def choose_images(probabilities: np.ndarray, targets: Any, count: int = SHOWN) -> np.ndarray:
+def choose_images(probabilities: np.ndarray, targets: Any, task: Task, count: int = SHOWN) -> np.ndarray:
     """Return positions int64 of the most confident mistakes, and of right answers of as many classes as there are.
 
-    Half each where there are enough; without labels, or with several labels an image, images at equal distances.
+    Half each where there are enough; without labels, or where an answer is not one class, images at equal distances.
     """
     y_N = np.asarray(targets)
-    known = np.flatnonzero(y_N >= 0) if y_N.ndim == 1 else np.zeros(0, np.int64)
+    known = np.flatnonzero(y_N >= 0) if task.exclusive else np.zeros(0, np.int64)
     if not len(known):
         return np.unique(np.linspace(0, len(probabilities) - 1, min(count, len(probabilities))).astype(np.int64))
     answer_N, confidence_N = probabilities.argmax(1), probabilities.max(1)
@@ -96,14 +102,14 @@ def choose_images(probabilities: np.ndarray, targets: Any, count: int = SHOWN) -
     return np.concatenate([wrong[:few], right[: count - few]])
 
 
-def gradient_map(model: nn.Module, x_BCHW: Tensor, classes_B: Tensor, *, several: bool = False) -> Tensor:
+def gradient_map(model: nn.Module, x_BCHW: Tensor, classes_B: Tensor, *, exclusive: bool = True) -> Tensor:
     """Return how strongly each pixel moves the log odds of a class: |d log odds / d x|, the largest of the channels.
 
     Args:
         model: In evaluation mode, on the images' device.
         x_BCHW: Normalized.
         classes_B: int64, whose odds; several heads' are added.
-        several: Whether an image has several labels, so that a label's odds are against its own absence.
+        exclusive: Whether a class's odds are against the other classes, else against its own absence.
 
     Returns:
         float32 [B, H, W], the mean over noisy copies that are the same at every call.
@@ -115,7 +121,7 @@ def gradient_map(model: nn.Module, x_BCHW: Tensor, classes_B: Tensor, *, several
         for _ in range(_COPIES):
             shift = torch.randn(x_BCHW.shape, generator=noise).to(x_BCHW.device) * spread
             x = (x_BCHW + shift).requires_grad_()
-            odds = torch.stack([_log_odds(head, classes_B, several) for head in forward_heads(model, x)]).sum()
+            odds = torch.stack([_log_odds(head, classes_B, exclusive) for head in forward_heads(model, x)]).sum()
             (gradient,) = torch.autograd.grad(odds, x)
             total += gradient.abs().amax(1)
     return total / _COPIES
@@ -170,10 +176,10 @@ def _weights(
     return scores.softmax(-1).mean(1)
 
 
-def _log_odds(logits_BC: Tensor, classes_B: Tensor, several: bool) -> Tensor:
+def _log_odds(logits_BC: Tensor, classes_B: Tensor, exclusive: bool) -> Tensor:
     """Sum over the images of the log odds of their class; its gradient does not vanish where a network is sure."""
     own = logits_BC.gather(1, classes_B[:, None])[:, 0]
-    if several or logits_BC.shape[1] == 1:
+    if not exclusive or logits_BC.shape[1] == 1:
         return own.sum()
     return (own - logits_BC.scatter(1, classes_B[:, None], -torch.inf).logsumexp(1)).sum()
 

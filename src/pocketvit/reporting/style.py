@@ -1,7 +1,7 @@
 """Colours, markers and the step from a matplotlib figure to an SVG that follows the page's light or dark theme.
 
 Figures for a page are drawn in placeholder colours (`SENTINELS`), which `inline_svg` replaces by CSS variables: one
-drawing serves the light page and the dark one. A picture file is drawn in the colours of `LIGHT`.
+drawing serves the light page and the dark one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -28,9 +27,12 @@ LIGHT = {
     "muted": "#656d78",
     "grid": "#e4e6e9",
     "teacher": "#b0560a",
+    "teacher-int8": "#a07a10",
     "student": "#1d5fd1",
+    "model": "#1d5fd1",
     "int8": "#0a7f86",
     "baseline": "#767e89",
+    "against": "#a83260",
     "ceiling": "#3a7d3c",
     "other": "#8449ad",
 }
@@ -41,9 +43,12 @@ DARK = {
     "muted": "#9aa3ae",
     "grid": "#2c3137",
     "teacher": "#f0a05a",
+    "teacher-int8": "#dcc25c",
     "student": "#74a5ff",
+    "model": "#74a5ff",
     "int8": "#45c9c4",
     "baseline": "#a2aab4",
+    "against": "#f08cb0",
     "ceiling": "#7fc77f",
     "other": "#c796ec",
 }
@@ -60,7 +65,10 @@ MARKERS = {
     "P": "M4.2 1h3.6v3.2H11v3.6H7.8V11H4.2V7.8H1V4.2h3.2z",
     "X": "M3.3 1 6 3.7 8.7 1 11 3.3 8.3 6 11 8.7 8.7 11 6 8.3 3.3 11 1 8.7 3.7 6 1 3.3z",
 }
-_FIRST = {"teacher": "s", "student": "o", "int8": "D", "baseline": "^", "ceiling": "v", "other": "P"}
+_FIRST = {
+    **{"teacher": "s", "teacher-int8": "D", "student": "o", "model": "o", "int8": "D", "baseline": "^"},
+    **{"against": "X", "ceiling": "v", "other": "P"},
+}
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
@@ -160,15 +168,6 @@ def standalone_svg(drawing: Figure, name: str, title: str) -> str:
     head = head.replace("<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"', 1)
     title_end = body.index("</title>") + len("</title>")
     return f"{head}>{body[:title_end]}{style}{body[title_end:]}\n"
-
-
-def png(drawing: Figure, dpi: int = 144) -> bytes:
-    """Return a figure that was drawn in `LIGHT` as a PNG on an opaque background."""
-    target = io.BytesIO()
-    drawing.set_dpi(dpi)
-    with _settings("png", LIGHT):
-        FigureCanvasAgg(drawing).print_png(target)
-    return target.getvalue()
 
 
 def recolour(svg: str, colours: Mapping[str, str]) -> str:

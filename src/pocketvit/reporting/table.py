@@ -12,15 +12,32 @@ from __future__ import annotations
 import html
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..files import human_bytes
+from ..tasks import Task, task_named
 from .results import Results, Row, parse_results, with_company
+from .text import (
+    MISSING,
+    accuracy_text,
+    auc_text,
+    columns_of,
+    describe_machine,
+    escape_markdown,
+    figure_text,
+    human_count,
+    interval_text,
+    milliseconds,
+    padded,
+    percent,
+    printable,
+    share_text,
+    shortened,
+)
+from .verdict import Verdict, verdict
 
-MISSING = "–"
 _MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
@@ -43,7 +60,8 @@ class Table:
     Args:
         rows: `Row` objects or entries of ``results.json``.
         scored_on: what the accuracies were counted on, in words: "the test split of photos".
-        several: whether an image has several labels, so that accuracies count labels.
+        task: says what an accuracy counts; one class per image by default.
+        verdict: what the rows come to, printed above them.
         group: what the images are grouped by ("patient"), where intervals are over groups.
         machine: ``{"cpu", "cores", "threads", "torch", "os"}``, printed under the table.
         command: the command that made the figures.
@@ -54,14 +72,16 @@ class Table:
         rows: Iterable[Row | Mapping[str, Any]],
         *,
         scored_on: str = "",
-        several: bool = False,
+        task: Task | None = None,
         group: str = "",
         machine: Mapping[str, Any] | None = None,
         command: str = "",
+        verdict: Verdict | None = None,
     ):
         self.rows = with_company(rows)
         self.scored_on = scored_on
-        self.several = several
+        self.task = task or task_named("classification")
+        self.verdict = verdict
         self.group = group
         self.machine = machine or {}
         self.command = command
@@ -77,10 +97,11 @@ class Table:
         return cls(
             results.rows,
             scored_on=scored_on,
-            several=results.several,
+            task=results.task,
             group=str(results.dataset.get("group") or ""),
             machine=results.machine,
             command=results.command,
+            verdict=None if results.comparison else verdict(results.rows, results.task, results.chance),
         )
 
     def __str__(self) -> str:
@@ -89,21 +110,24 @@ class Table:
     def text(self, width: int | None = None) -> str:
         """Return aligned columns, split into blocks of at most ``width`` characters (default: the terminal's)."""
         width = width or shutil.get_terminal_size((100, 24)).columns
-        names = [_shorten(f"{_plain(row.name)}{mark}", max(16, width // 2)) for row, mark in self.marked()]
-        name_width = max(map(_width, names), default=0)
+        names = [shortened(f"{printable(row.name)}{mark}", max(16, width // 2)) for row, mark in self.marked()]
+        name_width = max(map(columns_of, names), default=0)
         blocks = []
         for columns in self._blocks(width - name_width):
-            cells = [[column.title, *(_plain(column.cell(row)) for row in self.rows)] for column in columns]
-            widths = [max(map(_width, cell)) for cell in cells]
+            cells = [[column.title, *(printable(column.cell(row)) for row in self.rows)] for column in columns]
+            widths = [max(map(columns_of, cell)) for cell in cells]
             lines = []
             for index, name in enumerate(["", *names]):
-                line = _pad(name, name_width)
+                line = padded(name, name_width)
                 for column, cell, size in zip(columns, cells, widths, strict=True):
-                    line += "  " + _pad(cell[index], size, right=column.numeric)
+                    line += "  " + padded(cell[index], size, right=column.numeric)
                 lines.append(line.rstrip())
             blocks.append("\n".join(lines))
-        footer = [textwrap.fill(_plain(line), width, subsequent_indent="  ") for line in self.footer()]
-        return "\n\n".join([*blocks, "\n".join(footer)]).rstrip()
+        above, below = (
+            "\n".join(textwrap.fill(printable(line), width, subsequent_indent="  ") for line in lines)
+            for lines in (self.verdict.lines if self.verdict else (), self.footer())
+        )
+        return "\n\n".join([*([above] if above else []), *blocks, below]).rstrip()
 
     def markdown(self) -> str:
         """Return a GitHub table and its footer; text that others wrote is escaped."""
@@ -112,10 +136,14 @@ class Table:
         lines = [head, rule]
         for row, mark in self.marked():
             name = escape_markdown(row.name) + mark
-            name = f"**{name}**" if row.role == "student" else name
+            name = f"**{name}**" if self.ships(row) else name
             lines.append([name, *(escape_markdown(column.cell(row)) for column in self.columns)])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + "\n\n" + "  \n".join(escape_markdown(line) for line in self.footer())
+        above, below = (
+            "  \n".join(map(escape_markdown, lines))
+            for lines in (self.verdict.lines if self.verdict else (), self.footer())
+        )
+        return (above + "\n\n" if above else "") + table + "\n\n" + below
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook: it takes the colours of the page that it stands in."""
@@ -128,7 +156,7 @@ class Table:
         )
         body = ""
         for row, mark in self.marked():
-            weight = ";font-weight:600" if row.role == "student" else ""
+            weight = ";font-weight:600" if self.ships(row) else ""
             faint = ";opacity:.6" if not row.measured else ""
             cells = "".join(
                 f'<td style="{right if column.numeric else left}">{html.escape(column.cell(row))}</td>'
@@ -139,8 +167,10 @@ class Table:
                 f'<td style="{left}{weight}">{html.escape(row.name)}{mark}</td>{cells}</tr>'
             )
         footer = "<br>".join(html.escape(line) for line in self.footer())
+        above = "".join(f"<p>{html.escape(line)}</p>" for line in (self.verdict.lines if self.verdict else ()))
         return (
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
+            f'<div style="overflow-x:auto">{above}'
+            '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
             f'<thead><tr style="background:none"><th style="{left}"></th>{head}</tr></thead>'
             f'<tbody>{body}</tbody></table><p style="opacity:.7;font-size:.85em;margin:.6em 0">{footer}</p></div>'
         )
@@ -150,8 +180,8 @@ class Table:
         lines = []
         if any(row.accuracy is not None for row in self.rows):
             where = f"{self.scored_on} (n images)" if self.scored_on else "n test images"
-            what = f"the labels of {where} that are right at 0.5" if self.several else f"{where} that is right"
-            lines.append(f"accuracy: share of {what}, with its 95 % interval")
+            rule = f" ({self.task.decided})" if self.task.decided else ""
+            lines.append(f"accuracy: share of {self.task.counted(where)} that is right{rule}, with its 95 % interval")
         lines += self._explained()
         if any(row.ece is not None and not row.calibrated for row in self.rows):
             lines.append("* uncalibrated: no temperature was fitted")
@@ -167,7 +197,7 @@ class Table:
         """Say what AUC, both kinds of error and intervals over groups are, where a row has them."""
         lines = []
         if any(row.auc is not None for row in self.rows):
-            over = "labels" if self.several else "classes of one against the rest"
+            over = "classes of one against the rest" if self.task.exclusive else self.task.unit
             lines.append(f"AUC: area under the ROC curve, mean over {over} (0.5: chance)")
         if any(row.kappa is not None for row in self.rows):
             lines.append("kappa: agreement of grades beyond chance, quadratic weights; MAE: mean error in grades")
@@ -182,6 +212,10 @@ class Table:
             lines.append(f"intervals are over {groups:,} groups{of}: images of one group are not independent")
         return lines
 
+    def ships(self, row: Row) -> bool:
+        """Whether this is the row to ship, which is set in bold; without a verdict that is the student."""
+        return row.key == self.verdict.ship if self.verdict else row.role in ("student", "model", "int8")
+
     def marked(self) -> list[tuple[Row, str]]:
         """Rows with the superscript of their footnote, "" where there is none; equal notes share one mark."""
         notes = list(dict.fromkeys(row.note for row in self.rows if row.note))
@@ -191,7 +225,7 @@ class Table:
     def _blocks(self, room: int) -> list[list[Column]]:
         """Split the columns into blocks of ``room`` characters, worth above cost where that takes no more blocks."""
         sizes = {
-            column.title: 2 + max(_width(_plain(text)) for text in (column.title, *map(column.cell, self.rows)))
+            column.title: 2 + max(columns_of(printable(text)) for text in (column.title, *map(column.cell, self.rows)))
             for column in self.columns
         }
 
@@ -211,79 +245,6 @@ class Table:
             return together
         apart = [block for group in ("worth", "cost") for block in fill([c for c in self.columns if c.group == group])]
         return apart if len(apart) <= len(together) else together
-
-
-def percent(share: float | None, n: int | None = None) -> str:
-    """Return a share as a percentage, with the second decimal only where 10,000 images or more carry it."""
-    if share is None:
-        return MISSING
-    return f"{100 * share:.{2 if n and n >= 10_000 else 1}f} %"
-
-
-def interval_text(row: Row) -> str:
-    """Return the interval of a row's accuracy in percent: ``91.6–96.4``."""
-    if row.accuracy is None or row.interval is None:
-        return MISSING
-    digits = 2 if row.n and row.n >= 10_000 else 1
-    return f"{100 * row.interval[0]:.{digits}f}–{100 * row.interval[1]:.{digits}f}"
-
-
-def accuracy_text(row: Row) -> str:
-    """Return the accuracy, or why there is none."""
-    if not row.measured:
-        return "not run"
-    return "unknown" if row.accuracy is None else percent(row.accuracy, row.n)
-
-
-def auc_text(row: Row) -> str:
-    """Return the AUC with its interval: ``0.913 (0.881–0.940)``."""
-    return _figure(row.auc, row.auc_interval)
-
-
-def share_text(value: float | None, interval: tuple[float, float] | None) -> str:
-    """Return a share with its interval in whole percent: ``85.7 % (72–93)``."""
-    if value is None:
-        return MISSING
-    return f"{percent(value)}" + (f" ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})" if interval is not None else "")
-
-
-def human_count(count: float | None) -> str:
-    """Return a count with three digits: ``1.05 M``."""
-    if count is None:
-        return MISSING
-    for unit in ("", " k", " M", " G"):
-        if abs(count) < 999.5:
-            return f"{count:.0f}" if unit == "" else f"{count:.3g}{unit}"
-        count /= 1000
-    return f"{count:.3g} T"
-
-
-def milliseconds(value: float | None) -> str:
-    """Return a latency in milliseconds with three digits, without the unit."""
-    if value is None:
-        return MISSING
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def describe_machine(machine: Mapping[str, Any]) -> str:
-    """Return ``{"cpu", "cores", "threads", "torch", "os"}`` as one line; what is not known is left out."""
-    parts = [str(machine[key]) for key in ("cpu", "gpu") if machine.get(key)]
-    for key, word in (("cores", "core"), ("threads", "thread")):
-        if machine.get(key):
-            parts.append(f"{machine[key]} {word}{'' if machine[key] == 1 else 's'}")
-    parts += [f"{name} {machine[name]}" for name in ("torch", "onnxruntime") if machine.get(name)]
-    if machine.get("os"):
-        parts.append(str(machine["os"]))
-    return ", ".join(parts)
-
-
-def escape_markdown(text: str) -> str:
-    """Make text that others wrote harmless inside a markdown table or paragraph."""
-    text = " ".join(str(text).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_[]|":
-        text = text.replace(character, "\\" + character)
-    return text
 
 
 def _columns(rows: tuple[Row, ...]) -> list[Column]:
@@ -345,13 +306,7 @@ def _worst_class(row: Row) -> str:
 
 
 def _kappa(row: Row) -> str:
-    return _figure(row.kappa, row.kappa_interval)
-
-
-def _figure(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval is not None else "")
+    return figure_text(row.kappa, row.kappa_interval)
 
 
 def _latency(row: Row) -> str:
@@ -362,26 +317,3 @@ def _latency(row: Row) -> str:
 
 def _memory(row: Row) -> str:
     return MISSING if row.memory_mb is None else f"{row.memory_mb:.0f} MB"
-
-
-def _plain(text: str) -> str:
-    """Drop control characters: a class name must not move the terminal's cursor."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-
-
-def _width(text: str) -> int:
-    """Columns that ``text`` takes in a terminal: wide East Asian characters take two, combining ones none."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not unicodedata.combining(c))
-
-
-def _pad(text: str, size: int, right: bool = False) -> str:
-    space = " " * (size - _width(text))
-    return space + text if right else text + space
-
-
-def _shorten(text: str, size: int) -> str:
-    if _width(text) <= size:
-        return text
-    while text and _width(text) > size - 1:
-        text = text[:-1]
-    return text + "…"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..files import human_bytes
-from .results import Results
-from .table import human_count, interval_text, milliseconds, percent
+from .results import Results, Row
+from .text import human_count, interval_text, milliseconds, percent
+from .verdict import at_equal_precision
 
 RESEARCH = (
     "For research use only: not a medical device. Nothing here was validated for diagnosis or treatment, and the "
@@ -38,8 +39,7 @@ def headline(results: Results) -> str:
         return first + "."
     count = f"{row.n:,} " if row.n else ""
     first = f"{what} that is right on" if row.bytes else f"{what} is right on"
-    labels = "the labels of " if results.several else ""
-    first += f" {percent(row.accuracy, row.n)} of {labels}{count}{results.scored_on} images"
+    first += f" {percent(row.accuracy, row.n)} of {results.task.counted(f'{count}{results.scored_on} images')}"
     if row.interval is not None:
         first += f" (95 % interval {interval_text(row)} %)"
     companions = []
@@ -52,7 +52,7 @@ def headline(results: Results) -> str:
         if len(teachers) == 1:
             companions[0] = f"its teacher{size} is right on {figures}"
     baseline = results.baseline
-    if baseline is not None and row.role in ("student", "int8"):
+    if baseline is not None and results.student is not None and results.student.role == "student":
         companions.append(
             f"the same student without a teacher on {percent(baseline.accuracy, baseline.n)}"
             if baseline.measured and baseline.accuracy is not None
@@ -82,21 +82,29 @@ def tiles(results: Results) -> list[Tile]:
         low_high = f"{row.auc_interval[0]:.3f}–{row.auc_interval[1]:.3f}" if row.auc_interval else "no interval"
         result.append(Tile("AUC", f"{row.auc:.3f}", f"{low_high}; 0.5 is chance"))
     if row.bytes:
-        heavy = max((teacher.bytes or 0 for teacher in results.teacher_rows), default=0)
-        detail = f"{human_count(row.parameters)} parameters" if row.parameters else row.name
-        if heavy > row.bytes * 1.05:
-            times = heavy / row.bytes
-            whose = "its" if len(results.teacher_rows) == 1 else "the largest"
-            detail = f"{times:.{1 if times < 10 else 0}f}× smaller than {whose} teacher"
-        result.append(Tile("file size", human_bytes(row.bytes), detail))
+        result.append(Tile("file size", human_bytes(row.bytes), _size_detail(results, row)))
     if row.latency_p50 is not None:
         threads = results.machine.get("threads")
         where = f"median, {threads} thread{'' if threads == 1 else 's'} here" if threads else "median, on this machine"
         result.append(Tile("latency", f"{milliseconds(row.latency_p50)} ms", where))
     if row.agreement is not None:
-        what = "labels decided" if results.several else "images answered"
-        result.append(Tile("agreement", percent(row.agreement, row.n), f"of {what} as the teachers do"))
+        what = f"of the {results.task.unit}, as the teachers answer"
+        result.append(Tile("agreement", percent(row.agreement, row.n), what))
     return result
+
+
+def _size_detail(results: Results, row: Row) -> str:
+    """Compare the student's size with that of its largest teacher, at one precision; else say its parameters."""
+    student = results.student
+    teacher = max(results.teacher_rows, key=lambda one: one.bytes or 0, default=None)
+    if student is not None and teacher is not None:
+        ours, theirs = at_equal_precision(results.rows, student, teacher)
+        if ours.bytes and theirs.bytes and theirs.bytes > 1.05 * ours.bytes:
+            times = theirs.bytes / ours.bytes
+            whose = "its" if len(results.teacher_rows) == 1 else "the largest"
+            precision = "in int8" if ours.role == "int8" else "in fp32"
+            return f"{times:.{1 if times < 10 else 0}f}× smaller than {whose} teacher, both {precision}"
+    return f"{human_count(row.parameters)} parameters" if row.parameters else row.name
 
 
 def differences(results: Results) -> tuple[str, ...]:
@@ -123,7 +131,8 @@ def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
     sentences = [f"{_upper(row.name)}: not run." for row in results.rows if not row.measured]
     measured = [row for row in results.rows if row.measured]
     row = results.shipped
-    if row is not None and not any(other.role == "other" for other in results.rows):
+    distilled = results.student is not None and results.student.role == "student"
+    if distilled and not any(other.role == "against" for other in results.rows):
         sentences.append("What one would ship otherwise (a small pretrained network such as MobileNetV3): not run.")
     if any(row.accuracy is None for row in measured):
         names = ", ".join(row.name for row in measured if row.accuracy is None)

@@ -14,11 +14,12 @@ import numpy as np
 from ..files import atomic, human_bytes, write_json
 from ..metrics import paired_difference
 from ..reporting.card import write_card
+from ..reporting.evidence import shown_positions
 from ..reporting.page import write_report
 from ..reporting.saliency import heat_maps
 from ..rundir import machine
-from ..sources.base import Source
 from ..sources.subset import Subset
+from ..sources.tiles import whole
 from ..teachers import Teacher
 from ..training.predict import plain_pixels
 from .base import Stage, Walk
@@ -54,7 +55,7 @@ class Report(Stage):
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
             differences=_differences(walk.rows),
             extra=walk.extra | {"seconds": walk.spent()},
-            pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered),
+            pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered, road.task),
         )
         write_card(walk.folder)
         write_report(walk.folder, images=not settings.no_images)
@@ -79,7 +80,7 @@ def write_results(
     dataset, source = road.dataset, road.scored
     if arrays:
         save_arrays(folder / "predictions.npz", arrays)
-    save_arrays(folder / "samples.npz", _samples(road, source) | dict(pictures or {}))
+    save_arrays(folder / "samples.npz", _samples(road, shown_positions(rows, arrays, road.task)) | dict(pictures or {}))
     write_json(
         folder / "results.json",
         {
@@ -94,6 +95,7 @@ def write_results(
                 "scored_on": source.split if source is not None else None,
                 "notes": [*dataset.checks.lines(), *dataset.notes],
                 "task": dataset.task,
+                "chance": road.task.chance(whole(source).targets) if source is not None else None,
                 "research": dataset.research,
                 "group": dataset.group,
             },
@@ -125,17 +127,16 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _samples(road: Road, source: Source | None) -> dict[str, np.ndarray]:
-    """Views as the student sees them, and thumbnails of the scored images, for the report."""
+def _samples(road: Road, shown: np.ndarray) -> dict[str, np.ndarray]:
+    """Views as the student sees them, and the scored images that the report shows."""
     train = road.dataset.train
     some = np.linspace(0, len(train) - 1, num=min(_SAMPLES, len(train))).astype(np.int64)
     views = road.views.render(some, 0).pixels.permute(0, 2, 3, 1).numpy()
     arrays = {"views": views, "labels": np.asarray(train.targets)[some]}
-    if source is not None and source.parents is None:  # a tile is not the image that figures are counted on
-        most = min(len(source), 2000 if road.view.view_size <= 64 else 300)
-        chosen = np.linspace(0, len(source) - 1, num=most).astype(np.int64)  # of all classes, however they are sorted
-        pixels = plain_pixels(Subset(source, chosen), road.view)
-        arrays |= {"test_images": pixels.permute(0, 2, 3, 1).numpy(), "test_positions": chosen}
+    source = road.scored
+    if source is not None and source.parents is None and len(shown):  # a tile is not the image that figures count
+        pixels = plain_pixels(Subset(source, shown), road.view)
+        arrays |= {"test_images": pixels.permute(0, 2, 3, 1).numpy(), "test_positions": shown}
     return arrays
 
 

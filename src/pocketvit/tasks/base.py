@@ -45,6 +45,9 @@ class Task(ABC):
         smoothing: Of the labels that networks are trained on without a teacher.
         unit: What an accuracy counts, in words: "images" or "labels".
         compares: Whether `compare` knows methods for it.
+        exclusive: Whether an image has one answer, so that one class can be taken for another.
+        figure: The field of a row by which files are compared: "accuracy", "auc".
+        decided: When a label is called there, in words for people; "" where the likeliest class is the answer.
     """
 
     name: ClassVar[str]
@@ -54,6 +57,9 @@ class Task(ABC):
     smoothing: ClassVar[float] = 0.0
     unit: ClassVar[str] = "images"
     compares: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
+    figure: ClassVar[str] = "accuracy"
+    decided: ClassVar[str] = ""
 
     # What is asked for
 

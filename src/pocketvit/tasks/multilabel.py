@@ -37,6 +37,9 @@ class MultiLabel(Task):
     score = "val_auc"  # labels that are nearly always absent do not flatter it
     unit = "labels"
     compares = False
+    exclusive = False
+    figure = "auc"
+    decided = "a label is there from a probability of 0.5 on"
     smoothing = 0.0  # most labels are absent on most images: smoothing would hide how rare each is
 
     def refuse(self, settings: Any, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What a report shows of several labels an image: each label's AUC, and how often it is there."""
+"""What a report shows of several labels per image: each label's AUC, and how often it is there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from .results import Results, Row
 
 
 def label_table(results: Results) -> dict[str, Any] | None:
-    """Return each label's AUC for every row that has them, the rarest label first; None for one class an image.
+    """Return each label's AUC for every row that has them, the rarest label first; None where an image has one
+    answer.
 
     ``absent`` is the share of labels that would be right if none were ever named, which an accuracy has to be compared
     with; it and the counts are None without predictions.
     """
     rows = [row for row in results.rows if row.class_auc]
-    if not results.several or not rows:
+    if results.task.exclusive or not rows:
         return None
     counts, n = evidence.label_counts(results)
     count = min(len(row.class_auc) for row in rows)

@@ -1,0 +1,339 @@
+"""Smaller, faster, as good? One answer over the rows of a run, with numbers, and what to ship by them.
+
+Sizes and times are compared at equal precision: the student's int8 file with its teacher's own int8 file where that was
+measured, else both in fp32. A difference between two files is that of their figures on the same images, with an
+interval made of theirs (Newcombe 1998, method 10, which takes them for independent and so errs on the careful side).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from scipy.stats import binomtest
+
+from ..files import human_bytes
+from ..tasks import Task, task_named
+from .results import Row
+
+_LIKE = 1.05  # factor within which sizes and times are called alike
+_MUCH = 0.05  # of a share or an AUC: a loss that few savings are worth
+_LEVEL = 0.05  # of the test against chance
+_NAMES = {"auc": "AUC", "map": "mAP"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One of the three questions, answered.
+
+    Attributes:
+        question: "Smaller", "Faster", "As good".
+        yes: None where it was not measured, or where the images cannot tell.
+        words: With the figures.
+    """
+
+    question: str
+    yes: bool | None
+    words: str
+
+    def __str__(self) -> str:
+        head = {True: "yes", False: "no", None: "not known"}[self.yes]
+        return f"{self.question}? {head[:1].upper()}{head[1:]}: {self.words}."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run comes to.
+
+    Attributes:
+        replies: To the three questions; () without a teacher to compare with.
+        advice: What to ship, in one sentence, and why.
+        ship: Key of that row; None where nothing is worth shipping, or nobody knows.
+    """
+
+    replies: tuple[Reply, ...]
+    advice: str
+    ship: str | None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The advice and the replies, a line each."""
+        return (self.advice, *map(str, self.replies))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A figure of one row minus that of another.
+
+    Attributes:
+        value: The difference.
+        interval: 95 %; None where either has none.
+        words: "0.8 points more, 95 % interval -1.2 to +2.8".
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    words: str
+
+    @property
+    def seen(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def verdict(
+    rows: Iterable[Row | Mapping[str, Any]], task: Task | None = None, chance: float | None = None
+) -> Verdict | None:
+    """Say what a run comes to.
+
+    Args:
+        rows: Of the honest table.
+        task: Says which figure counts; one class per image by default.
+        chance: Share that is right when the commonest answer is always given, where that says anything.
+
+    Returns:
+        None without a student.
+    """
+    task = task or task_named("classification")
+    given = [row for row in map(Row.read, rows) if row.measured]
+    student = _first(given, "student")
+    if student is None:
+        return None
+    ships = _first(given, "int8") or student
+    teacher = _best(given, "teacher", task)
+    replies: tuple[Reply, ...] = ()
+    if teacher is not None:
+        ours, theirs = at_equal_precision(given, student, teacher)
+        replies = (
+            _cheaper("Smaller", ours, theirs, "bytes"),
+            _cheaper("Faster", ours, theirs, "latency_p50"),
+            _as_good(ships, theirs if figure(theirs, task)[0] is not None else teacher, task),
+        )
+    better = _better(given, student, ships, teacher, task, chance)
+    if better is not None:
+        return Verdict(replies, *better)
+    return Verdict(replies, _praise(ships, replies, task), ships.key)
+
+
+def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row) -> tuple[Row, Row]:
+    """Return the student's and the teacher's row of the same precision: int8 where both were measured, else fp32."""
+    ours = _first(rows, "int8")
+    theirs = next((row for row in rows if row.role == "teacher-int8" and row.key == f"{teacher.key}-int8"), None)
+    return (ours, theirs) if ours is not None and theirs is not None else (student, teacher)
+
+
+def figure(row: Row, task: Task) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the figure by which a task's files are compared, and its interval."""
+    interval = "interval" if task.figure == "accuracy" else f"{task.figure}_interval"
+    return getattr(row, task.figure), getattr(row, interval)
+
+
+def gap(ours: Row, theirs: Row, task: Task) -> Gap | None:
+    """Return one row's figure minus another's; None where either was not measured."""
+    (a, own), (b, other) = figure(ours, task), figure(theirs, task)
+    if a is None or b is None:
+        return None
+    interval = None
+    if own is not None and other is not None:
+        low = a - b - math.hypot(a - own[0], other[1] - b)
+        interval = (low, a - b + math.hypot(own[1] - a, b - other[0]))
+    points = task.figure == "accuracy"
+    scale, digits = (100, 1) if points else (1, 3)
+    unit = " points" if points else ""
+    size = f"{scale * abs(a - b):.{digits}f}"
+    words = "exactly as much" if float(size) == 0 else f"{size}{unit} {'more' if a > b else 'less'}"
+    if interval is not None:
+        low, high = (f"{scale * bound:+.{digits}f}" for bound in interval)
+        words += f", 95 % interval {low} to {high}"
+    return Gap(a - b, interval, words)
+
+
+def above_chance(accuracy: float, n: int, chance: float) -> float:
+    """Return how likely so many right answers are by chance alone: the p-value of a one-sided binomial test.
+
+    Args:
+        accuracy: Share of right answers.
+        n: Images, or groups of them where they are not independent.
+        chance: Share that the commonest answer gets right.
+    """
+    return float(binomtest(round(accuracy * n), n, min(chance, 1.0), alternative="greater").pvalue)
+
+
+def said(row: Row, task: Task) -> str:
+    """Return a row's figure in words: "93.1 %", "AUC 0.913"."""
+    value, _ = figure(row, task)
+    if value is None:
+        return "unknown"
+    return (
+        f"{100 * value:.1f} %" if task.figure == "accuracy" else f"{_NAMES.get(task.figure, task.figure)} {value:.3f}"
+    )
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """What one might ship in the student's place: both at one precision, and the rows that have their figures."""
+
+    ours: Row
+    theirs: Row
+    judged: Row
+    level: Row
+
+    @classmethod
+    def of(cls, ours: Row, theirs: Row, judged: Row, stand_in: Row, task: Task) -> _Rival:
+        return cls(ours, theirs, judged, theirs if figure(theirs, task)[0] is not None else stand_in)
+
+    def figures(self, task: Task) -> str:
+        return f"{said(self.level, task)} against {said(self.judged, task)} of the student"
+
+
+def _better(
+    rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, task: Task, chance: float | None
+) -> tuple[str, str | None] | None:
+    """Return (advice, key) where something else is the better thing to ship, or nothing is worth it; else None."""
+    guessing = _guessing(ships, task, chance)
+    if guessing is not None:
+        return guessing, None
+    own = student if figure(student, task)[0] is not None else ships
+    pair = None if teacher is None else _Rival.of(*at_equal_precision(rows, student, teacher), ships, teacher, task)
+    against = _first(rows, "against")
+    other = None if against is None else _Rival.of(student, against, own, against, task)
+    for rival in filter(None, (pair, other)):
+        cheaper = _no_dearer(rival, task)
+        if cheaper:
+            return (
+                f"Ship {_own_file(rival.theirs)} instead: {rival.figures(task)}, which is {cheaper}.",
+                rival.theirs.key,
+            )
+    alone = _first(rows, "baseline")
+    without = _did_not_help(alone, own, task)
+    loss = None if pair is None else gap(pair.judged, pair.level, task)
+    if pair is not None and loss is not None and loss.seen and loss.value < -_MUCH:
+        costs = [human_bytes(pair.theirs.bytes)] if pair.theirs.bytes else []
+        costs += [_ms(pair.theirs.latency_p50)] if pair.theirs.latency_p50 else []
+        size = f" ({', '.join(costs)})" if costs else ""
+        more = f" And {without}." if without else ""
+        advice = f"Ship {_own_file(pair.theirs)}{size} if the device takes it: {pair.figures(task)}.{more}"
+        return advice, pair.theirs.key
+    if without and alone is not None:
+        return f"Ship the student without a teacher instead: {without}.", alone.key
+    return None
+
+
+def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
+    if chance is None or ships.accuracy is None or not ships.n:
+        return None
+    n = ships.groups or ships.n
+    p = above_chance(ships.accuracy, n, chance)
+    if p <= _LEVEL:
+        return None
+    return (
+        f"Ship nothing yet: {said(ships, task)} cannot be told from always giving the commonest answer "
+        f"({100 * chance:.1f} %; p = {p:.2g}, binomial test over {n:,}). Use more images, or train longer."
+    )
+
+
+def _no_dearer(rival: _Rival, task: Task) -> str:
+    """Return how the student's costs compare where it saves nothing and is not seen to be better; else ""."""
+    difference, costs = gap(rival.judged, rival.level, task), _compared(rival.ours, rival.theirs)
+    if difference is None or (difference.value > 0 and difference.seen):
+        return ""
+    if any(one.theirs > one.ours * _LIKE for one in costs):
+        return ""
+    return " and ".join(one.words for one in costs)
+
+
+def _did_not_help(alone: Row | None, own: Row, task: Task) -> str:
+    """Say that the same student is as good or better without a teacher, where it is; else ""."""
+    difference = None if alone is None else gap(alone, own, task)
+    if alone is None or difference is None or difference.value <= 0:
+        return ""
+    unseen = "" if difference.seen else f"; {_unseen(own)}"
+    return (
+        f"the teacher's labels did not help: {alone.name} has {said(alone, task)} against {said(own, task)} "
+        f"({difference.words}{unseen})"
+    )
+
+
+def _praise(ships: Row, replies: Sequence[Reply], task: Task) -> str:
+    short = [reply.question.lower() for reply in replies if reply.yes is False]
+    name = f"Ship {ships.name}" + (f" ({human_bytes(ships.bytes)})" if ships.bytes else "")
+    if figure(ships, task)[0] is None:
+        return f"{name} only after measuring it on images with labels: nobody knows yet how good it is."
+    if not replies:
+        return f"{name}: no teacher was measured beside it."
+    if short:
+        return f"{name} if what it saves is worth what it loses: it is not {' and not '.join(short)}."
+    return f"{name}."
+
+
+def _cheaper(question: str, ours: Row, theirs: Row, cost: str) -> Reply:
+    found = [one for one in _compared(ours, theirs) if one.cost == cost]
+    if not found:
+        return Reply(question, None, "not measured for both at one precision")
+    (one,) = found
+    show = human_bytes if cost == "bytes" else _ms
+    words = f"{show(one.ours)} against {show(one.theirs)} of its teacher's {_kind(theirs)} file, {one.words}"
+    return Reply(question, one.theirs > one.ours * _LIKE, words)
+
+
+class _Cost(NamedTuple):
+    cost: str
+    ours: float
+    theirs: float
+    words: str  # "2.1× smaller"
+
+
+def _compared(ours: Row, theirs: Row) -> list[_Cost]:
+    """Return what both rows have of size and time, and how the first compares with the second."""
+    costs = []
+    for cost, more, less, alike in (
+        ("bytes", "larger", "smaller", "about as large"),
+        ("latency_p50", "slower", "faster", "about as fast"),
+    ):
+        a, b = getattr(ours, cost), getattr(theirs, cost)
+        if a and b:
+            times = max(a, b) / min(a, b)
+            words = f"{times:.{1 if times < 10 else 0}f}× {more if a > b else less}"
+            costs.append(_Cost(cost, a, b, alike if times <= _LIKE else words))
+    return costs
+
+
+def _as_good(ours: Row, theirs: Row, task: Task) -> Reply:
+    difference = gap(ours, theirs, task)
+    if difference is None:
+        return Reply("As good", None, "there are no labelled images to count on")
+    words = f"{said(ours, task)} against {said(theirs, task)} of {theirs.name} ({difference.words}"
+    if difference.seen or difference.interval is None:
+        return Reply("As good", difference.value >= 0, f"{words})")
+    return Reply("As good", None if difference.value < 0 else True, f"{words}; {_unseen(ours)})")
+
+
+def _unseen(row: Row) -> str:
+    images = f"{row.groups:,} groups" if row.groups else f"{row.n:,} images" if row.n else "these images"
+    return f"no difference seen on {images}"
+
+
+def _own_file(row: Row) -> str:
+    """Name a rival as something to ship: "the teacher's own int8 file (teacher: conv, int8)"."""
+    whose = "the teacher's own" if row.role in ("teacher", "teacher-int8") else "the"
+    return f"{whose} {_kind(row)} file ({row.name})"
+
+
+def _kind(row: Row) -> str:
+    return "int8" if row.role in ("int8", "teacher-int8") else "fp32"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g} ms"
+
+
+def _first(rows: Sequence[Row], role: str) -> Row | None:
+    return next((row for row in rows if row.role == role), None)
+
+
+def _best(rows: Sequence[Row], role: str, task: Task) -> Row | None:
+    """Return the row of a role with the best figure: of several teachers the one that is hardest to match."""
+    some = [row for row in rows if row.role == role]
+    return max(some, key=lambda row: -math.inf if figure(row, task)[0] is None else figure(row, task)[0], default=None)

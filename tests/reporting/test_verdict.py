@@ -1,0 +1,164 @@
+"""Smaller, faster, as good, at equal precision; and when something else is the better thing to ship, that is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binom
+
+from pocketvit.metrics import wilson_interval
+from pocketvit.reporting.results import Row
+from pocketvit.reporting.verdict import above_chance, gap, verdict
+from pocketvit.tasks import task_named
+
+TASK = task_named("classification")
+
+
+def row(key: str, role: str, accuracy: float | None, size: int | None, ms: float | None, n: int = 1000) -> Row:
+    interval = None if accuracy is None else wilson_interval(round(accuracy * n), n)
+    return Row(
+        key, f"the {key}", role, accuracy=accuracy, interval=interval, n=None if accuracy is None else n, bytes=size,
+        latency_p50=ms,
+    )  # fmt: skip
+
+
+TEACHER = row("teacher-1", "teacher", 0.94, 4_000_000, 8.0)
+TEACHER_8 = row("teacher-1-int8", "teacher-int8", 0.938, 1_100_000, 4.0)
+STUDENT = row("student", "student", 0.935, 1_900_000, 2.0)
+INT8 = row("int8", "int8", 0.934, 520_000, 1.0)
+ALONE = row("alone", "baseline", 0.90, 1_900_000, 2.0)
+ROWS = [TEACHER, TEACHER_8, STUDENT, INT8, ALONE]
+
+
+def without(*rows):
+    return [one for one in ROWS if one not in rows]
+
+
+def swapped(old, **changes):
+    return [replace(one, **changes) if one is old else one for one in ROWS]
+
+
+def test_a_student_that_is_smaller_faster_and_as_good_is_to_ship():
+    found = verdict(ROWS)
+    assert found.ship == "int8"
+    assert [(reply.question, reply.yes) for reply in found.replies] == [
+        ("Smaller", True), ("Faster", True), ("As good", None),
+    ]  # fmt: skip
+    assert found.lines == (
+        "Ship the int8 (520 kB).",
+        "Smaller? Yes: 520 kB against 1.1 MB of its teacher's int8 file, 2.1× smaller.",
+        "Faster? Yes: 1 ms against 4 ms of its teacher's int8 file, 4.0× faster.",
+        "As good? Not known: 93.4 % against 93.8 % of the teacher-1-int8 (0.4 points less, 95 % interval -2.6 to +1.8; "
+        "no difference seen on 1,000 images).",
+    )
+
+
+def test_int8_is_never_compared_with_fp32():
+    found = verdict(without(TEACHER_8))
+    assert "1.9 MB against 4 MB of its teacher's fp32 file, 2.1× smaller" in str(found.replies[0])
+    assert "2 ms against 8 ms" in str(found.replies[1])
+    assert "93.4 % against 94.0 %" in str(found.replies[2])  # but what ships is what is judged
+    only = verdict([TEACHER, replace(STUDENT, bytes=None, latency_p50=None), INT8])
+    assert [reply.yes for reply in only.replies[:2]] == [None, None]
+
+
+def test_the_teachers_own_file_is_to_ship_where_the_student_saves_nothing():
+    found = verdict(swapped(TEACHER_8, bytes=500_000, latency_p50=0.7))
+    assert found.ship == "teacher-1-int8"
+    assert found.advice == (
+        "Ship the teacher's own int8 file (the teacher-1-int8) instead: 93.8 % against 93.4 % of the student, which is "
+        "about as large and 1.4× slower."
+    )
+    better = verdict([*without(TEACHER_8, INT8), replace(TEACHER_8, bytes=500_000, latency_p50=0.7),
+                      row("int8", "int8", 0.98, 520_000, 1.0)])  # fmt: skip
+    assert better.ship == "int8"  # it saves nothing, but it is better, and that is seen
+
+
+def test_one_saving_is_enough_to_leave_the_choice():
+    found = verdict(swapped(TEACHER_8, bytes=500_000))
+    assert found.ship == "int8"
+    assert "if what it saves is worth what it loses: it is not smaller" in found.advice
+
+
+def test_the_student_without_a_teacher_is_to_ship_where_it_is_better():
+    found = verdict(swapped(ALONE, accuracy=0.96, interval=wilson_interval(960, 1000)))
+    assert found.ship == "alone"
+    assert "the teacher's labels did not help: the alone has 96.0 % against 93.5 %" in found.advice
+    unseen = verdict(swapped(ALONE, accuracy=0.936, interval=wilson_interval(936, 1000)))
+    assert unseen.ship == "alone"
+    assert "no difference seen on 1,000 images" in unseen.advice
+
+
+def test_a_large_loss_sends_back_to_the_teacher_and_says_what_else_was_better():
+    """As tried on 360 photographs: the teacher 100 %, the student 50 %, the student alone 61 %."""
+    rows = [
+        row("teacher-1", "teacher", 1.0, 9_000_000, 9.0, 36),
+        row("teacher-1-int8", "teacher-int8", 1.0, 2_600_000, 6.0, 36),
+        row("student", "student", 0.5, 1_900_000, 2.0, 36), row("int8", "int8", 0.5, 520_000, 1.0, 36),
+        row("alone", "baseline", 22 / 36, 1_900_000, 2.0, 36),
+    ]  # fmt: skip
+    found = verdict(rows, chance=1 / 3)
+    assert found.ship == "teacher-1-int8"
+    assert "(2.6 MB, 6 ms) if the device takes it: 100.0 % against 50.0 %" in found.advice
+    assert "And the teacher's labels did not help: the alone has 61.1 % against 50.0 %" in found.advice
+    assert "no difference seen on 36 images" in found.advice
+
+
+def test_another_network_that_costs_no_more_is_to_ship():
+    rival = row("against", "against", 0.95, 1_800_000, 1.9)
+    found = verdict([*ROWS, rival])
+    assert found.ship == "against"
+    assert "Ship the fp32 file (the against) instead: 95.0 % against 93.5 % of the student" in found.advice
+    assert verdict([*ROWS, replace(rival, bytes=6_000_000)]).ship == "int8"
+
+
+@pytest.mark.parametrize(("right", "told"), [(18, True), (16, False), (9, False)])
+def test_an_answer_that_chance_gives_too_is_not_to_ship(right, told):
+    """A binomial test: 18 of 36 are right by chance one time in thirty where a third would be, 16 one in eight."""
+    assert above_chance(right / 36, 36, 1 / 3) == pytest.approx(binom.sf(right - 1, 36, 1 / 3))
+    rows = [row("student", "student", right / 36, 1_900_000, 2.0, 36)]
+    found = verdict(rows, chance=1 / 3)
+    assert (found.ship == "student") is told
+    assert ("cannot be told from always giving the commonest answer (33.3 %" in found.advice) is not told
+
+
+def test_patients_and_not_their_images_are_counted_against_chance():
+    rows = [replace(row("student", "student", 0.5, 1, 1.0, 360), groups=12)]
+    assert verdict(rows, chance=1 / 3).ship is None
+    assert verdict([replace(rows[0], groups=None)], chance=1 / 3).ship == "student"
+
+
+def test_other_tasks_are_compared_by_their_own_figure():
+    labels = task_named("multilabel")
+    teacher = Row("teacher-1", "T", "teacher", accuracy=0.9, auc=0.85, auc_interval=(0.82, 0.88), n=500)
+    student = Row("student", "S", "student", accuracy=0.95, auc=0.80, auc_interval=(0.77, 0.83), n=500)
+    reply = verdict([teacher, student], labels).replies[2]
+    assert not reply.yes
+    assert "AUC 0.800 against AUC 0.850 of T (0.050 less" in reply.words
+
+
+def test_without_figures_nothing_is_claimed():
+    assert verdict([TEACHER, row("other", "other", 0.9, 5, 1.0)]) is None
+    blind = verdict([replace(one, accuracy=None, interval=None, n=None) for one in ROWS])
+    assert blind.replies[2].yes is None
+    assert "nobody knows yet how good it is" in blind.advice
+    lonely = verdict([STUDENT])
+    assert lonely.replies == ()
+    assert "no teacher was measured beside it" in lonely.advice
+    assert verdict([replace(TEACHER, measured=False), STUDENT]).replies == ()
+
+
+def test_of_several_teachers_the_best_is_the_measure():
+    weak = row("teacher-2", "teacher", 0.80, 900_000, 1.5)
+    assert "the teacher-1" in verdict([*ROWS, weak]).replies[2].words
+
+
+def test_a_gap_is_as_wide_as_both_figures_allow():
+    """Newcombe's method 10, by hand: d - sqrt((a - l1)^2 + (u2 - b)^2)."""
+    a, b = Row("a", "a", accuracy=0.7, interval=(0.6, 0.78)), Row("b", "b", accuracy=0.5, interval=(0.41, 0.59))
+    found = gap(a, b, TASK)
+    low, high = 0.2 - (0.1**2 + 0.09**2) ** 0.5, 0.2 + (0.08**2 + 0.09**2) ** 0.5
+    assert found.interval == pytest.approx((low, high))
+    assert found.seen
+    assert gap(a, Row("c", "c"), TASK) is None
