@@ -6,7 +6,7 @@ its provenance. While it is being made its pieces lie in numbered shards, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ class BankFolder:
         self,
         parts: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
         count: int,
-        teacher: Teacher,
+        size: int,
+        width: int,
+        classes: tuple[str, ...],
         origins: tuple[str, ...],
         made: Mapping[str, Any],
     ) -> Bank:
@@ -118,11 +120,12 @@ class BankFolder:
         Args:
             parts: consecutive (images uint8 [n, 3, S, S], logits [n, C], origin [n]); read once.
             count: pictures in all parts.
-            teacher: for its classes.
+            size: S.
+            width: C.
+            classes: their names; () where the teacher does not tell.
             origins: names of the values of ``origin``.
             made: what came out, for the record.
         """
-        size, width = teacher.input_size, teacher.num_outputs
         logits = np.empty((count, width), np.float16)
         origin = np.empty(count, np.int8)
 
@@ -142,11 +145,8 @@ class BankFolder:
                 "origin": (origin.shape, origin.dtype, iter([origin])),
             },
         )
-        classes = list(class_names(teacher))
-        write_json(
-            self.manifest,
-            {"provenance": self.provenance, "finished": True, "origins": list(origins), "classes": classes, **made},
-        )
+        about = {"origins": list(origins), "classes": list(classes), "made": dict(made)}
+        write_json(self.manifest, {"provenance": self.provenance, "finished": True, **about})
         for path in self.folder.glob("*-??????.npz"):
             path.unlink(missing_ok=True)
         return open_bank(self.folder)
@@ -174,6 +174,39 @@ def open_bank(folder: Path | str) -> Bank:
         {name: value for name, value in manifest.items() if name not in ("origins", "classes", "finished")},
         tuple(manifest["classes"]),
     )
+
+
+def join_banks(folder: Path | str, banks: Sequence[Bank]) -> Bank:
+    """Make one bank of several of the same teacher, such as drawn and inverted images.
+
+    Raises:
+        PocketError: they are of different teachers or sizes, or the folder holds another bank.
+    """
+    first = banks[0]
+    teacher = first.provenance["provenance"]["teacher"]
+    for bank in banks[1:]:
+        if bank.provenance["provenance"]["teacher"] != teacher or bank.images.shape[1:] != first.images.shape[1:]:
+            raise PocketError(
+                f"{bank.folder} and {first.folder} were made from different teachers or for different sizes: a bank's "
+                "answers are one teacher's. Make both from the same one."
+            )
+    record = {"method": "joined", "teacher": teacher, "banks": [bank.provenance["provenance"] for bank in banks]}
+    count = sum(map(len, banks))
+    place = BankFolder(folder, record, bytes=sum(bank.images.nbytes for bank in banks))
+    if place.finished:
+        return open_bank(folder)
+    origins = tuple(dict.fromkeys(name for bank in banks for name in bank.origins))
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for bank in banks:
+            numbers = np.array([origins.index(name) for name in bank.origins], np.int8)
+            for start in range(0, len(bank), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                yield bank.images[rows].transpose(0, 3, 1, 2), bank.logits[rows], numbers[bank.origin[rows]]
+
+    priors = list(dict.fromkeys(line for bank in banks for line in bank.provenance["made"].get("priors", [])))
+    size, width = first.images.shape[1], first.logits.shape[1]
+    return place.finish(parts(), count, size, width, first.classes, origins, {"priors": priors})
 
 
 def class_names(teacher: Teacher) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..config import ViewConfig
 from ..errors import PocketError
-from ..sources.decode import decode, to_rgb8
+from ..sources import Source, decode, to_rgb8
+from ..views import Views
 from ..views.parallel import cut, spread
 from ..views.philox import draw
 from .fields import TAU
@@ -130,6 +132,38 @@ class Photograph:
             contrast = (0.6 + 0.8 * u[rows, 10])[:, None, None, None].astype(np.float32)
             picture = (picture * gain[:, :, None, None].astype(np.float32) - 128) * contrast + 128.5
             result[rows] = np.clip(picture, 0, 255).astype(np.uint8)
+        return result
+
+
+class RealImages:
+    """Augmented views of the few real images that there are: to choose from, or to start inversion from.
+
+    Args:
+        source: such as the training split of ``--data few/``; labels are not looked at.
+        seed: of the views.
+        size: side of the pictures.
+    """
+
+    name = "real images"
+
+    def __init__(self, source: Source, seed: int, size: int) -> None:
+        self.source, self.seed, self.size = source, seed, size
+        config = ViewConfig(view_size=size, crop="random_resized", crop_scale=(0.3, 1.0), flip=0.5, color_jitter=0.3)
+        self._views = Views(source, config, seed)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "images": self.name, "source": self.source.fingerprint, "views": self._views.fingerprint,
+            "real_images": len(self.source),
+        }  # fmt: skip
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        view, position = np.divmod(np.asarray(indices, np.int64), len(self.source))
+        result = np.empty((len(view), 3, self.size, self.size), np.uint8)
+        for number in np.unique(view):
+            rows = np.flatnonzero(view == number)
+            result[rows] = self._views.render(position[rows], int(number)).pixels.numpy()
         return result
 
 

@@ -24,7 +24,7 @@ from ..labels.plan import default_batch
 from ..teachers import Teacher
 from ..views import Views
 from .arrays import PictureArray
-from .bank import Bank, BankFolder, near_duplicates, open_bank, softmax, thumbnails
+from .bank import Bank, BankFolder, class_names, near_duplicates, open_bank, softmax, thumbnails
 from .candidates import Candidates
 from .check import check_teacher
 from .choose import Choice, choose, likeliest, quotas
@@ -136,7 +136,8 @@ class _Drawing:
         order = np.argsort(choice.rows, kind="stable")
         count = len(order) + len(bred) + len(pushed)
         parts = self._parts(choice.rows[order], logits, bred, pushed)
-        return self.place.finish(parts, count, self.teacher, ORIGINS, {"made": made})
+        size, width = self.teacher.input_size, self.teacher.num_outputs
+        return self.place.finish(parts, count, size, width, class_names(self.teacher), ORIGINS, made)
 
     def _parts(
         self, rows: np.ndarray, logits: np.ndarray, bred: _Pieces, pushed: _Pieces

@@ -31,7 +31,7 @@ from ..training import Batch, Input, Stepper
 from ..training.checkpoint import read_checkpoint, save_checkpoint
 from ..views import Views
 from .arrays import PictureArray
-from .bank import Bank, BankFolder, near_duplicates, open_bank, thumbnails
+from .bank import Bank, BankFolder, class_names, near_duplicates, open_bank, thumbnails
 from .check import check_teacher
 from .drawn import teacher_record
 from .inversion import balanced_labels, moved
@@ -156,7 +156,8 @@ def generate_bank(
     logits = torch.cat([teacher.logits(part).cpu() for part in pixels.split(256)]).half().numpy()
     parts = iter([(pixels.numpy(), logits, np.zeros(len(pixels), np.int8))])
     made = {"priors": list(priors.words), "alarms": game.alarms, "rounds": game.round}
-    return place.finish(parts, len(pixels), teacher, ORIGINS, {"made": made})
+    size, width = teacher.input_size, teacher.num_outputs
+    return place.finish(parts, len(pixels), size, width, class_names(teacher), ORIGINS, made)
 
 
 class Game:

@@ -24,8 +24,8 @@ from ..errors import PocketError
 from ..labels.plan import default_batch
 from ..teachers import Teacher
 from ..teachers.teacher import hash_tensors
-from .bank import Bank, BankFolder, near_duplicates, open_bank, softmax, thumbnails
-from .candidates import Candidates, Noise
+from .bank import Bank, BankFolder, class_names, near_duplicates, open_bank, softmax, thumbnails
+from .candidates import Candidates
 from .check import check_teacher
 from .drawn import teacher_record
 from .priors import Adversary, PriorConfig, Priors, disagreement
@@ -150,7 +150,8 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
             begin += len(piece["targets"])
             yield piece["images"][rows], piece["logits"][rows], np.zeros(len(rows), np.int8)
 
-    return place.finish(parts(), int(kept.sum()), teacher, ORIGINS, {"made": made})
+    size, width = teacher.input_size, teacher.num_outputs
+    return place.finish(parts(), int(kept.sum()), size, width, class_names(teacher), ORIGINS, made)
 
 
 class Inverter:
@@ -264,8 +265,3 @@ class _Starts:
 
 def _start_record(start: Bank | Candidates) -> dict:
     return {"bank": start.provenance["provenance"]} if isinstance(start, Bank) else dict(start.provenance)
-
-
-def from_noise(seed: int, size: int) -> Candidates:
-    """Return noise to start from."""
-    return Noise(seed, size)

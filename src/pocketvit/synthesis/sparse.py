@@ -6,6 +6,8 @@ later steps cost less; what was dropped is filled with the picture's mean in the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +28,9 @@ class Sparse:
     """
 
     def __init__(self, module: nn.Module, keep: tuple[float, ...], steps: int) -> None:
-        blocks, entry = getattr(module, "blocks", None), getattr(module, "norm_pre", None)
-        attention = getattr(blocks[-1], "attn", None) if isinstance(blocks, nn.Sequential) and len(blocks) else None
+        network: Any = module
+        blocks, entry = getattr(network, "blocks", None), getattr(network, "norm_pre", None)
+        attention: Any = getattr(blocks[-1], "attn", None) if isinstance(blocks, nn.Sequential) and len(blocks) else None
         if entry is None or not hasattr(attention, "qkv") or not hasattr(module, "patch_embed"):
             raise PocketError(
                 f"{type(module).__name__} is no VisionTransformer of timm, whose patches can be dropped: invert it "
@@ -37,14 +40,14 @@ class Sparse:
             raise PocketError(f"sparse stages keep falling shares between 0 and 1, not {keep}.")
         self.module, self.keep, self.steps = module, keep, steps
         self.prefix = int(getattr(module, "num_prefix_tokens", 0))
-        self.grid: tuple[int, int] = tuple(module.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
-        self.heads = int(attention.num_heads)  # type: ignore[union-attr,arg-type]
+        self.grid: tuple[int, int] = tuple(network.patch_embed.grid_size)
+        self.heads = int(attention.num_heads)
         self.kept: Tensor | None = None  # int64 [B, K], patches; None for all
         self._qkv: Tensor | None = None
         self._step = 0
         self._handles = [
             entry.register_forward_hook(self._drop),
-            attention.qkv.register_forward_hook(self._record),  # type: ignore[union-attr]
+            attention.qkv.register_forward_hook(self._record),
         ]
 
     def _drop(self, module: nn.Module, inputs: object, tokens: Tensor) -> Tensor:
