@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..models.inputs import config_of
-from ..views.resize import to_input
+from ..views.resize import resize, to_input
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -107,6 +107,21 @@ class Teacher:
                 f"the teacher {self.name} gave logits that are not finite (NaN or infinite). Check its weights and its "
                 f"normalization; with precision {self.precision} try fp32."
             )
+        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """Answer images in such a way that gradients flow back to their pixels; nothing in the network changes.
+
+        Args:
+            images: float32 [B, 3, S, S] in 0..1, of any size, on the teacher's device.
+
+        Returns:
+            float32 [B, num_outputs]; not looked at for NaN, so that nothing waits for the device.
+        """
+        shape = (1, -1, 1, 1)
+        mean, std = (torch.tensor(part, device=images.device).view(shape) for part in (self.mean, self.std))
+        with self._autocast():
+            out = first_logits(self.module((resize(images, (self.input_size,) * 2) - mean) / std)).float()
         return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
 
     def features(self, pixels: Tensor) -> Tensor:

@@ -1,0 +1,267 @@
+"""Invert once, store, train many: drawn pictures or noise are optimized until the teacher's priors hold for them.
+
+DeepInversion (Yin et al. 2020) with what has been learnt since: starts from pictures of the class instead of noise
+where they can be had, half the size first where they cannot, balanced classes in every batch, softened targets, and in
+a second round the student's disagreement. What is stored has been through 8 bits, and is what the teacher is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..config import to_dict
+from ..errors import PocketError
+from ..labels.plan import default_batch
+from ..teachers import Teacher
+from ..teachers.teacher import hash_tensors
+from .bank import Bank, BankFolder, class_names, near_duplicates, open_bank, softmax, thumbnails
+from .candidates import Candidates
+from .check import check_teacher
+from .drawn import teacher_record
+from .priors import Adversary, PriorConfig, Priors, disagreement
+from .procedural import Procedural
+from .sparse import Sparse
+from .statistics import Card
+
+log = logging.getLogger("pocketvit")
+
+ORIGINS = ("inverted",)
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """How images are optimized."""
+
+    images: int = 5_000  # asked for; rejected ones leave fewer
+    batch: int = 0  # images optimized together, whose moments are compared; 0: by size and device
+    steps: int = 60
+    rate: float = 0.03  # of Adam, of pixels in 0..1
+    coarse: float = 0.0  # share of the steps at half the size: worth it from noise, where nothing is yet
+    shift: float = 0.125  # of the side, by which images are rolled at every step
+    adversarial: float = 0.0  # weight of a student's disagreement
+    sparse: tuple[float, ...] = ()  # share of a ViT's patches that is kept from each of as many equal stages on
+    confidence: float = 0.5  # that the teacher must have in the class in the end
+    priors: PriorConfig = PriorConfig()  # noqa: RUF009 (frozen)
+    seed: int = 0
+
+
+def invert_bank(
+    folder: Path | str,
+    teacher: Teacher,
+    config: InversionConfig = InversionConfig(),
+    *,
+    start: Bank | Candidates | None = None,
+    card: Card | None = None,
+    student: tuple[nn.Module, Adversary] | None = None,
+    progress: bool = True,
+) -> Bank:
+    """Make a bank of optimized images, or go on making it, or open it when it is made.
+
+    Args:
+        folder: of the bank.
+        teacher: is inverted.
+        config: how.
+        start: a bank, whose images of the wanted class are optimized; candidates; None for procedural pictures.
+        card: a statistics card: then the result is not data-free.
+        student: a network and its answers to images in 0..1, for ``config.adversarial``.
+        progress: show a bar.
+
+    Raises:
+        PocketError: the teacher cannot be used or differentiated through, the folder holds another bank, no prior has
+            a hold, or not one image was accepted.
+    """
+    if config.images < 1 or config.steps < 1:
+        raise PocketError(f"inversion of {config.images} images in {config.steps} steps: both must be at least 1.")
+    if (config.adversarial > 0) != (student is not None):
+        raise PocketError("an adversarial weight and a student belong together: give both or neither.")
+    start = start if start is not None else Procedural(config.seed, teacher.input_size)
+    provenance = {
+        "method": "inverted",
+        "config": to_dict(config),
+        "start": _start_record(start),
+        **teacher_record(teacher),
+        "statistics_card_images": 0 if card is None else card.images,
+        "student": None if student is None else hash_tensors(student[0]),
+    }
+    size = config.images * (3 * teacher.input_size**2 + 2 * teacher.num_outputs)
+    place = BankFolder(folder, provenance, bytes=2 * size)
+    if place.finished:
+        return open_bank(folder)
+    check = check_teacher(teacher)
+    log.info("%s", check.words)
+    if not check.differentiable:
+        raise PocketError(
+            f"no gradient passes through {teacher.name}, so images cannot be optimized for it (is it quantized?). "
+            "Choose pictures instead: --method drawn."
+        )
+    batch = config.batch or min(256, 2 * default_batch(teacher.input_size, [teacher]))
+    batch = max(2, min(batch, config.images))
+    shards = place.shards("inverted")
+    with Priors(teacher, config.priors, card) as priors:
+        log.info("priors   %s", "; ".join(priors.words))
+        inverter = Inverter(teacher, priors, config, student[1] if student else None)
+        starts = _Starts(start, teacher.num_outputs, config.seed)
+        for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
+            if number not in shards:
+                count = min(batch, config.images - number * batch)
+                targets, turns = balanced_labels(config.seed, number * batch, count, teacher.num_outputs)
+                result = inverter.run(starts.take(number * batch, targets, turns), targets, number)
+                logits = torch.cat([teacher.logits(part).cpu() for part in result.split(batch)])
+                shards.write(number, images=result.numpy(), logits=logits.half().numpy(), targets=targets.numpy())
+    teacher.check_unchanged()
+    return _finish(place, teacher, config, priors)
+
+
+def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors: Priors) -> Bank:
+    """Keep what survived 8 bits: the teacher sees the wanted class, and no earlier image looks the same."""
+    shards = place.shards("inverted")
+    pieces = [shards.read(number) for number in shards.numbers()]
+    targets = np.concatenate([piece["targets"] for piece in pieces])
+    chances = softmax(np.concatenate([piece["logits"] for piece in pieces]).astype(np.float32))
+    wrong = (chances.argmax(1) != targets) | (chances[np.arange(len(targets)), targets] < config.confidence)
+    alike = near_duplicates(np.concatenate([thumbnails(piece["images"]) for piece in pieces]), targets)
+    kept = ~(wrong | alike)
+    if not kept.any():
+        raise PocketError(
+            f"of {len(kept)} images inverted for {teacher.name} not one is confidently of its class: use more --steps, "
+            "or choose pictures instead (--method drawn)."
+        )
+    made = {
+        "priors": list(priors.words), "rejected": int(wrong.sum()), "near_duplicates": int((alike & ~wrong).sum()),
+    }  # fmt: skip
+    log.info(
+        "kept     %d of %d images (%d not of their class, %d alike)", kept.sum(), len(kept), *list(made.values())[1:]
+    )
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        begin = 0
+        for piece in pieces:
+            rows = np.flatnonzero(kept[begin : begin + len(piece["targets"])])
+            begin += len(piece["targets"])
+            yield piece["images"][rows], piece["logits"][rows], np.zeros(len(rows), np.int8)
+
+    size, width = teacher.input_size, teacher.num_outputs
+    return place.finish(parts(), int(kept.sum()), size, width, class_names(teacher), ORIGINS, made)
+
+
+class Inverter:
+    """Optimizes batches of images; batch ``number`` is a pure function of its start, its targets and the config.
+
+    Args:
+        teacher: differentiated through.
+        priors: whose hooks are in the teacher.
+        config: how.
+        adversary: a student's answers, for ``config.adversarial``.
+    """
+
+    def __init__(
+        self, teacher: Teacher, priors: Priors, config: InversionConfig, adversary: Adversary | None = None
+    ) -> None:
+        self.teacher, self.priors, self.config, self.adversary = teacher, priors, config, adversary
+
+    def run(self, images: Tensor, targets: Tensor, number: int) -> Tensor:
+        """Optimize images.
+
+        Args:
+            images: uint8 [B, 3, S, S] to start from.
+            targets: int64 [B], the wanted classes.
+            number: of the batch; keys its random shifts.
+
+        Returns:
+            uint8 [B, 3, S, S] on the CPU.
+        """
+        config, device = self.config, self.teacher.device
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        size = images.shape[-1]
+        x = images.to(device).float() / 255
+        targets = targets.to(device)
+        coarse = round(config.coarse * config.steps) if size >= 16 else 0
+        stages = [(coarse, size // 2)] * (coarse > 0) + [(config.steps - coarse, size)]
+        sparse = Sparse(self.teacher.module, config.sparse, config.steps) if config.sparse else None
+        done = 0
+        try:
+            for steps, side in stages:
+                x = F.interpolate(x, (side, side), mode="bilinear", antialias=True) if x.shape[-1] != side else x
+                x = x.detach().requires_grad_()
+                optimizer = torch.optim.Adam([x], lr=config.rate, betas=(0.5, 0.9))
+                for _ in range(steps):
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * done / config.steps))
+                    loss = self._loss(x, targets, size, generator, sparse)
+                    (x.grad,) = torch.autograd.grad(loss, x)
+                    optimizer.step()
+                    with torch.no_grad():
+                        x.clamp_(0, 1)
+                    done += 1
+                x = x.detach()
+        finally:
+            if sparse is not None:
+                x = sparse.filled(x)
+                sparse.remove()
+        return (x * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+    def _loss(self, x: Tensor, targets: Tensor, size: int, generator: torch.Generator, sparse: Sparse | None) -> Tensor:
+        shown = F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x
+        if sparse is None:  # patches that were dropped stay where they are
+            shown = moved(shown, self.config.shift, generator)
+        logits = self.teacher.differentiable(shown)
+        if sparse is not None:
+            sparse.advance()
+        loss, _ = self.priors(x, logits, targets)
+        if self.adversary is not None:
+            loss = loss - self.config.adversarial * disagreement(logits, self.adversary(shown)).mean()
+        return loss
+
+
+def moved(images: Tensor, shift: float, generator: torch.Generator) -> Tensor:
+    """Roll a batch by up to ``shift`` of its side each way, and mirror a random half of its images."""
+    most = round(shift * images.shape[-1])
+    down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
+    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[:, None, None, None]
+    images = images.roll((down, right), (2, 3))
+    return torch.where(flip, images.flip(3), images)
+
+
+def balanced_labels(seed: int, first: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Return the classes of images ``first`` and on, int64 [count], and how many of a class came before each.
+
+    Over consecutive batches every class comes as often as any other; within a batch the order is random.
+    """
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+    slots = first + torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + first))
+    return order[slots % classes], slots // classes
+
+
+class _Starts:
+    """What images begin as: the bank's images of the wanted class in turn, or candidates one after the other."""
+
+    def __init__(self, start: Bank | Candidates, classes: int, seed: int) -> None:
+        self.start = start
+        if isinstance(start, Bank):
+            answers = start.logits.argmax(1)
+            self._rows = [np.flatnonzero(answers == label) for label in range(classes)]
+            self._all = np.random.Generator(np.random.Philox(seed)).permutation(len(start))
+
+    def take(self, first: int, targets: Tensor, turns: Tensor) -> Tensor:
+        """Return uint8 [B, 3, S, S] for images ``first`` and on, of classes and turns int64 [B]."""
+        if not isinstance(self.start, Bank):
+            return torch.from_numpy(self.start.take(first + np.arange(len(targets))))
+        rows = []
+        for label, turn in zip(targets.tolist(), turns.tolist(), strict=True):
+            own = self._rows[label] if len(self._rows[label]) else self._all
+            rows.append(own[turn % len(own)])
+        return torch.from_numpy(np.ascontiguousarray(self.start.images[rows].transpose(0, 3, 1, 2)))
+
+
+def _start_record(start: Bank | Candidates) -> dict:
+    return {"bank": start.provenance["provenance"]} if isinstance(start, Bank) else dict(start.provenance)
