@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 Measure = Literal["parameters", "flops", "bytes"]
-_TABLE = 1024  # elements; smaller tensors stay fp32 in a quantized file, because a scale and a node weigh as much
+TABLE = 1024  # elements; smaller tensors stay fp32 in a quantized file, because a scale and a node weigh as much
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def weight_bytes(weights: Mapping[str, Tensor], bits: Mapping[str, int] | int = 
     """
     total = 0.0
     for name, weight in weights.items():
-        if weight.ndim < 2 or weight.numel() < _TABLE:
+        if weight.ndim < 2 or weight.numel() < TABLE:
             total += 4 * weight.numel()
             continue
         wide = bits if isinstance(bits, int) else bits.get(name, 8)

@@ -123,8 +123,8 @@ def _narrow(model: Any, pixels: Tensor, importance: Any, before: Shape, after: S
     """Remove channels in place, those of least importance."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters outside layers: positions and tokens, which it finds by itself
-        by_head = [block.attn.temperature for block in model.blocks if hasattr(block.attn, "temperature")]
-        graph = tp.DependencyGraph().build_dependency(model, example_inputs=pixels, ignored_params=by_head)
+        own = [block.attn.temperature for block in model.blocks if hasattr(block.attn, "temperature")]
+        graph = tp.DependencyGraph().build_dependency(model, example_inputs=pixels, ignored_params=own)
     out = tp.prune_linear_out_channels
 
     def scores(layer: nn.Linear) -> Tensor:

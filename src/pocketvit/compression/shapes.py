@@ -49,7 +49,7 @@ def shape_of(model: nn.Module) -> Shape:
     for block in model.blocks:
         attention: Any = getattr(block, "attn", None)
         mlp: Any = getattr(block, "mlp", None)
-        layers = [getattr(attention, "qkv", None), getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)]
+        layers: list[Any] = [getattr(attention, "qkv", None), getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)]
         if not all(type(layer) is nn.Linear for layer in layers) or layers[1].out_features != layers[2].in_features:
             raise PocketError(
                 f"a block of this {name} is not made of one attention with a `qkv` and one plain MLP with `fc1` and "

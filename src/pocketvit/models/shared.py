@@ -1,8 +1,8 @@
 """`pocketvit_shared`: a ViT whose consecutive blocks share their linear layers (weight multiplexing).
 
-MiniViT (Zhang et al., CVPR 2022, arXiv 2204.07154): k consecutive blocks use the same qkv, proj, fc1 and fc2. What keeps
-them apart is their own, and small: LayerNorms, two matrices that mix the heads before and after the softmax, and a
-depthwise 3x3 convolution over the patches in front of the MLP. All three begin as the identity.
+MiniViT (Zhang et al., CVPR 2022, arXiv 2204.07154): k consecutive blocks use the same qkv, proj, fc1 and fc2. What
+keeps them apart is their own, and small: LayerNorms, two matrices that mix the heads before and after the softmax, and
+a depthwise 3x3 convolution over the patches in front of the MLP. Matrices and convolution begin as the identity.
 
     scores' = scores_BNNH F1,   probabilities' = softmax(scores')_BNNH F2,   x + MLP(depthwise(norm(x)))
 
@@ -82,7 +82,7 @@ class SharedMlp(nn.Module):
         self.grid = grid
         _use(self, owner or plain, ("fc1", "fc2"), own=owner is None)
         self.act, self.norm, self.drop1, self.drop2 = plain.act, plain.norm, plain.drop1, plain.drop2
-        width = plain.fc1.in_features
+        width = self.fc1.in_features
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         nn.init.dirac_(self.depthwise.weight, groups=width)
 
