@@ -12,7 +12,7 @@ from .checks import Checked, examine
 from .divide import check_groups, divide
 from .findings import Findings
 from .listing import Listing
-from .targets import class_counts, labelled
+from .targets import class_counts, labelled, several
 
 
 def assemble(
@@ -66,7 +66,7 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
 def check_classes(checked: Checked, splits: np.ndarray) -> None:
     """Refuse a class whose images are all broken, or that training lacks."""
     listing, findings, good = checked.listing, checked.findings, checked.good
-    if listing.targets.ndim == 2:
+    if several(listing.targets):
         return  # a label that nobody has is said by `_absent`
     for split in SPLITS:
         here = splits == split
@@ -164,7 +164,7 @@ def _checks(
         duplicates=_duplicates(listing, findings, splits, rows),
         sizes=dict(Counter((int(h), int(w)) for h, w in findings.shapes[rows, :2])),
         modes=dict(Counter(findings.kinds[row] for row in rows)),
-        images=images if listing.targets.ndim == 2 else {},
+        images=images if several(listing.targets) else {},
     )
 
 

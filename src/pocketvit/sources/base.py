@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from .decode import to_rgb8
+from .targets import target_at
 
 SPLITS = ("train", "val", "test")
 Window = tuple[float, float]
-Task = Literal["classification", "ordinal", "multi-label"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ class Source:
         split: "train", "val" or "test".
         classes: class names; () when unlabelled.
         ids: uint64 [N], hash of split and normalized relative path (or array index): the same on any machine.
-        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1.
+        targets: int64 [N], -1 where unknown; with several labels per image int64 [N, C] of 0 and 1.
         names: [N] relative path or index as text, for messages and tables.
         window: intensities (low, high) that become 0 and 255 where an image is not 8-bit.
         size: (height, width) when all images share one, else None.
@@ -77,12 +77,7 @@ class Source:
 
     def target(self, position: int) -> int | np.ndarray:
         """Return an image's class, or its labels [C]."""
-        return self.targets[position] if self.multilabel else int(self.targets[position])
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether an image has several labels, each there or not."""
-        return self.targets.ndim == 2
+        return target_at(self.targets, position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Return images as 8-bit RGB: uint8 [B, H, W, 3] when all share one size, else a list of [H, W, 3]."""
@@ -105,7 +100,7 @@ class Checks:
         duplicates: (name, name) of equal images that stand in different splits.
         sizes: images per (height, width).
         modes: images per kind, such as "RGB" or "uint16".
-        images: images per split, where they have several labels and ``counts`` do not add up to it.
+        images: images per split, where they have several labels each and ``counts`` do not add up to it.
     """
 
     counts: dict[str, dict[str, int]]
@@ -129,7 +124,7 @@ class Checks:
         if classes:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            what = "labels, several an image" if self.images else "classes"
+            what = "labels, several per image" if self.images else "classes"
             lines.append(f"{what}: {len(classes):,}, with {each} training images each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
@@ -158,7 +153,7 @@ class Dataset:
     Attributes:
         notes: what was decided and is said aloud: whose split it is, labels that contradict each other, windows.
         checks: what the pass over all images found.
-        task: what the labels are: classes, ordered grades, or several labels an image.
+        task: what the labels are, a name of `tasks`: "classification", "ordinal" (grades in order), "multilabel".
         modality: kind of image, where it is known: "xray", "ct", "ultrasound", "fundus", "oct", "microscopy",
             "histology" or "dermatoscopy".
         group: column of the patients (or whatever else stays on one side of every split), if one was named.
@@ -172,7 +167,7 @@ class Dataset:
     test: Source | None
     notes: tuple[str, ...]
     checks: Checks
-    task: Task = "classification"
+    task: str = "classification"
     modality: str | None = None
     group: str | None = None
     group_names: tuple[str, ...] = ()

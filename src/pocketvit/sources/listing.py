@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import Source, Task
+from .base import Source
 from .decode import decode, to_rgb8
 from .findings import Findings
 
@@ -39,7 +39,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     test_fraction: float | None = None
-    task: Task = "classification"
+    task: str = "classification"
     modality: str | None = None
     group: str | None = None
     groups: list[str] | None = None
