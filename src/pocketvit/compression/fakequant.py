@@ -1,0 +1,274 @@
+"""A network that computes in floating point what its file will compute in integers: calibration and training see it.
+
+`fake_quantize` makes such a network, with scales from a few views; as it stands it is post-training quantization, and
+trained with the ordinary loop it is quantization-aware training. `grids_of` gives every layer's integers, for
+`integers.write_integers`; `freeze` the plain network whose weights are exactly their values.
+
+Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432). Learned scales follow LSQ (Esser et al.,
+ICLR 2020): with v = clamp(x / s, low, high) and round(v) s, the gradient of s is round(v) - x / s inside the range and
+the bound outside, divided by sqrt(count * high).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import PocketError
+from ..training.step import Input
+from .calibration import Ranges, observe
+from .cost import TABLE
+from .grid import ACTIVATION_HIGH, ACTIVATION_LOW, Grid, key_of, weight_range
+
+Activations = Literal["dynamic", "static"]
+Method = Literal["minmax", "percentile", "mse"]
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Round to the nearest integer; the gradient passes as if nothing had been done."""
+    return _Round.apply(x)
+
+
+def _slowed(scale: Tensor, count: int, high: int) -> Tensor:
+    """Return ``scale`` with its gradient divided by sqrt(count * high), so that it learns at the pace of weights."""
+    factor = (count * high) ** -0.5
+    return (scale - scale * factor).detach() + scale * factor
+
+
+class _Quantized(nn.Module):
+    """What a linear layer or a convolution has besides its own when it is quantized (its class is changed in place).
+
+    Attributes:
+        bits: of a weight.
+        activations: "dynamic", "static", or None where only weights are rounded.
+        weight_scale: [out], a parameter; None where scales follow the largest magnitude of each row.
+        input_scale: [], of static activations; a parameter where scales are learned.
+        input_zero: [], which integer stands for 0.
+        rounds: whether it rounds; off, it is the plain layer.
+    """
+
+    bits: int
+    activations: Activations | None
+    weight: Tensor
+    weight_scale: Tensor | None
+    input_scale: Tensor
+    input_zero: Tensor
+    rounds: bool
+
+    def rounded_weight(self) -> Tensor:
+        integers, scale = self.integers()
+        return integers * scale
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """Return the rounded weights, whole numbers [out, ...], and their scale [out, 1, ...]."""
+        low, high = weight_range(self.bits)
+        if self.weight_scale is None:
+            scale = (self.weight.detach().flatten(1).abs().amax(1) / high).clamp_min(_TINY)
+        else:
+            scale = _slowed(self.weight_scale.abs().clamp_min(_TINY), self.weight[0].numel(), high)
+        scale = scale.view(-1, *[1] * (self.weight.ndim - 1))
+        return round_through(self.weight / scale).clamp(low, high), scale
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        if self.activations is None:
+            return x
+        if self.activations == "dynamic":  # image by image, as a device sees them
+            with torch.no_grad():
+                flat = x.flatten(1)
+                low, high = flat.amin(1).clamp_max(0), flat.amax(1).clamp_min(0)
+                scale = ((high - low) / 255).clamp_min(_TINY)
+                zero = (ACTIVATION_LOW - low / scale).round()
+                scale, zero = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero))
+        else:
+            scale = _slowed(self.input_scale.abs().clamp_min(_TINY), x[0].numel(), ACTIVATION_HIGH)
+            zero = self.input_zero
+        return ((round_through(x / scale) + zero).clamp(ACTIVATION_LOW, ACTIVATION_HIGH) - zero) * scale
+
+
+class QuantizedLinear(_Quantized, nn.Linear):
+    """A linear layer whose weights, and perhaps inputs, are rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rounds:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.rounded_input(x.float())
+            weight = self.rounded_weight()
+        return F.linear(x, weight, self.bias)
+
+
+class QuantizedConv2d(_Quantized, nn.Conv2d):
+    """A convolution whose weights are rounded; its product stays in floating point, as in the file."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rounds:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.rounded_weight()
+        return self._conv_forward(x, weight, self.bias)
+
+
+_KINDS: dict[type[nn.Module], type[_Quantized]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
+
+
+def fake_quantize(
+    model: nn.Module,
+    pixels: Tensor,
+    input: Input,
+    *,
+    bits: int | Mapping[str, int] = 8,
+    activations: Activations = "static",
+    method: Method = "percentile",
+    learned: bool = True,
+    keep: Collection[str] = (),
+) -> nn.Module:
+    """Return a copy of ``model`` that rounds as its quantized file will.
+
+    Args:
+        model: any network of linear layers and convolutions.
+        pixels: uint8 views [N, 3, V, V] from which scales are taken, as of `calibration.calibration_views`.
+        input: what the network is fed.
+        bits: of weights: 8, 7, 4 or 2; for all layers, or by name (8 where it names none). Given as one number below
+            7, the layers that see pixels and those that answer keep 8 bits, as is usual (they are small, and what
+            they lose nothing gives back).
+        activations: "static" for scales of inputs from ``pixels``; "dynamic" for scales found while it runs.
+        method: how the range of an input is chosen: its extremes, all but 1 value in 10,000, or what makes the square
+            of the rounding error least.
+        learned: whether training moves the scales (LSQ). If not, those of weights follow the largest magnitude of each
+            row, and those of inputs stay.
+        keep: names of layers that stay as they are.
+
+    Raises:
+        PocketError: a layer to keep does not exist, or there is none to quantize.
+    """
+    network = copy.deepcopy(model)
+    layers = dict(quantizable(network))
+    unknown = [name for name in (*keep, *(bits if isinstance(bits, Mapping) else ())) if name not in layers]
+    if unknown:
+        raise PocketError(f"{', '.join(unknown)}: there are no such layers. There are {', '.join(layers)}.")
+    if not set(layers) - set(keep):
+        raise PocketError(f"{type(model).__name__} has no layers that can be quantized.")
+    edges = {next(iter(layers)), *(name for name in layers if name.startswith("head"))}
+    ranges = observe(network, [n for n in layers if n not in keep], pixels, input) if activations == "static" else {}
+    for name, layer in layers.items():
+        if name in keep:
+            continue
+        if isinstance(bits, Mapping):
+            wide = bits.get(name, 8)
+        else:
+            wide = 8 if name in edges and bits < 7 else bits
+        _change(layer, wide, activations, ranges.get(name), method, learned)
+    return network
+
+
+def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and layer of all that can be quantized, shared ones once; small matrices are not worth it."""
+    for name, module in model.named_modules():
+        if type(module) in _KINDS and module.weight.numel() >= TABLE:
+            yield name, module
+
+
+def quantized(model: nn.Module) -> dict[str, _Quantized]:
+    """Return the quantized layers of a network by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _Quantized)}
+
+
+def _change(
+    layer: Any, bits: int, activations: Activations, ranges: Ranges | None, method: Method, learned: bool
+) -> None:
+    """Make a quantized layer of a plain one, in place: whoever else refers to it (shared blocks do) sees it change."""
+    layer.__class__ = _KINDS[type(layer)]
+    layer.bits, layer.rounds = bits, True
+    layer.activations = activations if isinstance(layer, QuantizedLinear) else None
+    found = best_scale(layer.weight.detach(), bits)
+    layer.register_parameter("weight_scale", nn.Parameter(found) if learned else None)
+    if layer.activations == "static":
+        assert ranges is not None
+        scale, zero = ranges.scale(method)
+        layer.register_buffer("input_zero", zero.to(found.device))
+        if learned:
+            layer.register_parameter("input_scale", nn.Parameter(scale.to(found.device)))
+        else:
+            layer.register_buffer("input_scale", scale.to(found.device))
+
+
+def best_scale(weight: Tensor, bits: int) -> Tensor:
+    """Return the scale [out] of each row of a weight [out, ...] whose rounding error is least, of 20 tried.
+
+    With 7 or 8 bits that is the row's largest magnitude; with few bits, cutting the largest off pays.
+    """
+    low, high = weight_range(bits)
+    rows = weight.flatten(1)
+    largest = (rows.abs().amax(1, keepdim=True) / high).clamp_min(_TINY)
+    if bits >= 7:
+        return largest[:, 0]
+    best, least = largest, torch.full_like(largest, torch.inf)
+    for share in torch.linspace(0.2, 1.0, 20).tolist():
+        scale = largest * share
+        error = ((rows / scale).round().clamp(low, high) * scale - rows).square().sum(1, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best[:, 0]
+
+
+@contextmanager
+def only(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Let only the layers of these names round, for as long as it lasts."""
+    layers = quantized(model)
+    before = {name: layer.rounds for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.rounds = name in names
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.rounds = before[name]
+
+
+@torch.no_grad()
+def grids_of(model: nn.Module) -> dict[str, Grid]:
+    """Return the integers of every quantized layer, by name."""
+    grids = {}
+    for name, layer in quantized(model).items():
+        integers, scale = layer.integers()
+        static = layer.activations == "static"
+        grids[name] = Grid(
+            layer.bits,
+            integers.to(torch.int8).cpu().numpy(),
+            scale.flatten().float().cpu().numpy(),
+            key_of(layer.weight.cpu().numpy()),
+            float(layer.input_scale.abs().clamp_min(_TINY)) if static else None,
+            int(layer.input_zero) if static else 0,
+        )
+    return grids
+
+
+@torch.no_grad()
+def freeze(model: nn.Module) -> nn.Module:
+    """Return the plain network, in evaluation mode, whose weights are the rounded ones of ``model``."""
+    network = copy.deepcopy(model).eval()
+    for layer in quantized(network).values():
+        layer.weight.copy_(layer.rounded_weight())
+        for name in ("weight_scale", "input_scale", "input_zero"):
+            layer._parameters.pop(name, None)
+            layer._buffers.pop(name, None)
+        for name in ("bits", "activations", "rounds"):
+            del vars(layer)[name]
+        layer.__class__ = next(plain for plain, rounding in _KINDS.items() if isinstance(layer, rounding))
+    return network

@@ -1,0 +1,158 @@
+"""Quantized files that keep what they promise: which layers suffer, who gets how many bits, and who stays fp32."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ..errors import PocketError
+from ..training.step import Input
+from ..views.resize import to_input
+from .cost import weight_bytes
+from .fakequant import grids_of, only, quantized
+from .integers import write_integers
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, pixels: Tensor, input: Input, batch_size: int = 64) -> Tensor:
+    """Return the logits of a network for uint8 views [N, 3, V, V], float32 [N, C]."""
+    size, mean, std = input
+    device = next(model.parameters()).device
+    model.eval()
+    return torch.cat([model(to_input(p.to(device), size, mean, std)).float().cpu() for p in pixels.split(batch_size)])
+
+
+def sensitivity(model: nn.Module, pixels: Tensor, input: Input) -> dict[str, float]:
+    """Return what each layer's rounding, by itself, does to the answers: most harmful layer first.
+
+    Args:
+        model: of `fake_quantize`.
+        pixels: uint8 views [N, 3, V, V], some hundred.
+        input: what the network is fed.
+
+    Returns:
+        Layer name -> mean square change of the logits, relative to their variance over images.
+    """
+    with only(model, ()):
+        plain = answers(model, pixels, input)
+    spread = float((plain - plain.mean(0)).square().mean()) or 1.0
+    changes = {}
+    for name in quantized(model):
+        with only(model, (name,)):
+            changes[name] = float((answers(model, pixels, input) - plain).square().mean()) / spread
+    return dict(sorted(changes.items(), key=lambda item: -item[1]))
+
+
+def mixed_bits(model: nn.Module, changes: Mapping[int, Mapping[str, float]], limit: float) -> dict[str, int]:
+    """Choose the bits of every layer's weights so that all weights take at most ``limit`` bytes.
+
+    Greedy: of all layers the one goes down next that saves most bytes for the change it brings.
+
+    Args:
+        model: the plain network.
+        changes: bits -> `sensitivity` of the network with that many everywhere, of 8 and fewer bits.
+        limit: in bytes, of all weights (`weight_bytes`).
+
+    Raises:
+        PocketError: even the fewest bits take more.
+    """
+    ladder = sorted(changes, reverse=True)
+    weights = dict(model.named_parameters())
+    bits = dict.fromkeys(changes[ladder[0]], ladder[0])
+
+    def size() -> int:
+        return weight_bytes(weights, {f"{name}.weight": count for name, count in bits.items()})
+
+    def price(name: str) -> float:
+        now = bits[name]
+        lower = ladder[ladder.index(now) + 1]
+        saved = weights[f"{name}.weight"].numel() * (now - lower) / 8
+        return max(changes[lower][name] - changes[now][name], 0.0) / saved
+
+    while size() > limit:
+        open_ = [name for name in bits if bits[name] != ladder[-1]]
+        if not open_:
+            raise PocketError(
+                f"with {ladder[-1]} bits everywhere the weights still take {size()} bytes, more than {limit:.0f}. "
+                "Prune the student or take a smaller one."
+            )
+        chosen = min(open_, key=price)
+        bits[chosen] = ladder[ladder.index(bits[chosen]) + 1]
+    return bits
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized graph, and what it costs."""
+
+    model: onnx.ModelProto
+    drop: float  # in points, as ``score`` measured it
+    kept: tuple[str, ...]  # layers that stayed fp32
+
+    def text(self) -> str:
+        """Return one line for a person."""
+        lost = f"{self.drop:.2f} points below fp32" if self.drop > 0 else "nothing lost"
+        return lost + (f"; {len(self.kept)} layers stay fp32: {', '.join(self.kept)}" if self.kept else "")
+
+
+def quantize(
+    model: nn.Module,
+    exported: onnx.ModelProto,
+    score: Callable[[onnx.ModelProto], float],
+    pixels: Tensor,
+    input: Input,
+    *,
+    max_drop: float = 0.5,
+) -> Quantized:
+    """Write integers into an exported network, and take back layers until its file is as good as was asked.
+
+    The score is that of the file under its runtime. Layers go back to fp32 from the most sensitive one on, as few as
+    are needed.
+
+    Args:
+        model: of `fake_quantize`.
+        exported: the plain network's graph; left as it is.
+        score: share of right answers (or another score in 0..1) of a graph, on data that the scales have not seen.
+        pixels: uint8 views [N, 3, V, V] for the scan of layers.
+        input: what the network is fed.
+        max_drop: points (1/100) that the score may fall below the fp32 graph's.
+
+    Raises:
+        PocketError: not even with all layers in fp32 the file is good enough, or layers were not found in the graph.
+    """
+    before = score(exported)
+    weights = {name: layer.weight.detach().cpu().numpy() for name, layer in quantized(model).items()}
+    grids = grids_of(model)
+    found: dict[tuple[str, ...], Quantized] = {}
+
+    def attempt(kept: tuple[str, ...]) -> Quantized:
+        if kept not in found:
+            graph = copy.deepcopy(exported)
+            chosen = {name: grid for name, grid in grids.items() if name not in kept}
+            write_integers(graph, chosen, keep=[weights[name] for name in kept])
+            found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
+        return found[kept]
+
+    if attempt(()).drop <= max_drop:
+        return attempt(())
+    order = list(sensitivity(model, pixels, input))
+    low, high = 1, len(order)  # keeping order[:high] is enough, if anything is
+    while low < high:
+        middle = (low + high) // 2
+        if attempt(tuple(order[:middle])).drop <= max_drop:
+            high = middle
+        else:
+            low = middle + 1
+    best = attempt(tuple(order[:high]))
+    if best.drop > max_drop:
+        raise PocketError(
+            f"the quantized file is {attempt(()).drop:.2f} points below fp32, and still {best.drop:.2f} with every "
+            f"layer in fp32; at most {max_drop:g} is let pass (--max-drop). Ship the fp32 file, or train with the "
+            "rounding (--quantize with --epochs)."
+        )
+    return best
