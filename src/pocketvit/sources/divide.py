@@ -9,7 +9,7 @@ from .base import SPLITS
 from .checks import Checked
 from .listing import Listing
 from .splits import hold_out, hold_out_groups, united
-from .targets import labelled, strata
+from .targets import labelled, several, strata
 
 
 def check_groups(checked: Checked, splits: np.ndarray) -> None:
@@ -54,7 +54,7 @@ def how_drawn(listing: Listing) -> str:
     """Say what a draw of images keeps even, and whole."""
     if listing.group:
         return f"each {listing.group} whole, the classes as even as that allows"
-    return "each image by its rarest label" if listing.targets.ndim == 2 else "class by class"
+    return "each image by its rarest label" if several(listing.targets) else "class by class"
 
 
 def _units(listing: Listing) -> str:

@@ -1,37 +1,96 @@
-"""Questions about targets that have the same answer for one label an image, [N], and for several, [N, C] of 0 and 1."""
+"""Questions about targets that have the same answer for all their forms.
+
+One label an image is int64 [N], several are int64 [N, C] of 0 and 1, boxes are `Boxes`.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from .boxes import Boxes
 
-def labelled(targets: np.ndarray) -> np.ndarray:
+Targets = np.ndarray | Boxes
+
+
+def several(targets: Targets) -> bool:
+    """Whether an image can be of several classes."""
+    return isinstance(targets, Boxes) or targets.ndim == 2
+
+
+def image_level(targets: Targets) -> np.ndarray:
+    """Return what an image shows, int64 [N] or [N, C]: of boxes, which classes are there."""
+    return targets.presence if isinstance(targets, Boxes) else targets
+
+
+def labelled(targets: Targets) -> np.ndarray:
     """Return bool [N]: whether an image's labels are known."""
+    if isinstance(targets, Boxes):
+        return targets.known
     return np.asarray((targets >= 0).reshape(len(targets), -1).all(axis=1))
 
 
-def having(targets: np.ndarray, label: int) -> np.ndarray:
+def having(targets: Targets, label: int) -> np.ndarray:
     """Return bool [N]: whether an image is of this class, or has this label."""
+    if isinstance(targets, Boxes):
+        return np.bincount(targets.images[targets.labels == label], minlength=len(targets)) > 0
     return targets == label if targets.ndim == 1 else targets[:, label] == 1
 
 
-def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:
-    """Return int64 [C]: images of each class, or with each label."""
+def class_counts(targets: Targets, classes: int) -> np.ndarray:
+    """Return int64 [C]: images of each class, or with each label; of boxes, the boxes of each class."""
+    if isinstance(targets, Boxes):
+        return np.bincount(targets.labels, minlength=classes)
     if targets.ndim == 1:
         return np.bincount(targets[targets >= 0], minlength=classes)
     return (targets == 1).sum(0)
 
 
-def strata(targets: np.ndarray) -> np.ndarray:
+def strata(targets: Targets) -> np.ndarray:
     """Return int64 [N], the class by which an image is drawn.
 
     Of several labels that is the rarest one present (Sechidis et al. 2011 begin with it, too: common labels follow by
     themselves), C where there is none, -1 where they are unknown.
     """
+    known, targets = labelled(targets), image_level(targets)
     if targets.ndim == 1:
         return targets
     count = targets.shape[1]
     rarity = np.argsort(np.argsort(class_counts(targets, count), kind="stable"))  # 0: the rarest
     rank = np.where(targets == 1, rarity, count).min(1, initial=count)
     by_rank = np.append(np.argsort(rarity), count)
-    return np.where(labelled(targets), by_rank[rank], -1)
+    return np.where(known, by_rank[rank], -1)
+
+
+def alike(targets: Targets, one: int, other: int) -> bool:
+    """Whether two images have the same labels."""
+    return equal(targets[one], targets[other])
+
+
+def equal(one: Targets, other: Targets) -> bool:
+    """Whether two sets of targets are the same."""
+    if isinstance(one, Boxes) or isinstance(other, Boxes):
+        return isinstance(one, Boxes) and isinstance(other, Boxes) and one.same(other)
+    return np.array_equal(one, other)
+
+
+def forgotten(targets: Targets, keep: np.ndarray) -> Targets:
+    """Return the same targets, unknown but for the positions ``keep``."""
+    if isinstance(targets, Boxes):
+        return targets.hidden(keep)
+    hidden = np.full_like(targets, -1)
+    hidden[keep] = targets[keep]
+    return hidden
+
+
+def to_columns(targets: Targets) -> dict[str, np.ndarray]:
+    """Return targets as arrays by name, for a file."""
+    if isinstance(targets, Boxes):
+        return {f"boxes.{name}": column for name, column in targets.columns().items()}
+    return {"targets": targets}
+
+
+def from_columns(columns: dict[str, np.ndarray]) -> Targets:
+    """Return the targets among a file's arrays."""
+    if "targets" in columns:
+        return columns["targets"]
+    return Boxes(**{name[6:]: column for name, column in columns.items() if name.startswith("boxes.")})
