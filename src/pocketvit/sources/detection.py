@@ -209,15 +209,15 @@ def _cleaned(found: Found, images: Sequence[Annotated], sizes: Sequence[Size]) -
     frames = np.array(sizes, np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
     if found.relative:
         corners = corners * frames
-    finite = np.isfinite(corners).all(1)
+    finite: np.ndarray = np.all(np.isfinite(corners), axis=1)
     clipped = np.clip(np.where(finite[:, None], corners, 0), 0, frames)
     seen = frames[:, 0] > 0  # the others' images are broken, and go with all their boxes
-    flat = finite & ((corners[:, 2:] <= corners[:, :2]).any(1))
-    outside = finite & ~flat & (clipped[:, 2:] <= clipped[:, :2]).any(1)
+    flat = finite & np.any(corners[:, 2:] <= corners[:, :2], axis=1)
+    outside = finite & ~flat & np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
     rows = np.column_stack((owner, labels, np.round(clipped, 3)))
     first = np.zeros(len(rows), bool)
     first[np.unique(rows, axis=0, return_index=True)[1]] = True
-    good: np.ndarray = finite & ~flat & ~outside
+    good = finite & ~flat & ~outside
     reasons = (
         (~finite, "with numbers that are not finite"),
         (flat, "of zero or negative size"),
@@ -226,7 +226,7 @@ def _cleaned(found: Found, images: Sequence[Annotated], sizes: Sequence[Size]) -
     )
     for bad, what in reasons:
         _note(found, images, owner, bad & seen, f"{{}} {what} {{}} left out")
-    beyond = good & seen & (np.abs(corners - clipped) > 1).any(1)
+    beyond = good & seen & np.any(np.abs(corners - clipped) > 1, axis=1)
     _note(found, images, owner, beyond, "{} that reach beyond their image {} cut off at its border")
     keep = good & first & seen
     return Boxes(
