@@ -35,6 +35,7 @@ class _Source:
         random = np.random.default_rng(0)
         coarse = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
         self.ids = random.integers(0, 2**63, count, dtype=np.uint64)
+        self.size = (size, size)
         self.images = np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.BICUBIC)) for x in coarse])
 
     def rgb(self, positions: np.ndarray) -> np.ndarray:

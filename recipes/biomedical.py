@@ -19,14 +19,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.decide import view_config
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.light import LIGHT, train_teacher
 from pocketvit.sources import Dataset, open_images
 from pocketvit.sources.subset import Subset, balanced
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.defaults import view_config
-from pocketvit.verbs.stages import label_road, open_road, reduced, viewed
-from pocketvit.verbs.teach import LIGHT, train_teacher
 
 SIDE, PATCH = 56, 14  # 16 tokens, as many as 28 px in patches of 7: few, so that a processor sees enough images
 SHOWN = 12_000  # images that every student sees, in as many epochs as that takes
@@ -37,16 +38,15 @@ def config(small: bool = False, view: ViewConfig | None = None, images: int = MO
     """The student of every arm; what an arm changes is written beside its name below."""
     epochs = max(2, round((SHOWN // 10 if small else SHOWN) / images))
     return RunConfig(
-        student="pocket_xs",
-        patch_size=PATCH,
-        views=epochs,
+        network=NetworkConfig("pocket_xs", patch=PATCH),
+        labels=LabelConfig(views=epochs),
         view=view or ViewConfig(view_size=SIDE),
         loss=LossConfig(objective="kl", temperature=2.0, weight=0.9),
         train=TrainConfig(
             epochs=epochs,
             batch_size=32,
             learning_rate=5e-4,
-            warmup_epochs=0.1 * epochs,
+            warmup=0.1,
             precision="fp32",
         ),
     )
@@ -65,24 +65,25 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     dataset = with_small_val(open_images(images))
     count = min(len(dataset.train), 600 if small else MOST)
 
-    def view(augment: str = "medium", size: int = SIDE, resample: str = "lanczos") -> ViewConfig:
+    def view_of(augment: str = "medium", size: int = SIDE, resample: str = "lanczos") -> ViewConfig:
         """What is safe for this kind of image, as `distill` would choose it."""
         return view_config(dataset, size=size, augment=augment, resample=resample)
 
-    base = config(small, view(), count)
+    base = config(small, view_of(), count)
     folder = folder / dataset.name
-    road = reduced(open_road(base, folder.parents[1] / "shared", images=dataset), count)
+    road = open_road(dataset, base.view, folder.parents[1] / "shared").reduced(count)
 
-    def arm(key: str, name: str, **changes) -> Arm:
-        return Arm(key, name, dataclasses.replace(base, **changes))
+    def arm(key: str, name: str, *, view: ViewConfig = base.view, **network) -> Arm:
+        changed = dataclasses.replace(base.network, **network)
+        return Arm(key, name, dataclasses.replace(base, network=changed, view=view))
 
-    teaching = TrainConfig(epochs=2 * base.train.epochs, batch_size=32, warmup_epochs=0.5, precision="fp32")
-    light = view(size=28)
+    teaching = TrainConfig(epochs=2 * base.train.epochs, batch_size=32, warmup=0.1, precision="fp32")
+    light = view_of(size=28)
     teachers = tuple(train_teacher(road, name, teaching, input_size=28, view=light) for name in LIGHT)
 
     def taught(key: str, name: str, **changes) -> Arm:
         made = arm(key, name, **changes)
-        store = label_road(viewed(road, made.config.view), list(teachers), made.config)
+        store = label_road(road.viewed(made.config.view), list(teachers), made.config.labels)
         return dataclasses.replace(made, teachers=teachers, store=store)
 
     arms = [
@@ -90,14 +91,14 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         arm("shifted", "shifted patches", stem="shifted"),
         arm("summed", "plain + shifted, summed", stem="summed"),
         arm("concatenated", "plain + shifted, concatenated", stem="concatenated"),
-        arm("84px", "plain patches at 84 px (36 tokens; concatenated: 32)", view=view(size=84)),
+        arm("84px", "plain patches at 84 px (36 tokens; concatenated: 32)", view=view_of(size=84)),
         arm("local", "locality self-attention", attention="local"),
-        arm("nearest", "nearest to 56 px", view=view(resample="nearest")),
-        arm("bicubic", "bicubic to 56 px", view=view(resample="bicubic")),
-        arm("28px", "28 px as they are, patches of 7", view=light, patch_size=7),
-        arm("strong", "strong augmentation", view=view("strong")),
+        arm("nearest", "nearest to 56 px", view=view_of(resample="nearest")),
+        arm("bicubic", "bicubic to 56 px", view=view_of(resample="bicubic")),
+        arm("28px", "28 px as they are, patches of 7", view=light, patch=7),
+        arm("strong", "strong augmentation", view=view_of("strong")),
         taught("taught", "distilled from convolution + involution"),
-        taught("all", "summed, strong, distilled", stem="summed", view=view("strong")),
+        taught("all", "summed, strong, distilled", stem="summed", view=view_of("strong")),
     ]
     found = run_arms(road, arms, range(3), folder)
     return report_arms(

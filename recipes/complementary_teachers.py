@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import write_text
+from pocketvit.metrics import evaluate
 from pocketvit.models.saving import save_model
-from pocketvit.tasks.classification import evaluate
+from pocketvit.road.answering import probabilities_of
+from pocketvit.road.images import Road, open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.light import train_teacher
 from pocketvit.teachers import Teacher
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import Road, label_road, open_road, probabilities_of, reduced
-from pocketvit.verbs.teach import train_teacher
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
 LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
@@ -41,12 +43,11 @@ def config(small: bool = False) -> RunConfig:
     """The student of every arm; only its teachers change. Patches of 8 pixels: four times as many images an hour."""
     epochs = 4 if small else 5
     return RunConfig(
-        student="pocket_s",
-        patch_size=8,
-        views=epochs,
+        network=NetworkConfig("pocket_s", patch=8),
+        labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="fp32"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="fp32"),
     )
 
 
@@ -56,7 +57,7 @@ def teachers_of(road: Road, small: bool, keys: tuple[str, ...]) -> dict[str, Tea
     for key in keys:
         name, seed, epochs = TEACHERS[key]
         epochs = 2 if small else epochs
-        teaching = TrainConfig(epochs=epochs, batch_size=128, warmup_epochs=0.5, precision="fp32", seed=seed)
+        teaching = TrainConfig(epochs=epochs, batch_size=128, warmup=0.1, precision="fp32", seed=seed)
         teachers[key] = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
         teachers[key].name = key
     return teachers
@@ -66,7 +67,7 @@ def keep(teacher: Teacher, road: Road, folder: Path) -> None:
     """Save a teacher as timm loads it, with a model card, for others to start from."""
     source = road.scored
     assert source is not None
-    scores = evaluate(probabilities_of(teacher, source, road.view), source.targets)
+    scores = evaluate(probabilities_of(teacher, road, source), source.targets)
     assert scores.interval is not None
     low, high = (100 * bound for bound in scores.interval)
     place = save_model(
@@ -98,11 +99,11 @@ Its architecture is pocketvit's; `import pocketvit.models` before `timm.create_m
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 20,000 images, label 6,000 of them once, train 5 arms x 3 seeds on those."""
-    road = open_road(config(small), folder.parent / "shared", images=images or "data/cifar10.npz")
-    road = reduced(road, 4000 if small else 20000)
+    road = open_road(images or "data/cifar10.npz", config(small).view, folder.parent / "shared")
+    road = road.reduced(4000 if small else 20000)
     teachers = teachers_of(road, small, tuple(TEACHERS))
-    road = reduced(road, 1000 if small else 6000)
-    store = label_road(road, list(teachers.values()), config(small))
+    road = road.reduced(1000 if small else 6000)
+    store = label_road(road, list(teachers.values()), config(small).labels)
     arms = [
         Arm(key, name, config(small), tuple(teachers[one] for one in keys), store if keys else None)
         for key, (name, keys) in ARMS.items()

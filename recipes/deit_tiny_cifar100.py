@@ -20,11 +20,12 @@ import logging
 import time
 from pathlib import Path
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import human_time
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import label_road, open_road, reduced
-from pocketvit.verbs.teach import train_teacher
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.light import train_teacher
 
 log = logging.getLogger("pocketvit")
 LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
@@ -36,8 +37,10 @@ def config(small: bool = False) -> RunConfig:
     loss = LossConfig(objective="zscore", temperature=2.0, weight=0.9)
     if small:
         view = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, erase=0.25)
-        train = TrainConfig(epochs=8, batch_size=128, warmup_epochs=1.0, precision="fp32")
-        return RunConfig(student="pocket_xs", patch_size=8, views=8, view=view, loss=loss, train=train)
+        train = TrainConfig(epochs=8, batch_size=128, warmup=1 / 8, precision="fp32")
+        return RunConfig(
+            network=NetworkConfig("pocket_xs", patch=8), labels=LabelConfig(views=8), view=view, loss=loss, train=train
+        )
     return RunConfig(
         student="deit_tiny_patch16_224",
         patch_size=2,
@@ -48,7 +51,7 @@ def config(small: bool = False) -> RunConfig:
             epochs=300,
             batch_size=512,
             learning_rate=1e-3,
-            warmup_epochs=10.0,
+            warmup=10 / 300,
             drop_path=0.05,
             ema=0.999,
             precision="bf16",
@@ -59,19 +62,19 @@ def config(small: bool = False) -> RunConfig:
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the ResNet-56, store its labels, train the student from them (and alone, in the small twin)."""
-    road = open_road(config(small), folder.parent / "shared", images=images or "data/cifar100.npz")
+    road = open_road(images or "data/cifar100.npz", config(small).view, folder.parent / "shared")
     if small:
-        road = reduced(road, 10000)
-        teaching = TrainConfig(epochs=5, batch_size=128, warmup_epochs=0.5, precision="fp32")
+        road = road.reduced(10000)
+        teaching = TrainConfig(epochs=5, batch_size=128, warmup=0.1, precision="fp32")
     else:
-        teaching = TrainConfig(epochs=160, batch_size=256, warmup_epochs=2.0, precision="bf16", compile=True)
+        teaching = TrainConfig(epochs=160, batch_size=256, warmup=2 / 160, precision="bf16", compile=True)
     start = time.monotonic()
     name = "cifar_resnet20" if small else "cifar_resnet56"
     teacher = train_teacher(road, name, teaching, input_size=32, view=LIGHT)
     log.info("teacher  %s in this call", human_time(time.monotonic() - start))
-    road = reduced(road, 4000) if small else road
+    road = road.reduced(4000) if small else road
     start = time.monotonic()
-    store = label_road(road, [teacher], config(small))
+    store = label_road(road, [teacher], config(small).labels)
     log.info("store    %s in this call", human_time(time.monotonic() - start))
     arms = [Arm("distilled", "student, distilled", config(small), (teacher,), store)]
     if small:

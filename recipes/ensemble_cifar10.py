@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import label_road, open_road, reduced
-from pocketvit.verbs.teach import train_teacher
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.light import train_teacher
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=2, randaugment_magnitude=7.0, erase=0.25)
 TEACHERS = {"conv": "cifar_resnet20", "inv": "cifar_rednet20"}
@@ -26,23 +27,23 @@ def config(small: bool = False) -> RunConfig:
     """The student of every arm; only its teachers change."""
     epochs = 4 if small else 8
     return RunConfig(
-        student="pocket_xs" if small else "pocket_s",
-        views=epochs,
+        network=NetworkConfig("pocket_xs" if small else "pocket_s"),
+        labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="bf16"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
     )
 
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 15,000 images, label 3,000 of them once, train 4 arms x 3 seeds on those."""
-    road = open_road(config(small), folder.parent / "shared", images=images or "data/cifar10.npz")
-    teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup_epochs=0.5, precision="bf16")
+    road = open_road(images or "data/cifar10.npz", config(small).view, folder.parent / "shared")
+    teaching = TrainConfig(epochs=2 if small else 6, batch_size=128, warmup=0.1, precision="bf16")
     light = ViewConfig(view_size=32, crop="padded", flip=0.5)
-    road = reduced(road, 4000 if small else 15000)
+    road = road.reduced(4000 if small else 15000)
     teachers = {key: train_teacher(road, name, teaching, input_size=32, view=light) for key, name in TEACHERS.items()}
-    road = reduced(road, 1000 if small else 3000)
-    store = label_road(road, list(teachers.values()), config(small))
+    road = road.reduced(1000 if small else 3000)
+    store = label_road(road, list(teachers.values()), config(small).labels)
     chosen = {
         "alone": ("student alone", ()),
         "conv": ("+ convolution teacher", ("conv",)),

@@ -20,15 +20,18 @@ import complementary_teachers as base
 import numpy as np
 import torch
 
-from pocketvit.config import RunConfig, TrainConfig
+from pocketvit.config import LabelConfig, RunConfig, TrainConfig
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import write_text
-from pocketvit.labels import SoftLabels
+from pocketvit.labels import FullLabels
 from pocketvit.objectives import teacher_weights
+from pocketvit.road.answering import probabilities_of
+from pocketvit.road.images import Road, open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.light import train_teacher
+from pocketvit.road.train import teacher_gate
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.training import Batch
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import Road, label_road, open_road, probabilities_of, reduced, teacher_gate
-from pocketvit.verbs.teach import train_teacher
 
 WAYS = {
     "fixed": "equally",
@@ -41,8 +44,8 @@ WAYS = {
 
 def wrong_and_confident(road: Road, small: bool):
     """A convolution network that has hardly learned, and is four times as sure of itself as it should be."""
-    teaching = TrainConfig(epochs=1, batch_size=128, warmup_epochs=0.2, precision="fp32", seed=7)
-    teacher = train_teacher(reduced(road, 1000 if small else 6000), "cifar_resnet20", teaching, input_size=32)
+    teaching = TrainConfig(epochs=1, batch_size=128, warmup=0.2, precision="fp32", seed=7)
+    teacher = train_teacher(road.reduced(1000 if small else 6000), "cifar_resnet20", teaching, input_size=32)
     loud = copy.deepcopy(teacher.module)
     for parameter in (loud.linear.weight, loud.linear.bias):
         parameter.data.mul_(4.0)
@@ -54,7 +57,9 @@ def wrong_and_confident(road: Road, small: bool):
 def shortened(config: RunConfig) -> RunConfig:
     """Two thirds of the epochs of complementary_teachers.py: there are as many arms again."""
     epochs = 2 * config.train.epochs // 3
-    return dataclasses.replace(config, views=epochs, train=dataclasses.replace(config.train, epochs=epochs))
+    return dataclasses.replace(
+        config, labels=LabelConfig(views=epochs), train=dataclasses.replace(config.train, epochs=epochs)
+    )
 
 
 def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str:
@@ -65,8 +70,8 @@ def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str
     """
     source = road.scored
     assert source is not None
-    probabilities = [probabilities_of(teacher, source, road.view) for teacher in teachers]
-    soft = [SoftLabels(torch.from_numpy(np.log(part.clip(1e-12)))) for part in probabilities]
+    probabilities = [probabilities_of(teacher, road, source) for teacher in teachers]
+    soft = [FullLabels(torch.from_numpy(np.log(part.clip(1e-12)))) for part in probabilities]
     targets = torch.from_numpy(np.asarray(source.targets))
     ones = torch.ones(len(source))
     batch = Batch(torch.empty(len(source), 0), targets, targets, ones, tuple(soft), torch.arange(len(source)))
@@ -87,11 +92,11 @@ def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Label 6,000 images with the three teachers, train 5 ways of weighing them x 3 seeds."""
     config = shortened(base.config(small))
-    road = open_road(config, folder.parent / "shared", images=images or "data/cifar10.npz")
-    road = reduced(road, 4000 if small else 20000)
+    road = open_road(images or "data/cifar10.npz", config.view, folder.parent / "shared")
+    road = road.reduced(4000 if small else 20000)
     teachers = [*base.teachers_of(road, small, ("conv", "inv")).values(), wrong_and_confident(road, small)]
-    road = reduced(road, 1000 if small else 6000)
-    store = label_road(road, teachers, config)
+    road = road.reduced(1000 if small else 6000)
+    store = label_road(road, teachers, config.labels)
     arms = [
         Arm(
             way,

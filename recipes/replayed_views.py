@@ -16,12 +16,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.labels import LabelStore, SoftLabels
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
 from pocketvit.teachers import load_teacher
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import label_road, open_road, reduced
 
 EPOCHS = 8
 
@@ -30,13 +31,13 @@ def config(views: int, small: bool = False) -> RunConfig:
     """The student of every arm; only the number of stored views changes."""
     epochs = 5 if small else EPOCHS
     return RunConfig(
-        student="pocket_xs",
-        views=min(views, epochs),
+        network=NetworkConfig("pocket_xs"),
+        labels=LabelConfig(views=min(views, epochs)),
         view=ViewConfig(
             view_size=32, crop="padded", flip=0.5, randaugment_ops=2, randaugment_magnitude=7.0, erase=0.25
         ),
         loss=LossConfig(objective="zscore", temperature=2.0, weight=1.0),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="bf16"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
     )
 
 
@@ -62,9 +63,9 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     if not weights:
         raise PocketError("name the data and the teacher's weights: --images data/cifar10.npz,cifar10_resnet56.th")
     whole = config(EPOCHS, small)
-    road = reduced(open_road(whole, folder.parent / "shared", images=data), 1000 if small else 3000)
+    road = open_road(data, whole.view, folder.parent / "shared").reduced(1000 if small else 3000)
     teacher = load_teacher(weights, arch="cifar_resnet56", input_size=32, norm="imagenet")
-    store = label_road(road, [teacher], whole)
+    store = label_road(road, [teacher], whole.labels)
 
     def arm(key: str, name: str, views: int, **options: Any) -> Arm:
         return Arm(key, name, config(views, small), (teacher,), **{"store": store, **options})

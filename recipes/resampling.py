@@ -22,9 +22,9 @@ from PIL import Image
 
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.images import Road, open_road
 from pocketvit.sources import Dataset, Source, open_images
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import Road, open_road, reduced
 from pocketvit.views import resize
 
 KERNELS = {
@@ -98,10 +98,10 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     count = min(len(dataset.train), 600 if small else 3000)
     base = dataclasses.replace(config(small, images=count), view=views_of("lanczos5", "stretch"))
     shared = folder.parent / "shared"
-    road = reduced(open_road(base, shared, images=dataset), count)
+    road = open_road(dataset, base.view, shared).reduced(count)
     one = measured(road, "stretch", folder / "one-size", small, f"{dataset.name}, 28 px enlarged to 56")
     mixed = dataclasses.replace(road, dataset=mixed_sizes(road.dataset))
-    mixed = reduced(mixed, np.arange(count))
+    mixed = mixed.reduced(np.arange(count))
     many = measured(mixed, "stretch", folder / "mixed-sizes", small, f"{dataset.name}, sizes of {SIDES} to 56")
     return "\n\n".join(
         ("28 px, all of one size", one, overshoot(road), f"Mixed sizes, {SIDES[0]} to {SIDES[1]} px a side", many)

@@ -26,21 +26,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pocketvit.config import LossConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import read_json, write_json, write_text
+from pocketvit.metrics import paired_difference
 from pocketvit.models import create_model
 from pocketvit.models.checkpoint import read_weights
 from pocketvit.models.renorm import replace_norm
-from pocketvit.objectives import student_loss
 from pocketvit.reporting.curves import curve_plot
 from pocketvit.reporting.style import standalone_svg
+from pocketvit.road.answering import answers, network_answers
+from pocketvit.road.images import Road, open_road
+from pocketvit.road.train import train_network
 from pocketvit.sources.subset import Subset, balanced
-from pocketvit.tasks.classification import paired_difference
-from pocketvit.training.feed import Feed
-from pocketvit.training.loop import fit
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.measure import answers
-from pocketvit.verbs.stages import Road, open_road, reduced
 
 log = logging.getLogger("pocketvit")
 
@@ -60,8 +58,7 @@ TUNINGS = {
 def config(small: bool = False, norm: str = "group", batch: int = 32) -> RunConfig:
     """One point of the curve; only norm, batch and learning rate change from point to point."""
     return RunConfig(
-        student="cifar_resnet8",
-        replace_norm=norm,
+        network=NetworkConfig("cifar_resnet8", replace_norm=norm),
         view=ViewConfig(view_size=16, flip=0.5),
         loss=LossConfig(weight=0.0),
         train=TrainConfig(
@@ -70,7 +67,7 @@ def config(small: bool = False, norm: str = "group", batch: int = 32) -> RunConf
             optimizer="sgd",
             learning_rate=0.1 * batch / 32,
             weight_decay=1e-4,
-            warmup_epochs=0.1,
+            warmup=0.05,
             clip=0.0,
             precision="fp32",
         ),
@@ -79,8 +76,8 @@ def config(small: bool = False, norm: str = "group", batch: int = 32) -> RunConf
 
 def opened(images: str, folder: Path, small: bool) -> Road:
     """Return a set with a quarter of its training images, 8,000 at most, 500 validation and 2,000 test images."""
-    road = open_road(config(small), folder.parent / "shared", images=images)
-    road = reduced(road, min(len(road.dataset.train) // 4, 1000 if small else 8000))
+    road = open_road(images, config(small).view, folder.parent / "shared")
+    road = road.reduced(min(len(road.dataset.train) // 4, 1000 if small else 8000))
     dataset = road.dataset
     some = {
         split: Subset(source, balanced(source, most))
@@ -130,13 +127,13 @@ def fine_tuned(road: Road, weights: Path, classes: int, norms: tuple[str, str], 
     model.reset_classifier(len(road.dataset.classes))  # type: ignore[operator]
     base = config(batch=2)
     training = dataclasses.replace(base.train, seed=seed)
-    fit(
-        model, Feed(road.views, 2, seed=seed), student_loss(base.loss), training, place,
-        evaluate=None, input=road.input, resume=True,
-    )  # fmt: skip
+    unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))
+    base = dataclasses.replace(base, train=training)
+    model = train_network(unwatched, base, place, model=model, input=road.input)
     source = road.scored
     assert source is not None
-    guessed = answers(model, source, road.view, road.input).argmax(1)
+    answer = network_answers(model, road.input, road.task)
+    guessed = answers({"": answer}, road.pixels(source), road.view)[""].argmax(1)
     error = 100 * float((guessed != source.targets).mean())
     write_json(result, {"error": error})
     return error
@@ -144,7 +141,7 @@ def fine_tuned(road: Road, weights: Path, classes: int, norms: tuple[str, str], 
 
 def tuning_table(road: Road, first: Road, folder: Path, small: bool) -> str:
     """Fine-tune every pre-trained network on a quarter of the second set's images; return the table."""
-    road = reduced(road, len(road.dataset.train) // 4)
+    road = road.reduced(len(road.dataset.train) // 4)
     found: dict[str, list[float]] = {name: [] for name in TUNINGS}
     for seed in SEEDS:
         for name, norms in TUNINGS.items():

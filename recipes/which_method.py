@@ -16,12 +16,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pocketvit.config import LossConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.objectives.terms import TERMS
+from pocketvit.road.images import open_road
+from pocketvit.road.label import label_road
 from pocketvit.teachers import load_teacher
-from pocketvit.verbs.arms import Arm, report_arms, run_arms
-from pocketvit.verbs.stages import label_road, open_road, reduced
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
 LOGITS = {  # objective -> its temperature
@@ -38,12 +39,11 @@ def config(small: bool = False) -> RunConfig:
     """The student of every arm; only what it matches changes."""
     epochs = 3 if small else 10
     return RunConfig(
-        student="pocket_xs",
-        patch_size=8,
-        views=epochs,
+        network=NetworkConfig("pocket_xs", patch=8),
+        labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup_epochs=1.0, precision="fp32"),
+        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="fp32"),
     )
 
 
@@ -53,9 +53,9 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     if not weights:
         raise PocketError("name the data and the teacher's weights: --images data/cifar10.npz,cifar10_resnet20.th")
     base = config(small)
-    road = reduced(open_road(base, folder.parent / "shared", images=data), 1000 if small else 3000)
+    road = open_road(data, base.view, folder.parent / "shared").reduced(1000 if small else 3000)
     teacher = load_teacher(weights, arch="cifar_resnet20", input_size=32, norm="imagenet")
-    store = label_road(road, [teacher], base)
+    store = label_road(road, [teacher], base.labels)
 
     def with_loss(**changes) -> RunConfig:
         return dataclasses.replace(base, loss=dataclasses.replace(base.loss, **changes))

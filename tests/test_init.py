@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import pocketvit
-from pocketvit.verbs import VERBS
+from pocketvit.settings import VERBS
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "sklearn", "matplotlib", "numpy", "PIL")
 

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
-from .verbs import VERBS
+from .settings import VERBS
 
 if TYPE_CHECKING:
     from .rundir import Run

@@ -1,27 +1,29 @@
-"""The verbs on the command line: parse, call, print.
-
-Every option is a keyword of the verb's Python function, with the same default, and its help is the line of the
-function's docstring: nothing is said twice, and the two cannot drift apart.
-"""
+"""The verbs on the command line: parse, call, print. Options, help and checks come from `settings`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
-import inspect
 import json
 import logging
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import __version__
 from .errors import PocketError
-from .verbs import VERBS
+from .settings.base import Settings, near, settings_of
+from .settings.calling import gather
+from .settings.pages import page, summary
+from .settings.verbs import VERBS
+
+log = logging.getLogger("pocketvit")
 
 # What other tools call our verbs.
 FOREIGN = {
@@ -49,11 +51,24 @@ FOREIGN = {
     "sweep": "compare",
 }
 
+# And what they, or we in earlier days, call our settings.
+FOREIGN_SETTINGS = {
+    "--pretrained": "--init pretrained",
+    "--learning-rate": "--lr",
+    "--img-size": "--size",
+    "--imgsz": "--size",
+    "--batch": "--batch-size",
+}
+
 FIRST_PAGE = ("demo", "distill", "predict", "bench", "report")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever tidies up after Ctrl-C does so after this too."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code: 0 done, 2 the user can mend it, 130 interrupted, 1 a defect of ours."""
+    """Run one verb; return the exit code: 0 done, 2 the user can mend it, 130 or 143 stopped, 1 a defect of ours."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
@@ -63,25 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     follower = os.environ.get("RANK", "0") != "0"  # under `torchrun` one process speaks
-    logging.getLogger("pocketvit").setLevel(logging.WARNING if follower else logging.INFO)
+    log.setLevel(logging.WARNING if follower else logging.INFO)
     try:
-        name, rest = arguments[0], arguments[1:]
-        if name not in VERBS:
-            raise PocketError(unknown_verb(name))
-        verb = getattr(importlib.import_module(f"pocketvit.verbs.{name}"), name)
-        options = vars(parser_of(name, verb).parse_args(rest))
-        as_json = options.pop("json")
-        result = call(verb, options)
-        if follower:
-            return 0
-        print(json.dumps(result.data, ensure_ascii=False, allow_nan=False) if as_json else result)
-        return int(getattr(result, "exit_code", 0))
+        with stopping_on_sigterm():
+            return run(arguments, follower)
     except PocketError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"interrupted. What was finished is kept; go on with: {resume_line(arguments)}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # as in `pocketvit ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -96,13 +102,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def run(arguments: Sequence[str], follower: bool) -> int:
+    """Read the settings of a verb, check them before anything heavy is imported, call it and print what it returns."""
+    name, words = arguments[0], modern(arguments)
+    if name not in VERBS:
+        raise PocketError(unknown_verb(name))
+    asked = [place for place, word in enumerate(words) if word in ("-h", "--help")]
+    if asked:
+        print(page(VERBS[name], *words[asked[0] + 1 :][:1]))
+        return 0
+    given = said(VERBS[name], words)
+    as_json = given.pop("json")
+    settings = gather(VERBS[name], given)  # before the verb is imported, and torch with it
+    result = function_of(name)(settings)
+    if follower:
+        return 0
+    print(json.dumps(result.data, ensure_ascii=False, allow_nan=False) if as_json else result)
+    return int(getattr(result, "exit_code", 0))
+
+
+def function_of(name: str) -> Callable[[Settings], Any]:
+    """Import a verb, and return its function of a settings object."""
+    function = getattr(importlib.import_module(f"pocketvit.verbs.{name}"), name)
+    return function.__wrapped__
+
+
 def overview() -> str:
     """The first page: what to type first, then the other stretches of the road."""
     lines = ["pocketvit: big vision models into small vision transformers", "", "first:"]
-    lines += [f"  {name:9}{VERBS[name]}" for name in FIRST_PAGE]
+    lines += [f"  {name:9}{summary(VERBS[name])}" for name in FIRST_PAGE]
     lines += ["", "one stretch of the road at a time:"]
-    lines += [f"  {name:9}{text}" for name, text in VERBS.items() if name not in FIRST_PAGE]
-    lines += ["", "pocketvit VERB --help lists a verb's options; every verb takes --json."]
+    lines += [f"  {name:9}{summary(kind)}" for name, kind in VERBS.items() if name not in FIRST_PAGE]
+    lines += ["", "pocketvit VERB --help has a verb's common settings; every verb takes --json and --config FILE."]
     return "\n".join(lines)
 
 
@@ -110,14 +141,39 @@ def unknown_verb(name: str) -> str:
     """Answer a mistyped or foreign verb."""
     close = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.6)
     guess = FOREIGN.get(name) or (close[0] if close else None)
-    hint = f"did you mean `pocketvit {guess}`? ({VERBS[guess]})" if guess else f"the verbs are {', '.join(VERBS)}."
+    hint = (
+        f"did you mean `pocketvit {guess}`? ({summary(VERBS[guess])})"
+        if guess
+        else f"the verbs are {', '.join(VERBS)}."
+    )
     return f"there is no verb {name!r}; {hint}"
 
 
 def resume_line(arguments: Sequence[str]) -> str:
     """The command to type after an interruption."""
-    resumes = ["--resume"] if arguments[0] in ("distill", "train", "demo") and "--resume" not in arguments else []
-    return shlex.join(["pocketvit", *arguments, *resumes])
+    words = list(arguments)
+    resumes = any(one.name == "resume" for one in settings_of(VERBS[words[0]])) if words[0] in VERBS else False
+    if resumes and not any(word.partition("=")[0] == "--resume" for word in words):
+        words.insert(words.index("--") if "--" in words else len(words), "--resume")
+    return shlex.join(["pocketvit", *words])
+
+
+@contextlib.contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the verb as Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # called from a thread, which gets no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,82 +181,59 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = ""
         if unknown:
-            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
-            message += f"; did you mean {close[0]}?" if close else ""
-        stop = "" if message.endswith("?") else "."
-        raise PocketError(f"{message}{stop} `{self.prog} --help` lists the options.")
+            meant = FOREIGN_SETTINGS.get(unknown[1], "")
+            known = self._option_string_actions
+            hint = f". Did you mean {meant}?" if meant.partition(" ")[0] in known else near(unknown[1], known)
+        raise PocketError(f"{message}{hint or '.'} `{self.prog} --help` lists the options.")
 
 
-def parser_of(name: str, verb: Callable[..., Any]) -> Parser:
-    """Build the parser of a verb from its signature: what may be positional in Python is positional here."""
-    documentation = inspect.getdoc(verb) or ""
-    helps = argument_help(documentation)
+def parser_of(kind: type[Settings]) -> Parser:
+    """Build the parser of a verb, which leaves values as they were typed: settings read and check them."""
     parser = Parser(
-        prog=f"pocketvit {name}",
-        description=documentation.partition("\n\nArgs:")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog=f"pocketvit {kind.verb}", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
-    for parameter in inspect.signature(verb).parameters.values():
-        annotation = str(parameter.annotation)
-        options: dict[str, Any] = {"help": helps[parameter.name].replace("%", "%%")}
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            options["metavar"] = parameter.name.upper()
-            many = annotation.startswith("Sequence")
-            if parameter.default is not parameter.empty:
-                options.update(nargs="*" if many else "?", default=parameter.default)
-            elif many:
-                options["nargs"] = "+"
-            parser.add_argument(parameter.name, **options)
-            continue
-        flag = "--" + parameter.name.replace("_", "-")
-        options["default"] = parameter.default
-        if annotation == "bool | None":  # said, unsaid, or left to what suits
-            options["action"] = argparse.BooleanOptionalAction
-        elif annotation == "bool":
-            options["action"] = argparse.BooleanOptionalAction if parameter.default else "store_true"
-        elif annotation.startswith("bool | str"):  # a flag that may name something: --resume, --resume runs/photos-1
-            options.update(nargs="?", const=True, metavar="FOLDER")
-        else:
-            options.update(value_options(annotation))
-            if parameter.default not in (None, ""):
-                options["help"] += f" (default {parameter.default})"
-        parser.add_argument(flag, **options)
-    parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    for one in settings_of(kind):
+        options: dict[str, Any] = {}
+        if one.positional:
+            options["nargs"] = "*" if one.many else "?"
+        elif one.kinds == {bool}:
+            options["action"] = "store_true" if one.name.startswith("no_") else argparse.BooleanOptionalAction
+        elif bool in one.kinds:  # a flag that may name something: --resume, --resume runs/photos-1
+            options |= {"nargs": "?", "const": True}
+        elif one.many:
+            options["action"] = "append"
+        parser.add_argument(one.name if one.positional else one.flag, **options)
+    parser.add_argument("--json", action="store_true", default=False)
     return parser
 
 
-def value_options(annotation: str) -> dict[str, Any]:
-    """Argparse options for a parameter's annotation, e.g. ``int | None`` or ``Literal['fp32', 'bf16']``."""
-    options: dict[str, Any] = {}
-    choices = re.search(r"Literal\[(.*?)\]", annotation)
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    if choices:
-        options["choices"] = [choice.strip(" '\"") for choice in choices[1].split(",")]
-    elif "int" in kinds:
-        options.update(type=int, metavar="N")
-    elif "float" in kinds:
-        options.update(type=float, metavar="X")
-    else:
-        options["metavar"] = "TEXT"
-    if "Sequence[" in annotation:
-        options["action"] = "append"
-    return options
+def said(kind: type[Settings], words: Sequence[str]) -> dict[str, Any]:
+    """Return what the words after a verb say, and "json"; the values are text still.
+
+    Raises:
+        PocketError: An option that there is not, or one without its value.
+    """
+    parser = parser_of(kind)
+    return vars(parser.parse_args(words) if "--" in words else parser.parse_intermixed_args(words))
 
 
-def argument_help(documentation: str) -> dict[str, str]:
-    """Return {parameter: text} from the ``Args:`` section of a Google docstring."""
-    section = documentation.partition("\n\nArgs:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n      +.*)*)", section, flags=re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
-
-
-def call(verb: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """Call a verb with parsed options, positional ones first."""
-    parameters = inspect.signature(verb).parameters.values()
-    positional = [options.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return verb(*positional, **options)
+def modern(arguments: Sequence[str]) -> list[str]:
+    """Return the words after the verb, former options by their new names, and numbers below zero for what they are."""
+    known = settings_of(VERBS[arguments[0]]) if arguments[0] in VERBS else ()
+    now = {f"--{one.was.replace('_', '-')}": one.flag for one in known if one.was}
+    current = {one.flag for one in known}
+    words: list[str] = []
+    for word in arguments[1:]:
+        flag, equals, value = word.partition("=")
+        if flag in now and flag not in current and "--" not in words:
+            log.info("%s is now %s; taken as that", flag, now[flag])
+            word = now[flag] + equals + value
+        if re.match(r"-\.?\d", word) and words and words[-1] in current:  # argparse takes -100,200 for an option
+            word = f"{words.pop()}={word}"
+        words.append(word)
+    return words
 
 
 if __name__ == "__main__":

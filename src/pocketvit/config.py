@@ -1,20 +1,18 @@
-"""Frozen dataclasses that describe a run. They hold every choice that a number in the report depends on.
+"""Small frozen dataclasses: what a view, a loss, a network, a training depend on, and so what a number depends on.
 
-A run folder's ``config.yaml`` is a dump of them. Fields at their default stay out of fingerprints (`changed`), so that
-a new option never orphans an old store.
+The settings of a verb come down to them (`road.decide`); recipes make them by hand. Fields at their default stay out of
+fingerprints (`changed`), so that a new option never orphans an old store.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
-
-from .errors import PocketError
+from typing import Any, Literal
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Stem = Literal["patch", "shifted", "summed", "concatenated", "coadvise"]
+Stem = Literal["patch", "conv", "shifted", "summed", "concatenated", "coadvise"]
 Attention = Literal["plain", "local"]
 
 
@@ -73,6 +71,7 @@ class LossConfig:
 
     objective: str = "zscore"  # kl | hard | zscore | dkd | dist
     temperature: float = 2.0
+    last_temperature: float | None = None  # reached by a cosine at the end of the training; None: the same throughout
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
     label_smoothing: float = 0.0
@@ -85,12 +84,14 @@ class TrainConfig:
     """How a network is trained. One epoch shows every training image once."""
 
     epochs: int = 30
+    seconds: float = 0.0  # a budget of time in place of the epochs (0: none)
     batch_size: int = 128  # over all processes, before accumulation
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size
+    optimizer: Literal["muon", "adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3  # at the end of warm-up, for the given batch size; Muon wants about 5e-3
     weight_decay: float = 0.05  # not on biases, norms, positions and tokens
     momentum: float = 0.9  # SGD only
-    warmup_epochs: float = 2.0
+    schedule: Literal["cosine", "wsd"] = "cosine"  # after warm-up: see training.schedule
+    warmup: float = 0.07  # share of the steps, below 1
     clip: float = 1.0  # maximum gradient norm (0: off)
     accumulate: int = 1  # batches a step
     ema: float = 0.0  # decay a step of the weight average that is evaluated (0: off)
@@ -142,38 +143,3 @@ def changed(config: Any) -> dict[str, Any]:
         if value != field.default:
             result[field.name] = list(value) if isinstance(value, tuple) else value
     return result
-
-
-def to_dict(config: Any) -> Any:
-    """Return a config as plain dicts, lists and scalars, for YAML and JSON."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return [to_dict(item) for item in config] if isinstance(config, tuple) else config
-
-
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Rebuild a config dataclass from `to_dict`'s form; unknown fields are an error that names them."""
-    hints = get_type_hints(kind)
-    if not isinstance(values, dict):
-        raise PocketError(f"a {kind.__name__} must be a list of `field: value` lines, not {values!r}.")
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise PocketError(f"unknown fields {sorted(unknown)} in a {kind.__name__}: another version wrote it.")
-    return kind(**{name: _rebuild(hints[name], value) for name, value in values.items()})
-
-
-def _rebuild(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)  # type: ignore[arg-type]
-    if isinstance(value, list):
-        inner = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_rebuild(inner, item) for item in value)
-    return value
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return lines ``field: old -> new`` for every field in which two configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
-    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -17,18 +17,15 @@ import logging
 import os
 import platform
 import re
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from .config import RunConfig, differences, from_dict, to_dict
 from .errors import PocketError
-from .files import read_json, storage_error, write_json, write_text
+from .files import read_json, storage_error, write_text
+from .settings import Settings, differences, dump, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,33 +58,23 @@ class Run:
             raise PocketError(f"{self.folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
 
     @classmethod
-    def made_by(cls, verb: str, folder: Path | str) -> Run:
-        """Return a run to go on with; an error names the verb that can, if it is another."""
-        run = cls(folder)
-        if run.config.verb != verb:
-            raise PocketError(
-                f"{folder} was made by `pocketvit {run.config.verb}`; go on with the same command and --resume."
-            )
-        return run
-
-    @classmethod
-    def begin(cls, parent: Path | str, name: str, config: RunConfig, *, resume: bool, device: str | None) -> Run:
-        """Return a new run, or with ``resume`` the unfinished one; under ``torchrun`` all ranks get that of rank 0."""
+    def begin(cls, name: str, settings: Any) -> Run:
+        """Return a new run, or with ``settings.resume`` the unfinished one; all ranks of ``torchrun`` get rank 0's."""
         from .training.distributed import from_rank_zero, join_processes
 
-        processes = join_processes(device or "auto")
+        processes = join_processes(settings.device or "auto")
+        if not isinstance(settings.resume, bool):
+            return cls(settings.resume)
         folder = ""
         if processes.rank == 0:
-            run = cls.unfinished(parent, name, config) if resume else cls.create(parent, name, config)
-            folder = str(run.folder)
+            make = cls.unfinished if settings.resume else cls.create
+            folder = str(make(settings.out, name, settings).folder)
         return cls(from_rank_zero(folder, processes.world))
 
     @classmethod
-    def create(cls, parent: Path | str, name: str, config: RunConfig) -> Run:
+    def create(cls, parent: Path | str, name: str, settings: Settings) -> Run:
         """Make the first free of ``parent/name-1``, ``name-2``, ...; a run never overwrites another."""
         parent = Path(parent)
-        if Path(name).name != name:
-            raise PocketError(f"--name {name}: a run's name is one word; --out takes the folder it goes into.")
         try:
             parent.mkdir(parents=True, exist_ok=True)
             number = 1 + max([0, *(int(match[1]) for match in _numbered(parent, name))])
@@ -100,18 +87,18 @@ class Run:
         except OSError as error:
             raise storage_error(error, parent / name) from error
         folder = parent / f"{name}-{number}"
-        write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+        write_text(folder / "config.yaml", dump(settings))
         return cls(folder)
 
     @classmethod
-    def unfinished(cls, parent: Path | str, name: str, config: RunConfig) -> Run:
-        """Return the newest run of that name; an error if its config is another."""
+    def unfinished(cls, parent: Path | str, name: str, settings: Settings) -> Run:
+        """Return the newest run of that name; an error if its settings are others."""
         numbered = ((int(match[1]), match[0]) for match in _numbered(Path(parent), name))
         found = sorted(entry for entry in numbered if (Path(parent) / entry[1] / "config.yaml").is_file())
         if not found:
             raise PocketError(f"nothing to resume: no run {name}-N in {parent}. Leave --resume away to start one.")
         run = cls(Path(parent) / found[-1][1])
-        changes = differences(to_dict(run.config), to_dict(config))
+        changes = differences(run.settings, settings)
         if changes:
             raise PocketError(
                 f"{run.folder} was started with other choices ({'; '.join(changes[:4])}). Give the same options, or "
@@ -120,13 +107,9 @@ class Run:
         return run
 
     @property
-    def config(self) -> RunConfig:
-        """The choices this run was made with."""
-        try:
-            values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-            return from_dict(RunConfig, values)
-        except (OSError, yaml.YAMLError, PocketError) as error:
-            raise PocketError(f"could not read {self.folder / 'config.yaml'}: {error}") from error
+    def settings(self) -> Any:
+        """The choices this run was made with, of the class of its verb."""
+        return load(self.folder / "config.yaml")
 
     @property
     def results(self) -> dict[str, Any]:
@@ -135,6 +118,9 @@ class Run:
         if not path.is_file():
             raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
         return read_json(path)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -165,15 +151,17 @@ class Run:
 
         return load_model(self.folder / "student").module
 
-    def predict(self, images: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
-        """Label images with the exported student; a dict per image, as ``pocketvit predict --json`` prints them."""
-        from .verbs.predict import predict
+    def predict(self, images: Any, *, top: int = 1) -> list[dict[str, Any]]:
+        """Label images (paths, PIL images, arrays) with the exported student; a dict per image."""
+        from .deployment.predict import predict_images
 
-        return predict(str(self.folder), images).data["predictions"]
+        return [one.data for one in predict_images(self.folder, images, top=top)]
 
-    def save_results(self, results: dict[str, Any]) -> None:
-        """Write ``results.json``."""
-        write_json(self.folder / "results.json", results)
+    def say(self, notes: list[str]) -> None:
+        """Say where the run lies and what was chosen for it."""
+        log.info("run      %s", self.folder)
+        for note in notes:
+            log.info("         %s", note)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
@@ -198,16 +186,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
-
-
-def speak() -> None:
-    """Let a Python caller see what the command line would: called by every verb, changes nothing if logging is set."""
-    if not log.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False  # a library that sets logging up later would say every line again
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ import timm
 import torch
 from torch import nn
 
-from pocketvit.config import ViewConfig
 from pocketvit.deployment import export_onnx, quantize_int8
+from pocketvit.views.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "hawk", "größer")
 MEAN, STD = (0.48, 0.45, 0.4), (0.22, 0.23, 0.24)
 SOURCE_SIZE = (30, 45)
+ABOUT = Preprocessing.plain((32, MEAN, STD))
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def tiny_vit() -> nn.Module:
 def plain(tmp_path_factory) -> Exported:
     """A tiny ViT that takes normalized pixels."""
     folder, model = tmp_path_factory.mktemp("plain"), tiny_vit()
-    fp32 = export_onnx(model, folder / "model.onnx", image_size=32, mean=MEAN, std=STD, classes=CLASSES)
+    fp32 = export_onnx(model, folder / "model.onnx", classes=CLASSES, preprocessing=ABOUT)
     int8 = quantize_int8(fp32, folder / "model-int8.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
     return Exported(model, fp32, int8, pixels)
@@ -61,12 +62,9 @@ def with_picture(tmp_path_factory) -> Exported:
     fp32 = export_onnx(
         model,
         folder / "model.onnx",
-        image_size=32,
-        mean=MEAN,
-        std=STD,
         classes=CLASSES,
+        preprocessing=replace(ABOUT, view_size=40, aspect="pad"),
         source_size=SOURCE_SIZE,
-        view=ViewConfig(view_size=40, fit="pad"),
     )
     int8 = quantize_int8(fp32, folder / "model-int8.onnx")
     pixels = np.random.default_rng(1).integers(0, 256, (20, *SOURCE_SIZE, 3), dtype=np.uint8)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import ast
 import json
 import runpy
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from importlib.resources import files
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
-from pocketvit.config import ViewConfig
-from pocketvit.deployment import OnnxModel, label_pictures, package, predict_images, write_device_zip
-from pocketvit.deployment.preprocess import plain_views
+from pocketvit.deployment import OnnxModel, package, predict_images, write_device_zip
 from pocketvit.errors import PocketError
 from pocketvit.sources.decode import decode, to_rgb8
+from pocketvit.views.preprocessing import Preprocessing
 
 SCRIPTS = files("pocketvit.deployment") / "device"
 # On a device there is no torch and no pocketvit: an import of either fails here as it would there.
@@ -39,8 +41,8 @@ def run_on_device(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def device():
-    """The names of the device's predict.py."""
-    return runpy.run_path(str(SCRIPTS / "predict.py"))
+    """The names of the device's preprocessing.py."""
+    return runpy.run_path(str(SCRIPTS / "preprocessing.py"))
 
 
 @pytest.fixture
@@ -52,9 +54,9 @@ def unpacked(plain, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("script", ["predict.py", "bench.py"])
+@pytest.mark.parametrize("script", package.SCRIPTS)
 def test_scripts_need_only_onnxruntime_numpy_and_pillow(script):
-    allowed = {"onnxruntime", "numpy", "PIL", "predict", *sys.stdlib_module_names}
+    allowed = {"onnxruntime", "numpy", "PIL", "predict", "preprocessing", *sys.stdlib_module_names}
     for node in ast.walk(ast.parse((SCRIPTS / script).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
@@ -62,15 +64,16 @@ def test_scripts_need_only_onnxruntime_numpy_and_pillow(script):
             assert (node.module or "").split(".")[0] in allowed
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("aspect", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("resample", ["lanczos", "bicubic", "bilinear", "nearest"])
 @pytest.mark.parametrize("size", [(8, 8), (1, 5), (40, 61), (61, 40), (300, 233)])
-def test_the_devices_view_equals_ours_to_the_bit(device, fit, resample, size):
-    """Its numpy resize is written anew; exact sums make it equal nevertheless."""
-    view = ViewConfig(view_size=28, fit=fit, resample=resample)
+@pytest.mark.parametrize("tile", [None, 24])
+def test_the_devices_pixels_equal_ours(device, aspect, resample, size, tile):
+    """Its numpy resize is written anew; exact sums make it equal nevertheless, to the bit before normalization."""
+    about = Preprocessing(28, 20, (0.0,) * 3, (1 / 255,) * 3, resample, aspect=aspect, tile=tile)
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    ours = plain_views([picture], view)[0].permute(1, 2, 0).numpy()
-    theirs = device["to_view"](picture, {"view_size": 28, "fit": fit, "resample": resample, "lobes": view.lobes})
+    ours = about.to_input(about.views([picture])).numpy()
+    theirs = device["prepare"](picture, about.to_dict())
     np.testing.assert_array_equal(theirs, ours)
 
 
@@ -117,21 +120,25 @@ def test_a_wrong_answer_is_noticed_with_an_exit_code(unpacked):
 
 def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, monkeypatch):
     """With a thousand undecided classes all probabilities agree to 0.03, whatever was computed."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # bench.py imports the predict.py beside it
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # bench.py imports the scripts beside it
     bench = runpy.run_path(str(SCRIPTS / "bench.py"))
     monkeypatch.delitem(sys.modules, "predict")
+    monkeypatch.delitem(sys.modules, "preprocessing")
     expected, found = (np.random.default_rng(seed).dirichlet(np.full(1000, 50.0)) for seed in (0, 1))
     golden = {"picture": "golden.png", "label": "0", "probabilities": expected, "tolerance": package.TOLERANCE["int8"]}
     bench["check"].__globals__["HERE"] = unpacked
 
     class Model:
-        classes, several = tuple(str(i) for i in range(1000)), False
+        one_class = True
 
-        def __init__(self, answer):
-            self.answer = answer
+        def __init__(self, found):
+            self.found = found
 
         def __call__(self, picture):
-            return self.answer
+            return self.found
+
+        def answer(self, probabilities):
+            return [["0", 1.0]]
 
     assert np.abs(expected - found).max() < 0.003
     assert bench["check"](Model(expected), golden)["matches"]
@@ -147,10 +154,38 @@ def test_predict_on_the_device_answers_as_predict_here(unpacked, plain, tmp_path
     done = run_on_device(unpacked, "predict.py", str(pictures), "--json")
     assert done.returncode == 0, done.stderr
     theirs = [json.loads(line) for line in done.stdout.splitlines()]
-    ours = predict_images(plain.int8, pictures)
+    ours = [prediction.data for prediction in predict_images(plain.int8, pictures)]
     assert [entry["file"] for entry in theirs] == [entry["file"] for entry in ours]
     assert [entry["label"] for entry in theirs] == [entry["label"] for entry in ours]
     np.testing.assert_allclose([e["score"] for e in theirs], [e["score"] for e in ours], atol=1e-4)
+
+
+def test_a_damaged_model_is_noticed_before_it_is_run(unpacked):
+    data = bytearray((unpacked / "model-int8.onnx").read_bytes())
+    data[len(data) // 2] ^= 0x10
+    (unpacked / "model-int8.onnx").write_bytes(data)
+    done = run_on_device(unpacked, "bench.py", "--seconds", "0.05")
+    assert done.returncode == 1
+    assert "is not the file that was packed" in done.stderr
+
+
+def test_a_picture_that_pillow_would_cut_down_or_not_dare_to_open_is_one_message(device, tmp_path, monkeypatch):
+    wide = np.random.default_rng(0).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "wide.tif", wide, photometric="rgb")
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 7, 9, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "wide.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    )
+    assert decode(tmp_path / "wide.png").dtype == np.uint16
+    for name in ("wide.tif", "wide.png"):
+        with pytest.raises(ValueError, match="16-bit colour"):
+            device["load"](tmp_path / name)
+    Image.new("RGB", (40, 40)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="too large to decode safely"):
+        device["load"](tmp_path / "bomb.png")
 
 
 def test_predict_on_the_device_goes_on_after_a_broken_picture(unpacked):
@@ -183,12 +218,12 @@ def test_the_drawn_golden_picture_shows_nothing_of_the_users(plain, tmp_path):
             expected = json.loads(packed.read("golden.json"))
         shown = np.asarray(Image.open(tmp_path / "golden.png"))
         np.testing.assert_array_equal(shown, package.draw_golden(96, 128) if golden is None else picture)
-        probabilities = label_pictures(OnnxModel(plain.int8), [shown])[0]
+        probabilities = OnnxModel(plain.int8).label([shown])[0]
         np.testing.assert_allclose(expected["probabilities"], probabilities, atol=1e-5)
 
 
 def test_a_script_that_would_answer_otherwise_is_not_let_out(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "label_pictures", lambda *_: np.array([[0.0, 0.0, 0.0, 1.0]]))
+    monkeypatch.setattr(OnnxModel, "label", lambda *_: np.array([[0.0, 0.0, 0.0, 1.0]]))
     with pytest.raises(PocketError, match="answers otherwise"):
         write_device_zip(tmp_path / "device.zip", plain.int8)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from pocketvit.deployment import OnnxModel, check_parity, export_onnx, quantize_
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model
 
-from .conftest import CLASSES
+from .conftest import ABOUT, CLASSES
 
 
 def weight_bytes(path) -> int:
@@ -44,7 +45,7 @@ def test_an_int8_answer_does_not_depend_on_the_images_beside_it(plain):
     """Activations share one scale a batch, so that an int8 file is always run image by image, as on the device."""
     model = OnnxModel(plain.int8)
     extreme = np.concatenate([plain.pixels[:1], np.full((1, 3, 32, 32), 255, np.uint8)])
-    np.testing.assert_array_equal(model.predict(extreme)[0], model.predict(plain.pixels)[0])
+    np.testing.assert_array_equal(model.probabilities(extreme)[0], model.probabilities(plain.pixels)[0])
 
 
 def test_preprocessing_inside_is_never_quantized(with_picture):
@@ -52,7 +53,8 @@ def test_preprocessing_inside_is_never_quantized(with_picture):
         {w.name: w for w in onnx.load(path).graph.initializer if w.name.startswith("picture_")}
         for path in (with_picture.fp32, with_picture.int8)
     )
-    assert {"picture_rows0", "picture_columns0", "picture_rows1", "picture_columns1"} <= set(before)
+    parts = ("picture_fit", "picture_resize", "picture_scale", "picture_shift")
+    assert all(any(name.startswith(part) for name in before) for part in parts)
     for name, weight in before.items():
         np.testing.assert_array_equal(numpy_helper.to_array(weight), numpy_helper.to_array(after[name]))
     assert check_parity(with_picture.model, with_picture.int8, with_picture.pixels).cosine > 0.99
@@ -62,7 +64,7 @@ def test_convolutions_shrink_too(tmp_path):
     """The quantizer does not touch them; their weights are stored as int8 and widened when the file runs."""
     torch.manual_seed(0)
     model = create_model("cifar_resnet20", num_classes=4).eval()
-    fp32 = export_onnx(model, tmp_path / "a.onnx", image_size=32, classes=CLASSES)
+    fp32 = export_onnx(model, tmp_path / "a.onnx", classes=CLASSES, preprocessing=ABOUT)
     int8 = quantize_int8(fp32, tmp_path / "b.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
     assert int8.stat().st_size < 0.3 * fp32.stat().st_size
@@ -86,8 +88,8 @@ def test_a_table_without_rows_gets_one_scale(tmp_path):
         def forward(self, x):
             return (x.flatten(1) + self.table).unflatten(1, (3, -1)).mean(2)
 
-    model = Table()
-    fp32 = export_onnx(model, tmp_path / "a.onnx", image_size=64, classes=CLASSES[:3])
+    model, about = Table(), replace(ABOUT, view_size=64, input_size=64)
+    fp32 = export_onnx(model, tmp_path / "a.onnx", classes=CLASSES[:3], preprocessing=about)
     int8 = quantize_int8(fp32, tmp_path / "b.onnx")
     assert weight_bytes(int8) < 0.27 * weight_bytes(fp32)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from pocketvit.deployment import check_parity, count_flops, count_parameters, measure, peak_memory
+from pocketvit.deployment.signature import read_signature, write_signature
 from pocketvit.errors import PocketError
 from pocketvit.models.involution import Involution
 
@@ -56,6 +57,7 @@ def test_counting_leaves_the_mode_alone_and_shared_weights_count_once():
 
 def test_candidates_take_turns_and_slower_ones_read_slower(plain):
     calls: list[str] = []
+    sides: set[tuple[str, int]] = set()
 
     class Sleeper(nn.Module):
         def __init__(self, name: str, seconds: float) -> None:
@@ -64,14 +66,16 @@ def test_candidates_take_turns_and_slower_ones_read_slower(plain):
 
         def forward(self, x):
             calls.append(self.name)
+            sides.add((self.name, x.shape[-1]))
             time.sleep(self.seconds)
             return x
 
     before = torch.get_num_threads()
     candidates = {"a": Sleeper("a", 0.002), "b": Sleeper("b", 0.004), "file": plain.int8}
-    found = measure(candidates, image_size=32, seconds=0.1, min_runs=10)
+    found = measure(candidates, image_size={"a": 8, "b": 24}, seconds=0.1, min_runs=10)
     turns = calls[-2 * found["a"].runs :]
     assert turns == ["a", "b"] * found["a"].runs
+    assert sides == {("a", 8), ("b", 24)}  # networks of different input sizes take turns too
     assert found["b"].p50 > found["a"].p50 >= found["a"].best >= 2
     assert found["a"].cpu < found["a"].p50  # sleeping is no processor time
     assert 0 < found["file"].p50 <= found["file"].p90
@@ -82,7 +86,7 @@ def test_peak_memory_of_a_fresh_process_grows_with_the_file(plain, tmp_path):
     small = peak_memory(plain.fp32)
     if small is None:
         pytest.skip("this system does not tell")
-    assert 10 < small.peak < 500
+    assert 1 < small < 60  # not the hundred of the libraries
     model = onnx.load(plain.fp32)
     ballast = numpy_helper.from_array(np.ones((1, 8_000_000), np.float32), "ballast")
     model.graph.initializer.append(ballast)
@@ -94,7 +98,7 @@ def test_peak_memory_of_a_fresh_process_grows_with_the_file(plain, tmp_path):
     onnx.save(model, tmp_path / "large.onnx")
     large = peak_memory(tmp_path / "large.onnx")
     assert large is not None
-    assert large.rise > small.rise + 25
+    assert large > small + 25
 
 
 def test_a_file_that_cannot_run_is_named(tmp_path):
@@ -110,6 +114,7 @@ def test_a_tampered_file_is_not_let_pass(plain, tmp_path, factor):
     model = onnx.load(plain.fp32)
     weight = next(w for w in model.graph.initializer if w.name.endswith("patch_embed.proj.weight"))
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    write_signature(model, read_signature(model, "tampered.onnx"))
     onnx.save(model, tmp_path / "tampered.onnx")
     with pytest.raises(PocketError, match="does not compute what the PyTorch model computes"):
         check_parity(plain.model, tmp_path / "tampered.onnx", plain.pixels)

@@ -1,17 +1,22 @@
-"""Labels for files and folders; a broken picture stops nothing."""
+"""Answers for files, folders, PIL images and arrays; a broken picture stops nothing."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from torch import nn
 
-from pocketvit.deployment import OnnxModel, label_pictures, open_model, predict_images
+from pocketvit.deployment import Network, OnnxModel, open_model, predict_images
 from pocketvit.errors import PocketError
-from pocketvit.models import LoadedModel
+from pocketvit.tasks import task_named
 
-from .conftest import CLASSES, MEAN, STD
+from .conftest import ABOUT, CLASSES
+
+CLASSIFICATION = task_named("classification")
 
 
 @pytest.fixture
@@ -25,8 +30,12 @@ def pictures(tmp_path):
     return folder
 
 
+def data(model, images, **options):
+    return [prediction.data for prediction in predict_images(model, images, **options)]
+
+
 def test_folders_are_searched_in_sorted_order(plain, pictures):
-    results = predict_images(plain.int8, [pictures / "b.png", pictures])
+    results = data(plain.int8, [pictures / "b.png", pictures], top=4)
     assert [entry["file"] for entry in results] == [
         str(pictures / n) for n in ("b.png", "a.JPG", "b.png", "deep/c.png")
     ]
@@ -35,52 +44,98 @@ def test_folders_are_searched_in_sorted_order(plain, pictures):
         scores = [score for _, score in entry["topk"]]
         assert scores == sorted(scores, reverse=True)
         assert sum(scores) == pytest.approx(1, abs=1e-5)
-        assert (entry["label"], entry["score"]) == tuple(entry["topk"][0])
+        assert [entry["label"], entry["score"]] == entry["topk"][0]
+
+
+def test_what_training_skips_is_not_labelled(plain, pictures):
+    """An archive made on a Mac carries a shadow of every picture; hidden folders hold thumbnails."""
+    for name in ("__MACOSX/._b.png", "._b.png", ".thumbs/b.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes((pictures / "b.png").read_bytes())
+    assert len(data(plain.fp32, pictures)) == 3
 
 
 def test_a_broken_picture_is_reported_and_the_others_go_on(plain, pictures):
     (pictures / "b.png").write_bytes((pictures / "b.png").read_bytes()[:100])
     (pictures / "deep" / "d.png").write_bytes(b"")
     results = predict_images(plain.fp32, pictures)
-    assert ["error" in entry for entry in results] == [False, True, False, True]
-    assert "empty" in results[3]["error"]
-    assert all("label" in entry for entry in results if "error" not in entry)
+    assert [bool(one.error) for one in results] == [False, True, False, True]
+    assert "empty" in results[3].error
+    assert str(results[3]).startswith(f"{pictures / 'deep' / 'd.png'}  could not be read: ")
+    assert all("label" in one.data for one in results if not one.error)
 
 
-def test_a_live_student_answers_as_its_exported_file(plain, pictures):
-    student = LoadedModel(plain.model, CLASSES, MEAN, STD, input_size=32, config={})
-    live, exported = predict_images(student, pictures), predict_images(plain.fp32, pictures)
-    for a, b in zip(live, exported, strict=True):
+def test_a_picture_is_a_path_an_image_of_pillow_or_an_array(plain, pictures):
+    path = pictures / "b.png"
+    with Image.open(path) as image:
+        image.load()
+    pixels = np.asarray(image)
+    first, *others = data(plain.fp32, [path, str(path), image, pixels])
+    assert [entry.pop("file") for entry in others] == [str(path), "image 2", "image 3"]
+    del first["file"]
+    assert others == [first] * 3
+    assert data(plain.fp32, image)[0]["score"] == first["score"]  # one without a list around it
+    assert "give [H, W]" in data(plain.fp32, np.zeros((2, 3, 4, 5)))[0]["error"]
+
+
+def test_a_live_network_answers_as_its_exported_file(plain, pictures):
+    live = Network(plain.model, classes=CLASSES, task=CLASSIFICATION, preprocessing=ABOUT)
+    for a, b in zip(data(live, pictures), data(plain.fp32, pictures), strict=True):
         assert a["label"] == b["label"]
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+    assert not plain.model.training
 
 
 def test_a_run_folder_is_enough(plain, pictures):
     """Its int8 file is preferred: that is what ships."""
     assert plain.int8.name == "model-int8.onnx"
-    assert predict_images(plain.int8.parent, pictures) == predict_images(plain.int8, pictures)
+    assert data(plain.int8.parent, pictures) == data(plain.int8, pictures)
+
+
+def test_a_run_that_is_not_finished_says_how_to_go_on(tmp_path):
+    (tmp_path / "config.yaml").write_text("views: 1")
+    with pytest.raises(PocketError, match=r"has no model yet.*--resume"):
+        open_model(tmp_path)
 
 
 def test_a_picture_of_another_size_is_reported_where_the_file_takes_one_size(with_picture, pictures):
     Image.fromarray(with_picture.pixels[0]).save(pictures / "z.png")
-    results = predict_images(with_picture.fp32, [pictures / "b.png", pictures / "z.png"])
+    results = data(with_picture.fp32, [pictures / "b.png", pictures / "z.png"])
     assert "exported for pictures of 45x30" in results[0]["error"]
-    expected = OnnxModel(with_picture.fp32).predict(with_picture.pixels[:1])
+    expected = OnnxModel(with_picture.fp32).outputs(with_picture.pixels[:1])
     assert results[1]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
 
 
-def test_sixteen_bit_pictures_need_a_window(plain, tmp_path):
+def sixteen_bit(plain, window):
+    return Network(plain.model, classes=CLASSES, task=CLASSIFICATION, preprocessing=replace(ABOUT, window=window))
+
+
+def test_sixteen_bit_pictures_need_the_models_window_or_one_that_is_given(plain, tmp_path):
     Image.fromarray(np.arange(0, 64000, 40, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "a.png")
-    assert "--window" in predict_images(plain.fp32, tmp_path)[0]["error"]
-    assert "label" in predict_images(plain.fp32, tmp_path, window=(0, 64000))[0]
+    assert "--window LOW,HIGH" in data(plain.fp32, tmp_path)[0]["error"]
+    given = data(plain.fp32, tmp_path, window=(0, 64000))[0]
+    known = data(sixteen_bit(plain, (0.0, 64000.0)), tmp_path)[0]
+    assert given["score"] == pytest.approx(known["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("largest", "says"), [(4095, "fills only 8%"), (49823, None), (16000, None), (65535, "24%")])
+def test_a_picture_of_another_depth_than_the_window_is_answered_with_a_warning(plain, caplog, largest, says):
+    """Seen: "healthy 66.9 %" of a 12-bit picture that the window of 16-bit ones had made nearly black."""
+    picture = np.linspace(0, largest, 50 * 50).reshape(50, 50).astype(np.uint16)
+    found = data(sixteen_bit(plain, (0.0, 49823.0)), picture)[0]
+    assert "label" in found
+    assert (says or "") in found.get("warning", "")
+    assert ("warning" in found) == (says is not None)
+    assert ("warning" in caplog.text) == (says is not None)
 
 
 def test_pictures_of_many_sizes_at_once_answer_as_one_by_one(plain):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (32, 32), (9, 70))]
     model = OnnxModel(plain.int8)
-    one_by_one = np.concatenate([label_pictures(model, [picture]) for picture in pictures])
-    np.testing.assert_array_equal(label_pictures(model, pictures), one_by_one)
+    one_by_one = np.concatenate([model.label([picture]) for picture in pictures])
+    np.testing.assert_array_equal(model.label(pictures), one_by_one)
+    assert model.label([]).shape == (0, len(CLASSES))
 
 
 @pytest.mark.parametrize("what", ["missing.png", "empty"])
@@ -88,6 +143,19 @@ def test_nothing_to_label_is_one_clear_message(plain, tmp_path, what):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PocketError, match=what):
         predict_images(plain.fp32, tmp_path / what)
+
+
+def test_an_answer_that_is_no_number_is_refused(plain):
+    broken = Network(
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)),
+        classes=CLASSES,
+        task=CLASSIFICATION,
+        preprocessing=ABOUT,
+        name="student",
+    )
+    nn.init.constant_(broken.module[1].bias, float("nan"))
+    with pytest.raises(PocketError, match="student answers with numbers that are not finite"):
+        broken.probabilities(plain.pixels[:2])
 
 
 def test_a_foreign_onnx_file_is_refused(plain, tmp_path):

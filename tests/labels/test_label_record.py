@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvit.labels import SoftLabels, decode, encode_topk
-from pocketvit.labels.record import Layout, choose_k
+from pocketvit.errors import PocketError
+from pocketvit.labels import FullLabels, decode, encode_topk, record_of
+from pocketvit.labels.record import Features, Sigmoid, Softmax, choose_k, record_kind
+from pocketvit.labels.soft import topk_tensors
+
+UNKNOWN = torch.full((3, 2), -1)
 
 
 @pytest.fixture(name="logits")
@@ -49,7 +53,8 @@ def test_the_four_numbers_describe_the_rest(logits):
     others = rest(logits, soft.ids)
     np.testing.assert_allclose(soft.lse_rest, [np.log(np.exp(r).sum()) for r in others], rtol=1e-5)
     np.testing.assert_allclose(soft.mean_rest, [r.mean() for r in others], rtol=1e-5)
-    np.testing.assert_allclose(soft.std_rest, [r.std() for r in others], rtol=1e-5)
+    deviation = topk_tensors(logits, 7, logits.argmin(1, keepdim=True))["std_rest"]  # on disk alone
+    np.testing.assert_allclose(deviation, [r.std() for r in others], rtol=1e-5)
     assert torch.equal(soft.maximum, logits.amax(1))
 
 
@@ -67,7 +72,7 @@ def test_decoded_rest_has_its_exact_mass_at_temperature_1_and_its_mean_when_hot(
     assert torch.allclose(kept, logits.softmax(1).gather(1, soft.ids).sum(1), atol=1e-3)
     hot = decode(soft, temperature=1e6)
     assert torch.allclose(hot.mean(1), logits.mean(1), atol=1e-3)
-    assert torch.equal(decode(SoftLabels(logits)), logits)
+    assert torch.equal(decode(FullLabels(logits)), logits)
 
 
 @pytest.mark.parametrize("classes", [2**15 + 5, 2**16, 2**16 + 1])
@@ -77,26 +82,33 @@ def test_class_numbers_survive_16_bits_and_more(classes):
     logits[:, -1], logits[:, 2**15] = 9, 8
     soft = encode_topk(logits, 2)
     assert soft.ids.tolist() == [[classes - 1, 2**15]] * 3
-    layout = Layout(classes, 2, ordered=True)
-    arrays = layout.encode(logits, None)
-    assert arrays["ids"].dtype == (np.uint16 if classes <= 2**16 else np.int32)
-    assert layout.soft_labels(arrays).index(torch.tensor([1])).ids.tolist() == [[classes - 1, 2**15]]
+    record = Softmax(classes, 2)
+    arrays = record.encode(logits, UNKNOWN)
+    assert arrays["ids"].dtype == record.fields()["ids"].dtype == (np.uint16 if classes <= 2**16 else np.int32)
+    labels, room = record.empty(3, None)
+    for name, array in room.items():
+        assert array.dtype == arrays[name].dtype
+        array[:] = arrays[name]
+    assert labels.index(torch.tensor([1])).ids.tolist() == [[classes - 1, 2**15]]
 
 
-def test_index_and_to_keep_stored_types(logits):
-    soft = encode_topk(logits, 4)
-    part = soft.index(np.array([5, 3])).to("cpu")
-    assert part.stored()["values"].dtype == torch.float16
-    assert torch.equal(part.ids, soft.ids[[5, 3]])
-    assert torch.equal(part.std_rest, soft.std_rest[[5, 3]])
-    assert (len(part), part.k, part.num_classes, part.full) == (2, 4, 40, False)
+def test_a_gather_is_one_tensor_in_stored_types(logits):
+    """Both forms answer alike; a record of top 4 takes 3 fp32 numbers, 4 ids and 4 values in 16 bits."""
+    for soft, width in ((encode_topk(logits, 4), 14), (FullLabels(logits.half()), 40)):
+        part = soft.index(np.array([5, 3])).to("cpu")
+        assert type(part) is type(soft)
+        assert (len(part), part.num_classes, part.full) == (2, 40, width == 40)
+        assert part._rows.shape == (2, width)
+        assert part._rows.element_size() == 2
+        assert torch.equal(part.top1, logits.argmax(1)[[5, 3]])
+        assert torch.equal(decode(part), decode(soft)[[5, 3]])
 
 
 def test_bytes_per_record_are_those_of_the_contract():
-    """Full: 2 bytes a class. Top k: 2 + 2 bytes a kept class and four fp32 numbers. Mixed views: a position more."""
-    assert Layout(10, 0, ordered=True).bytes_per_record == 20
-    assert Layout(1000, 100, ordered=True).bytes_per_record == 416
-    assert Layout(100_000, 100, ordered=False).bytes_per_record == 620
+    """Full: 2 bytes a class. Top k: 2 + 2 bytes a kept class and four fp32 numbers."""
+    assert Softmax(10).bytes_per_image == 20
+    assert Softmax(1000, 100).bytes_per_image == 416
+    assert Softmax(100_000, 100).bytes_per_image == 616
 
 
 def test_all_logits_up_to_256_classes_and_on_request():
@@ -104,10 +116,26 @@ def test_all_logits_up_to_256_classes_and_on_request():
     assert [choose_k(1000, 0), choose_k(1000, 1000), choose_k(10, 5)] == [0, 0, 5]
 
 
-def test_records_are_full_or_top_k_and_nothing_between(logits):
-    with pytest.raises(ValueError, match="either"):
-        SoftLabels()
-    with pytest.raises(ValueError, match="num_classes"):
-        SoftLabels(ids=torch.zeros(2, 2, dtype=torch.int64), values=torch.zeros(2, 2))
+class Teacher:
+    name, num_outputs = "net", 1000
+
+    def __init__(self, kind):
+        self.kind = kind
+
+
+def test_only_a_softmax_is_cut_to_the_largest():
+    assert record_of(Teacher("softmax")) == Softmax(1000, 100)
+    assert record_of(Teacher("sigmoid")) == Sigmoid(1000)
+    assert record_of(Teacher("features"), 0) == Features(1000)
+    with pytest.raises(PocketError, match=r"1000 outputs of net are independent.*--top-k 0"):
+        record_of(Teacher("sigmoid"), 100)
+
+
+def test_a_kind_that_nobody_knows_is_told():
+    with pytest.raises(PocketError, match=r"no labels of the kind 'depth' here, only softmax, sigmoid"):
+        record_kind("depth")
+
+
+def test_k_lies_between_two_and_the_classes(logits):
     with pytest.raises(ValueError, match="k must lie"):
         encode_topk(logits, 40)

@@ -48,7 +48,8 @@ def test_verify_passes_and_a_reopened_store_knows_its_source_views_and_teacher(s
     reopened = LabelStore(store.folder)
     assert reopened.check(source, Views(source, MIXED), [teacher]) == []
     (result,) = verify(reopened, source, Views(source, MIXED), [teacher], records=40)
-    assert (result.records, result.agreement) == (40, 1.0)
+    assert result.records == 40
+    assert result.worst < result.tolerance
 
 
 def test_a_changed_view_size_seed_or_split_is_named(source, teacher, store):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,17 +11,24 @@ from safetensors import safe_open
 
 from pocketvit.errors import PocketError
 from pocketvit.labels import shard
-from pocketvit.labels.record import Layout
+from pocketvit.labels.record import Softmax
 from pocketvit.labels.shard import ShardInfo, read_info, read_shard, write_shard
 
 
 @pytest.fixture(name="written")
 def _written(tmp_path):
     info = ShardInfo("t" * 64, "s" * 64, "v" * 64, view=3, start=0, rows=6, num_classes=300, k=4, ordered=True)
-    arrays = Layout(300, 4, True).encode(torch.randn(6, 300, generator=torch.Generator().manual_seed(0)), None)
+    logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(0))
+    arrays = Softmax(300, 4).encode(logits, torch.full((6, 2), -1))
     path = tmp_path / "rows-0000000000.safetensors"
     write_shard(path, info, arrays)
     return path, info, arrays
+
+
+def forget(monkeypatch):
+    """Read files anew, also those that changed within the clock's last tick."""
+    monkeypatch.setattr(shard, "_verified", set())
+    shard._header_of.cache_clear()
 
 
 def test_what_was_written_is_read(written):
@@ -50,7 +59,7 @@ def test_any_flipped_byte_is_found(written, monkeypatch):
     path, info, arrays = written
     good = path.read_bytes()
     for place in range(len(good)):
-        monkeypatch.setattr(shard, "_verified", set())
+        forget(monkeypatch)
         bad = bytearray(good)
         bad[place] ^= 1 << (place % 8)
         path.write_bytes(bad)
@@ -78,7 +87,7 @@ def test_a_truncated_shard_is_found(written, keep):
 
 def test_checksums_are_verified_once_a_process_and_again_when_the_file_changes(written, monkeypatch):
     path, _, _ = written
-    monkeypatch.setattr(shard, "_verified", set())
+    forget(monkeypatch)
     read_shard(path)
     calls = []
     monkeypatch.setattr(shard, "_checksum", lambda *_: calls.append(1) or "0")
@@ -95,3 +104,26 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     save_file({"weight": np.zeros(3)}, tmp_path / "rows-0000000000.safetensors")
     with pytest.raises(PocketError, match="description"):
         read_shard(tmp_path / "rows-0000000000.safetensors")
+
+
+GOLDEN = {
+    (10, 0, True, "softmax"): "0699fd34e9acfa4b",
+    (300, 4, False, "softmax"): "a9d7b0d290613a07",
+    (70000, 2, True, "softmax"): "505a2f77fdcb9d1a",
+    (5, 0, False, "sigmoid"): "472255c755d5858c",
+    (32, 0, True, "features"): "85c91d733795bb05",
+}
+
+
+@pytest.mark.parametrize(("classes", "k", "ordered", "kind"), GOLDEN)
+def test_shards_have_the_bytes_of_version_0_1(tmp_path, classes, k, ordered, kind):
+    """Hashes taken with that version: its stores are read, and go on growing."""
+    info = ShardInfo("t" * 64, "s" * 64, "v" * 64, 3, 0, 6, classes, k, ordered, kind)
+    arrays = {}
+    for number, (name, field) in enumerate(sorted(info.fields().items())):
+        numbers = np.arange(6 * int(np.prod(field.shape, dtype=int))).reshape(6, *field.shape)
+        arrays[name] = ((numbers * 7 + number) % 251).astype(field.dtype)
+    path = tmp_path / "rows-0000000000.safetensors"
+    write_shard(path, info, arrays)
+    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == GOLDEN[classes, k, ordered, kind]
+    assert read_shard(path)[0] == info

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from label_fakes import FakeSource, FakeTeacher, FakeViews
 
 from pocketvit.errors import PocketError
-from pocketvit.labels import LabelStore, verify, write_labels
+from pocketvit.labels import LabelStore, decode, verify, write_labels
 from pocketvit.labels.shard import read_shard, write_shard
 from pocketvit.labels.store import missing_rows
 
@@ -40,19 +41,22 @@ def test_stores_are_merged_by_copying_their_files(tmp_path):
     assert not teacher.batches  # nothing is missing, although the shards are cut differently
 
 
-def test_a_prefetched_view_is_the_view(tmp_path):
-    store, plain = label(tmp_path), LabelStore(tmp_path)
-    store.prefetch("a", 1)
-    assert torch.equal(store.read("a", 1).logits, plain.read("a", 1).logits)
-    assert not torch.equal(store.read("a", 0).logits, plain.read("a", 1).logits)
-    assert store.read("a", 0) is store.read("a", 0)
-
-
-def test_errors_of_a_prefetch_are_raised_by_read(tmp_path):
+def test_a_view_that_is_read_again_costs_nothing_and_only_the_last_is_kept(tmp_path):
     store = label(tmp_path)
-    store.prefetch("a", 7)
-    with pytest.raises(PocketError, match=r"view 7 by a-.* lacks 50 of 50"):
-        store.read("a", 7)
+    assert store.read("a", 0) is store.read("a", 0)
+    first = store.read("a", 0)
+    assert not torch.equal(store.read("a", 1).logits, first.logits)
+    assert store.read("a", 0) is not first
+
+
+@pytest.mark.parametrize("k", [None, 5])
+def test_a_process_may_read_only_the_images_it_sees(tmp_path, k):
+    source = FakeSource(50, 40)
+    store = label(tmp_path, source, FakeViews(source, mixed=True), [FakeTeacher("a", 40)], k=k)
+    rows = np.array([0, 3, 17, 18, 49])
+    part = store.read("a", 1, rows)
+    assert len(part) == 5
+    assert torch.equal(decode(part), decode(store.read("a", 1))[rows])
 
 
 def test_a_flipped_byte_is_found_by_read_and_label_repairs_only_that_shard(tmp_path):

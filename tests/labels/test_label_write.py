@@ -118,12 +118,10 @@ def test_a_deleted_shard_alone_is_computed_anew(tmp_path, monkeypatch):
 def test_two_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
     """Rank 0 plans and takes every second shard, rank 1 the others, as under torchrun."""
     label(tmp_path / "one")
-    monkeypatch.setattr(writing, "_wait_for_others", lambda tasks: None)  # they run after each other here
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(writing, "wait_for", lambda paths: None)  # they run after each other here
     counts = []
-    for rank in "01":
-        monkeypatch.setenv("RANK", rank)
-        label(tmp_path / "two")
+    for rank in (0, 1):
+        label(tmp_path / "two", rank=rank, world=2)
         counts.append(len(contents(tmp_path / "two")))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert counts == [2 + 8, 2 + 16]
@@ -159,21 +157,19 @@ def test_killed_three_times_at_random_moments_the_store_ends_with_the_bytes_of_a
 
 def test_a_full_disk_leaves_finished_shards_and_says_how_to_go_on(tmp_path, monkeypatch):
     """The third shard cannot be written; after space was made, the rest is labelled and equals an unbroken store."""
-    from pocketvit.labels import shard
+    real, calls = Path.write_bytes, []
 
-    real, calls = shard.save_file, []
-
-    def full(tensors, path, metadata):
+    def full(path, data):
         calls.append(path)
         if len(calls) == 3:
-            Path(path).write_bytes(b"half a sh")
+            real(path, data[:9])
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, path, metadata)
+        return real(path, data)
 
-    monkeypatch.setattr(shard, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(PocketError, match=r"disk is full.*Finished shards stay.*running `label` again"):
         label(tmp_path / "full")
-    monkeypatch.setattr(shard, "save_file", real)
+    monkeypatch.setattr(Path, "write_bytes", real)
     label(tmp_path / "unbroken")
     left, whole = contents(tmp_path / "full"), contents(tmp_path / "unbroken")
     assert left.items() < whole.items()
@@ -221,15 +217,15 @@ def test_a_teacher_that_changes_while_it_labels_writes_nothing(tmp_path):
 
 def test_requests_that_cannot_be_served_are_refused(tmp_path):
     label(tmp_path, classes=40, teachers=[FakeTeacher("a", 40)], k=3)
-    with pytest.raises(PocketError, match="hold the top 3 logits, not all"):
+    with pytest.raises(PocketError, match="hold top 3 of 40 logits, not all 40"):
         label(tmp_path, classes=40, teachers=[FakeTeacher("a", 40)], k=0)
-    with pytest.raises(PocketError, match="10 outputs, but fake has classes up to number 39"):
+    with pytest.raises(PocketError, match="10 outputs, but fake has 40 classes"):
         label(tmp_path / "b", classes=40, teachers=[FakeTeacher("a", 10)])
     with pytest.raises(PocketError, match="named twice"):
         label(tmp_path / "b", teachers=[FakeTeacher(), FakeTeacher()])
     with pytest.raises(PocketError, match="even batch size"):
         label(tmp_path / "b", batch_size=7)
-    with pytest.raises(PocketError, match="at least one view"):
+    with pytest.raises(PocketError, match="at least one view per image"):
         label(tmp_path / "b", count=0)
     with pytest.raises(PocketError, match="at least 2"):
         label(tmp_path / "b", k=1)
@@ -262,17 +258,17 @@ def test_the_plan_names_the_bytes_that_are_written(tmp_path):
     assert written <= plan.bytes < 1.2 * written
     assert plan.seconds > 0
     assert "50 images x 3 views x 1 teacher" in plan.text()
-    assert "top 100 of 300 logits, 416 bytes a record" in plan.text()
+    assert "top 100 of 300 logits, 416 bytes per record" in plan.text()
 
 
 def test_a_shard_is_at_most_five_minutes_of_work(monkeypatch):
     from pocketvit.labels import plan
 
-    monkeypatch.setattr(plan, "probe_speed", lambda *_: 10.0)
+    monkeypatch.setattr(plan, "probe_speed", lambda *_: (10.0, [0.0]))
     source = FakeSource(100_000)
     slow = plan_labels(100_000, [FakeTeacher()], FakeViews(source), 1)
     assert slow.rows_per_shard == 2048
-    monkeypatch.setattr(plan, "probe_speed", lambda *_: 1e6)
+    monkeypatch.setattr(plan, "probe_speed", lambda *_: (1e6, [0.0]))
     fast = plan_labels(100_000, [FakeTeacher()], FakeViews(source), 1)
     assert fast.rows_per_shard == 65_536
 
@@ -291,8 +287,8 @@ def test_adding_a_teacher_with_fewer_logits_leaves_the_first_as_it_is(tmp_path):
     source = FakeSource(50, 40)
     plan = writing._plan(tmp_path, source, FakeViews(source, True), teachers, 2, None, None, None)
     assert plan.missing == (0, 100)
-    assert "a: all 40 logits, 84 bytes a record, complete" in plan.text()
+    assert "a: all 40 logits, 84 bytes per record, complete" in plan.text()
     store = label(tmp_path, classes=40, teachers=teachers[1:], k=3)
-    assert [store.layout(name).k for name in "ab"] == [0, 3]
+    assert [store.record(name).k for name in "ab"] == [0, 3]
     assert store.serves("full", ["a"])
     assert not store.serves("full")

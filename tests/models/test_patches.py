@@ -227,7 +227,7 @@ def test_every_student_has_every_stem_and_is_the_same_after_saving(stem, tokens,
     x = pictures("noise", 16, torch.float32)
     assert model.pos_embed.shape[1] == 1 + tokens + (32 if stem == "concatenated" else 16)
     assert [tuple(head.shape) for head in forward_heads(model, x)] == [(2, 5)] * (1 + tokens)
-    save_model(model, tmp_path, classes=tuple("abcde"), input_size=16)
+    save_model(model, tmp_path, classes=tuple("abcde"))
     loaded = load_model(tmp_path)
     assert torch.equal(loaded.module(x), model(x))
     assert loaded.config["pocketvit"]["needs_pocketvit"] is not (stock and tokens < 2)
@@ -276,7 +276,7 @@ def test_the_exported_file_computes_the_same(tmp_path):
     model.blocks = model.blocks[:1]
     for head in model.get_classifier():
         nn.init.normal_(head.weight, std=0.5)
-    path = export_onnx(model, tmp_path / "model.onnx", image_size=18, classes=tuple("abcde"))
+    path = export_onnx(model, tmp_path / "model.onnx", classes=tuple("abcde"))
     picture = np.random.default_rng(0).integers(0, 256, (5, 3, 18, 18), dtype=np.uint8)
     picture[0] = 200
     parity = check_parity(model, path, picture)

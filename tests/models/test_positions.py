@@ -71,16 +71,16 @@ def test_half_precision_is_resampled_in_float32():
 @pytest.mark.parametrize("changes", [{}, {"tokens": 2}, {"stem": "shifted", "tokens": 1}, {"stem": "concatenated"}])
 def test_a_saved_student_moves_to_another_size_and_stays_there(changes, tmp_path):
     model = student(**changes)
-    save_model(model, tmp_path / "small", classes=tuple("abc"), input_size=16)
+    save_model(model, tmp_path / "small", classes=tuple("abc"))
     large = load_model(tmp_path / "small", input_size=24)
-    assert large.input_size == 24
+    assert large.preprocessing.input_size == 24
     prefix = 1 + changes.get("tokens", 0)
     expected = resample_positions(model.pos_embed.detach(), prefix, (4, 4), (6, 6))
     torch.testing.assert_close(large.module.pos_embed.detach(), expected)
     x = torch.randn(2, 3, 24, 24)
     save_model(large.module, tmp_path / "large", classes=large.classes)
     again = load_model(tmp_path / "large")
-    assert again.input_size == 24
+    assert again.preprocessing.input_size == 24
     assert torch.equal(again.module(x), large.module(x))
 
 
@@ -95,21 +95,21 @@ def test_the_old_grid_of_a_picture_that_is_not_square_is_known():
 
 def test_the_saved_size_changes_nothing(tmp_path):
     model = student()
-    save_model(model, tmp_path, classes=tuple("abc"), input_size=16)
+    save_model(model, tmp_path, classes=tuple("abc"))
     assert torch.equal(load_model(tmp_path, input_size=16).module.pos_embed, model.pos_embed)
 
 
 def test_a_network_for_any_size_only_notes_the_new_one(tmp_path):
     model = create_model("cifar_resnet20", num_classes=3).eval()
-    save_model(model, tmp_path, classes=tuple("abc"), input_size=16)
+    save_model(model, tmp_path, classes=tuple("abc"))
     loaded = load_model(tmp_path, input_size=24)
     x = torch.randn(1, 3, 24, 24)
-    assert loaded.input_size == 24
+    assert loaded.preprocessing.input_size == 24
     assert torch.equal(loaded.module(x), model(x))
 
 
 def test_a_teacher_folder_is_brought_to_the_size_that_is_asked(tmp_path):
-    save_model(student(), tmp_path, classes=tuple("abc"), input_size=16)
+    save_model(student(), tmp_path, classes=tuple("abc"))
     teacher = load_teacher(tmp_path, input_size=32)
     assert teacher.input_size == 32
     assert teacher.module.pos_embed.shape[1] == 65
@@ -117,15 +117,15 @@ def test_a_teacher_folder_is_brought_to_the_size_that_is_asked(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"tokens": 2}, {"stem": "concatenated"}])
 def test_timms_own_loading_resamples_our_students_as_we_do(changes, tmp_path):
-    save_model(student(**changes), tmp_path, classes=tuple("abc"), input_size=16)
+    save_model(student(**changes), tmp_path, classes=tuple("abc"))
     by_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=24)
     torch.testing.assert_close(by_timm.pos_embed, load_model(tmp_path, input_size=24).module.pos_embed)
 
 
 def test_weights_of_another_network_are_still_refused(tmp_path):
     """Resampling hides no mistake: a wrong patch size is not a resolution."""
-    save_model(student(), tmp_path, classes=tuple("abc"), input_size=16)
-    save_model(student(patch_size=8), tmp_path / "other", classes=tuple("abc"), input_size=16)
+    save_model(student(), tmp_path, classes=tuple("abc"))
+    save_model(student(patch_size=8), tmp_path / "other", classes=tuple("abc"))
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
     with pytest.raises(PocketError, match=r"patch_embed\.proj\.weight"):
         load_model(tmp_path, input_size=24)

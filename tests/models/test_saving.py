@@ -15,14 +15,18 @@ from torch import nn
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student, load_model, save_model
 from pocketvit.models.checkpoint import load_weights, read_weights
+from pocketvit.models.saving import activation_of
+from pocketvit.tasks import task_named
+from pocketvit.views.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "eel")
+ABOUT = Preprocessing(20, 16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "bicubic", 3, "pad", (0.0, 4095.0), 32)
 
 
 def saved(folder, tokens=0):
     torch.manual_seed(0)
     model = create_student("pocket_xs", num_classes=3, image_size=16, tokens=tokens, drop_path=0.1).eval()
-    save_model(model, folder, classes=CLASSES, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), input_size=16, run="demo-1")
+    save_model(model, folder, classes=CLASSES, preprocessing=ABOUT)
     return model
 
 
@@ -31,10 +35,23 @@ def test_loaded_model_is_the_saved_one(tmp_path, tokens):
     model, loaded = saved(tmp_path, tokens), load_model(tmp_path)
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(loaded.module(x), model(x))
-    assert (loaded.classes, loaded.mean, loaded.std) == (CLASSES, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    assert loaded.input_size == 16
+    assert (loaded.classes, loaded.preprocessing, loaded.task) == (CLASSES, ABOUT, "classification")
     assert not loaded.module.training
-    assert loaded.config["pocketvit"] == {"needs_pocketvit": tokens > 1, "run": "demo-1"}
+    assert loaded.config["pocketvit"]["needs_pocketvit"] is (tokens > 1)
+
+
+def test_the_task_is_kept_and_what_makes_probabilities_of_its_outputs(tmp_path):
+    model = create_student("pocket_xs", num_classes=3, image_size=16)
+    save_model(model, tmp_path, classes=CLASSES, task=task_named("multilabel"))
+    loaded = load_model(tmp_path)
+    assert (loaded.task, activation_of(loaded.module)) == ("multilabel", "sigmoid")
+    assert loaded.preprocessing == Preprocessing.plain((16, (0.5,) * 3, (0.5,) * 3))
+
+
+def test_another_input_size_has_views_of_that_size(tmp_path):
+    saved(tmp_path)
+    found = load_model(tmp_path, input_size=24).preprocessing
+    assert (found.view_size, found.input_size, found.aspect) == (24, 24, "pad")
 
 
 def test_a_run_folder_and_a_weights_file_lead_to_the_model(tmp_path):
@@ -68,7 +85,7 @@ for tokens in "01":
 @pytest.mark.parametrize("name", ["cifar_rednet11", "cifar_resnet20"])
 def test_our_own_architectures_load_through_timm_too(tmp_path, name):
     model = create_model(name, num_classes=3, norm="group").eval()
-    save_model(model, tmp_path, classes=CLASSES, input_size=16)
+    save_model(model, tmp_path, classes=CLASSES)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(again(x), model(x))
@@ -107,6 +124,10 @@ def test_broken_folders_are_explained(tmp_path):
         ({"architecture": "no_such_net"}, "names no architecture"),
         ({"num_classes": 4, "model_args": {**json.loads(text)["model_args"], "num_classes": 4}}, "says 4 classes"),
         ({"architecture": "resnet18", "model_args": {}}, "are not those of resnet18"),
+        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "asks timm for checkpoint_path"),
+        ({"pocketvit": {"preprocessing": {"view_size": 16}}}, "preprocessing cannot be read"),
+        ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "std": [1, 0, 1]}}}, "std above 0"),
+        ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "gamma": 2}}}, "gamma, which this version does not know"),
     ]:
         config.write_text(json.dumps({**json.loads(text), **change}))
         with pytest.raises(PocketError, match=says):

@@ -10,7 +10,9 @@ import torch
 from pocketvit.objectives.alignment import shrink
 from pocketvit.objectives.annealing import cskd
 from pocketvit.objectives.attention import attention_transfer, minilm, patch_attention, split_qkv
-from pocketvit.objectives.features import Generation, Orthogonal, fitnets, locality, vitkd_generation, vkd
+from pocketvit.objectives.contrastive import CRD_TEMPERATURE, Embedding, crd
+from pocketvit.objectives.hints import Generation, Orthogonal, fitnets, locality, vitkd_generation, vkd
+from pocketvit.objectives.probabilistic import PKT, pkt
 from pocketvit.objectives.relations import SIMILARITY, correlation, manifold, rkd, similarity
 from pocketvit.objectives.self_distillation import mean_teacher
 
@@ -26,13 +28,14 @@ def test_equal_maps_cost_nothing(function):
     assert function(noise(2, 3, 4, 4), noise(2, 3, 4, 4)).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("function", [rkd, similarity, correlation])
+@pytest.mark.parametrize("function", [rkd, similarity, correlation, pkt])
 def test_relations_of_images_ignore_rotation(function):
     """A rotation of the features changes no distance, angle or product."""
     features = noise(6, 4)
     rotation = torch.linalg.qr(noise(4, 4, seed=1)).Q
-    assert function(features @ rotation, features).item() == pytest.approx(0, abs=1e-5)
-    assert function(noise(6, 9, seed=2), features).item() > 1e-3
+    other = function(noise(6, 9, seed=2), features).item()
+    assert other > 1e-3
+    assert function(features @ rotation, features).item() == pytest.approx(0, abs=max(1e-5, 1e-5 * other))
 
 
 @pytest.mark.parametrize("function", [manifold, patch_attention])
@@ -93,7 +96,7 @@ def test_similarity_by_hand():
     """Gram rows (1, 0), (0, 1) for right angles, (1, 1) / sqrt 2 for equal ones."""
     right, equal = torch.eye(2), torch.ones(2, 2)
     off = (1 - 0.5**0.5) ** 2 * 2 + 0.5 * 2
-    assert similarity(right, equal).item() == pytest.approx(SIMILARITY * off / 4 / 2)
+    assert similarity(right, equal).item() == pytest.approx(SIMILARITY * off / 2**2)
 
 
 def test_correlation_by_hand():
@@ -103,8 +106,43 @@ def test_correlation_by_hand():
 
 
 def test_manifold_by_hand():
-    """One image, two places, right angles against equal: 1/2 within it and at random, nothing among images."""
-    assert manifold(torch.eye(2)[None], torch.ones(1, 2, 2)).item() == pytest.approx(0.5 + 0 + 0.5)
+    """Right angles against equal vectors: a table's mean squared difference is 1/2."""
+    right, equal = torch.eye(2), torch.ones(2, 2)
+    assert manifold(right[None], equal[None]).item() == pytest.approx(4 * 0.5 + 0.1 * 0 + 0.2 * 0.5)  # two places
+    assert manifold(right[:, None], equal[:, None]).item() == pytest.approx(4 * 0 + 0.1 * 0.5 + 0.2 * 0.5)  # images
+
+
+def test_pkt_by_hand():
+    """Three images: the teacher sees a and b alike and c opposite, the student all three at 120 degrees (all even)."""
+    teacher = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    angles = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
+    student = torch.stack([angles.cos(), angles.sin()], 1)
+    # a picks b for certain, and b picks a: ln 2 each; c's kernel is 0 for both, which says nothing: even, as all
+    sure = pkt(student[:, :], teacher).item() / PKT
+    rows = pkt(student, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).item() / PKT
+    # kernels 1 (a, b) and 1/2 (to c): a and b pick (2/3, 1/3), c picks (1/2, 1/2)
+    kl = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
+    assert rows == pytest.approx(2 * kl / 3, rel=1e-4)
+    assert sure > rows
+
+
+def test_pkt_of_two_images_has_nothing_to_say_and_yet_a_gradient():
+    student = noise(2, 4).requires_grad_()
+    pkt(student, noise(2, 4, seed=1)).backward()
+    assert student.grad.abs().sum() == 0
+
+
+def test_crd_by_hand():
+    """Two images whose embeddings agree with their own and stand at right angles to the other's."""
+    a = math.exp(1 / CRD_TEMPERATURE)
+    right, other = 2 * a / (a + 1), 2 / (a + 1)  # over their mean, (a + 1) / 2
+    expected = -(math.log(right / (right + 1)) + math.log(1 / (other + 1)))
+    assert crd(torch.eye(2), torch.eye(2)).item() == pytest.approx(expected, rel=1e-5)
+    assert crd(torch.eye(2), torch.eye(2).flip(0)).item() > expected + 5
+
+
+def test_an_embedding_has_length_one():
+    assert torch.allclose(Embedding(7)(noise(5, 7)).norm(dim=1), torch.ones(5))
 
 
 def test_attention_transfer_looks_at_energy_only():

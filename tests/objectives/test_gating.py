@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from pocketvit.errors import PocketError
-from pocketvit.labels import SoftLabels, encode_topk
-from pocketvit.objectives import Gate, fit_gate, teacher_weights
+from pocketvit.labels import FullLabels, encode_topk
+from pocketvit.objectives import Batch, Gate, fit_gate, teacher_weights
 from pocketvit.objectives.gating import agreement
-from pocketvit.training import Batch
 
 B, C = 6, 5
 KINDS = ("fixed", "confidence", "agreement", "per_class", "learned")
@@ -23,15 +22,15 @@ def make_batch(targets=None, partners=None, ratio=None, count=B) -> Batch:
     return Batch(pixels, targets, partners, ratio, (), torch.arange(count), count)
 
 
-def teachers(count: int, rows: int = B) -> list[SoftLabels]:
-    return [SoftLabels(torch.randn(rows, C, generator=torch.Generator().manual_seed(s))) for s in range(count)]
+def teachers(count: int, rows: int = B) -> list[FullLabels]:
+    return [FullLabels(torch.randn(rows, C, generator=torch.Generator().manual_seed(s))) for s in range(count)]
 
 
-def says(classes, sure: float, num_classes: int = C) -> SoftLabels:
+def says(classes, sure: float, num_classes: int = C) -> FullLabels:
     """A teacher that gives these classes the probability ``sure`` and the others even shares of the rest."""
     classes = torch.as_tensor(classes)
     rest = torch.full((len(classes), num_classes), (1 - sure) / (num_classes - 1))
-    return SoftLabels(rest.scatter(1, classes[:, None], sure).log())
+    return FullLabels(rest.scatter(1, classes[:, None], sure).log())
 
 
 def any_gate(count: int) -> Gate:
@@ -64,17 +63,18 @@ def test_top_k_labels_serve_every_kind(kind):
     for one in logits:
         low = one.topk(2, dim=1, largest=False).indices
         one.scatter_(1, low, -6.0)
-    full, top = [SoftLabels(one) for one in logits], [encode_topk(one, 3) for one in logits]
+    full, top = [FullLabels(one) for one in logits], [encode_topk(one, 3) for one in logits]
     gate = any_gate(3)
-    whole, part = (teacher_weights(kind, soft, make_batch(), gate) for soft in (full, top))
-    assert torch.allclose(whole, part, atol=2e-3)
+    both = [full[0], top[1], full[2]]  # each teacher has its own form
+    whole, *parts = (teacher_weights(kind, soft, make_batch(), gate) for soft in (full, top, both))
+    assert all(torch.allclose(whole, part, atol=2e-3) for part in parts)
 
 
 def test_fixed_weights_are_equal():
     assert torch.allclose(teacher_weights("fixed", teachers(4), make_batch()), torch.full((B, 4), 0.25))
 
 
-@pytest.mark.parametrize("stored", [lambda z: SoftLabels(z), lambda z: encode_topk(z, 2)])
+@pytest.mark.parametrize("stored", [lambda z: FullLabels(z), lambda z: encode_topk(z, 2)])
 def test_confidence_weighs_by_the_probability_of_the_teachers_class(stored):
     probabilities = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1], [0.3, 0.2, 0.2, 0.2, 0.1]])
     soft = [stored(row.log().expand(B, C)) for row in probabilities]
@@ -100,7 +100,7 @@ def test_two_teachers_count_equally_where_they_agree_and_by_confidence_where_not
     same = teacher_weights("agreement", [says([0], 0.9), says([0], 0.9)], make_batch([0], count=1))
     assert same[0].tolist() == pytest.approx([0.5, 0.5])
     eye = torch.eye(2)
-    apart = [SoftLabels((40 * eye)[[0]]), SoftLabels(torch.tensor([[0.0, 0.0]]))]  # certain, and with no idea
+    apart = [FullLabels((40 * eye)[[0]]), FullLabels(torch.tensor([[0.0, 0.0]]))]  # certain, and with no idea
     cosine = 0.5**0.5
     expected = (cosine + (1 - cosine)) / (cosine + (1 - cosine) + cosine + (1 - cosine) * 0.5)
     weights = teacher_weights("agreement", apart, make_batch([0], count=1))
@@ -108,13 +108,13 @@ def test_two_teachers_count_equally_where_they_agree_and_by_confidence_where_not
 
 
 def test_teachers_that_all_contradict_each_other_count_equally():
-    soft = [SoftLabels(200 * torch.eye(C)[[number] * B]) for number in range(3)]
+    soft = [FullLabels(200 * torch.eye(C)[[number] * B]) for number in range(3)]
     assert torch.allclose(teacher_weights("agreement", soft, make_batch()), torch.full((B, 3), 1 / 3))
 
 
 def test_per_class_weights_follow_the_accuracy_on_the_images_class():
     gate = Gate(torch.tensor([[0.9, 0.2, 0.5, 0.5, 0.0], [0.1, 0.6, 0.5, 0.5, 0.0]]))
-    soft = [SoftLabels(torch.eye(C)[[3] * B]), SoftLabels(torch.eye(C)[[1] * B])]
+    soft = [FullLabels(torch.eye(C)[[3] * B]), FullLabels(torch.eye(C)[[1] * B])]
     batch = make_batch(targets=[0, 1, 2, 4, -1, 0], partners=[0, 1, 2, 4, -1, 1], ratio=[1, 1, 1, 1, 1, 0.5])
     weights = teacher_weights("per_class", soft, batch, gate)
     expected = [0.9, 0.25, 0.5, 0.5, 0.5 / 1.1, 0.55 / 0.9]  # unknown: by the classes the teachers see, 3 and 1
@@ -131,7 +131,7 @@ def test_weights_from_validation_without_a_validation_split_say_what_to_do(kind)
 TRUTH = torch.arange(400) % 4
 
 
-def confident_but_wrong() -> list[SoftLabels]:
+def confident_but_wrong() -> list[FullLabels]:
     """A is right and modest, but calls class 3 a 2; B is right and certain, but calls class 0 a 1, as certain."""
     a = torch.where(TRUTH == 3, 2, TRUTH)
     b = torch.where(TRUTH == 0, 1, TRUTH)
@@ -154,8 +154,8 @@ def test_the_gate_predicts_better_than_equal_weights_on_images_it_was_not_fitted
     truth = torch.randint(0, C, (600,), generator=generator)
     skilled = 2.0 * torch.nn.functional.one_hot(truth, C) + torch.randn(600, C, generator=generator)
     guessing = 3.0 * torch.randn(600, C, generator=generator)  # confident
-    gate = fit_gate([SoftLabels(skilled[:200]), SoftLabels(guessing[:200])], truth[:200])
-    soft = [SoftLabels(skilled[200:]), SoftLabels(guessing[200:])]
+    gate = fit_gate([FullLabels(skilled[:200]), FullLabels(guessing[:200])], truth[:200])
+    soft = [FullLabels(skilled[200:]), FullLabels(guessing[200:])]
 
     def nll(kind):
         weights = teacher_weights(kind, soft, make_batch(truth[200:], count=400), gate)

@@ -11,10 +11,11 @@ from torch import nn
 from pocketvit.config import LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
-from pocketvit.objectives import student_loss
-from pocketvit.objectives.terms import TERMS, FeatureTerms
+from pocketvit.objectives import Batch
+from pocketvit.objectives.terms import TERMS, FeatureTerms, term_needs
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
-from pocketvit.training import Batch, Stepper
+from pocketvit.training import Stepper
 from pocketvit.training.features import LiveFeatures
 
 SIDE, CLASSES = 16, 3
@@ -56,7 +57,7 @@ def learn(teachers, *terms: TermConfig, steps: int = 1, student=None, **train):
     model = student or network("pocket_xs")
     parts = FeatureTerms(loss, model, SIDE, teachers) if terms else None
     config = TrainConfig(precision="fp32", epochs=1, warmup_epochs=0, learning_rate=5e-4, **train)
-    stepper = Stepper(model, INPUT, student_loss(loss), config, 100, terms=parts)
+    stepper = Stepper(model, INPUT, task_named("classification").loss(loss), config, 100, terms=parts)
     look = LiveFeatures(teachers, [parts.teacher_layers(index) if parts else () for index in range(len(teachers))])
     found = []
     for _ in range(steps):
@@ -148,7 +149,7 @@ def test_cskd_follows_the_class_map_of_a_teacher(conv):
         (TermConfig("fitnets", student="blocks.9"), r"no layer 'blocks.9'"),
         (TermConfig("fitnets", student="blocks.0,blocks.1"), r"2 layers of the student and 1 of the teacher"),
         (TermConfig("cskd", student="blocks.0,norm", teacher="layer1,layer3"), r"cskd compares one pair.*2 are named"),
-        (TermConfig("cskd", teacher="layer1"), r"cskd.*CifarResNet does not"),
+        (TermConfig("cskd", teacher="layer1"), r"cskd.*CifarResNet has none for 'layer1'"),
     ],
 )
 def test_what_cannot_be_matched_is_told(conv, term, message):

@@ -9,12 +9,12 @@ import torch
 
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
-from pocketvit.labels import SoftLabels
-from pocketvit.objectives import distillation_loss, hard, kl, token_losses
-from pocketvit.training import Batch
+from pocketvit.labels import FullLabels
+from pocketvit.objectives import Batch, hard, kl, token_losses
+from pocketvit.tasks import task_named
 
 # Two teachers that say classes 0 and 1, and a head that gives class 0 the probability 3/4.
-ZERO, ONE = SoftLabels(torch.tensor([[5.0, 0.0]])), SoftLabels(torch.tensor([[0.0, 5.0]]))
+ZERO, ONE = FullLabels(torch.tensor([[5.0, 0.0]])), FullLabels(torch.tensor([[0.0, 5.0]]))
 HEAD = torch.tensor([[0.75, 0.25]]).log()
 EVEN = torch.tensor([[0.5, 0.5]])
 
@@ -43,12 +43,12 @@ def test_without_tokens_there_is_nothing_to_learn():
 
 def test_tokens_and_class_head_count_equally_in_the_loss():
     batch = Batch(
-        torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]), torch.ones(1), (),
+        torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]), torch.ones(1), (ZERO, ONE),
         torch.arange(1), 1,
     )  # fmt: skip
     heads = (HEAD, HEAD.flip(1), HEAD)
     config = LossConfig(objective="kl", temperature=1, weight=1)
-    loss, _ = distillation_loss(heads, [ZERO, ONE], batch, config)
+    loss, _ = task_named("classification").loss(config)(heads, batch)
     mix = (kl(heads[0], ZERO, temperature=1) + kl(heads[0], ONE, temperature=1)) / 2
     own = [kl(heads[1], ZERO, temperature=1), kl(heads[2], ONE, temperature=1)]
     assert loss.item() == pytest.approx((mix + sum(own)).item() / 3)

@@ -149,7 +149,7 @@ def test_an_image_with_two_patients_is_refused(clinic):
 
 
 def test_grouping_without_a_table_says_what_to_give(photos):
-    with pytest.raises(PocketError, match=r"needs a table .* columns file, label and patient, as --labels FILE"):
+    with pytest.raises(PocketError, match=r"needs a table .* columns file, label and patient, as --table FILE"):
         open_images(photos("cat", "dog"), group="patient")
 
 

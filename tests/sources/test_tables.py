@@ -122,9 +122,9 @@ def several(count=10):
 def test_columns_of_0_and_1_are_several_labels_an_image(scans):
     dataset = scans("file,edema,fracture,age\n" + several())
     assert dataset.classes == ("edema", "fracture")
-    assert dataset.task == "multi-label"
+    assert dataset.task == "multilabel"
     assert dataset.train.targets.tolist() == [[int(i % 3 == 0), int(i % 2 == 0)] for i in range(10)]
-    assert any("2 labels an image, 0 or 1 each: edema, fracture" in note for note in dataset.notes)
+    assert any("2 labels per image, 0 or 1 each: edema, fracture" in note for note in dataset.notes)
 
 
 def test_one_label_column_is_preferred_to_columns_of_0_and_1(scans):

@@ -13,6 +13,7 @@ from pocketvit.models import create_model, create_student, save_model
 from pocketvit.models import hub as hub_module
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.teachers.teacher import hash_tensors
+from pocketvit.views.preprocessing import Preprocessing
 
 PIXELS = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
 
@@ -91,7 +92,8 @@ def test_class_names_can_be_given_and_must_be_as_many(checkpoint):
 def test_run_folder_model_folder_and_local_dir(tmp_path):
     torch.manual_seed(0)
     model = create_student("pocket_xs", num_classes=2, image_size=16, tokens=2).eval()
-    save_model(model, tmp_path / "run-1" / "student", classes=("cat", "dog"), mean=(0, 0, 0), std=(1, 1, 1))
+    unscaled = Preprocessing.plain((16, (0, 0, 0), (1, 1, 1)))
+    save_model(model, tmp_path / "run-1" / "student", classes=("cat", "dog"), preprocessing=unscaled)
     for spec in (tmp_path / "run-1", tmp_path / "run-1" / "student", f"local-dir:{tmp_path}/run-1/student"):
         teacher = load_teacher(spec)
         assert (teacher.classes, teacher.input_size) == (("cat", "dog"), 16)
@@ -184,7 +186,7 @@ def test_wrong_files_are_explained(checkpoint, tmp_path):
 
 
 def test_a_network_that_cannot_take_the_picture_is_explained():
-    with pytest.raises(PocketError, match=r"3 x 20 x 20.*--input"):
+    with pytest.raises(PocketError, match=r"3 x 20 x 20.*--teacher-size"):
         load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=20)
     with pytest.raises(PocketError, match=r"returns a tensor of shape \[1, 3, 8, 8\]"):
         load_teacher(nn.Identity(), input_size=8)

@@ -10,6 +10,7 @@ from torch import nn
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, save_model
 from pocketvit.teachers import align, head_names, load_teacher, match_classes, new_head
+from pocketvit.views.preprocessing import Preprocessing
 from pocketvit.views.resize import to_input
 
 PIXELS = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -177,9 +178,10 @@ def test_a_new_head_is_all_that_a_probe_trains(module):
 
 
 def test_a_fine_tuned_teacher_is_saved_and_loaded_as_any_model(tmp_path):
+    unscaled = Preprocessing.plain((16, (0, 0, 0), (1, 1, 1)))
     for model in (create_model("cifar_rednet11", num_classes=4), timm.create_model("resnet10t", num_classes=0)):
         network = new_head(teacher_of(model), 6).eval()
-        save_model(network, tmp_path, classes=tuple("abcdef"), mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+        save_model(network, tmp_path, classes=tuple("abcdef"), preprocessing=unscaled)
         again = load_teacher(tmp_path)
         assert again.classes == tuple("abcdef")
         with torch.no_grad():

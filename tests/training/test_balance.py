@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pocketvit.verbs.defaults import class_weights
 from sklearn.utils.class_weight import compute_class_weight
 
 from pocketvit.config import LossConfig, ViewConfig
@@ -12,7 +13,6 @@ from pocketvit.objectives import student_loss
 from pocketvit.sources import open_images
 from pocketvit.training import Batch
 from pocketvit.training.feed import Feed
-from pocketvit.verbs.defaults import class_weights
 from pocketvit.views import Views
 
 SIZES = (300, 60, 12)

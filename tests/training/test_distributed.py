@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
-from training_fakes import INPUT, MIXED, ArraySource, config, tiny_vit
+from training_fakes import INPUT, MIXED, TASK, ArraySource, config, tiny_vit
 
 from pocketvit.config import LossConfig
-from pocketvit.objectives import student_loss
 from pocketvit.training import Feed, fit, join_processes, read_metrics
 from pocketvit.views import Views
 
@@ -27,7 +26,9 @@ def train_as(rank: int, world: int, port: int, folder: Path) -> None:
     feed = Feed(Views(ArraySource(), MIXED), 8, rank=processes.rank, world=processes.world)
     # 45 images in pairs do not divide evenly between two ranks: the averages must be weighed
     settings = config(epochs=2, optimizer="sgd", learning_rate=0.1)
-    model = fit(tiny_vit(drop=0.0), feed, student_loss(LossConfig()), settings, folder, evaluate=None, input=INPUT)
+    model = fit(
+        tiny_vit(drop=0.0), feed, TASK.loss(LossConfig()), settings, folder, task=TASK, evaluate=None, input=INPUT
+    )
     torch.save(model.state_dict(), folder / f"rank{rank}.pt")
     if world > 1:
         torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from pocketvit.verbs.features import teacher_features
 from test_resume import stop_after
 from torch import nn
 from training_fakes import CLASSES, INPUT, MIXED, SIDE, ArraySource, same_weights, tiny_vit
@@ -19,7 +20,6 @@ from pocketvit.teachers import load_teacher
 from pocketvit.training import Feed, fit, read_metrics
 from pocketvit.training.features import LiveFeatures
 from pocketvit.training.metrics import stuck_terms
-from pocketvit.verbs.features import teacher_features
 from pocketvit.views import Views
 
 LOSS = LossConfig(objective="kl", temperature=1.0, weight=0.5, terms=(TermConfig("fitnets"), TermConfig("rkd", 0.5)))

@@ -12,6 +12,7 @@ from training_fakes import (
     INPUT,
     MIXED,
     PLAIN,
+    TASK,
     ArraySource,
     FixedTeacher,
     batch_norm_net,
@@ -24,16 +25,15 @@ from training_fakes import (
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import write_labels
-from pocketvit.objectives import student_loss
 from pocketvit.training import Feed, Stepper, fit, load_weights, plain_pixels, predict_logits, read_metrics
-from pocketvit.training.optim import build_optimizer, learning_rate
+from pocketvit.training.optim import build_optimizer
 from pocketvit.training.precision import choose_precision
 from pocketvit.training.step import FromPixels
 from pocketvit.views import Views
 
 
 def supervised(heads, batch):
-    return student_loss(LossConfig())(heads, batch)
+    return TASK.loss(LossConfig())(heads, batch)
 
 
 def test_training_learns_and_says_so_in_metrics(tmp_path):
@@ -44,7 +44,8 @@ def test_training_learns_and_says_so_in_metrics(tmp_path):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[-1]["val_accuracy"] > 0.7
     assert set(lines[0]) == {
-        "epoch", "step", "loss", "terms", "lr", "train_accuracy", "images_per_second", "seconds", "val_accuracy",
+        "epoch", "step", "loss", "terms", "lr", "train_accuracy", "images_per_second", "seconds", "elapsed",
+        "val_accuracy",
     }  # fmt: skip
 
 
@@ -75,12 +76,12 @@ def test_stored_labels_train_like_live_teachers(tmp_path):
         steps = []
 
         def loss(heads, batch, steps=steps):
-            value, terms = student_loss(LossConfig(objective="zscore"))(heads, batch)
+            value, terms = TASK.loss(LossConfig(objective="zscore"))(heads, batch)
             steps.append(value.item())
             return value, terms
 
         feed = Feed(views, 8, **labels)
-        fit(tiny_vit(), feed, loss, config(), tmp_path / kind, evaluate=None, input=INPUT)
+        fit(tiny_vit(), feed, loss, config(), tmp_path / kind, task=TASK, evaluate=None, input=INPUT)
         losses[kind] = steps
     assert len(losses["stored"]) == 18
     assert losses["stored"] == pytest.approx(losses["live"], rel=2e-3)
@@ -96,14 +97,14 @@ def test_a_loss_that_is_not_finite_stops_with_one_message_and_keeps_the_last_che
 
     feed = Feed(Views(ArraySource(), MIXED), 8)
     with pytest.raises(PocketError) as caught:
-        fit(tiny_vit(), feed, loss, config(), tmp_path, evaluate=None, input=INPUT)
+        fit(tiny_vit(), feed, loss, config(), tmp_path, task=TASK, evaluate=None, input=INPUT)
     message = str(caught.value)
     assert "epoch 2, step 3 of 6" in message
     assert "--lr 0.001" in message
     assert "last.safetensors" in message
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     resumed = fit(
-        tiny_vit(), Feed(Views(ArraySource(), MIXED), 8), supervised, config(), tmp_path, evaluate=None, input=INPUT,
+        tiny_vit(), Feed(Views(ArraySource(), MIXED), 8), supervised, config(), tmp_path, task=TASK, evaluate=None, input=INPUT,
         resume=True,
     )  # fmt: skip
     assert all(torch.isfinite(value).all() for value in resumed.state_dict().values())
@@ -128,16 +129,6 @@ def test_measuring_precision_does_not_touch_the_network(tmp_path):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_learning_rate_warms_up_and_ends_near_zero():
-    settings = config(epochs=10, warmup_epochs=2, learning_rate=1.0)
-    rates = [learning_rate(step, 5, settings) for step in range(50)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert max(rates) == 1
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[30] == pytest.approx(0.5)
-    assert 0 < rates[-1] < 0.01
-
-
 def test_biases_norms_positions_and_tokens_do_not_decay():
     model = tiny_vit(tokens=1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -150,7 +141,7 @@ def test_biases_norms_positions_and_tokens_do_not_decay():
 
 def test_the_weight_average_follows_its_formula(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
-    stepper = Stepper(model, INPUT, supervised, config(ema=0.5), 6)
+    stepper = Stepper(model, INPUT, supervised, config(ema=0.5), 18, task=TASK)
     expected = model[1].weight.detach().clone()
     feed = Feed(Views(ArraySource(), PLAIN), 8)
     for step, batch in enumerate(feed.epoch(0)):
@@ -166,7 +157,7 @@ def test_accumulated_batches_step_like_one_large_batch():
     models = {}
     for size, feed in feeds.items():
         model = models[size] = tiny_vit(drop=0.0)
-        stepper = Stepper(model, INPUT, supervised, config(optimizer="sgd", learning_rate=0.1), 3)
+        stepper = Stepper(model, INPUT, supervised, config(optimizer="sgd", learning_rate=0.1), 9, task=TASK)
         batches = list(feed.epoch(0))
         for step in range(3):
             stepper.take(batches[step * 16 // size : (step + 1) * 16 // size])
@@ -184,7 +175,7 @@ def test_the_best_by_validation_is_kept_apart_from_the_last(tmp_path):
         return {"val_accuracy": next(scores)}
 
     feed = Feed(Views(ArraySource(), MIXED), 8)
-    final = fit(tiny_vit(), feed, supervised, config(), tmp_path, evaluate=evaluate, input=INPUT)
+    final = fit(tiny_vit(), feed, supervised, config(), tmp_path, task=TASK, evaluate=evaluate, input=INPUT)
     best = tiny_vit()
     assert load_weights(best, tmp_path)["epoch"] == 2
     assert all(torch.equal(kept[1][name], value) for name, value in best.state_dict().items())
@@ -206,7 +197,16 @@ def test_a_batch_that_does_not_fit_into_memory_is_told_with_the_remedy(tmp_path)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     with pytest.raises(PocketError, match="--batch-size 4 --accumulate 2"):
-        fit(tiny_vit(), Feed(Views(ArraySource(), MIXED), 8), loss, config(), tmp_path, evaluate=None, input=INPUT)
+        fit(
+            tiny_vit(),
+            Feed(Views(ArraySource(), MIXED), 8),
+            loss,
+            config(),
+            tmp_path,
+            task=TASK,
+            evaluate=None,
+            input=INPUT,
+        )
 
 
 def test_a_compiler_that_fails_is_told_with_the_remedy(tmp_path, monkeypatch):

@@ -13,16 +13,22 @@ from pathlib import Path
 import killed_run
 import pytest
 import torch
-from training_fakes import batch_norm_net, same_weights, tiny_vit, train
+from training_fakes import CLASSES, SIDE, batch_norm_net, same_weights, tiny_vit, train
 
 from pocketvit.errors import PocketError
+from pocketvit.models import create_student
 from pocketvit.training import Stepper, load_weights, loop, read_metrics
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "elapsed")
 
 
 def metrics_without_times(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def conv_student() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_student("pocket_xs", num_classes=CLASSES, image_size=SIDE, stem="conv")
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -44,8 +50,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (lambda: tiny_vit(tokens=1), {"accumulate": 2, "batch_size": 7}),
         (batch_norm_net, {"optimizer": "sgd", "learning_rate": 0.05, "clip": 0.0}),
         (tiny_vit, {"precision": "bf16", "ema": 0.0}),
+        (tiny_vit, {"optimizer": "muon", "schedule": "wsd"}),
+        (conv_student, {"optimizer": "muon"}),
     ],
-    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16"],
+    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16", "muon-wsd", "muon-conv"],
 )
 def test_interrupted_within_an_epoch_and_resumed_equals_unbroken(tmp_path, monkeypatch, build, changes):
     unbroken = train(tmp_path / "unbroken", build(), **changes)
@@ -178,6 +186,6 @@ def test_saves_within_an_epoch_after_some_time(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     seen = []
     write = loop._Run._write
-    monkeypatch.setattr(loop._Run, "_write", lambda self: (seen.append(self.stepper.step), write(self))[1])
+    monkeypatch.setattr(loop._Run, "_write", lambda self, path: (seen.append(self.learner.step), write(self, path))[1])
     train(tmp_path, epochs=1)
     assert seen == [1, 2, 3, 4, 5, 6, 6]

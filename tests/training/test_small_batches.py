@@ -6,12 +6,11 @@ import pytest
 import timm
 import torch
 from torch import nn
-from training_fakes import CLASSES, INPUT, PLAIN, ArraySource
+from training_fakes import CLASSES, INPUT, PLAIN, TASK, ArraySource
 
 from pocketvit.config import LossConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.models.renorm import replace_norm
-from pocketvit.objectives import student_loss
 from pocketvit.training import Feed, fit
 from pocketvit.views import Views
 
@@ -23,9 +22,9 @@ def network(kind: str = "batch") -> nn.Module:
 
 
 def train(model: nn.Module, folder, batch: int, count: int = 24) -> nn.Module:
-    config = TrainConfig(epochs=2, batch_size=batch, precision="fp32", warmup_epochs=0.0, accumulate=2)
+    config = TrainConfig(epochs=2, batch_size=batch, precision="fp32", warmup=0.0, accumulate=2)
     feed = Feed(Views(ArraySource(count), PLAIN), batch)
-    return fit(model, feed, student_loss(LossConfig(weight=0.0)), config, folder, evaluate=None, input=INPUT)
+    return fit(model, feed, TASK.loss(LossConfig(weight=0.0)), config, folder, task=TASK, evaluate=None, input=INPUT)
 
 
 def test_few_images_are_warned_of_once_a_network(tmp_path, caplog):

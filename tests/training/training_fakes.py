@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from pocketvit.config import LossConfig, TrainConfig, ViewConfig
-from pocketvit.objectives import student_loss
 from pocketvit.sources import Source
+from pocketvit.tasks import task_named
 from pocketvit.training import Feed, fit, plain_pixels, predict_logits
 from pocketvit.views import Views
 
 SIDE, CLASSES = 8, 3
+TASK = task_named("classification")
 INPUT = (SIDE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PLAIN = ViewConfig(view_size=SIDE)
 MIXED = ViewConfig(view_size=SIDE, crop="padded", crop_padding=1, flip=0.5, mixup=0.5, cutmix=1.0)
@@ -83,7 +84,7 @@ def batch_norm_net() -> nn.Module:
 
 
 def config(**changes: Any) -> TrainConfig:
-    values = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "learning_rate": 3e-3, "precision": "fp32"}
+    values = {"epochs": 3, "batch_size": 8, "warmup": 1 / 3, "learning_rate": 3e-3, "precision": "fp32"}
     return TrainConfig(**{**values, **changes})
 
 
@@ -99,8 +100,19 @@ def train(folder: Path, model: nn.Module | None = None, *, resume: bool = False,
         return {"val_accuracy": float((guessed == source.targets).mean())}
 
     feed = Feed(Views(source, MIXED, seed=settings.seed), settings.batch_size, seed=settings.seed)
-    loss = student_loss(LossConfig())
-    return fit(model, feed, loss, settings, folder, evaluate=evaluate, input=INPUT, resume=resume, on_epoch=on_epoch)
+    loss = TASK.loss(LossConfig())
+    return fit(
+        model,
+        feed,
+        loss,
+        settings,
+        folder,
+        task=TASK,
+        evaluate=evaluate,
+        input=INPUT,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

@@ -13,24 +13,24 @@ import pytest
 from PIL import Image
 
 from pocketvit import cli
-from pocketvit.verbs import VERBS
+from pocketvit.settings import VERBS
 
-OWN = "--teacher verbs_fakes:make_own --input 16 --norm half"
+OWN = "--teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half"
 # For each verb a command, and a function under way in which Ctrl-C is pressed.
 PLACES = {
-    "demo": ("demo", "pocketvit.verbs.walk.ready_teachers"),
-    "distill": (f"distill photos {OWN} --student pocket_xs --patch 8", "pocketvit.verbs.walk.label_road"),
+    "demo": ("demo", "pocketvit.road.adapt.ready_teachers"),
+    "distill": (f"distill photos {OWN} --student pocket_xs --patch 8", "pocketvit.road.label.label_road"),
     "predict": ("predict RUN photo.png", "pocketvit.deployment.predict.decode"),
-    "bench": ("bench RUN", "pocketvit.verbs.measure.count_parameters"),
+    "bench": ("bench RUN", "pocketvit.road.score.count_parameters"),
     "report": ("report RUN --out page.html", "pocketvit.reporting.page._gather"),
-    "train": ("train photos --model test_resnet --size 32", "pocketvit.verbs.fit_model.fit"),
-    "label": (f"label photos {OWN}", "pocketvit.verbs.stages.write_labels"),
+    "train": ("train photos --model test_resnet --size 32", "pocketvit.road.train.fit"),
+    "label": (f"label photos {OWN}", "pocketvit.road.label.write_labels"),
     "export": ("export RUN", "pocketvit.deployment.int8.quantize_int8"),
     "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
     "run": ("run recipe.py", None),
     "compare": (
         f"compare photos {OWN} --methods kl --student pocket_xs --patch 8",
-        "pocketvit.verbs.stages.write_labels",
+        "pocketvit.road.label.write_labels",
     ),
 }
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from verbs_fakes import Own, tiny
+from walk_fakes import Own, tiny
 
 from pocketvit import cli
 
-OWN = "--teacher verbs_fakes:make_own --input 16 --norm half"
+OWN = "--teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half"
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from verbs_fakes import draw_photos, tiny
+from walk_fakes import draw_photos, tiny
 
+import pocketvit
 from pocketvit import cli
-from pocketvit.config import RunConfig
-from pocketvit.verbs import demo as demo_module
-from pocketvit.verbs import walk as walk_module
+from pocketvit.road import begin
+from pocketvit.road import train as train_module
 
 pytestmark = pytest.mark.slow
-OWN = ["--teacher", "verbs_fakes:make_own", "--input", "16", "--norm", "half"]
+OWN = ["--teacher", "walk_fakes:make_own", "--teacher-size", "16", "--teacher-norm", "half"]
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_label_stored_is_found_by_distill(pocket, photos, monkeypatch, capl
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(walk_module, "train_student", stop)
+    monkeypatch.setattr(train_module, "train_network", stop)
     assert cli.main(["distill", str(photos), *OWN, "--views", "2", "--student", "pocket_xs", "--patch", "8"]) == 130
     assert "labels   reused from" in caplog.text
 
@@ -127,7 +127,7 @@ def test_bench_measures_with_and_without_images(pocket, walked, photos):
 def test_export_of_any_model(pocket, tmp_path):
     torch.save(tiny(3).state_dict(), tmp_path / "mine.pth")
     code, data = pocket(
-        "export", "mine.pth", "--arch", "test_resnet", "--input", 32, "--classes", "a, b,c", "--out", "there"
+        "export", "mine.pth", "--arch", "test_resnet", "--input-size", 32, "--classes", "a, b,c", "--out", "there"
     )
     assert code == 0
     assert set(data["files"]) == {"model.onnx", "model-int8.onnx"}
@@ -155,11 +155,11 @@ def test_train_from_scratch_and_from_weights(pocket, tmp_path):
     assert code == 0
     assert data["folder"] == "runs/mine-test_resnet-1"
     assert [row["key"] for row in data["rows"]] == ["student", "int8"]
-    assert data["title"].endswith("trained from scratch")
+    assert "trained from scratch" in data["notes"]
     torch.save(tiny(10).state_dict(), tmp_path / "mine.pth")
-    code, data = pocket("train", "mine", "--model", "test_resnet", "--weights", "mine.pth", "--freeze", *plain)
+    code, data = pocket("train", "mine", "--model", "test_resnet", "--init", "mine.pth", "--freeze", *plain)
     assert code == 0
-    assert data["title"].endswith("linear probe")
+    assert "linear probe" in data["notes"]
     # a run of `train` is a teacher: what it knows needs no fine-tuning
     code, data = pocket("label", "mine", "--teacher", "runs/mine-test_resnet-2", "--views", 1)
     assert code == 0
@@ -177,12 +177,11 @@ def test_run_walks_a_recipe(pocket, tmp_path):
 def test_demo_walks_the_road_with_few_labels(monkeypatch, tmp_path):
     """The demo itself takes minutes; `make demo` runs it."""
     seen = []
-    monkeypatch.setattr(walk_module, "walk", lambda run, config, specs, **_: seen.append((run, config, specs)) or run)
-    run = demo_module.demo(out=str(tmp_path), seed=3)
-    resumed = demo_module.demo(out=str(tmp_path), seed=3, resume=True)
-    named = demo_module.demo(resume=str(run.folder))
+    monkeypatch.setattr(begin, "walk", lambda stages, state: seen.append(state))
+    run = pocketvit.demo(out=str(tmp_path), seed=3)
+    resumed = pocketvit.demo(out=str(tmp_path), seed=3, resume=True)
+    named = pocketvit.demo(out=str(tmp_path), resume=str(run.folder))
     assert run.folder == resumed.folder == named.folder == tmp_path / "demo-1"
-    for _, config, specs in seen:
-        assert isinstance(config, RunConfig)
-        assert (config.images, config.few_labels, config.train.seed, specs) == ("digits", 50, 3, [])
-        assert config.view.flip == 0  # a mirrored digit is another thing
+    for state in seen:
+        assert (state.settings.images, state.settings.few_labels, state.config.train.seed) == ("digits", 50, 3)
+        assert state.config.view.flip == 0  # a mirrored digit is another thing

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pocketvit.verbs.defaults import view_config
 
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.sources import open_images
-from pocketvit.verbs.defaults import view_config
 from pocketvit.views.kinds import KINDS, careful
 
 STRONG = ViewConfig(

@@ -1,34 +1,39 @@
 """`--fit 3MB,20ms`: which student of the ladder fits, int8 counted.
 
-The size is exact, not estimated: a student with random weights is exported and quantized as the trained one will be
-(bytes do not depend on the values), once, and remembered in the user's cache folder.
+The size is exact, not estimated: a student with random weights is exported and quantized as the trained one will be,
+once, and remembered in the user's cache folder. Bytes do not depend on the values, as long as no two tensors are equal
+(equal ones are stored once: fresh biases, all zero, made files of 501 kB out of what shipped as 520).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnxruntime
 import torch
+from torch import nn
 
-from ..config import Attention, Stem
+from ..config import NetworkConfig, to_dict
 from ..errors import PocketError
 from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER, create_student
+from ..tasks import Task
+from ..views.preprocessing import Preprocessing
 from .export import OPSET, export_onnx
 from .flops import count_parameters
 from .int8 import quantize_int8
 from .latency import measure
+from .signature import CLASSIFICATION, Signature
 
-_FORMAT = 2  # raised when a change here or in export.py or int8.py changes bytes
-# Class names and preprocessing are only known to the last byte when the student is exported.
-_SLACK = 2048
+_SLACK = 256  # bytes: the exporter's names of nodes differ by a few letters from one trained network to the next
+_FORMAT = 3  # raised when a change here or in export.py or int8.py changes bytes
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,26 @@ class Budget:
 
     bytes: int | None = None  # of the int8 file
     ms: float | None = None  # at batch 1 with one thread
+
+    def excess(self, bytes: int, ms: float | None = None, *, least: bool = False) -> str | None:
+        """Say by how much a file misses, or return None when it fits.
+
+        Args:
+            bytes: of the int8 file.
+            ms: of one picture on this machine; None where it was not measured.
+            least: the file has at least so many bytes.
+        """
+        parts = []
+        if self.bytes is not None and bytes > self.bytes:
+            much = "at least " if least else ""
+            parts.append(f"needs {much}{bytes:,} bytes, {much}{human_bytes(bytes - self.bytes)} too much")
+        if self.ms is not None and ms is not None and ms > self.ms:
+            parts.append(f"takes {ms:.3g} ms already on this machine, {ms - self.ms:.3g} ms too long")
+        return " and ".join(parts) or None
+
+    def __str__(self) -> str:
+        size = f"{self.bytes:,} bytes" if self.bytes is not None else ""
+        return " and ".join(filter(None, (size, f"{self.ms:g} ms" if self.ms is not None else "")))
 
 
 @dataclass(frozen=True)
@@ -83,83 +108,14 @@ def parse_budget(text: str) -> Budget:
     return Budget(bytes=int(size) if size is not None else None, ms=limits.get("ms"))
 
 
-def ladder_names() -> tuple[str, ...]:
-    """Return the names of the ladder, smallest first."""
-    return tuple(LADDER)
-
-
-def candidate(
-    name: str,
-    *,
-    num_classes: int,
-    image_size: int,
-    patch_size: int | None = None,
-    tokens: int = 0,
-    stem: Stem = "patch",
-    attention: Attention = "plain",
-    limit: int | None = None,
-) -> Candidate:
-    """Return the figures of one student, measured once for a machine and library versions and then remembered.
-
-    A student with more parameters than ``limit`` bytes is not exported: int8 needs at least one byte for each.
-    """
-    key = {
-        "format": _FORMAT,
-        "opset": OPSET,
-        "name": name,
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "tokens": tokens,
-        **({"stem": stem} if stem != "patch" else {}),
-        **({"attention": attention} if attention != "plain" else {}),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
-    state = torch.get_rng_state()  # a search must not change what is trained after it
-    try:
-        torch.manual_seed(0)
-        model = create_student(
-            name, num_classes=num_classes, image_size=image_size, patch_size=patch_size, tokens=tokens, stem=stem,
-            attention=attention,
-        )  # fmt: skip
-    finally:
-        torch.set_rng_state(state)
-    parameters = count_parameters(model)
-    if limit is not None and parameters > limit:
-        return Candidate(name, bytes=parameters, fp32_bytes=4 * parameters, parameters=parameters, ms=None, exact=False)
-    key["shapes"] = [list(parameter.shape) for parameter in model.parameters()]
-    remembered = _cache_folder() / f"{sha256_of(key)[:24]}.json"
-    if remembered.exists():
-        with contextlib.suppress(PocketError, TypeError):  # a damaged note is measured again
-            return Candidate(**read_json(remembered))
-    with tempfile.TemporaryDirectory() as folder:
-        fp32, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        export_onnx(model, fp32, image_size=image_size, classes=[str(i) for i in range(num_classes)])
-        quantize_int8(fp32, int8)
-        latency = measure({"int8": int8}, image_size=image_size, seconds=0.5)["int8"]
-        result = Candidate(
-            name=name,
-            bytes=int8.stat().st_size,
-            fp32_bytes=fp32.stat().st_size,
-            parameters=parameters,
-            ms=latency.best,
-        )
-    with contextlib.suppress(PocketError):  # a read-only home: measured again next time
-        write_json(remembered, asdict(result))
-    return result
-
-
 def choose(
     budget: Budget,
+    network: NetworkConfig,
     *,
-    num_classes: int,
-    image_size: int,
-    patch_size: int | None = None,
-    tokens: int = 0,
-    stem: Stem = "patch",
-    attention: Attention = "plain",
-    names: Sequence[str] | None = None,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    task: Task = CLASSIFICATION,
+    names: Sequence[str] = tuple(LADDER),
 ) -> Choice:
     """Return the largest student of the ladder that fits.
 
@@ -168,54 +124,99 @@ def choose(
 
     Args:
         budget: what `parse_budget` returned.
-        num_classes: of the student.
-        image_size: side of its input in pixels.
-        patch_size: None for the default of the image size.
-        tokens: distillation tokens.
-        stem: see `create_student`.
-        attention: see `create_student`.
-        names: of the ladder, smallest first; all of it by default.
+        network: what is asked of the student beside its size.
+        classes: of the student, as they will be written into the file.
+        preprocessing: likewise.
+        task: likewise.
+        names: of the ladder, smallest first.
 
     Raises:
         PocketError: none fits; the message says by how much the smallest misses.
     """
     tried: list[Candidate] = []
-    for name in reversed(tuple(names) if names is not None else ladder_names()):
-        found = candidate(
-            name,
-            num_classes=num_classes,
-            image_size=image_size,
-            patch_size=patch_size,
-            tokens=tokens,
-            stem=stem,
-            attention=attention,
-            limit=budget.bytes,
-        )
+    for name in reversed(names):
+        signature = Signature(tuple(classes), preprocessing, task)
+        found = candidate(replace(network, name=name), signature, limit=budget.bytes)
         tried.append(found)
         if _excess(found, budget) is None:
             return Choice(found, tuple(tried), _notes(found, tried[:-1], budget))
     smallest = tried[-1]
-    why = _excess(smallest, budget)
     raise PocketError(
-        f"no student of the ladder fits --fit {_say(budget)}: the smallest, {smallest.name}, {why}. "
+        f"no student of the ladder fits --fit {budget}: the smallest, {smallest.name}, {_excess(smallest, budget)}. "
         "Allow more, or make the images smaller."
     )
 
 
+def candidate(network: NetworkConfig, signature: Signature, *, limit: int | None = None) -> Candidate:
+    """Return the figures of one student, measured once for a machine and library versions and then remembered.
+
+    A student with more parameters than ``limit`` bytes is not exported: int8 needs at least one byte for each.
+    """
+    model = _student(network, signature)
+    parameters = count_parameters(model)
+    if limit is not None and parameters > limit:
+        return Candidate(
+            network.name, bytes=parameters, fp32_bytes=4 * parameters, parameters=parameters, ms=None, exact=False
+        )
+    key = {
+        "format": _FORMAT,
+        "opset": OPSET,
+        "network": to_dict(network),
+        "signature": signature.to_json(),
+        "shapes": [list(parameter.shape) for parameter in model.parameters()],
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": _processor(),
+    }
+    remembered = _cache_folder() / f"{sha256_of(key)[:24]}.json"
+    if remembered.exists():
+        with contextlib.suppress(PocketError, TypeError):  # a damaged note is measured again
+            return Candidate(**read_json(remembered))
+    with tempfile.TemporaryDirectory() as folder:
+        fp32, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        export_onnx(model, fp32, classes=signature.classes, preprocessing=signature.preprocessing, task=signature.task)
+        quantize_int8(fp32, int8)
+        side = signature.preprocessing.input_size
+        result = Candidate(
+            name=network.name,
+            bytes=int8.stat().st_size,
+            fp32_bytes=fp32.stat().st_size,
+            parameters=parameters,
+            ms=measure({"int8": int8}, image_size=side, seconds=0.5)["int8"].best,
+        )
+    with contextlib.suppress(PocketError):  # a read-only home: measured again next time
+        write_json(remembered, asdict(result))
+    return result
+
+
+def _student(network: NetworkConfig, signature: Signature) -> nn.Module:
+    """Return a student in which every weight is random: fresh biases and norms are all alike."""
+    state = torch.get_rng_state()  # a search must not change what is trained after it
+    try:
+        torch.manual_seed(0)
+        model = create_student(
+            network.name,
+            num_classes=len(signature.classes),
+            image_size=signature.preprocessing.input_size,
+            patch_size=network.patch,
+            tokens=network.tokens,
+            stem=network.stem,
+            attention=network.attention,
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    finally:
+        torch.set_rng_state(state)
+    return model
+
+
 def _excess(found: Candidate, budget: Budget) -> str | None:
-    """Say by how much a candidate misses, or return None when it fits."""
-    parts = []
-    if budget.bytes is not None and found.bytes + _SLACK > budget.bytes:
-        over = found.bytes + _SLACK - budget.bytes
-        least = "" if found.exact else "at least "
-        parts.append(f"needs {least}{human_bytes(found.bytes + _SLACK)}, {least}{human_bytes(over)} too much")
-    if budget.ms is not None and found.ms is not None and found.ms > budget.ms:
-        parts.append(f"takes {found.ms:.3g} ms already on this machine, {found.ms - budget.ms:.3g} ms too long")
-    return " and ".join(parts) or None
+    return budget.excess(found.bytes + _SLACK * found.exact, found.ms, least=not found.exact)
 
 
 def _notes(found: Candidate, larger: Sequence[Candidate], budget: Budget) -> tuple[str, ...]:
-    notes = [f"{found.name}: {found.parameters / 1e6:.2f} M parameters, int8 file {human_bytes(found.bytes)}"]
+    notes = [f"{found.name}: {found.parameters / 1e6:.2f} M parameters, int8 file of {found.bytes:,} bytes"]
     if larger:
         notes.append(f"the next larger one, {larger[-1].name}, {_excess(larger[-1], budget)}")
     if budget.ms is not None:
@@ -226,10 +227,12 @@ def _notes(found: Candidate, larger: Sequence[Candidate], budget: Budget) -> tup
     return tuple(notes)
 
 
-def _say(budget: Budget) -> str:
-    size = human_bytes(budget.bytes).replace(" ", "") if budget.bytes is not None else None
-    time = f"{budget.ms:g}ms" if budget.ms is not None else None
-    return ",".join(filter(None, (size, time)))
+def _processor() -> str:
+    """Name the processor: a time that was measured on another one says nothing here."""
+    name = platform.processor()
+    with contextlib.suppress(OSError, IndexError):
+        name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[0]
+    return f"{platform.machine()} {name}"
 
 
 def _cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""A network as one ONNX file: opset 20, any batch size, classes and preprocessing written into it."""
+"""A network as one ONNX file: opset 20, any batch size, classes, task and preprocessing written into it."""
 
 from __future__ import annotations
 
@@ -14,92 +14,155 @@ import onnx
 import torch
 from torch import nn
 
-from ..config import ViewConfig
 from ..errors import PocketError
-from ..files import atomic
+from ..files import atomic, human_bytes
 from ..models import input_stats
-from .preprocess import PictureInput
-from .signature import Signature, write_signature
+from ..tasks import Task
+from ..views.preprocessing import Preprocessing
+from .picture import PictureInput
+from .signature import CLASSIFICATION, Signature, write_signature
 
 OPSET = 20  # ONNX Runtime 1.17 and newer; 23 and 24 add a native Attention that was no faster
+IR_VERSION = 9  # the format that opset 20 came with: a newer one would be refused by a runtime that knows the opset
+LARGEST = 2**31 - 2**20  # bytes of weights in one file: protobuf's limit, and a little for the rest
+_PICTURE = 2**25  # pixels of a picture with the preprocessing inside; more would be a graph of gigabytes
 
 
 def export_onnx(
     model: nn.Module,
     path: Path | str,
     *,
-    image_size: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     classes: Sequence[str],
+    preprocessing: Preprocessing | None = None,
+    task: Task = CLASSIFICATION,
     source_size: tuple[int, int] | None = None,
-    view: ViewConfig | None = None,
-    window: tuple[float, float] | None = None,
-    tile: int | None = None,
-    several: bool = False,
+    fixed_batch: bool = False,
 ) -> Path:
     """Write ``model`` in eval mode as a single ONNX file that needs nothing beside it.
 
-    Without ``source_size`` the file has the input ``pixels`` (float32 [B, 3, S, S], normalized) and the output
-    ``logits`` (float32 [B, C]). With it, ``picture`` (uint8 [B, H, W, 3] of exactly that size) and ``probabilities``:
-    the crop, the Lanczos resize (two constant matrix products), the normalization, the softmax (or sigmoid) are inside.
+    Without ``source_size`` the file has the input ``pixels`` (float32 [B, 3, S, S], *normalized*: of 8-bit values v,
+    ``(v / 255 - mean) / std``) and the output ``logits`` (float32 [B, C]). With it, ``picture`` (uint8 [B, H, W, 3] of
+    exactly that size) and ``probabilities``: the crop, the resize (constant matrix products), the normalization and
+    the softmax (or sigmoid) are inside.
 
     Args:
         model: any network whose ``model(x)`` is one logits tensor; several heads must be combined by the model.
         path: the file to write, replaced atomically.
-        image_size: side of the model's square input in pixels.
-        mean: channel means that the input is normalized with; by default `input_stats` of the model.
-        std: channel standard deviations, likewise.
         classes: names of the outputs, in order.
+        preprocessing: how pictures become its input; by default what the model's own config says of its input.
+        task: what the outputs answer.
         source_size: (H, W) of the pictures, to have the preprocessing inside.
-        view: how a picture becomes a view; its ``plain()`` part is used. By default a view of ``image_size``.
-        window: intensities that become 0 and 255 where a picture is not 8-bit, written down for whoever decodes it.
-        tile: side in pixels of the squares that pictures are to be cut into, written down likewise.
-        several: whether the outputs are several labels an image, each there or not: probabilities are then a sigmoid.
+        fixed_batch: take one picture at a time, which accelerators of phones ask for, instead of any number.
 
     Raises:
-        PocketError: the exporter cannot translate the network, or it does not answer one score a class.
+        PocketError: the exporter cannot translate the network, it does not answer one score per class, or it is larger
+            than one ONNX file may be.
     """
     path = Path(path)
-    defaults = input_stats(model)
-    signature = Signature(
-        classes=tuple(str(name) for name in classes),
-        input_size=image_size,
-        mean=tuple(float(m) for m in (mean if mean is not None else defaults.mean)),
-        std=tuple(float(s) for s in (std if std is not None else defaults.std)),
-        view=(view or ViewConfig(view_size=image_size)).plain(),
-        source_size=source_size,
-        window=window,
-        tile=tile,
-        activation="sigmoid" if several else "softmax",
-    )
+    if preprocessing is None:
+        mean, std, size = input_stats(model)
+        preprocessing = Preprocessing.plain((size, mean, std))
+    if source_size is not None:
+        _check_picture(source_size, preprocessing)
+    weights = sum(value.numel() * 4 for value in model.state_dict().values())
+    if weights > LARGEST:
+        raise PocketError(
+            f"the network has {human_bytes(weights)} of weights, and one ONNX file holds {human_bytes(LARGEST)} at "
+            "most. Distil a smaller one from it; a file of that size runs on no device."
+        )
+    signature = Signature(tuple(map(str, classes)), preprocessing, task, source_size)
     network = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    example = torch.zeros(2, 3, image_size, image_size)
+    count = 1 if fixed_batch else 2
+    side = preprocessing.input_size
+    example = torch.zeros(count, 3, side, side)
     try:
         with torch.no_grad():
             output = network(example)
     except Exception as error:
-        raise PocketError(
-            f"{type(model).__name__} does not take {image_size}x{image_size} pixels: {_first_line(error)}"
-        ) from error
-    if not isinstance(output, torch.Tensor) or output.shape != (2, len(signature.classes)):
+        raise PocketError(f"{type(model).__name__} does not take {side}x{side} pixels: {_first_line(error)}") from error
+    if not isinstance(output, torch.Tensor) or output.shape != (count, len(signature.classes)):
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise PocketError(
-            f"{type(model).__name__} answers {shape} for two images, but there are {len(signature.classes)} classes: "
-            f"[2, {len(signature.classes)}] was expected. Give the class names that belong to this model."
+            f"{type(model).__name__} answers {shape} for {count} image{'s' * (count > 1)}, but there are "
+            f"{len(signature.classes)} classes: [{count}, {len(signature.classes)}] was expected. Give the class names "
+            "that belong to this model."
         )
     whole: nn.Module = network
     if source_size is not None:
         whole = PictureInput(network, signature)
-        example = torch.zeros(2, *source_size, 3, dtype=torch.uint8)
-    proto = _translate(whole, example, *(("picture", "probabilities") if source_size else ("pixels", "logits")))
+        example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
+    names = ("picture", "probabilities") if source_size else ("pixels", "logits")
+    proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
+    proto.graph.input[0].doc_string = describe_input(signature)
     write_signature(proto, signature)
-    with atomic(path) as temporary:
-        onnx.save(proto, temporary)
+    save(proto, path)
     return path
 
 
-def _translate(network: nn.Module, example: torch.Tensor, source: str, answer: str) -> onnx.ModelProto:
+def describe_input(signature: Signature) -> str:
+    """Return what an exported file takes, in words for whoever opens it in a viewer or writes an app around it."""
+    about = signature.preprocessing
+    if signature.source_size:
+        high, wide = signature.source_size
+        return f"RGB pictures, uint8 [batch, {high}, {wide}, 3], 0 to 255; all preprocessing is inside"
+    side = about.input_size
+    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (about.mean, about.std))
+    return (
+        f"normalized RGB, float32 [batch, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
+        f"{mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
+    )
+
+
+def save(model: onnx.ModelProto, path: Path | str) -> None:
+    """Check a model and write it, whole or not at all, in a form that ONNX Runtime 1.17 reads.
+
+    Raises:
+        PocketError: it is larger than protobuf allows, or breaks ONNX's rules.
+    """
+    keep_used_opsets(model)
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    try:
+        onnx.checker.check_model(model)
+        text = model.SerializeToString()
+    except Exception as error:  # protobuf's and onnx's own classes, which differ from one version to the next
+        raise PocketError(f"{path} was not written: the file would be no valid ONNX ({_first_line(error)}).") from error
+    with atomic(path) as temporary:
+        temporary.write_bytes(text)
+
+
+def keep_used_opsets(model: onnx.ModelProto) -> None:
+    """Leave only operator sets that are used: the quantizer adds a dozen, and strict readers refuse strange ones."""
+    used = {node.domain for node in _nodes(model.graph)} | {node.domain for f in model.functions for node in f.node}
+    used = {"" if domain == "ai.onnx" else domain for domain in used} | {""}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _check_picture(source_size: tuple[int, int], preprocessing: Preprocessing) -> None:
+    high, wide = source_size
+    if min(source_size) < 1 or high * wide > _PICTURE:
+        raise PocketError(
+            f"--picture {wide}x{high}: pictures with the preprocessing inside have between 1 and "
+            f"{_PICTURE / 1e6:.0f} million pixels. Export without --picture for larger ones."
+        )
+    if preprocessing.tile is not None:
+        raise PocketError(
+            "--picture cannot be used with a model that was made for tiles: cutting a picture up is not part of the "
+            "graph. Export without it; predict and device.zip cut pictures by themselves."
+        )
+
+
+def _translate(
+    network: nn.Module, example: torch.Tensor, source: str, answer: str, *, fixed_batch: bool
+) -> onnx.ModelProto:
     """Run the exporter and strip what it says about itself (on a small model a third of the bytes)."""
     try:
         with _quiet(), torch.no_grad():
@@ -109,7 +172,7 @@ def _translate(network: nn.Module, example: torch.Tensor, source: str, answer: s
                 None,
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                dynamic_shapes=None if fixed_batch else ({0: torch.export.Dim.DYNAMIC},),
                 external_data=False,
                 input_names=[source],
                 output_names=[answer],
@@ -129,12 +192,9 @@ def _translate(network: nn.Module, example: torch.Tensor, source: str, answer: s
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # The exporter declares a dozen operator sets and uses two or three.
-    used = {node.domain for node in graph.node} | {node.domain for f in proto.functions for node in f.node} | {""}
-    for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
-        proto.opset_import.remove(entry)
+    if not fixed_batch:
+        for value in (*graph.input, *graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return proto
 
 

@@ -17,6 +17,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from ..errors import PocketError
-from ..files import atomic
-from .signature import read_signature, with_precision, write_signature
+from .export import save
+from .signature import read_signature, write_signature
 
 PICTURE = "picture_"  # weights of the preprocessing inside a graph begin with this: they are never quantized
 _WORTH_IT = 1024  # elements; below, the extra node costs more than the bytes it saves
@@ -76,10 +77,8 @@ def quantize_int8(onnx_path: Path | str, out: Path | str) -> Path:
             "matrix products with constant weights that could be quantized. Ship the fp32 file instead."
         )
     del model.graph.value_info[:]
-    write_signature(model, with_precision(signature, "int8"))
-    onnx.checker.check_model(model)
-    with atomic(out) as temporary:
-        onnx.save(model, temporary)
+    write_signature(model, replace(signature, precision="int8"))
+    save(model, out)
     return out
 
 

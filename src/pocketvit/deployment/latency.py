@@ -24,7 +24,7 @@ from .run import open_session
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call."""
+    """Milliseconds per call."""
 
     p50: float
     p90: float
@@ -33,18 +33,10 @@ class Latency:
     runs: int
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory of a fresh process that loads a file and runs it, in MB (1e6 bytes)."""
-
-    peak: float
-    rise: float  # the part that came after the imports
-
-
 def measure(
     candidates: Mapping[str, Path | str | nn.Module],
     *,
-    image_size: int | None = None,
+    image_size: int | Mapping[str, int] | None = None,
     threads: int = 1,
     batch: int = 1,
     seconds: float = 2.0,
@@ -54,7 +46,8 @@ def measure(
 
     Args:
         candidates: by name, an ``.onnx`` file or a live network (put into eval mode).
-        image_size: side of the input of live networks and of files whose own input size is open.
+        image_size: side of the input of live networks and of files whose own input size is open; by name where they
+            differ, so that networks of different input sizes take turns too.
         threads: of ONNX Runtime and of PyTorch (restored afterwards).
         batch: images a call.
         seconds: about how long all candidates together are timed, after the warm-up.
@@ -69,7 +62,8 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        calls = {name: _call(what, image_size, threads, batch) for name, what in candidates.items()}
+        sides = image_size if isinstance(image_size, Mapping) else dict.fromkeys(candidates, image_size)
+        calls = {name: _call(what, sides.get(name), threads, batch) for name, what in candidates.items()}
         for call in calls.values():
             for _ in range(5):
                 call()
@@ -127,6 +121,8 @@ def _call(what: Path | str | nn.Module, image_size: int | None, threads: int, ba
     sides: list[Any] = [side if isinstance(side, int) else image_size for side in source.shape[1:]]
     if None in sides:
         raise PocketError(f"{what} takes pictures of any size: say which with image_size.")
+    if isinstance(source.shape[0], int) and source.shape[0] != batch:
+        raise PocketError(f"{what} takes {source.shape[0]} picture(s) at a time, not {batch}.")
     feed = generator.standard_normal((batch, *sides), dtype=np.float32)
     if source.type == "tensor(uint8)":
         feed = np.clip(feed * 64 + 128, 0, 255).astype(np.uint8)
@@ -137,7 +133,7 @@ def _call(what: Path | str | nn.Module, image_size: int | None, threads: int, ba
 _PROBE = """
 import sys
 import numpy, onnxruntime
-def high():
+def high():  # the highest that the memory of this process ever was
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 imported = high()
@@ -151,14 +147,15 @@ sides = [side if isinstance(side, int) else int(sys.argv[2]) for side in source.
 pixels = numpy.zeros([1, *sides], numpy.uint8 if source.type == "tensor(uint8)" else numpy.float32)
 for _ in range(3):
     session.run(None, {source.name: pixels})
-print(high(), high() - imported)
+print(high() - imported)
 """
 
 
-def peak_memory(path: Path | str, image_size: int = 224) -> Memory | None:
-    """Return the memory a fresh process needs to load an ``.onnx`` file and run it at batch 1.
+def peak_memory(path: Path | str, image_size: int = 224) -> float | None:
+    """Return the memory in MB (1e6 bytes) that loading an ``.onnx`` file and running it at batch 1 takes at its peak.
 
-    None ("not measured") where the system has no ``/proc/self/status`` (macOS, Windows). Read it as +-20 %.
+    It is what a fresh process needs above Python, numpy and ONNX Runtime, which are there for any file. None ("not
+    measured") where the system has no ``/proc/self/status`` (macOS, Windows). Read it as +-20 %.
 
     Raises:
         PocketError: the process could not run the file.
@@ -171,5 +168,4 @@ def peak_memory(path: Path | str, image_size: int = 224) -> Memory | None:
     if probe.returncode:
         last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise PocketError(f"a fresh process could not run {path}: {last}")
-    peak, rise = (int(word) for word in probe.stdout.split())
-    return Memory(peak=peak / 1e6, rise=rise / 1e6)
+    return int(probe.stdout) / 1e6

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import platform
-import runpy
+import subprocess
+import sys
+import tempfile
 import zipfile
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +19,13 @@ from PIL import Image
 
 from .. import files as storage
 from ..errors import PocketError
-from .predict import PRESENT, label_pictures
+from .export import describe_input
 from .run import OnnxModel
 
 # Processors round in their own way (and some older x86 saturate int8 sums): largest difference of a probability, and
 # relative distance of the centred logits, that a device may show.
 TOLERANCE = {"int8": {"probability": 0.03, "logits": 0.1}, "fp32": {"probability": 0.002, "logits": 0.005}}
-_SCRIPTS = ("predict.py", "bench.py")
+SCRIPTS = ("preprocessing.py", "predict.py", "bench.py")  # each imports only those before it
 
 
 def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray | None = None) -> Path:
@@ -42,39 +45,58 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
     """
     out, onnx_path = Path(out), Path(onnx_path)
     model = OnnxModel(onnx_path)
-    source = model.signature.source_size
-    picture = draw_golden(*(source or (96, 128))) if golden is None else np.ascontiguousarray(golden)
-    probabilities = label_pictures(model, [picture])[0]
-    there = [name for name, p in zip(model.classes, probabilities, strict=True) if p >= PRESENT]
-    label = (", ".join(there) or "none") if model.signature.several else model.classes[int(probabilities.argmax())]
+    if not model.signature.weights:
+        raise PocketError(f"{onnx_path} is of an older pocketvit. Export it again: `pocketvit export RUN`.")
+    picture = draw_golden(*_golden_size(model)) if golden is None else np.ascontiguousarray(golden)
+    probabilities = model.label([picture])[0]
     tolerance = TOLERANCE[model.signature.precision]
     image = io.BytesIO()
     Image.fromarray(picture).save(image, "PNG", optimize=True)
+    weights = onnx_path.read_bytes()
     golden_json = {
         "model": onnx_path.name,
+        "sha256": hashlib.sha256(weights).hexdigest(),
         "picture": "golden.png",
-        "label": label,
+        "label": model.task.named(model.task.answered(probabilities[None])[0], model.classes) or "none",
         "probabilities": [float(f"{value:.6g}") for value in probabilities],
         "tolerance": tolerance,
         "made_with": {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__},
     }
-    scripts = {name: (files(__package__) / "device" / name).read_text(encoding="utf-8") for name in _SCRIPTS}
-    found = _answer_of_script(onnx_path, image.getvalue())
-    difference = float(np.abs(found - probabilities).max())
+    packed = io.BytesIO()  # whole in memory first: a kill leaves nothing half written behind
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(onnx_path.name, weights)
+        for name in SCRIPTS:
+            archive.writestr(name, script(name))
+        archive.writestr("golden.png", image.getvalue())
+        archive.writestr("golden.json", json.dumps(golden_json, indent=2, ensure_ascii=False) + "\n")
+        archive.writestr("requirements.txt", "onnxruntime>=1.17\nnumpy\npillow\n")
+        archive.writestr("README.txt", _readme(model))
+    difference = float(np.abs(_answer_on_device(packed) - probabilities).max())
     if not difference <= tolerance["probability"]:
         raise PocketError(
             f"the packed predict.py answers otherwise than PocketViT (difference {difference:.2g}, at most "
             f"{tolerance['probability']:g}): {out} was not written. Please report this with the model's config.json."
         )
-    with storage.atomic(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(onnx_path, onnx_path.name)
-        for name, text in scripts.items():
-            archive.writestr(name, text)
-        archive.writestr("golden.png", image.getvalue())
-        archive.writestr("golden.json", json.dumps(golden_json, indent=2, ensure_ascii=False) + "\n")
-        archive.writestr("requirements.txt", "onnxruntime>=1.17\nnumpy\npillow\n")
-        archive.writestr("README.txt", _readme(model, onnx_path))
+    with storage.atomic(out) as temporary:
+        temporary.write_bytes(packed.getvalue())
     return out
+
+
+def script(name: str) -> str:
+    """Return the text of one of the device's `SCRIPTS`."""
+    return (files(__package__) / "device" / name).read_text(encoding="utf-8")
+
+
+def _answer_on_device(packed: io.BytesIO) -> np.ndarray:
+    """Return the probabilities that ``predict.py`` finds for the golden picture, unpacked and run as on a device."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder)
+        command = [sys.executable, "predict.py", "golden.png", "--json"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PocketError(f"the packed predict.py does not run here: {last}. Are numpy and Pillow whole?")
+    return np.array([score for _, score in json.loads(done.stdout)["scores"]])
 
 
 def draw_golden(height: int, width: int) -> np.ndarray:
@@ -84,25 +106,23 @@ def draw_golden(height: int, width: int) -> np.ndarray:
     return np.rint(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def _answer_of_script(onnx_path: Path, picture: bytes) -> np.ndarray:
-    """Return the probabilities that the device's predict.py finds for a picture file's bytes."""
-    with as_file(files(__package__) / "device" / "predict.py") as script:
-        device = runpy.run_path(str(script))
-    return device["Model"](onnx_path)(device["load"](io.BytesIO(picture)))
+def _golden_size(model: OnnxModel) -> tuple[int, int]:
+    """Return (H, W) of a drawn picture: that of the file's pictures, or an odd one that takes more than one tile."""
+    tile = model.preprocessing.tile
+    return model.signature.source_size or ((96, 128) if tile is None else (tile, tile + tile // 2))
 
 
-def _readme(model: OnnxModel, path: Path) -> str:
-    answers, script = "classes", "label and score"
-    if model.signature.several:
-        answers, script = "labels that may be there together", "the labels that are there, or none"
+def _readme(model: OnnxModel) -> str:
     names = ", ".join(model.classes[:12]) + (", ..." if len(model.classes) > 12 else "")
-    return f"""{path.name}: an image classifier ({len(model.classes)} {answers}: {names}), made with PocketViT.
+    return f"""{model.path.name}: an image model of {len(model.classes)} classes ({names}), made with PocketViT.
 
 On the device, with Python 3.10 or newer:
 
     pip install -r requirements.txt
-    python bench.py                    checks golden.png and measures the time; the exit code is 0 when it matches
-    python predict.py photo.jpg        {script}; --json for programs, folders are fine
+    python bench.py                    checks the file and golden.png and measures the time; exit code 0: it matches
+    python predict.py photo.jpg        what is in the picture; --json for programs, folders are fine
 
-Classes and preprocessing are written inside the .onnx file.
+Classes and preprocessing are written inside the .onnx file, as JSON in its metadata under "pocketvit". preprocessing.py
+is all that stands between a picture and the network. For an app of your own: the file takes
+{describe_input(model.signature)}.
 """

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import PocketError
-from .preprocess import pictures_to_input
+from ..views.preprocessing import plain_views
 from .run import OnnxModel
 
 _RELATIVE = 1e-5
@@ -22,16 +22,14 @@ class Parity:
 
     max_abs: float  # largest difference of an output (logits; probabilities where preprocessing is inside)
     cosine: float  # smallest cosine over images between the two output vectors
-    agreement: float  # share of images with the same top class; of several labels an image, of labels decided alike
-    n: int
-    several: bool = False  # labels an image
+    agreement: float  # share of ``counted`` that is answered alike
+    counted: str  # "64 images", "the labels of 64 images"
 
     def text(self) -> str:
         """Return one line for a person."""
-        same = "labels decided alike" if self.several else "same top class"
         return (
             f"largest difference {self.max_abs:.2g}, smallest cosine {self.cosine:.6f}, "
-            f"{same} on {self.agreement:.1%} of {self.n} images"
+            f"same answer on {self.agreement:.1%} of {self.counted}"
         )
 
 
@@ -55,34 +53,32 @@ def check_parity(
     """
     exported = OnnxModel(onnx_path)
     signature = exported.signature
+    about, task = signature.preprocessing, signature.task
     array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
-    parameter = next(model.parameters(), torch.empty(0))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     training = model.training
     model.eval()
     try:
-        expected_parts = []
+        parts = []
         for start in range(0, len(array), 64):
-            batch = torch.from_numpy(np.ascontiguousarray(array[start : start + 64]))
-            logits = model(pictures_to_input(batch, signature).to(parameter.device)).float().cpu()
-            inside = logits.sigmoid() if signature.several else logits.softmax(1)
-            expected_parts.append(inside if signature.source_size else logits)
+            part = np.ascontiguousarray(array[start : start + 64])
+            views = plain_views(list(part), about.view) if signature.source_size else torch.from_numpy(part)
+            parts.append(model(about.to_input(views).to(device)).float().cpu())
     finally:
         model.train(training)
-    expected = torch.cat(expected_parts).double().numpy()
-    found = exported.outputs(array).astype(np.float64)
+    logits = torch.cat(parts)
+    answers = task.probabilities(logits).numpy()
+    found = exported.outputs(array)
+    expected = answers if signature.source_size else logits.numpy()
+    given = found if signature.source_size else task.probabilities(torch.from_numpy(found)).numpy()
+    expected, found = expected.astype(np.float64), found.astype(np.float64)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.maximum(norms, 1e-30)
-    if signature.several:
-        present = 0.5 if signature.source_size else 0.0
-        alike = (expected >= present) == (found >= present)
-    else:
-        alike = expected.argmax(1) == found.argmax(1)
     parity = Parity(
         max_abs=float(np.abs(expected - found).max()),
         cosine=float(cosine.min()),
-        agreement=float(alike.mean()),
-        n=len(array),
-        several=signature.several,
+        agreement=task.agreement(answers, given),
+        counted=task.counted(f"{len(array):,} image{'' if len(array) == 1 else 's'}"),
     )
     # float32 has seven digits: outputs of a thousand (an untrained deep network) cannot agree to 1e-3.
     allowed = max(tolerance, _RELATIVE * float(np.abs(expected).max()))

@@ -1,165 +1,170 @@
-"""Labels for picture files, from an exported file or a live student."""
+"""Answers for pictures: files, folders, PIL images and arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from PIL import Image
 
-from ..config import ViewConfig
 from ..errors import PocketError
-from ..models import LoadedModel, load_model
-from ..sources.decode import SUFFIXES, BrokenImage, decode, to_rgb8
-from ..sources.tiles import cut_tiles
-from ..views.resize import to_input
-from .preprocess import plain_views
-from .run import OnnxModel
+from ..sources.decode import SUFFIXES, BrokenImage, decode
+from ..sources.folders import find_files, is_image
+from ..tasks import Answer
+from ..views.parallel import spread
+from .model import Model
+from .opening import open_model
 
-PRESENT = 0.5  # of several labels, those of at least this probability are called present
+log = logging.getLogger("pocketvit")
+
+Picture = Path | str | Image.Image | np.ndarray
 _BATCH = 64
-_IN_A_RUN = ("model-int8.onnx", "model.onnx", "student")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture, or why it says nothing.
+
+    Attributes:
+        file: Its path, or "image 0" where it was given as pixels.
+        answer: None where the picture cannot be used.
+        error: Why it cannot.
+        warning: Why the answer may be wrong.
+    """
+
+    file: str
+    answer: Answer | None = None
+    error: str = ""
+    warning: str = ""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """JSON-like fields: ``{"file", ...}`` with those of the answer, or ``{"file", "error"}``."""
+        if self.answer is None:
+            return {"file": self.file, "error": self.error}
+        return {"file": self.file, **self.answer.data} | ({"warning": self.warning} if self.warning else {})
+
+    def __str__(self) -> str:
+        if self.answer is None:
+            return f"{self.file}  could not be read: {self.error}"
+        return f"{self.file}  {self.answer.text}" + (f"  (warning: it {self.warning})" if self.warning else "")
 
 
 def predict_images(
-    model: OnnxModel | LoadedModel | Path | str,
-    paths: Path | str | Sequence[Path | str],
+    model: Model | Path | str,
+    images: Picture | Sequence[Picture],
     *,
-    view: ViewConfig | None = None,
     window: tuple[float, float] | None = None,
-    topk: int = 5,
-) -> list[dict[str, Any]]:
-    """Label picture files, in the order given; what cannot be read is reported and the others go on.
+    top: int = 1,
+) -> list[Prediction]:
+    """Label pictures, in the order given; what cannot be read is reported and the others go on.
 
     Args:
-        model: an exported file, a student folder, a run folder (its int8 file is preferred), or one of them loaded.
-        paths: files and folders; folders are searched through and through, in sorted order.
-        view: how a picture becomes a view, for a student folder; by default a plain view of its input size. An
-            exported file knows its own.
-        window: intensities that become black and white, for what is not 8-bit; an exported file may know its own.
-        topk: how many classes are listed.
-
-    Returns:
-        For each file ``{"file", "label", "score", "topk": [[label, score], ...]}``, or ``{"file", "error"}``. Where an
-        image has several labels ``{"file", "labels": [[label, score], ...], "topk"}``, with the labels whose
-        probability is at least 0.5, the likeliest first.
+        model: an opened model, or what `open_model` opens.
+        images: files and folders (searched through and through, in sorted order, hidden files left out), PIL images,
+            arrays [H, W] or [H, W, C] of any depth; one of them or many.
+        window: intensities that become black and white, in place of the model's own, for what is not 8-bit.
+        top: how many classes are listed.
 
     Raises:
-        PocketError: a path that does not exist, a folder without pictures, or a model that cannot be loaded.
+        PocketError: a path that does not exist, a folder without pictures, or a model that cannot be opened.
     """
-    files = list_pictures([paths] if isinstance(paths, (str, Path)) else paths)
-    if isinstance(model, (str, Path)):
-        model = open_model(model)
-    window = window or (model.signature.window if isinstance(model, OnnxModel) else None)
-    classes = model.classes
-
-    def name(index: int) -> str:
-        return classes[index] if classes else str(index)
-
-    results: list[dict[str, Any]] = []
-    for start in range(0, len(files), _BATCH):
-        batch: list[tuple[dict[str, Any], np.ndarray]] = []
-        for file in files[start : start + _BATCH]:
-            entry: dict[str, Any] = {"file": str(file)}
-            results.append(entry)
-            try:
-                picture = to_rgb8(decode(file), window)
-                _require_size(model, picture, file)
-                batch.append((entry, picture))
-            except BrokenImage as error:
-                entry["error"] = error.why
-            except PocketError as error:
-                entry["error"] = str(error)
-        if batch:
-            probabilities = label_pictures(model, [picture for _, picture in batch], view)
-            for (entry, _), row in zip(batch, probabilities, strict=True):
-                best = np.argsort(-row, kind="stable")[:topk]
-                ranked = [[name(i), float(row[i])] for i in best]
-                if several_labels(model):
-                    there = [i for i in np.argsort(-row, kind="stable") if row[i] >= PRESENT]
-                    entry.update(labels=[[name(i), float(row[i])] for i in there], topk=ranked)
-                else:
-                    entry.update(label=ranked[0][0], score=ranked[0][1], topk=ranked)
-    return results
+    return list(predictions(model, images, window=window, top=top))
 
 
-def label_pictures(
-    model: OnnxModel | LoadedModel, pictures: Sequence[np.ndarray], view: ViewConfig | None = None
-) -> np.ndarray:
-    """Return the probabilities float32 [B, C] of uint8 pictures [H, W, 3] of any sizes.
+def predictions(
+    model: Model | Path | str,
+    images: Picture | Sequence[Picture],
+    *,
+    window: tuple[float, float] | None = None,
+    top: int = 1,
+) -> Iterator[Prediction]:
+    """Yield what `predict_images` returns, as it is found."""
+    given = list_pictures([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images)
+    opened = model if isinstance(model, Model) else open_model(model)
+    about = opened.preprocessing
+    if window is not None:
+        about = dataclasses.replace(about, window=(float(window[0]), float(window[1])))
 
-    A model that was made for tiles sees each picture in tiles, whose probabilities are averaged.
-    """
-    tile = model.signature.tile if isinstance(model, OnnxModel) else model.config.get("pocketvit", {}).get("tile")
-    if not tile:
-        return _label(model, pictures, view)
-    return np.stack([_label(model, cut_tiles(picture, tile), view).mean(0) for picture in pictures])
+    def read(name: str, picture: Picture) -> tuple[Any, Prediction]:
+        """Return what the model takes of one picture (of a large one a small part), and what is known so far."""
+        try:
+            pixels = _decoded(name, picture)
+            return opened.prepare(about.to_rgb8(pixels)), Prediction(name, warning=about.doubts(pixels) or "")
+        except BrokenImage as error:
+            return None, Prediction(name, error=error.why)
+        except PocketError as error:
+            return None, Prediction(name, error=str(error))
 
+    for start in range(0, len(given), _BATCH):
+        batch = given[start : start + _BATCH]
+        found: list[tuple[Any, Prediction]] = [(None, Prediction(name)) for name, _ in batch]
 
-def _label(model: OnnxModel | LoadedModel, pictures: Sequence[np.ndarray], view: ViewConfig | None) -> np.ndarray:
-    if isinstance(model, OnnxModel):
-        if model.signature.source_size:
-            return model.predict(np.stack(pictures))
-        return model.predict(plain_views(pictures, model.signature.view))
-    pixels = plain_views(pictures, view or ViewConfig(view_size=model.input_size))
-    module: nn.Module = model.module
-    parameter = next(module.parameters(), torch.empty(0))
-    module.eval()
-    with torch.inference_mode():
-        values = to_input(pixels, model.input_size, model.mean, model.std).to(parameter.device)
-        logits = module(values).float()
-        return (logits.sigmoid() if model.several else logits.softmax(1)).cpu().numpy()
+        def work(place: int, batch: Any = batch, found: Any = found) -> None:
+            found[place] = read(*batch[place])
 
-
-def several_labels(model: OnnxModel | LoadedModel) -> bool:
-    """Whether a model answers several labels an image, each there or not, instead of one class."""
-    return model.signature.several if isinstance(model, OnnxModel) else model.several
-
-
-def open_model(path: Path | str) -> OnnxModel | LoadedModel:
-    """Open an ``.onnx`` file, a student folder or a run folder.
-
-    Raises:
-        PocketError: there is nothing that can be opened.
-    """
-    path = Path(path)
-    if path.suffix == ".onnx":
-        return OnnxModel(path)
-    for name in _IN_A_RUN:
-        if (path / name).exists():
-            return open_model(path / name)
-    return load_model(path)
+        spread(work, range(len(batch)))
+        usable = [prepared for prepared, _ in found if prepared is not None]
+        answers = iter(opened.answer(usable))
+        for prepared, prediction in found:
+            if prepared is None:
+                yield prediction
+                continue
+            if prediction.warning:
+                log.warning("warning  %s %s", prediction.file, prediction.warning)
+            yield dataclasses.replace(prediction, answer=opened.task.answer(next(answers), opened.classes, top))
 
 
-def list_pictures(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the picture files that ``paths`` name or hold.
+def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
+    """Return the name of every picture that is given, or lies in a folder that is, and where it is.
 
     Raises:
         PocketError: a path does not exist, or a folder holds no picture.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
+    found: list[tuple[str, Picture]] = []
+    for number, item in enumerate(images):
+        if not isinstance(item, (str, Path)):
+            found.append((f"image {number}", item))
+            continue
+        path = Path(item).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = [file for name, file in find_files(path).items() if is_image(name) and file.is_file()]
             if not inside:
                 raise PocketError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES)[:6])}, ...).")
-            files += inside
+            found += [(str(file), file) for file in inside]
+        elif path.is_file():
+            found.append((str(path), path))
         elif path.exists():
-            files.append(path)
+            raise PocketError(f"{path} is neither a file nor a folder. Give files and folders of pictures.")
         else:
             raise PocketError(f"there is no file or folder {path}.")
-    return files
+    return found
 
 
-def _require_size(model: OnnxModel | LoadedModel, picture: np.ndarray, file: Path) -> None:
-    if not isinstance(model, OnnxModel):
-        return
-    size = model.signature.source_size
-    if size and picture.shape[:2] != size:
+def _decoded(name: str, picture: Picture) -> np.ndarray:
+    """Return [H, W] or [H, W, C] in native depth.
+
+    Raises:
+        PocketError: it is no picture.
+    """
+    if isinstance(picture, (str, Path)):
+        return decode(picture)
+    if isinstance(picture, Image.Image):
+        upright = picture if picture.mode in ("L", "RGB", "RGBA", "LA", "I", "F") else picture.convert("RGB")
+        return np.asarray(upright)
+    array = np.asarray(picture)
+    if (
+        array.ndim not in (2, 3)
+        or not 1 <= (*array.shape, 1)[2] <= 4
+        or not array.size
+        or array.dtype.kind not in "uif"
+    ):
         raise PocketError(
-            f"{file} has {picture.shape[1]}x{picture.shape[0]} pixels, but {model.path.name} was exported for pictures "
-            f"of {size[1]}x{size[0]} with the preprocessing inside. Export without it for pictures of any size."
+            f"{name} is an array {list(array.shape)} of {array.dtype}: give [H, W] or [H, W, C] with 1 to 4 channels."
         )
+    return array

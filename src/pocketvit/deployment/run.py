@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
-from scipy.special import expit, logit
 
 from ..errors import PocketError
-from ..views.resize import to_input
-from .signature import parse_signature
+from .model import Model, finite
+from .signature import digest, parse_signature
 
 
 def open_session(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -38,52 +38,67 @@ def open_session(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSes
         raise PocketError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from error
 
 
-class OnnxModel:
+class OnnxModel(Model):
     """An exported file that labels pictures.
 
     Attributes:
-        signature: classes and preprocessing, as written into the file.
-        classes: the class names.
+        path: The file.
+        signature: What it says of itself.
+
+    Raises:
+        PocketError: It cannot be opened, was not exported by PocketViT, or its weights are not those it was written
+            with.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path, self.name = Path(path), str(path)
         self._session = open_session(path)
         self.signature = parse_signature(self._session.get_modelmeta().custom_metadata_map, path)
-        self.classes = self.signature.classes
-        self._input = self._session.get_inputs()[0].name
+        if self.signature.weights and digest(onnx.load(path)) != self.signature.weights:
+            raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
+        self.classes, self.task = self.signature.classes, self.signature.task
+        self.preprocessing = self.signature.preprocessing
+        source = self._session.get_inputs()[0]
+        self._input = source.name
+        self._one_by_one = self.signature.precision == "int8" or source.shape[0] == 1
 
-    def predict(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return probabilities float32 [B, C]: of one class an image, or of each of several labels.
-
-        Args:
-            pixels: uint8 views [B, 3, S, S]; pictures [B, H, W, 3] for a file with preprocessing inside.
-        """
-        values = self.outputs(pixels)
+    def probabilities(self, views: np.ndarray | torch.Tensor) -> np.ndarray:
+        """See `Model`; refused by a file with the preprocessing inside, which takes pictures (`label`)."""
         if self.signature.source_size:
-            return values
-        if self.signature.several:
-            return expit(values)
-        shifted = np.exp(values - values.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+            raise PocketError(f"{self.path} has its preprocessing inside: it takes whole pictures, and no views.")
+        logits = torch.from_numpy(self.outputs(views))
+        return finite(self.task.probabilities(logits).numpy(), self.name)
 
-    def logits(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return logits [B, C] (log-probabilities for a file with preprocessing inside that answers one class)."""
-        values = self.outputs(pixels)
-        if not self.signature.source_size:
-            return values
-        return logit(values.clip(1e-7, 1 - 1e-7)) if self.signature.several else np.log(np.maximum(values, 1e-30))
+    def prepare(self, picture: np.ndarray) -> torch.Tensor:
+        """See `Model`; a file with the preprocessing inside takes pictures of one size."""
+        size = self.signature.source_size
+        if size is None:
+            return super().prepare(picture)
+        if picture.shape[:2] != size:
+            raise PocketError(
+                f"has {picture.shape[1]}x{picture.shape[0]} pixels, but {self.path.name} was exported for pictures of "
+                f"{size[1]}x{size[0]} with the preprocessing inside. Export without it for pictures of any size."
+            )
+        return torch.tensor(picture)[None]
+
+    def answer(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+        """See `Model`."""
+        if not self.signature.source_size or not prepared:
+            return super().answer(prepared)
+        return finite(self.outputs(torch.cat(list(prepared))), self.name)
 
     def outputs(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return what the file itself answers, float32 [B, C].
+        """Return what the file itself answers, float32 [B, C]: logits, or probabilities with preprocessing inside.
 
         An int8 file is run image by image: its activations share one scale a batch, and a device sees one image at a
         time, so that a batch would be another (slightly worse) model than the one that ships.
+
+        Args:
+            pixels: uint8 views [B, 3, V, V]; pictures [B, H, W, 3] for a file with preprocessing inside.
         """
-        array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
-        self._check(array)
-        step = 1 if self.signature.precision == "int8" else 32
-        chunks: Sequence[np.ndarray] = [array[start : start + step] for start in range(0, len(array), step)]
+        given = self._feed(pixels)
+        step = 1 if self._one_by_one else 32
+        chunks = [given[start : start + step] for start in range(0, len(given), step)]
         if not chunks:
             return np.zeros((0, len(self.classes)), np.float32)
         if len(chunks) == 1:
@@ -91,23 +106,20 @@ class OnnxModel:
         with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
             return np.concatenate(list(pool.map(self._run, chunks)))
 
-    def _check(self, array: np.ndarray) -> None:
+    def _feed(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
         source = self.signature.source_size
-        wanted = (*source, 3) if source else (3,)
-        shape = array.shape[1:] if source else array.shape[1:2]
-        if array.dtype != np.uint8 or array.ndim != 4 or tuple(shape) != wanted:
-            side = self.signature.view.view_size
+        if source is None:
+            return self._checked(pixels).cpu().numpy()
+        array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (*source, 3):
             raise PocketError(
-                f"{self.path} takes uint8 "
-                + (f"pictures [B, {source[0]}, {source[1]}, 3]" if source else f"views [B, 3, {side}, {side}]")
-                + f", not {array.dtype} {list(array.shape)}."
+                f"{self.path} takes uint8 pictures [B, {source[0]}, {source[1]}, 3], not {array.dtype} "
+                f"{list(array.shape)}."
             )
+        return array
 
     def _run(self, array: np.ndarray) -> np.ndarray:
-        if self.signature.source_size:
-            feed = np.ascontiguousarray(array)
-        else:
-            signature = self.signature
-            views = torch.from_numpy(np.ascontiguousarray(array))
-            feed = to_input(views, signature.input_size, signature.mean, signature.std).numpy()
+        feed = np.ascontiguousarray(array)
+        if not self.signature.source_size:
+            feed = self.preprocessing.to_input(torch.from_numpy(feed)).numpy()
         return self._session.run(None, {self._input: feed})[0]

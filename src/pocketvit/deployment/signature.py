@@ -1,4 +1,4 @@
-"""What an exported file says about itself: classes and preprocessing, as one JSON text in its ONNX metadata.
+"""What an exported file says about itself: classes, task and preprocessing, as one JSON text in its ONNX metadata.
 
 The device's ``predict.py`` reads the same text, so that an ``.onnx`` file alone is enough to label a picture.
 """
@@ -6,19 +6,23 @@ The device's ``predict.py`` reads the same text, so that an ``.onnx`` file alone
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 from onnx import StringStringEntryProto
 
-from ..config import ViewConfig
 from ..errors import PocketError
+from ..models.saving import task_in
+from ..tasks import Task, task_named
+from ..views.preprocessing import Preprocessing
 
 KEY = "pocketvit"
-_VIEW_FIELDS = ("view_size", "resample", "lobes", "fit")
+CLASSIFICATION = task_named("classification")
 
 
 @dataclass(frozen=True)
@@ -30,56 +34,47 @@ class Signature:
     """
 
     classes: tuple[str, ...]
-    input_size: int
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    view: ViewConfig = field(default_factory=ViewConfig)
-    source_size: tuple[int, int] | None = None
-    window: tuple[float, float] | None = None  # intensities that become 0 and 255 where a picture is not 8-bit
-    tile: int | None = (
-        None  # side in pixels of the squares that a picture is cut into; their probabilities are averaged
-    )
+    preprocessing: Preprocessing
+    task: Task = CLASSIFICATION
+    source_size: tuple[int, int] | None = None  # (H, W)
     precision: Literal["fp32", "int8"] = "fp32"
-    activation: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: several labels, each there or not
-
-    @property
-    def several(self) -> bool:
-        """Whether the file answers several labels an image instead of one class."""
-        return self.activation == "sigmoid"
+    weights: str = ""  # SHA-256 of the file's weights, see `digest`; "" in files of versions before 0.2
 
     def to_json(self) -> str:
         """Return the text that is stored in the file."""
         values: dict[str, Any] = {
             "classes": list(self.classes),
-            "input_size": self.input_size,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "view": {name: getattr(self.view, name) for name in _VIEW_FIELDS},
+            "task": self.task.name,
+            "activation": self.task.kind,  # for devices, where there is no pocketvit to ask
+            "preprocessing": self.preprocessing.to_dict(),
             "source_size": list(self.source_size) if self.source_size else None,
-            "window": list(self.window) if self.window else None,
-            "tile": self.tile,
             "precision": self.precision,
-            "activation": self.activation,
+            "weights": self.weights,
         }
         return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Signature:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote, in this version or the one before."""
         values = json.loads(text)
-        source, window = values["source_size"], values["window"]
+        source = values["source_size"]
+        about = values["preprocessing"] if "preprocessing" in values else _before_0_2(values)
         return cls(
-            classes=tuple(values["classes"]),
-            input_size=int(values["input_size"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            view=ViewConfig(**{name: values["view"][name] for name in _VIEW_FIELDS}),
+            classes=tuple(map(str, values["classes"])),
+            preprocessing=Preprocessing.from_dict(about),
+            task=task_named(task_in(values)),
             source_size=(int(source[0]), int(source[1])) if source else None,
-            window=(float(window[0]), float(window[1])) if window else None,
-            tile=values.get("tile"),
             precision=values["precision"],
-            activation=values.get("activation", "softmax"),
+            weights=str(values.get("weights", "")),
         )
+
+
+def _before_0_2(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing of a file whose view, input, window and tile stood in places of their own."""
+    view = values["view"]
+    about = {name: values[name] for name in ("input_size", "mean", "std", "window")}
+    about |= {"view_size": view["view_size"], "resample": view["resample"], "lobes": view["lobes"]}
+    return about | {"aspect": view["fit"], "tile": values.get("tile")}
 
 
 def read_signature(model: onnx.ModelProto, path: Path | str) -> Signature:
@@ -87,7 +82,7 @@ def read_signature(model: onnx.ModelProto, path: Path | str) -> Signature:
     return parse_signature({entry.key: entry.value for entry in model.metadata_props}, path)
 
 
-def parse_signature(metadata: dict[str, str], path: Path | str) -> Signature:
+def parse_signature(metadata: Mapping[str, str], path: Path | str) -> Signature:
     """Return the signature out of a file's metadata.
 
     Raises:
@@ -100,6 +95,8 @@ def parse_signature(metadata: dict[str, str], path: Path | str) -> Signature:
         )
     try:
         return Signature.from_json(metadata[KEY])
+    except PocketError as error:
+        raise PocketError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise PocketError(
             f"the description inside {path} cannot be read ({type(error).__name__}: {error}). Export it again."
@@ -107,11 +104,17 @@ def parse_signature(metadata: dict[str, str], path: Path | str) -> Signature:
 
 
 def write_signature(model: onnx.ModelProto, signature: Signature) -> None:
-    """Replace all metadata of ``model`` by its signature."""
+    """Replace all metadata of ``model`` by its signature, with the digest of its weights as they are now."""
+    signature = dataclasses.replace(signature, weights=digest(model))
     del model.metadata_props[:]
     model.metadata_props.append(StringStringEntryProto(key=KEY, value=signature.to_json()))
 
 
-def with_precision(signature: Signature, precision: Literal["fp32", "int8"]) -> Signature:
-    """Return the signature of the same model at another precision."""
-    return dataclasses.replace(signature, precision=precision)
+def digest(model: onnx.ModelProto) -> str:
+    """Return the hex SHA-256 of a model's weights: their names, shapes, types and bytes."""
+    total = hashlib.sha256()
+    for weight in model.graph.initializer:
+        total.update(f"{weight.name}\0{weight.data_type}\0{list(weight.dims)}\0".encode())
+        values = weight.raw_data if weight.HasField("raw_data") else onnx.numpy_helper.to_array(weight).tobytes()
+        total.update(values)
+    return total.hexdigest()

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import PocketError
 from ..files import human_bytes, human_time
-from .record import Layout, choose_k
+from .ragged import OFFSETS
+from .record import Record, label, record_of
 
 MAX_ROWS = 65_536
+MAX_BYTES = 128 << 20  # of a shard, which is held in memory until it is written
 SHARD_SECONDS = 300.0  # what a killed run loses at most
 _PROBE_IMAGES = 64
 _FILE_OVERHEAD = 2048  # header and description of a shard
@@ -24,11 +28,12 @@ class LabelPlan:
     Attributes:
         images: Images in the source.
         views: Views of each.
-        teachers: Names, in the order of ``layouts``.
-        layouts: What a record of each teacher is made of.
+        teachers: Names, in the order of ``records``.
+        records: What is kept of each teacher.
+        record_bytes: Of each on disk; where records are ragged, as it was on the images that were looked at.
         batch: Images a teacher sees at once. Rows of a shard are a multiple of it, so that the stored bytes depend on
             neither shards, processes nor interruptions.
-        rows_per_shard: At most 65,536 and about five minutes' work.
+        rows_per_shard: At most 65,536, 128 MB and about five minutes' work.
         images_per_second: Through all teachers, measured; None when not.
         missing: Records that each teacher still has to label.
     """
@@ -36,7 +41,8 @@ class LabelPlan:
     images: int
     views: int
     teachers: tuple[str, ...]
-    layouts: tuple[Layout, ...]
+    records: tuple[Record, ...]
+    record_bytes: tuple[float, ...]
     batch: int
     rows_per_shard: int
     images_per_second: float | None
@@ -45,10 +51,9 @@ class LabelPlan:
     @property
     def bytes(self) -> int:
         """Bytes still to write."""
-        shards = -(-self.images // self.rows_per_shard) * self.views * len(self.layouts)
-        return sum(rows * layout.bytes_per_record for rows, layout in zip(self.missing, self.layouts, strict=True)) + (
-            shards * _FILE_OVERHEAD if any(self.missing) else 0
-        )
+        shards = -(-self.images // self.rows_per_shard) * self.views * len(self.records)
+        labels = sum(rows * size for rows, size in zip(self.missing, self.record_bytes, strict=True))
+        return int(labels) + (shards * _FILE_OVERHEAD if any(self.missing) else 0)
 
     @property
     def seconds(self) -> float | None:
@@ -61,11 +66,12 @@ class LabelPlan:
             f"labels: {self.images:,} images x {self.views} views x {len(self.teachers)} "
             f"{'teacher' if len(self.teachers) == 1 else 'teachers'}"
         ]
-        for name, layout, rows in zip(self.teachers, self.layouts, self.missing, strict=True):
-            held = f"top {layout.k} of {layout.num_classes} logits" if layout.k else f"all {layout.num_classes} logits"
+        held = zip(self.teachers, self.records, self.record_bytes, self.missing, strict=True)
+        for name, record, size, rows in held:
             whole = rows == self.images * self.views
             state = "to label" if whole else f"{rows:,} records to label, the rest is there" if rows else "complete"
-            lines.append(f"  {name}: {held}, {layout.bytes_per_record} bytes a record, {state}")
+            about = "about " if record.ragged else ""
+            lines.append(f"  {name}: {record.text()}, {about}{size:.0f} bytes per record, {state}")
         if any(self.missing):
             speed = (
                 f", about {human_time(self.seconds)} at {self.images_per_second:,.0f} images/s"
@@ -85,6 +91,7 @@ def plan_labels(
     count: int,
     *,
     k: int | None = None,
+    records: Sequence[Record] | None = None,
     batch_size: int | None = None,
     rows_per_shard: int | None = None,
     missing: Sequence[int] | None = None,
@@ -96,34 +103,40 @@ def plan_labels(
         n: Images in the source.
         teachers: Live teachers.
         views: The ``Views`` to be labelled.
-        count: Number of views an image.
-        k: None for all logits up to 256 classes and the top 100 above; 0 for all; else the number to keep.
+        count: Number of views per image.
+        k: How much of each output is kept; None leaves it to the kind of record (all logits up to 256 classes and the
+            top 100 above), 0 is all.
+        records: What the teachers' records are where they exist already.
         batch_size: Images a teacher sees at once; None chooses by the view's size and the device.
         rows_per_shard: None chooses by the measured speed.
         missing: Records that each teacher still has to label; None for all.
         probe: Measure the speed (a few seconds).
     """
     if count < 1:
-        raise PocketError(f"labels need at least one view an image, not {count}.")
+        raise PocketError(f"labels need at least one view per image, not {count}.")
     if not teachers:
         raise PocketError("labels need at least one teacher: name one with --teacher.")
-    if k is not None and (k < 0 or k == 1):
-        raise PocketError(f"k must be 0 (all logits) or at least 2 (the true classes of a mixed pair), not {k}.")
-    ordered = not views.config.mixes
-    layouts = tuple(Layout(t.num_outputs, choose_k(t.num_outputs, k), ordered) for t in teachers)
+    records = tuple(records or (record_of(teacher, k) for teacher in teachers))
     batch = min(batch_size or default_batch(views.config.view_size, teachers), n + n % 2)
-    if batch % 2 and not ordered:
+    if batch % 2 and views.config.mixes:
         raise PocketError(f"mixed views come in pairs: choose an even batch size, not {batch}.")
     missing = tuple(missing) if missing is not None else (n * count,) * len(teachers)
-    busy = [teacher for teacher, left in zip(teachers, missing, strict=True) if left]
-    speed = probe_speed(busy, views, batch) if probe and busy else None
+    busy = [(teacher, record) for teacher, record, left in zip(teachers, records, missing, strict=True) if left]
+    speed, items = None, dict.fromkeys(records, 0.0)
+    if probe and busy:
+        speed, found = probe_speed(busy, views, batch)
+        items |= dict(zip((record for _, record in busy), found, strict=True))
+    sizes = [
+        record.bytes_per_image + 4 * views.config.mixes + (items[record] or record.k) * record.bytes_per_item
+        for record in records
+    ]
     if rows_per_shard is None:
-        rows_per_shard = MAX_ROWS
+        rows_per_shard = min(MAX_ROWS, int(MAX_BYTES / max(sizes)))
         while speed is not None and rows_per_shard > batch and rows_per_shard > SHARD_SECONDS * speed:
             rows_per_shard //= 2
     rows_per_shard = max(batch, min(rows_per_shard, MAX_ROWS) // batch * batch)
     names = tuple(teacher.name for teacher in teachers)
-    return LabelPlan(n, count, names, layouts, batch, rows_per_shard, speed, missing)
+    return LabelPlan(n, count, names, records, tuple(sizes), batch, rows_per_shard, speed, missing)
 
 
 def default_batch(view_size: int, teachers: Sequence[Any]) -> int:
@@ -134,21 +147,27 @@ def default_batch(view_size: int, teachers: Sequence[Any]) -> int:
     return max(16, min(most, 1 << max(pixels // side**2, 1).bit_length() - 1))
 
 
-def probe_speed(teachers: Sequence[Any], views: Any, batch: int) -> float:
-    """Return images per second through the views and all teachers, from part of a batch after a few to warm up."""
+def probe_speed(teachers: Sequence[tuple[Any, Record]], views: Any, batch: int) -> tuple[float, list[float]]:
+    """Time part of a batch, after a few images to warm up.
+
+    Returns:
+        Images per second through the views and all teachers, and how many items an image has by each of them (0 where
+        records are not ragged).
+    """
     order = views.order(0)
     size = min(4, len(order))
     for _ in range(2):
-        seconds = _timed(teachers, views, order[:size])
+        seconds, items = _timed(teachers, views, order[:size])
     if seconds < 1:
         size = min(batch, _PROBE_IMAGES, len(order))
-        seconds = _timed(teachers, views, order[:size])
-    return size / max(seconds, 1e-9)
+        seconds, items = _timed(teachers, views, order[:size])
+    return size / max(seconds, 1e-9), items
 
 
-def _timed(teachers: Sequence[Any], views: Any, positions: Any) -> float:
+def _timed(teachers: Sequence[tuple[Any, Record]], views: Any, positions: Any) -> tuple[float, list[float]]:
     start = time.perf_counter()
     pixels = views.render(positions, 0).pixels
-    for teacher in teachers:
-        teacher.logits(pixels).cpu()
-    return time.perf_counter() - start
+    unknown = torch.full((len(pixels), 2), -1)
+    encoded = [label(teacher, record, pixels, unknown) for teacher, record in teachers]
+    seconds = time.perf_counter() - start
+    return seconds, [float(arrays[OFFSETS][-1]) / len(pixels) if OFFSETS in arrays else 0.0 for arrays in encoded]

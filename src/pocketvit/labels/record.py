@@ -1,334 +1,272 @@
-"""What a teacher said about one view of every image: all logits, or the top k of them with a summary of the rest."""
+"""What a store keeps of one image: the arrays of a record, and how a teacher's outputs become them. One class per kind.
+
+`record_of` finds the kind that a teacher names. A new one is a subclass of `Record` with `register_record` over it; it
+may stand in any package, and the store treats it as it does its own.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from ..errors import PocketError
+from .soft import FullLabels, SoftLabels, TopLabels, topk_tensors
 
 FULL_CLASSES = 256  # up to so many classes all logits are stored unless a k is asked for
 DEFAULT_K = 100
-_TAIL = ("maximum", "lse_rest", "mean_rest", "std_rest")
-
-
-class SoftLabels:
-    """Teacher outputs for B samples: all logits, or the top k with what is needed to stand in for the rest.
-
-    The tensors are held as they are stored (fp16 values, 16-bit ids) and become float32 and int64 when looked at, so
-    that a gather and a transfer to the device move few bytes. With top-k labels, ``values`` and the three numbers of
-    the rest are all relative to the maximum logit: the log-probability of class ``ids[b, j]`` at temperature 1 is
-    ``values[b, j] - logaddexp(logsumexp(values[b]), lse_rest[b])``.
-
-    Attributes:
-        logits: float32 [B, C] when ``full``, else None.
-        ids: int64 [B, k], the classes of ``values``, best first; None when ``full``.
-        values: float32 [B, k], logit minus the sample's maximum logit, in falling order.
-        maximum: float32 [B], the largest logit.
-        lse_rest: float32 [B], log-sum-exp of (logit - maximum) over the other C - k classes.
-        mean_rest: float32 [B], their mean (of logit - maximum).
-        std_rest: float32 [B], their standard deviation (divided by their number).
-        num_classes: C.
-    """
-
-    __slots__ = ("_packed", "_tensors", "num_classes")
-
-    def __init__(
-        self,
-        logits: torch.Tensor | None = None,
-        *,
-        ids: torch.Tensor | None = None,
-        values: torch.Tensor | None = None,
-        maximum: torch.Tensor | None = None,
-        lse_rest: torch.Tensor | None = None,
-        mean_rest: torch.Tensor | None = None,
-        std_rest: torch.Tensor | None = None,
-        num_classes: int | None = None,
-    ):
-        if (logits is None) == (ids is None):
-            raise ValueError("SoftLabels hold either all logits or top-k ids with values")
-        given = {
-            "logits": logits, "ids": ids, "values": values,
-            "maximum": maximum, "lse_rest": lse_rest, "mean_rest": mean_rest, "std_rest": std_rest,
-        }  # fmt: skip
-        self._tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
-        self._packed: Packed | None = None
-        if ids is not None and (num_classes is None or len(self._tensors) != 6):
-            raise ValueError("top-k SoftLabels need num_classes, values and the four numbers of the rest")
-        self.num_classes = int(num_classes if num_classes is not None else logits.shape[1])  # type: ignore[union-attr]
-
-    @classmethod
-    def from_packed(cls, packed: Packed) -> SoftLabels:
-        """Labels whose records lie in the rows of one matrix, so that a sample is gathered at once."""
-        labels = cls.__new__(cls)
-        labels._tensors, labels._packed, labels.num_classes = {}, packed, packed.layout.num_classes
-        return labels
-
-    def get(self, name: str) -> torch.Tensor:
-        """Return one of the tensors by name, as float32 or int64; KeyError when these labels do not hold it."""
-        tensor = self._tensors[name] if self._packed is None else self._packed.get(name)
-        if name != "ids":
-            return tensor.to(torch.float32)
-        wide = tensor.to(torch.int64)
-        # uint16 is carried as int16 because few torch operations know uint16: undo the sign
-        return wide & 0xFFFF if tensor.dtype == torch.int16 and self.num_classes > 2**15 else wide
-
-    @property
-    def full(self) -> bool:
-        """Whether the logits of all classes are here."""
-        return "logits" in self._tensors
-
-    @property
-    def logits(self) -> torch.Tensor | None:
-        return self.get("logits") if self.full else None
-
-    @property
-    def ids(self) -> torch.Tensor | None:
-        return None if self.full else self.get("ids")
-
-    @property
-    def values(self) -> torch.Tensor | None:
-        return None if self.full else self.get("values")
-
-    @property
-    def maximum(self) -> torch.Tensor | None:
-        return None if self.full else self.get("maximum")
-
-    @property
-    def lse_rest(self) -> torch.Tensor | None:
-        return None if self.full else self.get("lse_rest")
-
-    @property
-    def mean_rest(self) -> torch.Tensor | None:
-        return None if self.full else self.get("mean_rest")
-
-    @property
-    def std_rest(self) -> torch.Tensor | None:
-        return None if self.full else self.get("std_rest")
-
-    @property
-    def k(self) -> int:
-        """Number of stored classes a sample."""
-        if self._packed is not None:
-            return self._packed.layout.k
-        return self.num_classes if self.full else self._tensors["ids"].shape[1]
-
-    @property
-    def top1(self) -> torch.Tensor:
-        """The teacher's class, int64 [B]."""
-        return self._tensors["logits"].argmax(1) if self.full else self.get("ids")[:, 0]
-
-    def stored(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are held, by name."""
-        if self._packed is not None:
-            return {name: self._packed.get(name) for name in self._packed.layout.tensors() if name != "position"}
-        return dict(self._tensors)
-
-    def index(self, rows: torch.Tensor | np.ndarray) -> SoftLabels:
-        """Gather samples: ``rows`` is int64 [B]; the result is held in the stored types."""
-        if self._packed is not None:
-            return SoftLabels.from_packed(self._packed.index(rows))
-        rows = torch.as_tensor(rows)
-        return self._map(lambda tensor: _gather(tensor, rows))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> SoftLabels:
-        """Move to a device, in the stored types."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> SoftLabels:
-        """Page-locked copies, for transfers that do not block."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SoftLabels:
-        if self._packed is not None:
-            return SoftLabels.from_packed(Packed(function(self._packed.matrix), self._packed.layout))
-        tensors = {name: function(tensor) for name, tensor in self._tensors.items()}
-        return SoftLabels(**tensors, num_classes=self.num_classes)
-
-    def __len__(self) -> int:
-        return len(self._packed.matrix if self._packed is not None else next(iter(self._tensors.values())))
-
-    def __repr__(self) -> str:
-        held = "all logits" if self.full else f"top {self.k}"
-        return f"SoftLabels({len(self)} samples, {held} of {self.num_classes} classes)"
-
-
-def _gather(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a tensor. On a processor by numpy: one thread, which shares the cores better with a training step."""
-    if tensor.device.type == "cpu" and rows.device.type == "cpu":
-        return torch.from_numpy(tensor.numpy().take(rows.numpy(), axis=0))
-    return tensor.index_select(0, rows.to(tensor.device))
-
-
-def encode_topk(logits: torch.Tensor, k: int, true_classes: torch.Tensor | None = None) -> SoftLabels:
-    """Keep the k largest logits of each sample, the true classes always among them, and sum up the rest.
-
-    Args:
-        logits: floating [B, C].
-        k: at least 2 (a mixed view has two true classes) and below C.
-        true_classes: int64 [B, m] with m <= k, -1 where unknown; their ids are kept whatever their logits.
-
-    Returns:
-        ``SoftLabels`` in storage types: values fp16, ids 16-bit up to 65,536 classes and int32 above, the rest fp32.
-    """
-    logits = logits.float()
-    classes = logits.shape[1]
-    if not 2 <= k < classes:
-        raise ValueError(f"k must lie between 2 and {classes - 1}, not {k}")
-    rank_BC = logits
-    if true_classes is not None:
-        rank_BC = logits.clone()
-        for column in true_classes.to(logits.device).unbind(1):
-            known = (column >= 0).nonzero()[:, 0]
-            rank_BC[known, column[known]] = math.inf
-    ids_Bk = rank_BC.topk(k, dim=1).indices
-    maximum_B1 = logits.amax(1, keepdim=True)
-    shifted_BC = logits - maximum_B1
-    values_Bk, place_Bk = shifted_BC.gather(1, ids_Bk).sort(dim=1, descending=True, stable=True)
-    ids_Bk = ids_Bk.gather(1, place_Bk)
-    kept_BC = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids_Bk, True)
-    count = classes - k
-    mean_B1 = shifted_BC.masked_fill(kept_BC, 0).sum(1, keepdim=True) / count
-    variance_B = (shifted_BC - mean_B1).masked_fill(kept_BC, 0).square().sum(1) / count
-    return SoftLabels(
-        ids=_narrow_ids(ids_Bk, classes),
-        values=values_Bk.clamp_min(torch.finfo(torch.float16).min).half(),
-        maximum=maximum_B1[:, 0],
-        lse_rest=shifted_BC.masked_fill(kept_BC, -math.inf).logsumexp(1),
-        mean_rest=mean_B1[:, 0],
-        std_rest=variance_B.sqrt(),
-        num_classes=classes,
-    )
-
-
-def encode_full(logits: torch.Tensor) -> SoftLabels:
-    """Keep all logits [B, C] in fp16."""
-    return SoftLabels(logits.half())
-
-
-def decode(soft: SoftLabels, temperature: float = 1.0) -> torch.Tensor:
-    """Return logits float32 [B, C]; where only the top k is stored, the rest is one level a sample.
-
-    That level is ``m + (l - m) / T`` with m the mean of the rest and l = lse_rest - log(C - k). At temperature 1 it is
-    l, which gives the rest its exact total probability; at high temperatures it tends to the mean, which is exact
-    there; between, it is exact when the rest is normal (log mean exp(z / T) = m / T + variance / (2 T^2)).
-    """
-    if soft.full:
-        return soft.get("logits")
-    mean = soft.get("mean_rest")
-    even = soft.get("lse_rest") - math.log(soft.num_classes - soft.k)
-    level = mean + (even - mean) / temperature
-    logits = level[:, None].repeat(1, soft.num_classes).scatter_(1, soft.get("ids"), soft.get("values"))
-    return logits + soft.get("maximum")[:, None]
-
-
-def _narrow_ids(ids: torch.Tensor, classes: int) -> torch.Tensor:
-    if classes > 2**16:
-        return ids.to(torch.int32)
-    return torch.where(ids >= 2**15, ids - 2**16, ids).to(torch.int16)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The tensors of a shard: what each record (one sample's labels) is made of.
+class Field:
+    """One array of a record.
 
-    ``k`` is 0 for all logits. ``ordered`` says that rows stand in the order of the source; otherwise (mixed views,
-    where partners are neighbours) each record also carries its position in the source.
+    Attributes:
+        dtype: Of its numbers.
+        shape: Of one image's, or of one item's where an image has any number of them.
+        ragged: Whether it has.
     """
 
+    dtype: type[np.generic]
+    shape: tuple[int, ...] = ()
+    ragged: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one image, or of one item."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+
+class Labels(Protocol):
+    """What a store gives back of some images."""
+
+    def __len__(self) -> int: ...
+    def index(self, rows: Any) -> Self: ...
+    def to(self, device: Any, non_blocking: bool = False) -> Self: ...
+    def pin_memory(self) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Record(ABC):
+    """One image's labels by one teacher.
+
+    Fields that a kind adds to these must be numbers or texts: they are written into the store.
+
+    Attributes:
+        kind: As teachers, stores and tasks call it.
+        per_class: Whether an image's outputs stand for the classes of its source, which must then not be more.
+        format: Of the store's files: 1 is what versions before 0.2 can read.
+        num_classes: Outputs of the teacher.
+        k: The most that is kept of them; what that means is up to the kind, 0 is all.
+    """
+
+    kind: ClassVar[str]
+    per_class: ClassVar[bool] = True
+    format: ClassVar[int] = 2
     num_classes: int
-    k: int
-    ordered: bool
+    k: int = 0
 
-    def tensors(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Name -> (type, shape of one record)."""
-        if self.k == 0:
-            result: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-                "logits": (np.dtype(np.float16), (self.num_classes,)),
-            }
-        else:
-            ids = np.uint16 if self.num_classes <= 2**16 else np.int32
-            result = {"ids": (np.dtype(ids), (self.k,)), "values": (np.dtype(np.float16), (self.k,))}
-            result |= {name: (np.dtype(np.float32), ()) for name in _TAIL}
-        if not self.ordered:
-            result["position"] = (np.dtype(np.uint32), ())
-        return result
+    @classmethod
+    @abstractmethod
+    def of(cls, teacher: Any, k: int | None) -> Record:
+        """Return the record for a teacher; ``k`` None leaves the number to the kind."""
+
+    @abstractmethod
+    def fields(self) -> dict[str, Field]:
+        """The arrays, by name."""
+
+    def ask(self, teacher: Any, pixels: Tensor) -> Any:
+        """Return a teacher's outputs for uint8 views [B, 3, S, S], as `encode` takes them."""
+        return teacher.logits(pixels)
+
+    @abstractmethod
+    def encode(self, outputs: Any, targets: Tensor) -> dict[str, np.ndarray]:
+        """Return the arrays for a batch of B images; with "offsets" int64 [B + 1] where fields are ragged.
+
+        Args:
+            outputs: Of `ask`.
+            targets: int64 [B, 2, ...], of each image and of the one it is mixed with.
+
+        Raises:
+            PocketError: The outputs have another form; the message goes on from "the teacher NAME".
+        """
+
+    @abstractmethod
+    def empty(self, images: int, offsets: np.ndarray | None) -> tuple[Labels, dict[str, np.ndarray]]:
+        """Return labels for ``images``, and their arrays by name for the store to fill (not all fields need be there).
+
+        Args:
+            images: B.
+            offsets: int64 [B + 1] where fields are ragged, else None.
+        """
+
+    @abstractmethod
+    def difference(self, stored: Any, outputs: Any) -> Tensor:
+        """Return how far a teacher's outputs are from what is stored, [B], relative to their own size.
+
+        Args:
+            stored: Labels of B images.
+            outputs: Of `ask`, for the same views.
+        """
+
+    @abstractmethod
+    def text(self) -> str:
+        """What is kept, in words."""
 
     @property
-    def bytes_per_record(self) -> int:
-        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.tensors().values())
+    def ragged(self) -> bool:
+        """Whether an image has any number of something."""
+        return any(field.ragged for field in self.fields().values())
 
-    def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """Uninitialized arrays for ``rows`` records."""
-        return {name: np.empty((rows, *shape), dtype) for name, (dtype, shape) in self.tensors().items()}
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes in a store, apart from what is ragged."""
+        fixed = sum(field.nbytes for field in self.fields().values() if not field.ragged)
+        return fixed + 8 * self.ragged  # an offset
 
-    def encode(self, logits: torch.Tensor, true_classes: torch.Tensor | None) -> dict[str, np.ndarray]:
-        """Encode logits [B, C] into the arrays of this layout (all but ``position``)."""
-        soft = encode_topk(logits, self.k, true_classes) if self.k else encode_full(logits)
-        arrays = {name: tensor.cpu().numpy() for name, tensor in soft.stored().items()}
-        if "ids" in arrays and arrays["ids"].dtype == np.int16:
-            arrays["ids"] = arrays["ids"].view(np.uint16)
-        return arrays
+    @property
+    def bytes_per_item(self) -> int:
+        """Bytes of all ragged fields of one item."""
+        return sum(field.nbytes for field in self.fields().values() if field.ragged)
 
-    def soft_labels(self, arrays: dict[str, np.ndarray]) -> SoftLabels:
-        """Wrap arrays of this layout, without copying."""
-        tensors = {}
-        for name, array in arrays.items():
-            if name != "position":
-                tensors[name] = torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
-        return SoftLabels(**tensors, num_classes=self.num_classes)
-
-    def columns(self) -> tuple[dict[str, tuple[torch.dtype, int, int]], int]:
-        """Where each tensor stands in a row of `Packed`: (name -> (type, first, stop), width), in 16-bit words."""
-        place, result = 0, {}
-        specs = {name: spec for name, spec in self.tensors().items() if name != "position"}
-        for name, (dtype, shape) in sorted(specs.items(), key=lambda item: -item[1][0].itemsize):  # stay aligned
-            words = dtype.itemsize * math.prod(shape) // 2
-            result[name] = (_TORCH[dtype.name], place, place + words)
-            place += words
-        return result, place + place % 2
+    def more(self) -> dict[str, Any]:
+        """The fields that this kind adds, by name."""
+        known = {"num_classes", "k"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in known}
 
 
-_TORCH = {"uint16": torch.int16, "int32": torch.int32, "float16": torch.float16, "float32": torch.float32}
+_KINDS: dict[str, type[Record]] = {}
+R = TypeVar("R", bound=type[Record])
+
+
+def register_record(record: R) -> R:
+    """Make a kind of record known by its name (a decorator)."""
+    _KINDS[record.kind] = record
+    return record
+
+
+def record_kind(kind: str) -> type[Record]:
+    """Return the class of a kind.
+
+    Raises:
+        PocketError: There is none.
+    """
+    if kind not in _KINDS:
+        raise PocketError(
+            f"there are no labels of the kind {kind!r} here, only {', '.join(_KINDS)}. Import the package that brings "
+            "them, or update pocketvit."
+        )
+    return _KINDS[kind]
+
+
+def record_of(teacher: Any, k: int | None = None) -> Record:
+    """Return what a store would keep of a teacher, by the kind that it names (softmax where it names none)."""
+    return record_kind(getattr(teacher, "kind", "softmax")).of(teacher, k)
+
+
+def label(teacher: Any, record: Record, pixels: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+    """Return a teacher's record arrays for uint8 views [B, 3, S, S] of images with these targets [B, 2, ...]."""
+    outputs = record.ask(teacher, pixels)
+    try:
+        return record.encode(outputs, targets)
+    except PocketError as error:
+        raise PocketError(f"the teacher {teacher.name} {error}") from error
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Records side by side in memory: one gather of about 400 consecutive bytes is twice as fast as six small ones.
+class Logits(Record):
+    """One number per output: all of them in fp16, or (k > 0) the k largest with what stands in for the rest."""
 
-    Attributes:
-        matrix: int16 [N, words].
-        layout: What stands in which columns.
-    """
-
-    matrix: torch.Tensor
-    layout: Layout
+    format = 1
 
     @classmethod
-    def empty(cls, rows: int, layout: Layout) -> Packed:
-        """Room for ``rows`` records."""
-        return cls(torch.empty((rows, layout.columns()[1]), dtype=torch.int16), layout)
+    def of(cls, teacher: Any, k: int | None) -> Logits:
+        if k and k < teacher.num_outputs:
+            raise PocketError(
+                f"the {teacher.num_outputs} outputs of {teacher.name} are independent of each other ({cls.kind}): the "
+                "largest say nothing of the others. Store all of them, with --top-k 0."
+            )
+        return cls(teacher.num_outputs)
 
-    def get(self, name: str) -> torch.Tensor:
-        """One tensor in its stored type (16-bit ids as int16), a view of the matrix."""
-        dtype, first, stop = self.layout.columns()[0][name]
-        tensor = self.matrix[:, first:stop].view(dtype)
-        return tensor[:, 0] if self.layout.tensors()[name][1] == () else tensor
+    def fields(self) -> dict[str, Field]:
+        if self.k == 0:
+            return {"logits": Field(np.float16, (self.num_classes,))}
+        ids = np.uint16 if self.num_classes <= 2**16 else np.int32
+        numbers = ("maximum", "lse_rest", "mean_rest", "std_rest")
+        return {
+            "ids": Field(ids, (self.k,)),
+            "values": Field(np.float16, (self.k,)),
+            **{name: Field(np.float32) for name in numbers},
+        }
 
-    def index(self, rows: torch.Tensor | np.ndarray) -> Packed:
-        """Gather records."""
-        return Packed(_gather(self.matrix, torch.as_tensor(rows)), self.layout)
+    def encode(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+        if tuple(outputs.shape) != (len(targets), self.num_classes):
+            raise PocketError(
+                f"returned an output of shape {tuple(outputs.shape)}, not {(len(targets), self.num_classes)}. It must "
+                "return one row of logits per image."
+            )
+        if self.k == 0:
+            return {"logits": outputs.half().cpu().numpy()}
+        tensors = topk_tensors(outputs, self.k, targets)
+        return {name: _unsigned(tensor.cpu().numpy()) for name, tensor in tensors.items()}
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All tensors as numpy views of the types that are stored, to be filled."""
-        result = {}
-        for name, (dtype, _) in self.layout.tensors().items():
-            if name != "position":
-                array = self.get(name).numpy()
-                result[name] = array.view(np.uint16) if dtype == np.uint16 else array
-        return result
+    def empty(self, images: int, offsets: np.ndarray | None) -> tuple[SoftLabels, dict[str, np.ndarray]]:
+        if self.k == 0:
+            logits = torch.empty((images, self.num_classes), dtype=torch.float16)
+            return FullLabels(logits), {"logits": logits.numpy()}
+        labels = TopLabels.empty(images, self.num_classes, self.k)
+        return labels, {name: _unsigned(column.numpy()) for name, column in labels.columns().items()}
+
+    def difference(self, stored: SoftLabels, outputs: Tensor) -> Tensor:
+        """Largest difference of each record over its scale; where only the top k is stored, over those and the rest."""
+        logits = outputs.float().cpu()
+        scale = logits.abs().amax(1).clamp_min(1)
+        if isinstance(stored, FullLabels):
+            return (stored.logits - logits).abs().amax(1) / scale
+        assert isinstance(stored, TopLabels)
+        live = topk_tensors(logits, stored.k, stored.ids)  # the same classes are kept: the rests can be compared
+        kept = stored.values + stored.maximum[:, None] - logits.gather(1, stored.ids)
+        return torch.maximum(kept.abs().amax(1), (stored.lse_rest - live["lse_rest"]).abs()) / scale
+
+    def text(self) -> str:
+        return f"top {self.k} of {self.num_classes} logits" if self.k else f"all {self.num_classes} logits"
+
+
+@register_record
+@dataclass(frozen=True)
+class Softmax(Logits):
+    """Logits of which a softmax makes probabilities: only here do the largest stand for all."""
+
+    kind = "softmax"
+
+    @classmethod
+    def of(cls, teacher: Any, k: int | None) -> Softmax:
+        if k is not None and (k < 0 or k == 1):
+            raise PocketError(f"k must be 0 (all logits) or at least 2 (the true classes of a mixed pair), not {k}.")
+        return cls(teacher.num_outputs, choose_k(teacher.num_outputs, k))
+
+
+@register_record
+@dataclass(frozen=True)
+class Sigmoid(Logits):
+    """Logits of which a sigmoid each makes probabilities."""
+
+    kind = "sigmoid"
+
+
+@register_record
+@dataclass(frozen=True)
+class Features(Logits):
+    """The flattened output of a layer."""
+
+    kind = "features"
+    per_class = False
 
 
 def choose_k(num_classes: int, k: int | None) -> int:
@@ -340,3 +278,8 @@ def choose_k(num_classes: int, k: int | None) -> int:
     if k is None:
         k = 0 if num_classes <= FULL_CLASSES else DEFAULT_K
     return 0 if k >= num_classes else k
+
+
+def _unsigned(array: np.ndarray) -> np.ndarray:
+    """16-bit ids are unsigned on disk; torch carries their bits as int16."""
+    return array.view(np.uint16) if array.dtype == np.int16 else array

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import threading
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..errors import PocketError
 from ..files import atomic
-from .record import Layout
+from .ragged import OFFSETS
+from .record import Field, Record, record_kind
 
-FORMAT = 1
+FORMAT = 2  # the newest that is known here; a shard has its record's
+POSITION = "position"  # of each row in the source, where rows stand in another order
 _KEY = "pocketvit"  # one metadata entry: safetensors writes several in no fixed order, and bytes are to be equal
 _verified: set[tuple[str, int, int]] = set()
 _verified_lock = threading.Lock()
@@ -40,11 +43,21 @@ class ShardInfo:
     k: int
     ordered: bool
     kind: str = "softmax"
-    format: int = FORMAT
+    format: int = 1
+    more: dict[str, Any] = field(default_factory=dict)  # of the record
 
     @property
-    def layout(self) -> Layout:
-        return Layout(self.num_classes, self.k, self.ordered)
+    def record(self) -> Record:
+        return record_kind(self.kind)(self.num_classes, self.k, **self.more)
+
+    def fields(self) -> dict[str, Field]:
+        """What stands in the file: the record's arrays, and where the rows and what is ragged belong."""
+        fields = self.record.fields()
+        if not self.ordered:
+            fields[POSITION] = Field(np.uint32)
+        if self.record.ragged:
+            fields[OFFSETS] = Field(np.int64)
+        return fields
 
 
 def shard_name(start: int) -> str:
@@ -59,11 +72,14 @@ def write_shard(path: Path, info: ShardInfo, arrays: dict[str, np.ndarray]) -> N
     in the metadata.
     """
     description: dict[str, Any] = asdict(info)
+    if not info.more:  # what is at its default stays out, so that shards are as they always were
+        del description["more"]
     description["crc32"] = {name: _checksum(name, arrays[name]) for name in sorted(arrays)}
     description["check"] = _description_checksum(description)
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     with atomic(path) as temporary:
-        save_file(arrays, temporary, metadata={_KEY: json.dumps(description, sort_keys=True)})
+        # Not save_file, whose own temporary file would outlive a kill and whose errors are none of the system's.
+        temporary.write_bytes(save(arrays, metadata={_KEY: json.dumps(description, sort_keys=True)}))
 
 
 def read_info(path: Path) -> ShardInfo:
@@ -78,22 +94,41 @@ def read_shard(path: Path) -> tuple[ShardInfo, dict[str, np.ndarray]]:
         PocketError: a byte is wrong or missing; names the file and how to mend it.
     """
     header = _read_header(path)
-    info = header.info
     data = np.memmap(path, np.uint8, "r", offset=header.start) if header.size else np.empty(0, np.uint8)
     arrays = {}
-    for name, (dtype, shape) in info.layout.tensors().items():
-        begin = header.offsets[name]
-        size = dtype.itemsize * info.rows * math.prod(shape)
-        arrays[name] = data[begin : begin + size].view(dtype).reshape(info.rows, *shape)
-    stat = path.stat()
-    state = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+    for name, (dtype, shape, begin) in header.arrays.items():
+        size = dtype.itemsize * math.prod(shape)
+        arrays[name] = data[begin : begin + size].view(dtype).reshape(shape)
+    state = _state(path)
     if state not in _verified:
         for name, array in arrays.items():
             if _checksum(name, array) != header.checksums[name]:
                 raise damaged(path, f"the checksum of its {name} is wrong")
+        if OFFSETS in arrays:
+            offsets = arrays[OFFSETS]
+            if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != _items(header):
+                raise damaged(path, "its offsets do not fit its records")
         with _verified_lock:
             _verified.add(state)
-    return info, arrays
+    return header.info, arrays
+
+
+def _items(header: _Header) -> int:
+    """Number of items in a ragged shard."""
+    name = next(name for name, one in header.info.record.fields().items() if one.ragged)
+    return header.arrays[name][1][0]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+
+
+def _unreadable(path: Path, error: OSError) -> PocketError:
+    return PocketError(f"could not read the soft-label shard {path}: {error.strerror or error}.")
 
 
 def damaged(path: Path, why: str) -> PocketError:
@@ -108,17 +143,23 @@ def damaged(path: Path, why: str) -> PocketError:
 class _Header:
     info: ShardInfo
     checksums: dict[str, str]
-    offsets: dict[str, int]  # first byte of each tensor in the data
+    arrays: dict[str, tuple[np.dtype, tuple[int, ...], int]]  # type, shape, first byte in the data
     start: int  # of the data in the file
     size: int  # of the data
 
 
 def _read_header(path: Path) -> _Header:
-    """Read and check the head of a safetensors file: 8 bytes of length, JSON of that length, then the data."""
+    """Read and check the head of a safetensors file, unless the same file was read before."""
+    return _header_of(*_state(path))
+
+
+@functools.lru_cache(maxsize=16_384)
+def _header_of(name: str, whole: int, changed: int) -> _Header:
+    """Parse 8 bytes of length, JSON of that length, then the data, of a file of ``whole`` bytes."""
+    path = Path(name)
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            whole = path.stat().st_size
             if length > whole - 8:
                 raise damaged(path, "it is not a whole safetensors file")
             entries = json.loads(file.read(length))
@@ -129,31 +170,39 @@ def _read_header(path: Path) -> _Header:
         if description["format"] > FORMAT:
             raise PocketError(f"{path} was written by a newer pocketvit (format {description['format']}): update.")
         info = ShardInfo(**description)
-        offsets, end = {}, 0
-        for name, (dtype, shape) in info.layout.tensors().items():
-            entry = entries.pop(name)
+        arrays, end, items = {}, 0, {}
+        for key, one in info.fields().items():
+            entry, dtype = entries.pop(key), np.dtype(one.dtype)
             begin, stop = entry["data_offsets"]
-            size = dtype.itemsize * info.rows * math.prod(shape)
-            if entry["dtype"] != _SAFETENSORS[dtype.name] or entry["shape"] != [info.rows, *shape]:
-                raise damaged(path, f"its {name} have another type or shape than its description says")
-            if begin < 0 or stop - begin != size:
-                raise damaged(path, f"its {name} lie at a wrong place")
-            offsets[name], end = begin, max(end, stop)
-        if entries or 8 + length + end != whole:
+            first = entry["shape"][0]
+            if one.ragged:
+                items[key] = first
+            wanted = first if one.ragged else info.rows + (key == OFFSETS)
+            if entry["dtype"] != _SAFETENSORS[dtype.name] or entry["shape"] != [wanted, *one.shape]:
+                raise damaged(path, f"its {key} have another type or shape than its description says")
+            if begin < 0 or stop - begin != one.nbytes * first:
+                raise damaged(path, f"its {key} lie at a wrong place")
+            arrays[key], end = (dtype, (first, *one.shape), begin), max(end, stop)
+        if entries or 8 + length + end != whole or len(set(items.values())) > 1:
             raise damaged(path, "it is not a whole safetensors file")
-        return _Header(info, checksums, offsets, 8 + length, end)
+        return _Header(info, checksums, arrays, 8 + length, end)
     except OSError as error:
-        raise PocketError(f"could not read the soft-label shard {path}: {error.strerror or error}.") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise damaged(path, "its description cannot be read") from error
 
 
-_SAFETENSORS = {"uint16": "U16", "uint32": "U32", "int32": "I32", "float16": "F16", "float32": "F32"}
+_SAFETENSORS = {
+    "bool": "BOOL",
+    **{f"{kind}{8 * size}": f"{kind[0].upper()}{8 * size}" for kind in ("uint", "int") for size in (1, 2, 4, 8)},
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+}
 
 
 def _checksum(name: str, array: np.ndarray) -> str:
     seed = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode())
-    return f"{zlib.crc32(np.ascontiguousarray(array).data.cast('B'), seed):08x}"
+    data = np.ascontiguousarray(array).data.cast("B") if array.size else b""
+    return f"{zlib.crc32(data, seed):08x}"
 
 
 def _description_checksum(description: dict[str, Any]) -> str:

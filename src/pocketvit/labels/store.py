@@ -1,10 +1,10 @@
 """Reading a soft-label store: which teachers and views it holds, whether it fits, and the labels of a whole view.
 
-A store is a folder of folders, one a teacher; nothing outside a teacher's folder is needed to read it, so that merging
-two stores of the same images and views is copying folders or files::
+A store is a folder of folders, one per teacher; nothing outside a teacher's folder is needed to read it, so that
+merging two stores of the same images and views is copying folders or files::
 
     STORE/
-      resnet56-1f0c9a2b/            one a teacher: its name and the start of its fingerprint
+      resnet56-1f0c9a2b/            one per teacher: its name and the start of its fingerprint
         manifest.json               written once: what the labels are of, by whom, and how they were computed
         view-00000/
           rows-0000000000.safetensors     at most 65,536 rows; describes and checks itself
@@ -13,20 +13,27 @@ two stores of the same images and views is copying folders or files::
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import PocketError
-from ..files import read_json
-from .fingerprint import describe_source, differences, digest, environment
-from .record import Layout, Packed, SoftLabels
-from .shard import FORMAT, ShardInfo, damaged, read_info, read_shard
-
-MANIFEST = "manifest.json"
+from .manifest import (
+    MANIFEST,
+    check_same_images,
+    check_teachers_agree,
+    differences,
+    digest,
+    environment,
+    manifest_record,
+    read_manifest,
+)
+from .ragged import OFFSETS, places
+from .record import Record
+from .shard import POSITION, ShardInfo, damaged, read_info, read_shard
 
 
 def view_folder(view: int) -> str:
@@ -38,7 +45,7 @@ class LabelStore:
     """Soft labels on disk, by teacher and view.
 
     Args:
-        folder: The store's folder, which holds one folder a teacher.
+        folder: The store's folder, which holds one folder per teacher.
 
     Attributes:
         folder: Path of the store.
@@ -50,33 +57,14 @@ class LabelStore:
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        self.manifest: dict[str, dict[str, Any]] = {}
-        self._current: dict[str, tuple[int, SoftLabels]] = {}
-        self._ahead: dict[tuple[str, int], Future[SoftLabels]] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        for path in sorted(self.folder.glob(f"*/{MANIFEST}")):
-            manifest = read_json(path)
-            if not isinstance(manifest, dict) or "teacher" not in manifest:
-                raise PocketError(f"{path} is not the manifest of a soft-label store: move its folder away.")
-            if manifest.get("format", 0) > FORMAT:
-                raise PocketError(f"{path} was written by a newer pocketvit (format {manifest['format']}): update.")
-            self.manifest[path.parent.name] = manifest
+        paths = sorted(self.folder.glob(f"*/{MANIFEST}"))
+        self.manifest: dict[str, dict[str, Any]] = {path.parent.name: read_manifest(path) for path in paths}
+        self._last: dict[str, tuple[int, Any]] = {}  # by teacher: the view that was read last, and its labels
         if not self.manifest:
             raise PocketError(
                 f"there are no soft labels in {self.folder}. Make them with `label IMAGES --teacher NAME`."
             )
-        self._check_teachers_agree()
-
-    def _check_teachers_agree(self) -> None:
-        (first, one), *others = self.manifest.items()
-        for key, other in others:
-            for part, things in (("source", "images"), ("views", "views")):
-                found = differences(_identity(one[part]), _identity(other[part]))
-                if found:
-                    raise PocketError(
-                        f"{first} and {key} in {self.folder} labelled different {things} ({'; '.join(found)}; the "
-                        f"former is {first}'s). Keep them in two stores."
-                    )
+        check_teachers_agree(self.folder, self.manifest)
 
     def teachers(self) -> list[str]:
         """Keys of the teachers, in the order of their names."""
@@ -121,23 +109,21 @@ class LabelStore:
         """Number of images every view holds."""
         return next(iter(self.manifest.values()))["source"]["images"]
 
-    def layout(self, teacher: str) -> Layout:
-        """The tensors a record of this teacher consists of."""
-        manifest = self.manifest[self.key(teacher)]
-        return Layout(manifest["teacher"]["outputs"], manifest["k"], manifest["ordered"])
+    def record(self, teacher: str) -> Record:
+        """What a record of this teacher is made of."""
+        return manifest_record(self.manifest[self.key(teacher)])
 
     def check_kind(self, teacher: str, kind: str) -> None:
-        """Refuse logits that are of another kind than what learns from them: "softmax" or "sigmoid".
+        """Refuse records of another kind than what learns from them takes ("softmax", "sigmoid", "boxes", ...).
 
         Raises:
-            PocketError: A softmax forgets a constant that independent labels need, and knows nothing of absent ones.
+            PocketError: Of another kind they mean something else: a softmax forgets a constant that sigmoids need.
         """
-        held = self.manifest[self.key(teacher)].get("kind", "softmax")
+        held = self.record(teacher).kind
         if held != kind:
-            words = {"softmax": "one class", "sigmoid": "several labels"}
             raise PocketError(
-                f"the labels by {teacher} in {self.folder} are for images of {words.get(held, held)} each ({held}), "
-                f"and these have {words[kind]} ({kind}). Label them again into another folder."
+                f"the labels by {teacher} in {self.folder} are of the kind {held}, and what learns from them takes "
+                f"{kind}. Label these images again into another folder."
             )
 
     def views(self, teacher: str | None = None) -> list[int]:
@@ -170,46 +156,47 @@ class LabelStore:
                     f"the shard {path} does not belong to this store: its {part} fingerprint differs from that of "
                     f"{key}/{MANIFEST}. Move the file away and run `label` again."
                 )
-        if info.view != view or info.layout != self.layout(key):
+        here, there = (self._held(key), view), (_held(info.record, info.ordered), info.view)
+        if here != there:
             raise PocketError(
-                f"the shard {path} is of view {info.view} with {_held(info.layout)}, but stands where view {view} with "
-                f"{_held(self.layout(key))} belongs. Move the file away and run `label` again."
+                f"the shard {path} is of view {there[1]} with {there[0]}, but stands where view {view} with {here[0]} "
+                "belongs. Move the file away and run `label` again."
             )
+
+    def _held(self, key: str) -> str:
+        return _held(self.record(key), self.manifest[key]["ordered"])
 
     def _complete(self, key: str, view: int) -> bool:
         return not missing_rows([(info.start, info.rows) for _, info in self.shards(key, view)], self.num_images())
 
-    def read(self, teacher: str, view: int) -> SoftLabels:
-        """Return the labels of all images of a view, in the order of the source, in memory and in stored types.
+    def read(self, teacher: str, view: int, rows: np.ndarray | None = None) -> Any:
+        """Return the labels of a view in memory and in stored types: all images, in the order of the source, or some.
 
-        Reads the view's shards once in sequence, verifying checksums the first time in a process. A view that was
-        prefetched is waited for; the last view read of a teacher is kept, so that reading it again costs nothing.
+        Reads the view's shards once in sequence, verifying checksums the first time in a process. The last whole view
+        of a teacher is kept, so that reading it again costs nothing.
+
+        Args:
+            teacher: Key or name.
+            view: Which view.
+            rows: int64, ascending: only these images, for a process that sees no others.
+
+        Returns:
+            What the kind of record makes of it: `SoftLabels`, `BoxLabels`, ...
 
         Raises:
             PocketError: The view is missing or incomplete, or a shard is damaged.
         """
         key = self.key(teacher)
-        kept = self._current.get(key)
-        if kept is not None and kept[0] == view:
-            return kept[1]
-        ahead = self._ahead.pop((key, view), None)
-        labels = ahead.result() if ahead is not None else self._load(key, view)
-        self._current[key] = (view, labels)
-        return labels
+        if rows is not None:
+            return self._load(key, view, rows)
+        kept = self._last.get(key)
+        if kept is None or kept[0] != view:
+            self._last.pop(key, None)  # before the next is read: two views are too many in memory
+            kept = self._last[key] = (view, self._load(key, view, None))
+        return kept[1]
 
-    def prefetch(self, teacher: str, view: int) -> None:
-        """Begin to read a view in a thread, for a `read` that comes later. Errors are raised there."""
-        place = (self.key(teacher), view)
-        if place in self._ahead or self._current.get(place[0], (None,))[0] == view:
-            return
-        for other in [other for other in self._ahead if other[0] == place[0]]:
-            del self._ahead[other]  # one that was never asked for keeps no memory
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="soft-labels")
-        self._ahead[place] = self._pool.submit(self._load, *place)
-
-    def _load(self, key: str, view: int) -> SoftLabels:
-        images, layout = self.num_images(), self.layout(key)
+    def _load(self, key: str, view: int, wanted: np.ndarray | None) -> Any:
+        images, record = self.num_images(), self.record(key)
         shards = self.shards(key, view)
         missing = missing_rows([(info.start, info.rows) for _, info in shards], images)
         if missing:
@@ -218,37 +205,26 @@ class LabelStore:
                 f"view {view} by {key} in {self.folder} lacks {missing} of {images} images (complete views: {held}). "
                 "Run `label` with more views, or again with the same options if it was interrupted."
             )
-        if layout.k:
-            packed = Packed.empty(images, layout)
-            labels, whole = SoftLabels.from_packed(packed), packed.arrays()
-        else:
-            whole = layout.empty(images)
-            labels = layout.soft_labels(whole)
-        for path, info in shards:
-            arrays = read_shard(path)[1]
-            rows: Any = slice(info.start, info.start + info.rows)
-            if not layout.ordered:
-                rows = arrays["position"].astype(np.int64)
-                if rows.max() >= images:
-                    raise damaged(path, f"it holds a position beyond the {images} images")
-            for name, array in arrays.items():
-                if name != "position":
-                    whole[name][rows] = array
-        return labels
+        slots = None
+        if wanted is not None:
+            slots = np.full(images, -1, np.int64)
+            slots[wanted] = np.arange(len(wanted))
+        pieces = [_piece(path, images, slots) for path, _ in shards]
+        return gather_pieces(record, images if wanted is None else len(wanted), pieces)
 
     def serves(self, needs: Literal["full", "topk"], teachers: Sequence[str] | None = None) -> bool:
         """Whether an objective with these needs can learn from the store (all its teachers, or those named)."""
-        return needs == "topk" or all(self.layout(key).k == 0 for key in teachers or self.manifest)
+        return needs == "topk" or all(self.record(key).k == 0 for key in teachers or self.manifest)
 
     def refusal(self, objective: str, teachers: Sequence[str] | None = None) -> str:
         """Say why ``objective``, which needs all logits, cannot be served, and what to do."""
-        short = [self.key(key) for key in teachers or self.manifest if self.layout(key).k]
-        layout = self.layout(short[0])
+        short = [self.key(key) for key in teachers or self.manifest if self.record(key).k]
+        record = self.record(short[0])
         return (
             f"the objective {objective!r} needs the logits of all classes, but {self.folder} holds only the top "
-            f"k = {layout.k} of {layout.num_classes} by {', '.join(short)}. Use an objective that the top k serves "
+            f"k = {record.k} of {record.num_classes} by {', '.join(short)}. Use an objective that the top k serves "
             "(hard, or kl at temperature 1), label again into another folder with all logits (--top-k 0: "
-            f"{2 * layout.num_classes} bytes an image and view instead of {layout.bytes_per_record}), or accept an "
+            f"{2 * record.num_classes} bytes per image and view instead of {record.bytes_per_image}), or accept an "
             "approximation of the rest with --approximate-tail."
         )
 
@@ -266,31 +242,11 @@ class LabelStore:
         warnings = []
         for teacher in teachers:
             manifest = self.manifest[self.key(teacher)]
-            stored = {name: value for name, value in manifest["environment"].items() if name != "pocketvit"}
+            stored = {name: value for name, value in manifest.get("environment", {}).items() if name != "pocketvit"}
             found = differences(stored, environment(teacher.device.type))
             if found:
                 warnings.append(f"labels by {teacher.name} were made elsewhere: {'; '.join(found)}")
         return warnings
-
-
-def check_same_images(folder: Path, manifest: dict[str, Any], source: Any, views: Any) -> None:
-    """Raise ``PocketError`` when a manifest is of other images or other views than these (None: not checked)."""
-    if source is not None:
-        there, here = manifest["source"], describe_source(source)
-        if there["fingerprint"] != here["fingerprint"]:
-            found = differences(_named_parts(there), _named_parts(here))
-            raise PocketError(
-                f"the labels in {folder} were made for other images: source differs "
-                f"({'; '.join(found) or 'same name and number of images, but other content, ids or split'}). Use the "
-                "images that were labelled, or label these into another folder."
-            )
-    if views is not None:
-        found = differences(manifest["views"]["fingerprint"], views.fingerprint)
-        if found:
-            raise PocketError(
-                f"the labels in {folder} were made for other views: view config differs ({'; '.join(found)}). Use the "
-                "same view options and seed as for `label`, or label again into another folder."
-            )
 
 
 def missing_rows(pieces: Sequence[tuple[int, int]], stop: int, start: int = 0) -> int:
@@ -302,15 +258,46 @@ def missing_rows(pieces: Sequence[tuple[int, int]], stop: int, start: int = 0) -
     return stop - start - covered
 
 
-def _identity(part: dict[str, Any]) -> dict[str, Any]:
-    fingerprint = part["fingerprint"]
-    return fingerprint if isinstance(fingerprint, dict) else part
+Piece = tuple[Any, np.ndarray | None, dict[str, np.ndarray]]
+"""Where a shard's rows go (a slice, or int64), which of its rows are wanted (None: all), and its arrays."""
 
 
-def _named_parts(source: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in source.items() if name != "fingerprint"}
+def _piece(path: Path, images: int, slots: np.ndarray | None) -> Piece:
+    """Map one shard; ``slots`` [N] says where each image goes, -1 where it is not wanted (None: all, in order)."""
+    info, arrays = read_shard(path)
+    rows: Any = slice(info.start, info.start + info.rows)
+    if not info.ordered:
+        rows = arrays[POSITION].astype(np.int64)
+        if rows.max() >= images:
+            raise damaged(path, f"it holds a position beyond the {images} images")
+    if slots is None:
+        return rows, None, arrays
+    chosen = np.flatnonzero(slots[rows] >= 0)
+    return slots[rows][chosen], chosen, arrays
 
 
-def _held(layout: Layout) -> str:
-    held = f"top {layout.k} of {layout.num_classes}" if layout.k else f"all {layout.num_classes}"
-    return f"{held} logits, {'source' if layout.ordered else 'paired'} order"
+def gather_pieces(record: Record, images: int, pieces: Sequence[Piece]) -> Any:
+    """Bring the records of several shards to where they belong; where two have the same image, the later counts."""
+    fields = record.fields()
+    offsets, owner = None, np.empty(0, np.int64)
+    if record.ragged:
+        lengths, owner = np.zeros(images, np.int64), np.zeros(images, np.int64)
+        for number, (rows, chosen, arrays) in enumerate(pieces):
+            counts = np.diff(arrays[OFFSETS])
+            lengths[rows] = counts if chosen is None else counts[chosen]
+            owner[rows] = number
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    labels, whole = record.empty(images, offsets)
+    for (number, (rows, chosen, arrays)), (name, array) in itertools.product(enumerate(pieces), whole.items()):
+        if not fields[name].ragged:
+            array[rows] = arrays[name] if chosen is None else arrays[name][chosen]
+            continue
+        assert offsets is not None
+        mine = np.flatnonzero(owner[rows] == number)
+        place = np.arange(images)[rows][mine]
+        array[places(offsets, place)] = arrays[name][places(arrays[OFFSETS], mine if chosen is None else chosen[mine])]
+    return labels
+
+
+def _held(record: Record, ordered: bool) -> str:
+    return f"{record.text()} ({record.kind}), {'source' if ordered else 'paired'} order"

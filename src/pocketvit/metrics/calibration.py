@@ -100,6 +100,9 @@ def _least(losses: Callable[[float], np.ndarray], n: int) -> float:
         return 1.0
     low, high = (math.log(bound) for bound in TEMPERATURES)
     found = minimize_scalar(
-        lambda power: float(losses(math.exp(power)).mean()), bounds=(low, high), method="bounded", options={"xatol": 1e-4}
+        lambda power: float(losses(math.exp(power)).mean()),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-4},
     )
     return math.exp(float(found.x))

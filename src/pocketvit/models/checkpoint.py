@@ -186,9 +186,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
     if differences:
         shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
         fits = _fitting(state)
-        hint = (
-            f"They fit --arch {fits}." if fits else "Give the --arch (and --input) that these weights were trained as."
-        )
+        hint = f"They fit --arch {fits}." if fits else "Give the --arch (and --teacher-size) that they were trained as."
         raise PocketError(f"the weights in {where} are not those of {name}: {shown}. {hint}")
     model.load_state_dict({**own, **state})  # old files lack BatchNorm's counters
 

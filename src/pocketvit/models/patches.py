@@ -25,6 +25,8 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .conv_stem import ConvEmbed
+
 _CHUNK = 1 << 23  # bytes of windows at a time on a processor
 
 
@@ -211,8 +213,9 @@ class ConcatenatedEmbed(ShiftedEmbed):
         return self.sets * rows, columns
 
 
-STEMS: dict[str, type[PatchEmbed]] = {
+STEMS: dict[str, type[nn.Module]] = {
     "patch": PatchEmbed,
+    "conv": ConvEmbed,
     "shifted": ShiftedEmbed,
     "summed": SummedEmbed,
     "concatenated": ConcatenatedEmbed,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 
@@ -71,8 +70,8 @@ def fit_positions(state: Mapping[str, Tensor], model: nn.Module, old_size: Grid 
     side = math.isqrt(max(count, 0))
     old_grid = (side, side)
     if old_size is not None:
-        height, width = to_2tuple(embed.patch_size)
-        told = (old_size[0] // height, old_size[1] // width)
+        rows, columns = embed.dynamic_feat_size(old_size)
+        told = (rows // sets, columns)
         old_grid = told if told[0] * told[1] == count else old_grid
     if old_grid == new_grid or old_grid[0] * old_grid[1] * sets != positions.shape[1] - prefix:
         return dict(state)  # there is nothing to do, or nothing that could be done: loading says what differs

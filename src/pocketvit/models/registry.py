@@ -12,6 +12,7 @@ from ..config import Attention, Stem
 from ..errors import PocketError
 from . import cifar_resnet, rednet, renormed  # noqa: F401  (register their networks in timm)
 from .coadvise import stem_width
+from .conv_stem import conv_stem_args
 from .hub import explain, hub
 from .variants import is_vision_transformer
 from .vit import LADDER, default_patch
@@ -105,9 +106,10 @@ def create_student(
         patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.
         tokens: distillation tokens: 0 for a plain ViT; 1 for timm's distilled ViT; k >= 2 for a token and a head for
             each of k teachers (saved students then need pocketvit).
-        stem: "patch" for plain patches; "shifted", "summed" or "concatenated" (see `models.patches`); "coadvise" for a
-            convolution and an involution stem that start the tokens of the first and the second teacher (see
-            `models.coadvise`; ``tokens`` is then 2).
+        stem: "patch" for plain patches; "conv" for a residual convolutional stem (see `models.conv_stem`; without
+            tokens its students average over places and have no class token); "shifted", "summed" or "concatenated" (see
+            `models.patches`); "coadvise" for a convolution and an involution stem that start the tokens of the first
+            and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
         attention: "plain", or "local" (see `models.local_attention`). Saved students with it, and with any stem but
             "patch", need pocketvit.
         drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
@@ -137,8 +139,8 @@ def create_student(
             args["patch_size"] = patch_size
         if (stem, attention) == ("patch", "plain"):
             return create_model(name, image_size=image_size, **args)
-        if stem == "coadvise":
-            raise PocketError(f"the coadvise stems need a student of the ladder ({', '.join(LADDER)}), not {name}.")
+        if stem in ("coadvise", "conv"):
+            raise PocketError(f"the {stem} stem needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
         if not timm.is_model(name.split(".", 1)[0]):
             raise PocketError(f"unknown model {name!r}.{suggest(name)} timm.list_models() lists them all.")
         if not is_vision_transformer(name):
@@ -147,10 +149,14 @@ def create_student(
                 "Choose a vit_ or deit_ model or a student of the ladder, or leave stem and attention as they are."
             )
         return create_model(_VARIANT, image_size=image_size, base=name, stem=stem, attention=attention, **args)
-    patch = patch_size or default_patch(image_size)
+    patch = patch_size or default_patch(image_size, stem)
     if patch > image_size:
         raise PocketError(f"patches of {patch} pixels do not fit an image of {image_size}: choose a smaller patch.")
-    args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args())
+    args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args(stem))
+    if stem == "conv":
+        args["stem_args"] = conv_stem_args(image_size, LADDER[name].embed_dim)
+        if not tokens:
+            args.update(class_token=False, global_pool="avg")
     if stem == "coadvise":
         base, stem = _COADVISE, "patch"  # coadvise brings its own patches
         args["stem_width"] = stem_width(LADDER[name].embed_dim)

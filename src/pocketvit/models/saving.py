@@ -6,10 +6,12 @@ architecture is one that pocketvit registers (``needs_pocketvit`` in the config)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import timm
@@ -18,15 +20,28 @@ from torch import nn
 
 from .. import files
 from ..errors import PocketError
+from ..views.preprocessing import Preprocessing
 from . import cifar_resnet, coadvise, rednet, vit  # noqa: F401  (register their networks in timm)
 from .checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
 from .inputs import config_of, input_stats
 from .positions import fit_positions
 from .registry import build, takes_image_size
 
+if TYPE_CHECKING:
+    from ..tasks import Task
+
+log = logging.getLogger("pocketvit")
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Fields of timm's pretrained_cfg that describe an architecture and are true for any weights of it.
 _KEPT = ("fixed_input_size", "first_conv", "classifier")
+
+
+# What a foreign config.json may not ask of timm: to fetch or read other files, or to be no classifier.
+_REFUSED = {
+    *("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
+    *("exportable", "features_only", "no_jit", "out_indices", "scriptable"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,15 +50,9 @@ class LoadedModel:
 
     module: nn.Module
     classes: tuple[str, ...]  # () where the folder names none
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: int
+    preprocessing: Preprocessing
+    task: str  # by name, for `task_named`
     config: dict[str, Any]  # the whole config.json
-
-    @property
-    def several(self) -> bool:
-        """Whether its outputs are several labels an image, each there or not, instead of one class."""
-        return activation_of(self.module) == "sigmoid"
 
 
 def recipe_of(model: nn.Module) -> dict[str, Any]:
@@ -88,11 +97,8 @@ def save_model(
     folder: Path | str,
     *,
     classes: Sequence[str] = (),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    several: bool = False,
-    **extras: Any,
+    preprocessing: Preprocessing | None = None,
+    task: Task | None = None,
 ) -> Path:
     """Write a network as a folder that timm loads.
 
@@ -100,11 +106,8 @@ def save_model(
         model: made by `create_model`, `create_student` or timm.
         folder: made if need be; files in it are replaced one by one, each whole.
         classes: names of the outputs, in order; () if unknown.
-        mean: None for what the model's own config says; so for ``std`` and ``input_size``.
-        std: see ``mean``.
-        input_size: side of the square input in pixels.
-        several: whether the outputs are several labels an image (a sigmoid each) instead of one class (a softmax).
-        extras: JSON-like facts kept under "pocketvit" in config.json.
+        preprocessing: how pictures become its input; None for what the model's own config says of its input.
+        task: what its outputs answer; None for one class per image.
 
     Returns:
         The folder.
@@ -117,14 +120,15 @@ def save_model(
     num_classes = int(getattr(model, "num_classes", len(classes)))
     if classes and len(classes) != num_classes:
         raise ValueError(f"{len(classes)} class names for a network of {num_classes} outputs")
-    own = input_stats(model)
-    size = input_size or own.input_size
+    if preprocessing is None:
+        mean, std, size = input_stats(model)
+        preprocessing = Preprocessing.plain((size, mean, std))
     cfg = {key: value for key, value in config_of(model).items() if key in _KEPT}
     cfg |= {
         "num_classes": num_classes,
-        "input_size": [3, size, size],
-        "mean": list(own.mean if mean is None else mean),
-        "std": list(own.std if std is None else std),
+        "input_size": [3, preprocessing.input_size, preprocessing.input_size],
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
         "crop_pct": 1.0,  # our views are already cropped
         "interpolation": "lanczos",
     }
@@ -139,8 +143,12 @@ def save_model(
     if classes:
         config["label_names"] = list(classes)
     config["pretrained_cfg"] = cfg
-    extras |= {"activation": "sigmoid"} if several else {}
-    config["pocketvit"] = {"needs_pocketvit": needs_pocketvit(recipe["architecture"]), **extras}
+    config["pocketvit"] = {
+        "needs_pocketvit": needs_pocketvit(recipe["architecture"]),
+        "task": task.name if task else "classification",
+        "activation": task.kind if task else "softmax",
+        "preprocessing": preprocessing.to_dict(),
+    }
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     files.require_space(folder, sum(value.nbytes for value in state.values()), f"saving {folder}")
     with files.atomic(folder / WEIGHTS) as temporary:
@@ -193,6 +201,12 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     cfg = dict(config.get("pretrained_cfg") or {})
     cfg.setdefault("architecture", architecture)
     args = dict(config.get("model_args") or {})
+    refused = sorted(_REFUSED & set(args))
+    if refused:
+        raise PocketError(
+            f"{config_file} asks timm for {', '.join(refused)}, which no folder of weights needs and a stranger's may "
+            'misuse. Take it out of "model_args" if you trust the folder.'
+        )
     args.setdefault("num_classes", config.get("num_classes", cfg.get("num_classes", 1000)))
     state = read_weights(weights_file)
     old_size = tuple((cfg.get("input_size") or ())[-2:])
@@ -214,9 +228,34 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     load_weights(model, state, weights_file, architecture)
     vars(model)["pretrained_cfg"] = {**config_of(model), **cfg}
     own = config.get("pocketvit")
-    if isinstance(own, dict) and own.get("activation") == "sigmoid":
+    own = own if isinstance(own, dict) else {}
+    if own.get("activation") == "sigmoid":
         vars(model)["pocket_activation"] = "sigmoid"
     names = config.get("label_names") or cfg.get("label_names") or ()
     classes = tuple(str(names[key]) for key in names) if isinstance(names, dict) else tuple(map(str, names))
-    stats = input_stats(model)
-    return LoadedModel(model.eval(), classes, stats.mean, stats.std, stats.input_size, config)
+    try:
+        preprocessing = _preprocessing_of(own, model, config_file)
+        if input_size is not None:
+            preprocessing = dataclasses.replace(preprocessing, view_size=input_size, input_size=input_size)
+    except PocketError as error:
+        raise PocketError(f"{config_file}: {error}") from error
+    return LoadedModel(model.eval(), classes, preprocessing, task_in(own), config)
+
+
+def task_in(own: Mapping[str, Any]) -> str:
+    """Return the name of the task in what an artefact of ours says of itself; before 0.2 that was its activation."""
+    return str(own.get("task") or {"sigmoid": "multilabel"}.get(str(own.get("activation")), "classification"))
+
+
+def _preprocessing_of(own: Mapping[str, Any], model: nn.Module, config_file: Path) -> Preprocessing:
+    if "preprocessing" in own:
+        return Preprocessing.from_dict(own["preprocessing"])
+    mean, std, size = input_stats(model)
+    known = Preprocessing.plain((size, mean, std))
+    if own:
+        log.warning(
+            "warning  %s is of an older pocketvit and does not say how pictures become square or 8-bit: assumed are "
+            "the middle of the picture and 8 bits. Its run's model.onnx knows.",
+            config_file,
+        )
+    return dataclasses.replace(known, tile=own.get("tile"))

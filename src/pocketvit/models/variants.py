@@ -49,11 +49,11 @@ def _either(first: set[str], second: set[str]) -> set[str]:
     return first | second
 
 
-def _assemble(base: str, stem: str, attention: str, **kwargs: Any) -> nn.Module:
+def _assemble(base: str, stem: str, stem_args: dict[str, Any], attention: str, **kwargs: Any) -> nn.Module:
     if stem not in STEMS or attention not in ("plain", "local"):
         raise PocketError(f"a ViT has no stem {stem!r} with {attention!r} attention: see pocketvit.config.Stem.")
     if stem != "patch":
-        kwargs["embed_layer"] = STEMS[stem]
+        kwargs["embed_layer"] = partial(STEMS[stem], **stem_args)
     model = timm.create_model(base, **kwargs)
     if not isinstance(model, VisionTransformer):
         raise PocketError(
@@ -72,14 +72,16 @@ def pocketvit_vit(
     pretrained: bool = False,
     base: str = "vit_tiny_patch16_224",
     stem: str = "patch",
+    stem_args: dict[str, Any] | None = None,
     attention: str = "plain",
     **kwargs: Any,
 ) -> nn.Module:
     """Make ``base`` with a stem of `patches.STEMS` and "plain" or "local" attention; ``kwargs`` are the base's own."""
-    make: Callable[..., nn.Module] = partial(_assemble, base, stem, attention)
+    make: Callable[..., nn.Module] = partial(_assemble, base, stem, stem_args or {}, attention)
     model = build_model_with_cfg(make, "pocketvit_vit", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
     told = timm.get_pretrained_cfg(base)
     if told is not None:  # which layers are heads is the base's to say
         cfg: Any = model.pretrained_cfg
-        vars(model)["pretrained_cfg"] = {**cfg, "classifier": told.classifier}
+        first = "patch_embed.stages.0.0" if stem == "conv" else "patch_embed.proj"
+        vars(model)["pretrained_cfg"] = {**cfg, "classifier": told.classifier, "first_conv": first}
     return model

@@ -16,40 +16,52 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .conv_stem import conv_patch
 from .heads import combined_logits
 from .positions import checkpoint_filter_fn
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One size of the ladder; ``num_heads`` keeps 32 channels a head."""
+    """One size of the ladder; ``num_heads`` keeps 32 channels a head.
+
+    Attributes:
+        embed_dim: Width of the tokens.
+        depth: Blocks of a ViT on patches.
+        conv_depth: Blocks behind a convolutional stem, which does part of the work.
+    """
 
     embed_dim: int
     depth: int
+    conv_depth: int
 
     @property
     def num_heads(self) -> int:
         return self.embed_dim // 32
 
-    def model_args(self) -> dict[str, int]:
-        return {"embed_dim": self.embed_dim, "depth": self.depth, "num_heads": self.num_heads}
+    def model_args(self, stem: str = "patch") -> dict[str, int]:
+        depth = self.conv_depth if stem == "conv" else self.depth
+        return {"embed_dim": self.embed_dim, "depth": depth, "num_heads": self.num_heads}
 
 
-# About 12 * depth * embed_dim^2 parameters: 0.46, 1.0, 1.9, 3.6 and 6.3 M.
+# About 12 * depth * embed_dim^2 parameters: 0.46, 1.0, 1.9, 3.6 and 6.3 M on patches.
 LADDER: dict[str, Rung] = {
-    "pocket_xs": Rung(96, 4),
-    "pocket_s": Rung(128, 5),
-    "pocket_m": Rung(160, 6),
-    "pocket_l": Rung(192, 8),
-    "pocket_xl": Rung(256, 8),
+    "pocket_xs": Rung(96, 4, 3),
+    "pocket_s": Rung(128, 5, 3),
+    "pocket_m": Rung(160, 6, 4),
+    "pocket_l": Rung(192, 8, 6),
+    "pocket_xl": Rung(256, 8, 6),
 }
 
 
-def default_patch(image_size: int) -> int:
+def default_patch(image_size: int, stem: str = "patch") -> int:
     """Return the patch size that cuts ``image_size`` into about 64 to 200 tokens: 8 -> 1, 32 -> 4, 64 -> 8, 224 -> 16.
 
-    It divides ``image_size`` where a divisor near does; else timm drops the pixels beyond the last whole patch.
+    A convolutional stem's patches are larger (`conv_stem.conv_patch`), because it has looked around before. The others'
+    divide ``image_size`` where a divisor near does; else timm drops the pixels beyond the last whole patch.
     """
+    if stem == "conv":
+        return conv_patch(image_size)
     wanted = max(1.0, image_size / (8 if image_size <= 96 else 10 if image_size <= 160 else 14))
     # 28 -> 4 (49 tokens) rather than 2 (196): attention costs the square.
     near = [p for p in range(1, image_size + 1) if image_size % p == 0 and wanted / 1.6 <= p <= wanted * 1.6]

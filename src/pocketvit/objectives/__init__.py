@@ -1,6 +1,16 @@
 """What a student is asked to match. `OBJECTIVES` and `LABEL_OBJECTIVES` list the losses on a teacher's answers."""
 
-from .combine import Truth, cross_entropy, distillation_loss, known, student_loss, supervised_loss
+from .batch import Batch
+from .combine import (
+    Truth,
+    cross_entropy,
+    distillation_loss,
+    known,
+    needs,
+    student_loss,
+    supervised_loss,
+    temperature_at,
+)
 from .gating import Gate, fit_gate, teacher_weights
 from .logits import Function, Needs, Objective, dist, dkd, hard, kl, zscore
 from .multilabel import binary_cross_entropy, mld
@@ -24,6 +34,7 @@ LABEL_OBJECTIVES: dict[str, Objective] = {"mld": Objective("mld", mld, needs="fu
 __all__ = [
     "LABEL_OBJECTIVES",
     "OBJECTIVES",
+    "Batch",
     "Function",
     "Gate",
     "Needs",
@@ -39,9 +50,11 @@ __all__ = [
     "kl",
     "known",
     "mld",
+    "needs",
     "student_loss",
     "supervised_loss",
     "teacher_weights",
+    "temperature_at",
     "token_losses",
     "zscore",
 ]

@@ -1,9 +1,16 @@
-"""Annealing: place by place in the beginning, the whole image in the end."""
+"""Annealing: what is asked of a student changes on the way."""
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def cosine(first: float, last: float, progress: float) -> float:
+    """Go from ``first`` to ``last`` along half a cosine; ``progress`` is the share of the training that is done."""
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def cskd(student_BCN: Tensor, teacher_BCN: Tensor, teacher_BC: Tensor, progress: float, temperature: float) -> Tensor:
@@ -14,8 +21,8 @@ def cskd(student_BCN: Tensor, teacher_BCN: Tensor, teacher_BC: Tensor, progress:
     and hold a transformer back late.
 
     Args:
-        student_BCN: the class head applied to each place.
-        teacher_BCN: the teacher's classifier applied to each place of its last map.
+        student_BCN: what the class head says of each place.
+        teacher_BCN: what the teacher's head says of each place of its last map.
         teacher_BC: the teacher's logits of the whole image.
         progress: share of the training that is done, 0 to 1.
         temperature: T.

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from ..config import LossConfig
-from ..labels.record import SoftLabels, decode
+from ..labels import FullLabels, SoftLabels, decode
+from .annealing import cosine
+from .batch import Batch
 from .gating import Gate, teacher_weights
-from .logits import Objective
+from .logits import Needs, Objective
 from .tokens import token_losses
 
-if TYPE_CHECKING:
-    from ..training.feed import Batch
-
 Terms = dict[str, torch.Tensor]
-Truth = Callable[[torch.Tensor, "Batch", LossConfig], "tuple[torch.Tensor, torch.Tensor]"]
+Truth = Callable[[torch.Tensor, Batch, LossConfig], tuple[torch.Tensor, torch.Tensor]]
 """From one head's logits [B, C] and a batch to the loss [B] with the ground truth, and 1 where it is known, else 0."""
 
 
@@ -84,16 +82,17 @@ def distillation_loss(
         objective: What the answers are compared with.
         truth: The task's loss with the ground truth.
         gate: What the validation split taught about the teachers, for weights "per_class" and "learned".
-        approximate_tail: Stand in for logits that are not stored (see `labels.record.decode`) instead of refusing.
+        approximate_tail: Stand in for logits that are not stored (see `labels.decode`) instead of refusing.
 
     Returns:
         The scalar, and its detached terms: "distillation", one "teacher_t" each, "cross_entropy" unless weight is 1.
     """
     weights_BT = teacher_weights(config.teacher_weights, soft, batch, gate)
-    if approximate_tail and objective.needs_at(config.temperature) == "full":
-        soft = [labels if labels.full else SoftLabels(decode(labels, config.temperature)) for labels in soft]
-    token_parts = token_losses(heads[1:], soft, weights_BT, objective.function, config.temperature)
-    losses = [objective.function(heads[0], labels, temperature=config.temperature) for labels in soft]
+    temperature = temperature_at(config, batch.progress)
+    if approximate_tail and objective.needs_at(temperature) == "full":
+        soft = [labels if labels.full else FullLabels(decode(labels, temperature)) for labels in soft]
+    token_parts = token_losses(heads[1:], soft, weights_BT, objective.function, temperature)
+    losses = [objective.function(heads[0], labels, temperature=temperature) for labels in soft]
     class_BT = torch.stack(losses, 1)
     parts = [(weights_BT * class_BT).sum(1), *token_parts]
     distillation_B = torch.stack(parts).mean(0)
@@ -105,6 +104,24 @@ def distillation_loss(
     terms["cross_entropy"] = truth_B.detach().mean()
     share_B = torch.where(known_B > 0, config.weight, 1.0)
     return (share_B * distillation_B + (1 - config.weight) * truth_B).mean(), terms
+
+
+def temperature_at(config: LossConfig, progress: float) -> float:
+    """Return the temperature after a share of the training: that of the config, or on the way to its last one.
+
+    The stored logits are raw, so that one store serves every temperature on the way and each shows another side of the
+    same teacher: the "dynamic knowledge reuse" of LPQLD (Xiao & He, Soft Label Pruning and Quantization for Large-Scale
+    Dataset Distillation, TPAMI 2025), here with the cosine of its schedules and the student at the teacher's T.
+    """
+    if config.last_temperature is None:
+        return config.temperature
+    return cosine(config.temperature, config.last_temperature, progress)
+
+
+def needs(objective: Objective, config: LossConfig) -> Needs:
+    """Return what an objective needs at all temperatures of a training."""
+    ends = {config.temperature, config.temperature if config.last_temperature is None else config.last_temperature}
+    return "full" if "full" in map(objective.needs_at, ends) else "topk"
 
 
 def student_loss(

@@ -11,16 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from ..errors import PocketError
-from ..labels.record import SoftLabels, decode
-
-if TYPE_CHECKING:
-    from ..training.feed import Batch
+from ..labels import SoftLabels, TopLabels, decode
+from .batch import Batch
 
 FROM_VALIDATION = ("per_class", "learned")  # weights that need a `Gate`
 GATE_L2 = 0.01  # on standardized coefficients, beside a mean cross-entropy: few validation images move little
@@ -201,10 +198,6 @@ def _probabilities(labels: SoftLabels) -> torch.Tensor:
 
 def _top_probability(labels: SoftLabels) -> torch.Tensor:
     """Probability float32 [B] of the likeliest class at temperature 1."""
-    logits = labels.logits
-    if logits is not None:
-        return logits.softmax(1).amax(1)
-    values, rest = labels.values, labels.lse_rest
-    assert values is not None
-    assert rest is not None
-    return torch.exp(-torch.logaddexp(values.logsumexp(1), rest))
+    if isinstance(labels, TopLabels):
+        return torch.exp(-torch.logaddexp(labels.values.logsumexp(1), labels.lse_rest))
+    return decode(labels).softmax(1).amax(1)

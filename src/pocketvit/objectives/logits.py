@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import PocketError
-from ..labels.record import SoftLabels
+from ..labels import FullLabels, SoftLabels, TopLabels
 
 DKD_ALPHA = 1.0  # weights of the target and of the other classes; the paper's for CIFAR-100
 DKD_BETA = 8.0
@@ -56,11 +56,9 @@ def kl(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> 
 
     Top-k labels serve T = 1: the classes that are not stored count as one class on both sides.
     """
-    if not teacher.full:
-        if temperature != 1:
-            raise _needs_full(f"KL at temperature {temperature:g}", teacher)
+    if isinstance(teacher, TopLabels) and temperature == 1:
         return _kl_rest_as_one(student_BC, teacher)
-    return _kl(_full(teacher), student_BC, temperature)
+    return _kl(all_logits(teacher, f"KL at temperature {temperature:g}"), student_BC, temperature)
 
 
 def hard(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
@@ -82,7 +80,7 @@ def zscore(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float)
             "the objective zscore cannot learn from two classes: standardized, a pair of logits is always "
             "(+0.71, -0.71). Use --objective kl."
         )
-    return _kl(_standardized(_full(teacher, "zscore")), _standardized(student_BC), temperature)
+    return _kl(_standardized(all_logits(teacher, "the objective zscore")), _standardized(student_BC), temperature)
 
 
 def dkd(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
@@ -92,7 +90,7 @@ def dkd(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) ->
     teacher's class: it is the dominant one of mixed pixels as the teacher saw them, and needs no ground truth (the
     paper, without mixing, takes the ground-truth class).
     """
-    teacher_BC = _full(teacher, "dkd") / temperature
+    teacher_BC = all_logits(teacher, "the objective dkd") / temperature
     target_B1 = teacher.top1[:, None]
     student_BC = student_BC / temperature
     # [B, 2]: log-probability of the target and of the others together
@@ -110,7 +108,7 @@ def dist(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -
     columns of a class over the batch (averaged over classes; the same number is added to each sample, so that the mean
     over the batch is the paper's loss). Intra therefore depends on the batch, and on how ranks share it.
     """
-    teacher_BC = (_full(teacher, "dist") / temperature).softmax(1)
+    teacher_BC = (all_logits(teacher, "the objective dist") / temperature).softmax(1)
     student_BC = (student_BC / temperature).softmax(1)
     inter_B = 1 - _pearson(student_BC, teacher_BC)
     intra = 1 - _pearson(student_BC.T, teacher_BC.T).mean()
@@ -123,12 +121,9 @@ def _kl(teacher_BC: torch.Tensor, student_BC: torch.Tensor, temperature: float) 
     return temperature**2 * F.kl_div(prediction, target, reduction="none", log_target=True).sum(1)
 
 
-def _kl_rest_as_one(student_BC: torch.Tensor, teacher: SoftLabels) -> torch.Tensor:
-    ids_Bk, values_Bk, rest_B = teacher.ids, teacher.values, teacher.lse_rest
-    assert ids_Bk is not None
-    assert values_Bk is not None
-    assert rest_B is not None
-    target = torch.cat([values_Bk, rest_B[:, None]], 1).log_softmax(1)
+def _kl_rest_as_one(student_BC: torch.Tensor, teacher: TopLabels) -> torch.Tensor:
+    ids_Bk = teacher.ids
+    target = torch.cat([teacher.values, teacher.lse_rest[:, None]], 1).log_softmax(1)
     stored = student_BC.gather(1, ids_Bk)
     others = student_BC.scatter(1, ids_Bk, -math.inf).logsumexp(1, keepdim=True)
     prediction = torch.cat([stored, others], 1).log_softmax(1)
@@ -160,16 +155,17 @@ def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1, eps=1e-8)
 
 
-def _full(teacher: SoftLabels, objective: str = "kl") -> torch.Tensor:
-    logits = teacher.logits
-    if logits is None:
-        raise _needs_full(f"the objective {objective}", teacher)
-    return logits
+def all_logits(teacher: SoftLabels, what: str) -> torch.Tensor:
+    """Return a teacher's logits float32 [B, C].
 
-
-def _needs_full(what: str, teacher: SoftLabels) -> PocketError:
-    return PocketError(
-        f"{what} needs the logits of all {teacher.num_classes} classes, but these labels hold the top "
-        f"{teacher.k}. Label again with --top-k {teacher.num_classes}, use --objective kl --temperature 1 or hard, "
-        "or accept an approximation with --approximate-tail."
+    Raises:
+        PocketError: Only the largest are here; ``what`` (an objective) needs all.
+    """
+    if isinstance(teacher, FullLabels):
+        return teacher.logits
+    assert isinstance(teacher, TopLabels)
+    raise PocketError(
+        f"{what} needs the logits of all {teacher.num_classes} classes, but these labels hold the top {teacher.k}. "
+        "Label again with --top-k 0, use an objective that the top k serves (hard, or kl at temperature 1), or accept "
+        "an approximation with --approximate-tail."
     )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..models.taps import Layers
-from .alignment import pooled, projection, shrink, tokens_of
+from .alignment import pooled, projection, shrink
 from .annealing import cskd
 from .attention import minilm, split_qkv
-from .features import Generation, fitnets, vitkd_generation
+from .batch import Batch
+from .contrastive import Embedding, crd
+from .hints import Generation, fitnets, vitkd_generation
+from .logits import all_logits
 from .self_distillation import mean_teacher
-
-if TYPE_CHECKING:
-    from ..training.feed import Batch
 
 Pair = tuple[str, str]
 Compare = Callable[[Tensor, Tensor], Tensor]
@@ -26,11 +26,19 @@ Compare = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Moment:
-    """What a comparison may look at besides features: the heads' logits, the batch, the temperature."""
+    """What a comparison may look at besides features.
+
+    Attributes:
+        heads: The student's logits.
+        batch: What it was shown.
+        temperature: Of the loss, now.
+        teacher: Which of the batch's teachers this is.
+    """
 
     heads: Sequence[Tensor]
     batch: Batch
     temperature: float
+    teacher: int
 
 
 class Term(nn.Module):
@@ -40,7 +48,6 @@ class Term(nn.Module):
         pairs: (student's layer, teacher's layer), each by module path.
     """
 
-    needs_average = False
     student: Layers
     teacher: Layers
 
@@ -134,45 +141,83 @@ class QkvTerm(Term):
         return torch.stack([minilm(a, b) for a, b in zip(student, theirs, strict=True)]).mean()
 
 
-class CskdTerm(MapTerm):
-    """CSKD: both classifiers at every place of the common grid."""
+class CrdTerm(MapTerm):
+    """CRD: both sides' pooled features, each embedded by a learned layer of its own."""
 
-    def __init__(
-        self,
-        student: Layers,
-        teacher: Layers,
-        pairs: Sequence[Pair],
-        head: nn.Linear,
-        classifier: nn.Linear,
-        columns: Any,
-    ) -> None:
+    def __init__(self, student: Layers, teacher: Layers, pairs: Sequence[Pair]) -> None:
+        super().__init__(student, teacher, pairs, crd, pooled, lambda channels, _: Embedding(channels))
+        self.theirs = nn.ModuleList(Embedding(teacher.channels(name)) for _, name in pairs)
+
+    def compare(self, student: list[Tensor], teacher: list[Tensor], moment: Moment) -> Tensor:
+        maps = [self.teacher.map(pair[1], part) for pair, part in zip(self.pairs, teacher, strict=True)]
+        embedded = [layer(pooled(part)) for layer, part in zip(self.theirs, maps, strict=True)]
+        return torch.stack([crd(mine.float(), theirs) for mine, theirs in zip(student, embedded, strict=True)]).mean()
+
+
+class CskdTerm(MapTerm):
+    """CSKD: both networks' own heads at every place of the common grid, and the teacher's answer to the whole image."""
+
+    def __init__(self, student: Layers, teacher: Layers, pairs: Sequence[Pair], columns: Any) -> None:
         super().__init__(student, teacher, pairs, fitnets)
-        self.classifiers = head, classifier  # in a tuple: neither is a part of this module
         self.columns = columns
+        for layers, name, who in ((student, pairs[0][0], "student"), (teacher, pairs[0][1], "teacher")):
+            check_head(layers, name, who)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         (maps,) = super().forward(features)
-        return [self.classifiers[0](tokens_of(maps)).transpose(1, 2)]
+        return [answer_places(self.student, self.pairs[0][0], maps)]
 
     def compare(self, student: list[Tensor], teacher: list[Tensor], moment: Moment) -> Tensor:
         maps = self.teacher.map(self.pairs[0][1], teacher[0])
         with torch.no_grad():
-            whole = self._answer(pooled(maps))
-            places = self._answer(tokens_of(self.shrunk([maps])[0])).transpose(1, 2)
+            places = answer_places(self.teacher, self.pairs[0][1], self.shrunk([maps])[0])
+        if self.columns is not None:
+            places = places[:, torch.from_numpy(self.columns).to(places.device)]
+        whole = all_logits(moment.batch.soft[moment.teacher], "cskd")
         return cskd(student[0].float(), places, whole, moment.batch.progress, moment.temperature)
-
-    def _answer(self, features: Tensor) -> Tensor:
-        logits = self.classifiers[1](features)
-        return logits if self.columns is None else logits[..., torch.from_numpy(self.columns).to(logits.device)]
 
 
 class MeanTeacherTerm(Term):
     """The weight average of the student teaches it; no layer and no other teacher."""
 
-    needs_average = True
-
     def compare(self, student: list[Tensor], teacher: list[Tensor], moment: Moment) -> Tensor:
         return mean_teacher(moment.heads, moment.batch.average, moment.temperature, moment.batch.progress)
+
+
+def answer_places(layers: Layers, name: str, map_BChw: Tensor) -> Tensor:
+    """Apply a network's own head, and the norm that may stand before it, to each place of a layer: [B, C, places].
+
+    A place is given to it as a map of one place, or as a token that stands where every token stands: pooling returns
+    it, whichever way the network pools.
+    """
+    model: Any = layers.model
+    places = map_BChw.permute(0, 2, 3, 1).flatten(0, 2)
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(classifier, tuple | list | nn.ModuleList):  # a head per distillation token: the class head
+        logits = classifier[0](places)
+    elif not hasattr(model, "forward_head"):
+        logits = classifier(places)  # type: ignore[misc]
+    elif len(layers.shapes[name]) == 2:
+        logits = model.forward_head(places[:, None].expand(-1, layers.prefix + 1, -1))
+    elif getattr(model, "output_fmt", "NCHW") == "NHWC":
+        logits = model.forward_head(places[:, None, None])
+    else:
+        logits = model.forward_head(places[:, :, None, None])
+    return logits.unflatten(0, (len(map_BChw), -1)).transpose(1, 2)
+
+
+def check_head(layers: Layers, name: str, who: str) -> None:
+    """Raise `PocketError` for a network whose head cannot be asked about one place of a layer."""
+    device = next(layers.model.parameters()).device
+    try:
+        with torch.no_grad():
+            answer_places(layers, name, torch.zeros(2, layers.channels(name), 1, 1, device=device))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise PocketError(
+            f"cskd asks the head about every place, which needs a {who} with forward_head() or get_classifier(), as "
+            f"timm's have, and its last features; {type(layers.model).__name__} has none for {name!r}. Use kl or "
+            "locality."
+        ) from error
 
 
 def _common_grid(student: Layers, teacher: Layers, pair: Pair) -> tuple[int, int]:

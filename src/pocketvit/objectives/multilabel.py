@@ -8,16 +8,12 @@ Shape legend: B samples, C labels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 
-from ..errors import PocketError
-from ..labels.record import SoftLabels
-
-if TYPE_CHECKING:
-    from ..training.feed import Batch
+from ..labels import SoftLabels
+from .batch import Batch
+from .logits import all_logits
 
 
 def mld(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
@@ -31,12 +27,7 @@ def mld(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) ->
     Raises:
         PocketError: The labels hold only the largest logits.
     """
-    logits_BC = teacher.logits
-    if logits_BC is None:
-        raise PocketError(
-            f"independent labels need the teacher's logits for all {teacher.num_classes} of them, and the top "
-            f"{teacher.k} are stored. Label again with --top-k 0."
-        )
+    logits_BC = all_logits(teacher, "the objective mld")
     target_BC, answer_BC = logits_BC / temperature, student_BC / temperature
     there_BC = target_BC.sigmoid() * (F.logsigmoid(target_BC) - F.logsigmoid(answer_BC))
     absent_BC = (-target_BC).sigmoid() * (F.logsigmoid(-target_BC) - F.logsigmoid(-answer_BC))

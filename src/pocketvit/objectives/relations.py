@@ -12,6 +12,7 @@ from torch import Tensor
 
 RKD_DISTANCE, RKD_ANGLE = 25.0, 50.0  # weights of the two parts, the paper's
 SIMILARITY = 3000.0  # gamma of the paper
+MANIFOLD_PLACES, MANIFOLD_IMAGES, MANIFOLD_RANDOM = 4.0, 0.1, 0.2  # weights of the three parts, of the authors' command
 MANIFOLD_SAMPLES = 192  # tokens of the whole batch that are related at random (K of the paper)
 _SMALL = 1e-12
 
@@ -45,9 +46,9 @@ def _angles(features_BC: Tensor) -> Tensor:
 
 
 def similarity(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
-    """``3000 |G_s - G_t|^2 / B^2``, G the Gram matrix with rows of length 1: Tung & Mori, ICCV 2019."""
+    """``3000 |G_s - G_t|^2 / B^2``, G the Gram matrix with rows of length 1: Tung & Mori, ICCV 2019, eq. 4."""
     grams = [F.normalize(features @ features.T, dim=1) for features in (student_BC, teacher_BC)]
-    return SIMILARITY * (grams[0] - grams[1]).square().mean() / len(student_BC)
+    return SIMILARITY * (grams[0] - grams[1]).square().mean()
 
 
 def correlation(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
@@ -65,17 +66,18 @@ def correlation(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
 def manifold(student_BNC: Tensor, teacher_BNC: Tensor) -> Tensor:
     """Relations of patches: Hao et al., Learning Efficient Vision Transformers via Fine-Grained Manifold Distillation.
 
-    NeurIPS 2022. Gram matrices of unit tokens, compared within each image (N x N), among images at each place (B x B),
-    and among 192 tokens of the batch at random: the paper's decoupling of the one B N x B N matrix, which is too big.
+    NeurIPS 2022. Mean squared differences of Gram matrices of unit tokens: 4 times those within each image (N x N), 0.1
+    times those among images at each place (B x B), 0.2 times those among 192 tokens of the batch at random. That is the
+    paper's decoupling of the one B N x B N matrix, which is too big.
     """
     student, teacher = F.normalize(student_BNC, dim=2), F.normalize(teacher_BNC, dim=2)
     chosen = torch.randperm(student.shape[0] * student.shape[1], device=student.device)[:MANIFOLD_SAMPLES]
     loss = student.new_zeros(())
-    for take in (
-        lambda t: t,
-        lambda t: t.transpose(0, 1),
-        lambda t: t.flatten(0, 1)[chosen][None],
+    for weight, take in (
+        (MANIFOLD_PLACES, lambda t: t),
+        (MANIFOLD_IMAGES, lambda t: t.transpose(0, 1)),
+        (MANIFOLD_RANDOM, lambda t: t.flatten(0, 1)[chosen][None]),
     ):
         s, t = take(student), take(teacher)
-        loss = loss + (s @ s.transpose(1, 2) - t @ t.transpose(1, 2)).square().mean()
+        loss = loss + weight * (s @ s.transpose(1, 2) - t @ t.transpose(1, 2)).square().mean()
     return loss

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..labels.record import SoftLabels
+from ..labels import FullLabels
 from .logits import kl
 
 
@@ -23,7 +23,7 @@ def mean_teacher(heads: Sequence[Tensor], average: Sequence[Tensor], temperature
         progress: share of the training that is done, 0 to 1.
     """
     losses = [
-        kl(head, SoftLabels(target.detach().float()), temperature=temperature).mean()
+        kl(head, FullLabels(target.detach().float()), temperature=temperature).mean()
         for head, target in zip(heads, average, strict=True)
     ]
     return min(1.0, 5 * progress) * torch.stack(losses).mean()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,18 @@ from torch import Tensor, nn
 from ..config import LossConfig, TermConfig
 from ..errors import PocketError
 from ..models.taps import Layers, list_layers
+from ..teachers import Teacher
 from .alignment import pooled, projection, tokens_of
 from .attention import RELATION_HEADS, attention_transfer, patch_attention
-from .features import Orthogonal, fitnets, locality, vkd
-from .matching import Compare, CskdTerm, MapTerm, MeanTeacherTerm, Moment, Pair, QkvTerm, Term, VitkdTerm
+from .batch import Batch
+from .combine import temperature_at
+from .hints import Orthogonal, fitnets, locality, vkd
+from .matching import Compare, CrdTerm, CskdTerm, MapTerm, MeanTeacherTerm, Moment, Pair, QkvTerm, Term, VitkdTerm
+from .probabilistic import pkt
 from .relations import correlation, manifold, rkd, similarity
 
-if TYPE_CHECKING:
-    from ..teachers import Teacher
-    from ..training.feed import Batch
+TermNeeds = Literal["features", "full", "average"]
+"""What a term looks at: a teacher's layers, all its logits, the weight average of the student."""
 
 
 def _deepest(layers: Layers) -> list[str]:
@@ -72,25 +75,21 @@ def _attention(student: Layers, teacher: Layers) -> list[Pair]:
     return [pair]
 
 
-def _linear(model: nn.Module, channels: int, who: str) -> nn.Linear:
-    get = getattr(model, "get_classifier", None)
-    layer = get() if callable(get) else None
-    layer = layer[0] if isinstance(layer, tuple) else layer
-    if not isinstance(layer, nn.Linear) or layer.in_features != channels:
-        raise PocketError(
-            f"cskd applies the classifier at every place, which needs a {who} that ends in one linear layer on its "
-            f"last features; {type(model).__name__} does not. Use kl or locality."
-        )
-    return layer
-
-
 @dataclass(frozen=True)
 class Kind:
-    """How a term is made: the pairs of layers when none are named, and the term for given pairs."""
+    """How a term is made.
+
+    Attributes:
+        pairs: The layers that are compared when none are named.
+        make: The term for given pairs.
+        family: It belongs to.
+        needs: What it looks at.
+    """
 
     pairs: Callable[[Layers, Layers], list[Pair]]
     make: Callable[[Layers, Layers, list[Pair], Teacher | None], Term]
     family: str
+    needs: tuple[TermNeeds, ...] = ("features",)
 
 
 def _one(student: Layers, teacher: Layers) -> list[Pair]:
@@ -104,10 +103,7 @@ def _maps(function: Compare, family: str, form=None, project=None, pairs=_one) -
 def _make_cskd(student: Layers, teacher: Layers, pairs: list[Pair], live: Teacher | None) -> Term:
     if len(pairs) != 1:
         raise PocketError(f"cskd compares one pair of layers, and {len(pairs)} are named: name the last ones, or none.")
-    ((mine, theirs),) = pairs
-    head = _linear(student.model, student.channels(mine), "student")
-    classifier = _linear(teacher.model, teacher.channels(theirs), "teacher")
-    return CskdTerm(student, teacher, pairs, head, classifier, None if live is None else live.columns)
+    return CskdTerm(student, teacher, pairs, None if live is None else live.columns)
 
 
 TERMS: dict[str, Kind] = {
@@ -118,21 +114,35 @@ TERMS: dict[str, Kind] = {
     "rkd": _maps(rkd, "relations", pooled),
     "similarity": _maps(similarity, "relations", lambda maps: maps.flatten(1)),
     "correlation": _maps(correlation, "relations", pooled),
+    "pkt": _maps(pkt, "relations", pooled),
+    "crd": Kind(_one, lambda s, t, chosen, _: CrdTerm(s, t, chosen), "contrast"),
     "manifold": _maps(manifold, "relations", tokens_of),
     "attention_transfer": _maps(attention_transfer, "attention"),
     "patch_attention": _maps(patch_attention, "attention", tokens_of),
     "minilm": Kind(_attention, lambda s, t, chosen, _: QkvTerm(s, t, chosen), "attention"),
-    "cskd": Kind(lambda s, t: [(s.last(), t.last())], _make_cskd, "annealing"),
-    "mean_teacher": Kind(lambda s, t: [], lambda s, t, chosen, _: MeanTeacherTerm(s, t, []), "self-distillation"),
+    "cskd": Kind(lambda s, t: [(s.last(), t.last())], _make_cskd, "annealing", ("features", "full")),
+    "mean_teacher": Kind(
+        lambda s, t: [], lambda s, t, chosen, _: MeanTeacherTerm(s, t, []), "self-distillation", ("average",)
+    ),
 }
 
 
-def check_term(name: str) -> None:
-    """Raise `PocketError` with near names for a term that there is not."""
+def term_needs(config: LossConfig) -> set[TermNeeds]:
+    """Return what the terms of a loss look at, before any network is there."""
+    return {need for wanted in config.terms for need in kind_of(wanted.objective).needs}
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of a term.
+
+    Raises:
+        PocketError: There is none of that name; says which are near.
+    """
     if name not in TERMS:
         near = difflib.get_close_matches(name, TERMS, n=2, cutoff=0.4)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise PocketError(f"there is no objective {name!r} on features.{hint} There are: {', '.join(TERMS)}.")
+    return TERMS[name]
 
 
 class FeatureTerms(nn.Module):
@@ -153,9 +163,8 @@ class FeatureTerms(nn.Module):
         self.owners: list[tuple[int, int]] = []  # of each term: number in the config, number of its teacher
         terms = []
         for number, wanted in enumerate(config.terms):
-            check_term(wanted.objective)
-            kind = TERMS[wanted.objective]
-            if kind.family == "self-distillation":
+            kind = kind_of(wanted.objective)
+            if "features" not in kind.needs:
                 sides: list[tuple[Teacher | None, Layers]] = [(None, layers)]
             elif theirs:
                 sides = list(theirs)
@@ -182,7 +191,7 @@ class FeatureTerms(nn.Module):
     @property
     def needs_average(self) -> bool:
         """Whether a term looks at what the student's weight average answers."""
-        return any(term.needs_average for term in self.terms)
+        return "average" in term_needs(self.config)
 
     def forward(self, recorded: dict[str, Tensor]) -> list[list[Tensor]]:
         """Project the student's recorded features, for each term."""
@@ -192,10 +201,11 @@ class FeatureTerms(nn.Module):
         self, projected: list[list[Tensor]], heads: Sequence[Tensor], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the terms, and each one's detached value before its weight."""
-        moment = Moment(heads, batch, self.config.temperature)
+        temperature = temperature_at(self.config, batch.progress)
         values: list[list[Tensor]] = [[] for _ in self.config.terms]
         for term, mine, (number, index) in zip(self.terms, projected, self.owners, strict=True):
             theirs = [batch.features[index][name] for _, name in term.pairs]  # type: ignore[union-attr]
+            moment = Moment(heads, batch, temperature, index)
             values[number].append(term.compare(mine, theirs, moment))  # type: ignore[operator]
         means = [torch.stack(parts).mean() for parts in values]
         total = torch.stack([w.weight * mean for w, mean in zip(self.config.terms, means, strict=True)]).sum()

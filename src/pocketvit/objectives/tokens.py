@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import PocketError
-from ..labels.record import SoftLabels
+from ..labels import SoftLabels
 from .logits import Function
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ..tasks.classification import paired_difference
+from ..metrics import paired_difference
 from .style import MARKERS, SENTINELS, figure
 
 _COLOURS = ("teacher", "student", "ceiling", "other", "int8")

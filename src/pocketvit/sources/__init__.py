@@ -10,6 +10,7 @@ from .assemble import assemble
 from .base import SPLITS, Checks, Dataset, Source
 from .decode import BrokenImage, decode, to_rgb8
 from .folds import open_folds
+from .joining import join
 from .listing import Listing
 from .pack import Pack, pack_dataset
 from .tiles import Tiles, per_image, tile_dataset
@@ -36,6 +37,9 @@ def open_images(
     *,
     labels: str | Path | None = None,
     group: str | None = None,
+    val: Any = None,
+    test: Any = None,
+    unlabelled: Any = None,
     val_fraction: float = 0.1,
     seed: int = 0,
     window: tuple[float, float] | None = None,
@@ -54,6 +58,8 @@ def open_images(
             ``.npz``; a pair (array of images, labels); or a `Dataset`, which is returned as it is.
         labels: CSV file of names and labels of the images in a folder.
         group: heading of the column (such as patient) whose equal cells stay on one side of every split.
+        val, test: images of these splits, of the same kind and classes.
+        unlabelled: more training images, whose labels (if any) are not looked at.
         val_fraction: share of the training images held out for validation, and again for test, where those are
             missing; 0 holds nothing out.
         window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default the full range
@@ -64,11 +70,20 @@ def open_images(
     Raises:
         PocketError: what was given cannot be used; the message says what, where and what to do.
     """
+    beside = {"val": val, "test": test, "unlabelled": unlabelled}
     if isinstance(images, Dataset):
+        if any(given is not None for given in beside.values()):
+            raise PocketError("an opened dataset has its splits: give the images themselves, to join others to them")
         return images if tile is None else tile_dataset(images, tile)
-    listing = find_images(images, labels, group)
+    listing = find_all(images, labels, group, **beside)
     dataset = assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
     return dataset if tile is None else tile_dataset(dataset, tile)
+
+
+def find_all(images: Any, labels: str | Path | None, group: str | None, **beside: Any) -> Listing:
+    """List images, and the ones beside them, by what they are; see `open_images`."""
+    others = {role: find_images(given, None, None) for role, given in beside.items() if given is not None}
+    return join(find_images(images, labels, group), others)
 
 
 def find_images(images: Any, labels: str | Path | None, group: str | None) -> Listing:
@@ -83,7 +98,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if group is not None and labels is None and not is_table:
         raise PocketError(
             f"grouping by {group!r} needs a table that says which images are of one {group}: give a CSV file with "
-            f"the columns file, label and {group}, as --labels FILE"
+            f"the columns file, label and {group}, as --table FILE"
         )
     if isinstance(images, tuple) and len(images) == 2:
         return list_pair(*images)

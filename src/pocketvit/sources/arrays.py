@@ -12,11 +12,11 @@ import numpy as np
 
 from ..errors import PocketError
 from . import medmnist
-from .base import SPLITS, Task
+from .base import SPLITS
 from .findings import DEPTHS
 from .grades import are_grades, in_order
 from .listing import Arrays, Listing
-from .targets import labelled
+from .targets import labelled, several
 
 Split = tuple[np.ndarray, np.ndarray | None]
 
@@ -73,9 +73,9 @@ def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:
     labels = [labels for _, labels in splits.values() if labels is not None and labels.size]
     if known is None or not labels or any(part.dtype.kind not in "iubf" for part in labels):
         return None
-    several = labels[0].ndim == 2 and labels[0].shape[1] > 1
-    count = labels[0].shape[1] if several else int(max(part.max() for part in labels)) + 1
-    fits = count == len(known.classes) and several == known.task.startswith("multi-label")
+    many = several(labels[0]) and labels[0].shape[1] > 1
+    count = labels[0].shape[1] if many else int(max(part.max() for part in labels)) + 1
+    fits = count == len(known.classes) and many == known.task.startswith("multi-label")
     return known.classes if fits else None
 
 
@@ -104,7 +104,7 @@ def _of_medmnist(listing: Listing) -> Listing:
 def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | None = None) -> Listing:
     """List arrays of images [n, H, W] or [n, H, W, C] with integer labels [n] or [n, 1], split by split.
 
-    Labels [n, C] of 0 and 1 are several an image; where each row has exactly one 1 they are C classes.
+    Labels [n, C] of 0 and 1 are several per image; where each row has exactly one 1 they are C classes.
 
     Args:
         splits: "train" and perhaps "val", "test": images and labels (None: unlabelled).
@@ -119,28 +119,28 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
         keys += [str(index) for index in range(len(images))]
         rows += [split] * len(images)
     if len({part.shape[1:] for part in targets}) > 1:
-        raise PocketError(f"the splits of {name} have different numbers of labels an image: give the same in each")
+        raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)
-    count = joined.shape[1] if joined.ndim == 2 else int(joined.max(initial=-1)) + 1
+    count = joined.shape[1] if several(joined) else int(joined.max(initial=-1)) + 1
     if not labelled(joined).any():
         classes = ()
         joined = np.full(len(joined), -1, np.int64)
     elif classes is None:
         classes = tuple(str(label) for label in range(count))
-        what = "labels" if joined.ndim == 2 else "classes"
+        what = "labels" if several(joined) else "classes"
         notes.append(f"{name} does not name its {count} {what}: they go by their numbers")
-    if classes and joined.ndim == 2 and len(classes) != count:
-        raise PocketError(f"{name} has {count} labels an image but names {len(classes)}: correct the names")
+    if classes and several(joined) and len(classes) != count:
+        raise PocketError(f"{name} has {count} labels per image but names {len(classes)}: correct the names")
     if classes and count > len(classes):
         raise PocketError(f"{name} has a label {count - 1} but only {len(classes)} classes: correct the labels")
-    task: Task = "multi-label" if joined.ndim == 2 else "ordinal" if are_grades(classes) else "classification"
+    task = "multilabel" if several(joined) else "ordinal" if are_grades(classes) else "classification"
     return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
 
 
 def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
     """Return labels [N, C] of which each image has exactly one as classes [N], saying so; others as they are."""
     known = labelled(targets)
-    if targets.ndim == 1 or not known.any() or not (targets[known].sum(1) == 1).all():
+    if not several(targets) or not known.any() or not (targets[known].sum(1) == 1).all():
         return targets
     notes.append(f"each image has exactly one of the {targets.shape[1]} labels: they are taken as classes")
     return np.where(known, targets.argmax(1), -1)
@@ -204,10 +204,10 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
 def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     if labels is None:
         return np.full(count, -1, np.int64)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return _several(labels, count, where)
+    if several(labels) and labels.shape[1] > 1:
+        return _of_labels(labels, count, where)
     if labels.size != count:
-        raise PocketError(f"{where} has {count} images but {labels.size} labels: one an image is expected")
+        raise PocketError(f"{where} has {count} images but {labels.size} labels: one per image is expected")
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.floor(flat)).all()):
         raise PocketError(f"the labels of {where} are {flat.dtype}: expected whole numbers from 0")
@@ -217,14 +217,14 @@ def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     return targets
 
 
-def _several(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+def _of_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     if len(labels) != count:
-        raise PocketError(f"{where} has {count} images but {len(labels)} rows of labels: one an image is expected")
+        raise PocketError(f"{where} has {count} images but {len(labels)} rows of labels: one per image is expected")
     known = (labels == 0) | (labels == 1)
     bad = np.flatnonzero(~(known.all(1) | (labels == -1).all(1)))
     if len(bad):
         raise PocketError(
-            f"{where} has {labels.shape[1]} labels an image, those of image {bad[0]} being {labels[bad[0]].tolist()}: "
+            f"{where} has {labels.shape[1]} labels per image, those of image {bad[0]} being {labels[bad[0]].tolist()}: "
             "several labels are 0 or 1 each (or all -1 where unknown), one label is [n] or [n, 1]"
         )
     return labels.astype(np.int64)

@@ -9,17 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .boxes import Boxes
 from .decode import to_rgb8
+from .targets import target_at
 
 SPLITS = ("train", "val", "test")
 Window = tuple[float, float]
-Target = int | np.ndarray | Boxes
-Task = Literal["classification", "ordinal", "multi-label", "detection"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -34,7 +32,7 @@ class Source:
         split: "train", "val" or "test".
         classes: class names; () when unlabelled.
         ids: uint64 [N], hash of split and normalized relative path (or array index): the same on any machine.
-        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1; or `Boxes`.
+        targets: int64 [N], -1 where unknown; with several labels per image int64 [N, C] of 0 and 1; or `Boxes`.
         names: [N] relative path or index as text, for messages and tables.
         window: intensities (low, high) that become 0 and 255 where an image is not 8-bit.
         size: (height, width) when all images share one, else None.
@@ -73,19 +71,13 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         """Return the image as it is (HxW or HxWxC, native depth, upright) and its target."""
         raise NotImplementedError
 
-    def target(self, position: int) -> Target:
+    def target(self, position: int) -> Any:
         """Return an image's class, its labels [C], or its `Boxes`."""
-        target = self.targets[position]
-        return int(target) if isinstance(target, np.integer) else target
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether an image has several labels, each there or not."""
-        return isinstance(self.targets, np.ndarray) and self.targets.ndim == 2
+        return target_at(self.targets, position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         """Return images as 8-bit RGB: uint8 [B, H, W, 3] when all share one size, else a list of [H, W, 3]."""
@@ -108,7 +100,7 @@ class Checks:
         duplicates: (name, name) of equal images that stand in different splits.
         sizes: images per (height, width).
         modes: images per kind, such as "RGB" or "uint16".
-        images: images per split, where they have several labels or boxes and ``counts`` do not add up to it.
+        images: images per split, where they have several labels or boxes each and ``counts`` do not add up to it.
         unit: what ``counts`` count: "images" or "boxes".
     """
 
@@ -139,7 +131,7 @@ class Checks:
         if classes:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            what = "labels, several an image" if self.several else "classes"
+            what = "labels, several per image" if self.several else "classes"
             lines.append(f"{what}: {len(classes):,}, with {each} training {self.unit} each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
@@ -168,7 +160,8 @@ class Dataset:
     Attributes:
         notes: what was decided and is said aloud: whose split it is, labels that contradict each other, windows.
         checks: what the pass over all images found.
-        task: what the labels are: classes, ordered grades, several labels an image, or boxes.
+        task: what the labels are, a name of `tasks`: "classification", "ordinal" (grades in order), "multilabel",
+            "detection".
         modality: kind of image, where it is known: "xray", "ct", "ultrasound", "fundus", "oct", "microscopy",
             "histology" or "dermatoscopy".
         group: column of the patients (or whatever else stays on one side of every split), if one was named.
@@ -182,7 +175,7 @@ class Dataset:
     test: Source | None
     notes: tuple[str, ...]
     checks: Checks
-    task: Task = "classification"
+    task: str = "classification"
     modality: str | None = None
     group: str | None = None
     group_names: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ def open_folds(
     *,
     labels: str | Path | None = None,
     group: str | None = None,
+    unlabelled: Any = None,
     val_fraction: float = 0.1,
     seed: int = 0,
     window: tuple[float, float] | None = None,
@@ -49,13 +50,13 @@ def open_folds(
         PocketError: the images have a split of their own, no labels, fewer groups than folds, or a class that stands in
             one group only; and as `open_images`.
     """
-    from . import find_images
+    from . import find_all
 
     if isinstance(images, Dataset):
         raise PocketError("folds need the images themselves, not an opened dataset: give the folder or file")
     if k < 2:
         raise PocketError(f"{k} folds: give 2 or more (5 is usual)")
-    listing = find_images(images, labels, group)
+    listing = find_all(images, labels, group, unlabelled=unlabelled)
     given = sorted(set(listing.splits) - {"train"})
     if given:
         raise PocketError(

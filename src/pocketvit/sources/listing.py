@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Source, Target, Task
+from .base import Source
 from .decode import decode, to_rgb8
 from .findings import Findings
 
@@ -40,7 +40,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     test_fraction: float | None = None
-    task: Task = "classification"
+    task: str = "classification"
     modality: str | None = None
     group: str | None = None
     groups: list[str] | None = None
@@ -94,7 +94,7 @@ class FileSource(Source):
         self.paths = paths
         self.findings = findings
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return decode(self.paths[position], self.names[position]), self.target(position)
 
 
@@ -106,7 +106,7 @@ class ArraySource(Source):
         self.images = images
         self.rows = rows
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         row = position if self.rows is None else self.rows[position]
         return self.images[row], self.target(position)
 

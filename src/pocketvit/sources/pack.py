@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from ..errors import PocketError
 from ..files import atomic, require_space, storage_error
-from .base import Dataset, Source, Target, in_threads
+from .base import Dataset, Source, in_threads
 from .decode import decode, to_rgb8
 from .findings import DEPTHS
 from .listing import ArraySource, FileSource, batch_rgb8
@@ -123,7 +123,7 @@ class Pack(Source):
         vars(self).update(state)
         self._map()
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self._image(int(position)), self.target(position)
 
     def _image(self, position: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from .targets import Targets, image_level, labelled
+from .targets import Targets, counted_as, image_level, labelled, present
 
 
 def hold_out(
@@ -84,8 +84,7 @@ def spread(keys: list[str], units: np.ndarray, targets: Targets, folds: int, see
     ranks: dict[int, bytes] = {}
     known, targets = labelled(targets), image_level(targets)
     for row, unit in enumerate(units.tolist()):
-        of = [int(targets[row])] if targets.ndim == 1 else [-1, *np.flatnonzero(targets[row] == 1).tolist()]
-        counts.setdefault(unit, Counter()).update(of if known[row] else [-2])
+        counts.setdefault(unit, Counter()).update(counted_as(targets[row]) if known[row] else [-2])
         sizes[unit] += 1
         rank = _rank(seed, keys[row])
         ranks[unit] = min(rank, ranks.get(unit, rank))
@@ -131,19 +130,12 @@ def hold_out_groups(
         # a share of what is left, not of all; at most one fold a unit, or some would be empty
         folds = min(max(round(share and len(rows) / (share * len(keys))), 2), apart)
         fold = spread([keys[row] for row in rows], units[rows], targets[rows], folds, seed)
-        lost = [len(_present(targets[rows]) - _present(targets[rows[fold != one]])) for one in range(folds)]
-        gained = [len(_present(targets[rows[fold == one]])) for one in range(folds)]
+        lost = [len(present(targets[rows]) - present(targets[rows[fold != one]])) for one in range(folds)]
+        gained = [len(present(targets[rows[fold == one]])) for one in range(folds)]
         if min(lost) == 0:
             best = min(range(folds), key=lambda one: (lost[one], -gained[one], one))
             chosen[rows[fold == best]] = split
     return chosen
-
-
-def _present(targets: Targets) -> set[int]:
-    targets = image_level(targets)
-    if targets.ndim == 1:
-        return set(np.unique(targets).tolist()) - {-1}
-    return set(np.flatnonzero((targets == 1).any(0)).tolist())
 
 
 def _rank(seed: int, key: str) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from typing import Any
 
 import numpy as np
 
-from .base import Source, Target
+from .base import Source
 from .targets import forgotten, strata
 
 
@@ -30,7 +31,7 @@ class Subset(Source):
             fingerprint=hashlib.sha256(source.fingerprint.encode() + self.positions.tobytes()).hexdigest(),
         )
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self.source[int(self.positions[position])][0], self.target(position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:

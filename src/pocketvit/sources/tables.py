@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import PocketError
 from .arrays import one_of_many
-from .base import Task
 from .folders import SPLIT_NAMES, find_files, is_image, normalized
 from .grades import are_grades, in_order
 from .listing import Files, Listing
+from .targets import several
 
 _NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_name", "image_id", "name", "id")
 _LABEL_COLUMNS = (
@@ -107,16 +107,16 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     )
 
 
-def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tuple[tuple[str, ...], np.ndarray, Task]:
+def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tuple[tuple[str, ...], np.ndarray, str]:
     """Return the classes, the targets ([N], or [N, C] of 0 and 1) and what they are."""
     if len(read.labels) > 1:
         classes = tuple(read.titles[column] for column in read.labels)
-        notes.append(f"{table.name} has {len(classes)} labels an image, 0 or 1 each: {', '.join(classes)}")
+        notes.append(f"{table.name} has {len(classes)} labels per image, 0 or 1 each: {', '.join(classes)}")
         given = [[_PRESENT.get(cell, -1) for cell in row.labels] for row in rows]
         targets = one_of_many(np.array(given, np.int64), notes)
         if (targets < 0).all():
             return (), np.full(len(rows), -1, np.int64), "classification"
-        return classes, targets, "multi-label" if targets.ndim == 2 else "classification"
+        return classes, targets, "multilabel" if several(targets) else "classification"
     hint = read.titles[read.labels[0]]
     classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
     if len(classes) == 1:

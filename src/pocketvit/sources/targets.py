@@ -1,9 +1,11 @@
-"""Questions about targets that have the same answer for all their forms.
+"""What targets are: one class per image, int64 [N]; several labels, int64 [N, C] of 0 and 1; or `Boxes`. -1: unknown.
 
-One label an image is int64 [N], several are int64 [N, C] of 0 and 1, boxes are `Boxes`.
+This is the one place that looks at their form: everyone else asks here, or the task (`tasks`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,12 @@ def image_level(targets: Targets) -> np.ndarray:
     return targets.presence if isinstance(targets, Boxes) else targets
 
 
+def target_at(targets: Targets, position: int) -> Any:
+    """Return an image's class, its labels [C], or its boxes."""
+    value = targets[position]
+    return int(value) if isinstance(value, np.integer) else value
+
+
 def labelled(targets: Targets) -> np.ndarray:
     """Return bool [N]: whether an image's labels are known."""
     if isinstance(targets, Boxes):
@@ -30,19 +38,32 @@ def labelled(targets: Targets) -> np.ndarray:
 
 
 def having(targets: Targets, label: int) -> np.ndarray:
-    """Return bool [N]: whether an image is of this class, or has this label."""
+    """Return bool [N]: whether an image is of this class, or has this label (or a box of it)."""
     if isinstance(targets, Boxes):
         return np.bincount(targets.images[targets.labels == label], minlength=len(targets)) > 0
-    return targets == label if targets.ndim == 1 else targets[:, label] == 1
+    return targets[:, label] == 1 if several(targets) else targets == label
+
+
+def present(targets: Targets) -> set[int]:
+    """Return the classes, or labels, that some image has."""
+    targets = image_level(targets)
+    if several(targets):
+        return set(np.flatnonzero((targets == 1).any(0)).tolist())
+    return set(np.unique(targets).tolist()) - {-1}
+
+
+def counted_as(target: Any) -> list[int]:
+    """Return what an image counts as where a split keeps classes even: its class, or each label and "any" (-1)."""
+    return [int(target)] if np.ndim(target) == 0 else [-1, *np.flatnonzero(target == 1).tolist()]
 
 
 def class_counts(targets: Targets, classes: int) -> np.ndarray:
     """Return int64 [C]: images of each class, or with each label; of boxes, the boxes of each class."""
     if isinstance(targets, Boxes):
         return np.bincount(targets.labels, minlength=classes)
-    if targets.ndim == 1:
-        return np.bincount(targets[targets >= 0], minlength=classes)
-    return (targets == 1).sum(0)
+    if several(targets):
+        return (targets == 1).sum(0)
+    return np.bincount(targets[targets >= 0], minlength=classes)
 
 
 def strata(targets: Targets) -> np.ndarray:
@@ -52,7 +73,7 @@ def strata(targets: Targets) -> np.ndarray:
     themselves), C where there is none, -1 where they are unknown.
     """
     known, targets = labelled(targets), image_level(targets)
-    if targets.ndim == 1:
+    if not several(targets):
         return targets
     count = targets.shape[1]
     rarity = np.argsort(np.argsort(class_counts(targets, count), kind="stable"))  # 0: the rarest

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
-from .base import Dataset, Source, Target, in_threads
+from .base import Dataset, Source, in_threads
 from .boxes import Boxes
 from .decode import to_rgb8
 from .findings import DEPTHS
@@ -79,7 +79,7 @@ class Tiles(Source):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # an image may be large, and is decoded again in no time
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, Target]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         parent = int(self.origin[position])
         last = self._last  # one assignment and one read: threads may decode twice, but never see another's image
         if last is None or last[0] != parent:

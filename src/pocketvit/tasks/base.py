@@ -42,14 +42,18 @@ class Task(ABC):
         kind: What makes probabilities of outputs, and so what a store's records are: "softmax" or "sigmoid".
         objectives: Distillation losses by name.
         score: The field of `validate` by which the best checkpoint is kept.
+        smoothing: Of the labels that networks are trained on without a teacher.
         unit: What an accuracy counts, in words: "images" or "labels".
+        compares: Whether `compare` knows methods for it.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["softmax", "sigmoid"]]
     objectives: ClassVar[Mapping[str, Objective]]
     score: ClassVar[str] = "val_accuracy"
+    smoothing: ClassVar[float] = 0.0
     unit: ClassVar[str] = "images"
+    compares: ClassVar[bool] = True
 
     # What is asked for
 
@@ -90,6 +94,10 @@ class Task(ABC):
             "leave --objective away."
         )
 
+    def reads(self, kind: str) -> bool:
+        """Whether outputs that were trained as another kind mean something to this task."""
+        return kind == self.kind
+
     # Learning
 
     @abstractmethod
@@ -99,6 +107,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False) -> Loss:
         """Return what `training.fit` minimizes: distillation where batches have soft labels, else the truth."""
+
+    @abstractmethod
+    def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits [B, C] with unmixed, known targets, one per image or per label."""
 
     @abstractmethod
     def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -140,7 +152,7 @@ class Task(ABC):
 
     @abstractmethod
     def validate(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Return what an epoch's line of metrics says of the validation split: "val_accuracy" and what else there is."""
+        """Return what an epoch's line of metrics says of the validation split: "val_accuracy" and more."""
 
     @abstractmethod
     def judge(
@@ -179,6 +191,10 @@ class Task(ABC):
     def chance(self, targets: np.ndarray) -> float | None:
         """Return the score of always giving the commonest answer; None where that says nothing."""
         return None
+
+    def counted(self, images: str) -> str:
+        """Return what an accuracy is a share of, in words: "360 images", "the labels of 360 images"."""
+        return images if self.unit == "images" else f"the {self.unit} of {images}"
 
     def said(self, scores: Mapping[str, float]) -> str:
         """Return what `validate` found, in words."""

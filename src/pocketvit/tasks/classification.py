@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..config import LossConfig
 from ..errors import PocketError
@@ -36,6 +37,7 @@ class Classification(Task):
     name = "classification"
     kind = "softmax"
     objectives = OBJECTIVES
+    smoothing = 0.1
     ordinal = False
 
     def refuse(self, settings: Any, classes: int) -> None:
@@ -56,9 +58,10 @@ class Classification(Task):
 
     def loss(self, config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False) -> Loss:
         objective = self.objective(config.objective)
-        return student_loss(
-            config, objective=objective, truth=self.truth, gate=gate, approximate_tail=approximate_tail
-        )
+        return student_loss(config, objective=objective, truth=self.truth, gate=gate, approximate_tail=approximate_tail)
+
+    def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, targets, label_smoothing=0.05, reduction="none")
 
     def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         # of a mixed view the heavier class counts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..config import LossConfig
 from ..errors import PocketError
@@ -35,6 +36,8 @@ class MultiLabel(Task):
     objectives = LABEL_OBJECTIVES
     score = "val_auc"  # labels that are nearly always absent do not flatter it
     unit = "labels"
+    compares = False
+    smoothing = 0.0  # most labels are absent on most images: smoothing would hide how rare each is
 
     def refuse(self, settings: Any, classes: int) -> None:
         here = "these images have several labels each"
@@ -62,6 +65,9 @@ class MultiLabel(Task):
             if name in match:
                 raise PocketError(f"--match {name} compares answers of one class, and {here}. Choose another.")
 
+    def reads(self, kind: str) -> bool:
+        return kind in ("sigmoid", "softmax")  # a softmax's logits, one by one
+
     def default_objective(self, classes: int, *, whole: bool) -> tuple[str, float]:
         return "mld", 1.0
 
@@ -75,9 +81,10 @@ class MultiLabel(Task):
             raise PocketError(f"--teacher-weights {config.teacher_weights} looks at the one class of an image.")
         # Where there are no teachers the config keeps the default of other tasks.
         objective = LABEL_OBJECTIVES.get(config.objective, LABEL_OBJECTIVES["mld"])
-        return student_loss(
-            config, objective=objective, truth=self.truth, gate=gate, approximate_tail=approximate_tail
-        )
+        return student_loss(config, objective=objective, truth=self.truth, gate=gate, approximate_tail=approximate_tail)
+
+    def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
 
     def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         heaviest = torch.where((batch.ratio >= 0.5)[:, None], batch.targets, batch.partner_targets)
@@ -94,11 +101,11 @@ class MultiLabel(Task):
 
     def answer(self, probabilities: np.ndarray, classes: Sequence[str], top: int) -> Answer:
         order = np.argsort(-probabilities, kind="stable")
-        named = [[classes[i] if classes else str(i), float(probabilities[i])] for i in order]
+        named = [(classes[i] if classes else str(i), float(probabilities[i])) for i in order]
         there = [one for one in named if one[1] >= PRESENT]
         shown = there if top <= 1 else named[:top]
         text = "  ".join(f"{label} {score:.1%}" for label, score in shown) or "none"
-        return Answer(text, {"labels": there, "topk": named[: max(top, 1)]})
+        return Answer(text, {"labels": list(map(list, there)), "topk": list(map(list, named[: max(top, 1)]))})
 
     def named(self, target: Any, classes: Sequence[str]) -> str:
         return "; ".join(name for name, there in zip(classes, target, strict=True) if there == 1)
@@ -126,7 +133,10 @@ class MultiLabel(Task):
         more = screen_labels(probabilities, targets, groups=groups)
         agreement = None
         if teacher is not None:
-            ours, theirs = finite_rows(probabilities, "probabilities"), finite_rows(teacher, "the teacher's probabilities")
+            ours, theirs = (
+                finite_rows(probabilities, "probabilities"),
+                finite_rows(teacher, "the teacher's probabilities"),
+            )
             agreement = self.agreement(ours, theirs)
         scores = Scores(more.n, more.accuracy, more.accuracy_interval, agreement=agreement)
         return Judgement(scores, more, tuple(classes))

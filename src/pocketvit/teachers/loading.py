@@ -79,9 +79,9 @@ def load_teacher(
     mean, std = (stats.mean, stats.std) if norm is None else parse_norm(norm)
     cfg = config_of(module)
     if "input_size" not in cfg and input_size is None:
-        notes.append(f"{name}: input size not known; assumed {size} px (set it with --input).")
+        notes.append(f"{name}: input size not known; assumed {size} px (set it with --teacher-size).")
     if "mean" not in cfg and norm is None:
-        notes.append(f"{name}: normalization not known; assumed ImageNet's mean and std (set it with --norm).")
+        notes.append(f"{name}: normalization not known; assumed ImageNet's mean and std (set it with --teacher-norm).")
     module.to(device).eval()
     outputs = _probe(module, name, size)
     if classes is not None and outputs and len(classes) != outputs:
@@ -168,9 +168,9 @@ def _from_file(
         module = create_model(arch, num_classes=outputs or 0, image_size=input_size)
     load_weights(module, state, path, arch)
     if input_size is None:
-        notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--input).")
+        notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--teacher-size).")
     if outputs != own:  # trained on other images, so that the architecture's own statistics are a guess
-        notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--norm).")
+        notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--teacher-norm).")
     return path.stem, module, None
 
 
@@ -254,7 +254,7 @@ def _probe(module: nn.Module, name: str, size: int) -> int:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise PocketError(
             f"the teacher {name} cannot take a picture of 3 x {size} x {size} ({first[:200]}). Set its "
-            "size with --input."
+            "size with --teacher-size."
         ) from error
     if not has_classes(module):
         return 0

@@ -53,6 +53,16 @@ def from_rank_zero(value: T, world: int) -> T:
     return values[0]
 
 
+def sum_over_ranks(values: dict[str, float], world: int) -> dict[str, float]:
+    """Return the sums by name; a rank may lack names that others have."""
+    if world == 1:
+        return values
+    each: list[dict[str, float]] = [{} for _ in range(world)]
+    torch.distributed.all_gather_object(each, values)
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: sum(one.get(name, 0.0) for one in each) for name in names}
+
+
 def barrier(world: int) -> None:
     """Wait until every process is here."""
     if world > 1:

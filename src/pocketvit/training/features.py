@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from ..labels import LabelStore, SoftLabels
+from ..labels import FullLabels, LabelStore
 from ..models.taps import Taps
+from ..objectives.batch import Batch
 from ..teachers import Teacher
-from .feed import Batch
 
 
 class LiveFeatures:
@@ -17,47 +18,48 @@ class LiveFeatures:
 
     Args:
         teachers: Frozen, in evaluation mode.
-        layers: Module paths to record, one list a teacher.
+        layers: Module paths to record, one list per teacher.
     """
 
     def __init__(self, teachers: Sequence[Teacher], layers: Sequence[Sequence[str]]) -> None:
         self.teachers = tuple(teachers)
         self.layers = [tuple(names) for names in layers]
 
-    def __call__(self, batch: Batch) -> tuple[tuple[SoftLabels, ...], tuple[dict[str, torch.Tensor], ...]]:
-        """Return the teachers' labels and features (layer -> output) for a batch, one of each a teacher."""
+    def __call__(self, batch: Batch) -> tuple[tuple[FullLabels, ...], tuple[dict[str, torch.Tensor], ...]]:
+        """Return the teachers' labels and features (layer -> output) for a batch, one of each per teacher."""
         seen = [self._look(teacher, names, batch) for teacher, names in zip(self.teachers, self.layers, strict=True)]
         return tuple(soft for soft, _ in seen), tuple(features for _, features in seen)
 
     @staticmethod
-    def _look(teacher: Teacher, names: tuple[str, ...], batch: Batch) -> tuple[SoftLabels, dict[str, torch.Tensor]]:
+    def _look(teacher: Teacher, names: tuple[str, ...], batch: Batch) -> tuple[FullLabels, dict[str, torch.Tensor]]:
         taps = Taps(teacher.module, names)
         try:
             logits = teacher.logits(batch.pixels)
         finally:
             taps.remove()
-        return SoftLabels(logits=logits, num_classes=logits.shape[1]), taps.take()
+        return FullLabels(logits), taps.take()
 
 
 class StoredFeatures:
-    """Reads layers from a store that `LayerTeacher` wrote, at the batch's very view; a whole view is held in memory.
+    """Layers in a store that `LayerTeacher` wrote: read view by view with the labels, half as wide as live ones.
 
     Args:
-        store: Holds a teacher each for the layers.
-        layers: One dictionary a teacher: layer -> (its key in the store, shape for one image).
+        store: Holds a teacher for each of the layers.
+        layers: One dictionary per teacher: layer -> (its key in the store, shape for one image).
     """
 
     def __init__(self, store: LabelStore, layers: Sequence[dict[str, tuple[str, tuple[int, ...]]]]) -> None:
         self.store, self.layers = store, list(layers)
 
-    def __call__(self, batch: Batch) -> tuple[tuple[SoftLabels, ...], tuple[dict[str, torch.Tensor], ...]]:
-        """Return no labels, and the features of a batch: one dictionary a teacher."""
-        return (), tuple(
-            {name: self._read(key, batch).unflatten(1, shape) for name, (key, shape) in layers.items()}
+    @property
+    def keys(self) -> list[str]:
+        """Keys in the store, in the order that `shaped` takes."""
+        return [key for layers in self.layers for key, _ in layers.values()]
+
+    def shaped(self, stored: Sequence[Any]) -> tuple[dict[str, torch.Tensor], ...]:
+        """Return the features of a batch, one dictionary per teacher, of the records of its images by each key."""
+        records = iter(stored)
+        return tuple(
+            {name: next(records).stored.unflatten(1, shape) for name, (_, shape) in layers.items()}
             for layers in self.layers
         )
-
-    def _read(self, key: str, batch: Batch) -> torch.Tensor:
-        flat = self.store.read(key, batch.view).index(batch.positions.cpu()).logits
-        assert flat is not None
-        return flat.to(batch.pixels.device)

@@ -1,83 +1,37 @@
-"""What a training step eats: views, their targets and the teachers' stored (or live) outputs, in a keyed order.
+"""What gives a training its batches: views, their targets and the teachers' stored (or live) outputs, in a keyed order.
 
 Nothing here has a state that a resumed run would have to restore: batch ``b`` of epoch ``e`` is a function of the seed,
 ``e`` and ``b`` alone. One thread renders ahead of the step, because a view costs little beside a training step and is
-cheapest in chunks of about a thousand images.
+cheapest in chunks of about a thousand images; another reads the labels of the next epoch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from ..errors import PocketError
 from ..files import sha256_of
+from ..labels import FullLabels, LabelStore
+from ..labels.manifest import digest
+from ..objectives.batch import Batch
 from ..sources.base import Source
-from ..views import Views
-from ..views.parallel import start_beside
+from ..teachers import Teacher
+from ..views import ViewBatch, Views
+from ..views.ahead import Ahead
+from ..views.streaming import chunks
+from .features import LiveFeatures, StoredFeatures
 
-if TYPE_CHECKING:
-    from ..labels import LabelStore, SoftLabels
-    from ..teachers import Teacher
+_Key = tuple[int, int]
+"""Epoch and step."""
 
-_CHUNK_IMAGES = 1024  # rendered at once: enough to spread the cost of a call over many images
-_CHUNK_BYTES = 64 << 20  # ... as long as that many views stay small in memory
-
-
-@dataclass
-class Batch:
-    """One rank's share of a batch, on the training device.
-
-    Attributes:
-        pixels: uint8 [B, 3, S, S] views.
-        targets: int64 [B] classes of the images, -1 where unknown; of several labels an image int64 [B, C] of 0 and 1,
-            a row of -1 where unknown.
-        partner_targets: Likewise, of the images they are mixed with (the own ones when unmixed).
-        ratio: float32 [B] weight of the own class in (0, 1].
-        soft: One record a teacher, rows as in ``pixels``.
-        positions: int64 [B] positions in the source.
-        total: Images of this batch over all ranks.
-        view: Of the images.
-        features: One dictionary a teacher, layer -> its output for ``pixels``; only where terms compare features.
-        average: Logits of every head of the student's weight average; only where a term looks at them.
-        progress: Share of the training that was done before this batch, 0 to 1.
-    """
-
-    pixels: torch.Tensor
-    targets: torch.Tensor
-    partner_targets: torch.Tensor
-    ratio: torch.Tensor
-    soft: tuple[SoftLabels, ...]
-    positions: torch.Tensor
-    total: int = 0
-    view: int = 0
-    features: tuple[dict[str, torch.Tensor], ...] = ()
-    average: tuple[torch.Tensor, ...] = ()
-    progress: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on ``device``; copies from pinned memory do not wait."""
-        if device.type == "cpu":
-            return self
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("pixels", "targets", "partner_targets", "ratio", "positions")
-        }
-        return dataclasses.replace(self, **moved, soft=tuple(soft.to(device) for soft in self.soft))
-
-
-Features = Callable[[Batch], "tuple[tuple[SoftLabels, ...], tuple[dict[str, torch.Tensor], ...]]"]
-"""From a delivered batch to its teachers' labels (for a live feed) and features: a dictionary a teacher, by layer."""
+_Stored = tuple[list[Any], np.ndarray | None]
+"""Labels of an epoch, and the images (ascending) that their rows belong to; None for all images in order."""
 
 
 class Feed:
@@ -90,15 +44,20 @@ class Feed:
     Args:
         views: Renders the training source.
         batch_size: Images of a batch over all ranks (the most; see above).
-        labels: A soft-label store of these views, or None.
+        labels: A soft-label store of these very images and views, or None.
         teachers: Their names in the store, in the order of the loss's terms.
+        kind: Of the records that the loss takes, as the task says; None: not checked.
         view_count: Views to cycle through; None for a fresh view each epoch, or all that the store holds.
         live: Teachers to run on the very pixels of each batch (instead of a store).
-        features: Gives a delivered batch its teachers' features, and a live one its labels (see `training.features`).
+        features: Where the teachers' features come from, which terms compare.
         balance: Show the images of every class equally often instead of every image once (see `plan`).
         seed: Of the order of images.
         rank, world: This process and their number.
         device: Where batches are delivered.
+
+    Raises:
+        PocketError: The store was made of other images or views, or of another kind of outputs, or lacks a view; there
+            are no images; the batch is too small for so many processes.
     """
 
     def __init__(
@@ -108,9 +67,10 @@ class Feed:
         *,
         labels: LabelStore | None = None,
         teachers: Sequence[str] = (),
+        kind: str | None = None,
         view_count: int | None = None,
         live: Sequence[Teacher] | None = None,
-        features: Features | None = None,
+        features: LiveFeatures | StoredFeatures | None = None,
         balance: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -123,18 +83,19 @@ class Feed:
         self.batch_size = batch_size
         self.labels = labels
         self.teachers = tuple(teachers)
-        if labels is not None and (not self.teachers or live):
-            raise ValueError("labels need the names of their teachers, and teachers are either stored or live")
-        if labels is not None and view_count is None:
-            held = set.intersection(*(set(labels.views(name)) for name in self.teachers))
-            view_count = next(view for view in range(len(held) + 1) if view not in held)
-            if view_count == 0:
-                raise PocketError(f"{labels.folder} holds no complete view of all of {', '.join(teachers)}.")
-        self.view_count = view_count
         self.live = tuple(live or ())
         self.features = features
         self.seed, self.rank, self.world = seed, rank, world
         self.device = torch.device(device)
+        if labels is not None and (not self.teachers or live):
+            raise ValueError("labels need the names of their teachers, and teachers are either stored or live")
+        self.view_count = view_count
+        if labels is not None:
+            labels.check(self.source, views)
+            for name in self.teachers if kind is not None else ():
+                labels.check_kind(name, cast(str, kind))
+            if view_count is None:
+                self.view_count = _stored_views(labels, self.teachers)
         images = len(self.source)
         if images == 0:
             raise PocketError(f"there are no training images in {self.source.name!r}. Check the folder and its split.")
@@ -146,23 +107,23 @@ class Feed:
                 f"a batch of {batch_size} cannot be shared by {world} processes (there are {images} images). "
                 "Use a larger batch or fewer processes."
             )
-        targets = np.ascontiguousarray(self.source.targets, dtype=np.int64)
-        self._targets = targets
-        if labels is not None:
-            wanted = "sigmoid" if targets.ndim == 2 else "softmax"
-            for name in self.teachers:
-                labels.check_kind(name, wanted)
-        self._shares = _class_shares(targets) if balance else None
-        self._worker: _Worker | None = None
+        self._targets = np.ascontiguousarray(self.source.targets)
+        self._shares = class_shares(self._targets) if balance else None
+        self._ready: Ahead[list[tuple[_Key, Batch]]] | None = None
+        self._batches: Iterator[tuple[_Key, Batch]] = iter(())
+        self._stored: Ahead[_Stored] | None = None
+        self._next: _Key | None = None  # what `_batches` gives next
 
     def fingerprint(self) -> str:
         """Hex digest of what decides the batches: a resumed run must see the same ones."""
         return sha256_of(
             {
                 "source": self.source.fingerprint,
+                "classes": list(self.source.classes),
+                "targets": hashlib.sha256(self._targets.tobytes()).hexdigest(),
                 "views": self.views.fingerprint,
                 "view_count": self.view_count,
-                "teachers": self.teachers or len(self.live),
+                "teachers": self.teachers or [digest(teacher.fingerprint) for teacher in self.live],
                 "batch_size": self.batch_size,
                 "seed": self.seed,
                 **({"balance": True} if self._shares is not None else {}),
@@ -178,31 +139,25 @@ class Feed:
 
         The thread goes on to prepare the beginning of the next epoch while this one's caller evaluates.
         """
-        worker = self._worker
-        if worker is None or worker.upcoming != (epoch, start_step):
-            self.close()
-            worker = self._worker = _Worker(self, epoch, start_step)
+        if self._next != (epoch, start_step):
+            self._start(epoch, start_step)
         for step in range(start_step, self.steps_per_epoch):
             try:
-                batch = worker.take()
+                key, batch = next(self._batches)
             except BaseException:
                 self.close()
                 raise
-            last = step + 1 == self.steps_per_epoch
-            worker.upcoming = (epoch + 1, 0) if last else (epoch, step + 1)
-            batch = batch.to(self.device)
-            if self.features is not None:
-                soft, batch.features = self.features(batch)
-                batch.soft = soft if self.live else batch.soft
-            elif self.live:
-                batch.soft = tuple(_live_labels(teacher, batch.pixels) for teacher in self.live)
-            yield batch
+            assert key == (epoch, step)
+            self._next = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+            yield self._delivered(batch)
 
     def close(self) -> None:
-        """Stop the thread that renders ahead. The feed can be used again afterwards."""
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+        """Stop the threads that work ahead. The feed can be used again afterwards."""
+        self._next = None
+        for ahead in (self._ready, self._stored):
+            if ahead is not None:
+                ahead.close()
+        self._ready = self._stored = None
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the positions (int64) of every batch of ``epoch``, over all ranks, one row a unit (-1: no partner).
@@ -224,108 +179,84 @@ class Feed:
             units = units[drawn][np.argsort(keys[len(units) : -1], kind="stable")]
         return np.array_split(units, self.steps_per_epoch)
 
-    def produce(self, epoch: int, start_step: int, hurried: bool) -> Iterator[Batch]:
-        """Yield this rank's batches in host memory, rendered in chunks; the first soon if hurried."""
-        view = self.view(epoch)
-        plan = self.plan(epoch)
-        soft = []
-        if self.labels is not None:
-            soft = [self.labels.read(name, view) for name in self.teachers]
-            for name in self.teachers:
-                self.labels.prefetch(name, self.view(epoch + 1))
-        side = self.views.config.view_size
-        chunk_images = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * side * side)))
-        most = max(1, chunk_images * self.world // self.batch_size)
-        step, length = start_step, 1 if hurried else most
-        while step < self.steps_per_epoch:
-            chunk = plan[step : step + length]
-            mine = [units[self.rank :: self.world].reshape(-1) for units in chunk]
-            mine = [positions[positions >= 0] for positions in mine]
-            rendered = self.views.render(np.concatenate(mine), view)
-            start = 0
-            for units, positions in zip(chunk, mine, strict=True):
-                stop = start + len(positions)
-                total = int((units >= 0).sum())
-                yield self._batch(rendered, slice(start, stop), positions, soft, total, view)
-                start = stop
-            step += length
-            length = min(2 * length, most)
+    def _mine(self, units: np.ndarray) -> np.ndarray:
+        """This rank's positions of a batch of `plan`."""
+        positions = units[self.rank :: self.world].reshape(-1)
+        return positions[positions >= 0]
 
-    def _batch(
-        self, rendered, rows: slice, positions: np.ndarray, soft: list[SoftLabels], total: int, view: int
-    ) -> Batch:
+    def _start(self, epoch: int, start_step: int) -> None:
+        self.close()
+        # Both threads are started from this one: what they may take of the processor is counted from here.
+        self._stored = Ahead(self._read_labels(number) for number in itertools.count(epoch))
+        self._ready = Ahead(self._produce(epoch, start_step, self._stored))
+        self._batches = itertools.chain.from_iterable(self._ready)
+        self._next = (epoch, start_step)
+
+    def _read_labels(self, epoch: int) -> _Stored:
+        """Read what is stored for this rank's images of an epoch: one of each teacher, then of each layer."""
+        wanted = [(self.labels, name) for name in self.teachers] if self.labels is not None else []
+        if isinstance(self.features, StoredFeatures):
+            wanted += [(self.features.store, key) for key in self.features.keys]
+        rows = None
+        if wanted and (self.world > 1 or self._shares is not None):
+            rows = np.unique(np.concatenate([self._mine(units) for units in self.plan(epoch)]))
+        return [cast(LabelStore, store).read(name, self.view(epoch), rows) for store, name in wanted], rows
+
+    def _produce(self, epoch: int, start_step: int, stored: Iterator[_Stored]) -> Iterator[list[tuple[_Key, Batch]]]:
+        """Yield this rank's batches in host memory, epoch after epoch, as many at once as are rendered together."""
+        labels: dict[int, _Stored] = {}  # by epoch
+        for chunk in chunks(self.views, self._requests(epoch, start_step)):
+            batches = []
+            for (positions, view, (number, step), total), seen in chunk:
+                if number not in labels:
+                    labels = {number: next(stored)}
+                batches.append(((number, step), self._batch(seen, positions, view, total, labels[number])))
+            yield batches
+
+    def _requests(self, epoch: int, start_step: int) -> Iterator[Any]:
+        for number in itertools.count(epoch):
+            plan = self.plan(number)
+            for step in range(start_step if number == epoch else 0, self.steps_per_epoch):
+                yield self._mine(plan[step]), self.view(number), (number, step), int((plan[step] >= 0).sum())
+
+    def _batch(self, seen: ViewBatch, positions: np.ndarray, view: int, total: int, stored: _Stored) -> Batch:
+        labels, rows = stored
+        places = torch.from_numpy(positions if rows is None else np.searchsorted(rows, positions))
+        gathered = [one.index(places) for one in labels]
         batch = Batch(
-            pixels=rendered.pixels[rows],
+            pixels=seen.pixels,
             targets=torch.from_numpy(self._targets[positions]),
-            partner_targets=torch.from_numpy(self._targets[rendered.partner[rows]]),
-            ratio=torch.from_numpy(np.ascontiguousarray(rendered.ratio[rows], dtype=np.float32)),
-            soft=tuple(labels.index(torch.from_numpy(positions)) for labels in soft),
+            partner_targets=torch.from_numpy(self._targets[seen.partner]),
+            ratio=torch.from_numpy(np.ascontiguousarray(seen.ratio, dtype=np.float32)),
+            soft=tuple(gathered[: len(self.teachers)]),
             positions=torch.from_numpy(positions),
             total=total,
             view=view,
         )
-        if self.device.type == "cuda":
-            for name in ("pixels", "targets", "partner_targets", "ratio", "positions"):
-                setattr(batch, name, getattr(batch, name).pin_memory())
+        if isinstance(self.features, StoredFeatures):
+            batch.features = self.features.shaped(gathered[len(self.teachers) :])
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def _delivered(self, batch: Batch) -> Batch:
+        batch = batch.to(self.device)
+        if isinstance(self.features, LiveFeatures):
+            soft, batch.features = self.features(batch)
+            batch.soft = soft if self.live else batch.soft
+        elif self.live:
+            batch.soft = tuple(FullLabels(teacher.logits(batch.pixels)) for teacher in self.live)
         return batch
 
 
-def _class_shares(targets: np.ndarray) -> np.ndarray:
-    """Return one over the size of each image's class, float64 [N]; images of unknown class count as one class.
-
-    Raises:
-        PocketError: Images have several labels: showing those with a rare one more often also changes all others.
-    """
-    if targets.ndim == 2:
-        raise PocketError("--balance sampling is for one class an image; these have several labels. Leave it away.")
-    _, classes, counts = np.unique(targets, return_inverse=True, return_counts=True)
-    return 1.0 / counts[classes]
+def class_shares(targets: np.ndarray) -> np.ndarray:
+    """Return one over the number of images with the same target, float64 [N]; unknown ones count as one class."""
+    _, classes, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    return 1.0 / counts[classes.reshape(-1)]
 
 
-def _live_labels(teacher: Teacher, pixels: torch.Tensor) -> SoftLabels:
-    """The teacher's outputs for a batch, as the store would hold them for up to 256 classes, without its rounding."""
-    from ..labels import SoftLabels
-
-    logits = teacher.logits(pixels)
-    return SoftLabels(logits=logits, num_classes=logits.shape[1])
-
-
-class _Worker:
-    """A thread that keeps about one chunk of batches ready, from one epoch into the next."""
-
-    def __init__(self, feed: Feed, epoch: int, start_step: int) -> None:
-        self.upcoming = (epoch, start_step)  # what `take` returns next
-        ahead = max(2, _CHUNK_IMAGES * feed.world // feed.batch_size)
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-        self._stopping = threading.Event()
-        self._thread = start_beside(lambda: self._run(feed, epoch, start_step))
-
-    def take(self) -> Batch:
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self, feed: Feed, epoch: int, start_step: int) -> None:
-        hurried = True
-        try:
-            while not self._stopping.is_set():
-                for batch in feed.produce(epoch, start_step, hurried):
-                    if not self._put(batch):
-                        return
-                epoch, start_step, hurried = epoch + 1, 0, False
-        except BaseException as error:  # raised again where the batch is asked for
-            self._put(error)
-
-    def _put(self, item: Batch | BaseException) -> bool:
-        while not self._stopping.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+def _stored_views(labels: LabelStore, teachers: Sequence[str]) -> int:
+    """Return how many views, from the first on, are complete by all teachers."""
+    held = set.intersection(*(set(labels.views(name)) for name in teachers))
+    count = next(view for view in range(len(held) + 1) if view not in held)
+    if count == 0:
+        raise PocketError(f"{labels.folder} holds no complete view of all of {', '.join(teachers)}.")
+    return count

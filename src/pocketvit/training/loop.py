@@ -1,221 +1,292 @@
-"""The one loop: `fit` trains teachers and students alike, and can be stopped at any moment.
+"""The one loop: `run` takes a learner's steps, and can be stopped at any moment.
 
 A checkpoint is written at every epoch's end and every two minutes within one. What follows a step depends on the
 checkpoint and the config alone, so a resumed run equals an unbroken one to the bit (eager mode, the same machine,
-threads and number of processes; on CUDA as far as torch has deterministic kernels, and it warns where not).
+threads and number of processes; on CUDA as far as torch has deterministic kernels, and it warns where not). Of a run
+by the clock that holds for the steps that were planned: the plan is in the checkpoint, and is made again as it goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import nn
-from tqdm import tqdm
 
 from ..config import TrainConfig
 from ..errors import PocketError
-from ..files import require_space
+from ..files import human_time, require_space
 from ..models.norms import small_batch_warning
-from ..objectives.terms import FeatureTerms
+from .batches import Batches, Learner
+from .budget import FIRST_STEPS, Clock, next_look, steps_left
 from .checkpoint import read_checkpoint, save_checkpoint
-from .distributed import barrier, from_rank_zero
-from .feed import Feed
+from .distributed import barrier, from_rank_zero, sum_over_ranks
+from .interrupt import Interrupt, deterministic
 from .metrics import append_metrics, cut_metrics, read_metrics, stuck_terms
-from .precision import choose_precision
-from .step import FromPixels, Input, Loss, Stepper
+from .precision import autocast
+from .progress import Progress
 
 log = logging.getLogger("pocketvit")
 
 SAVE_SECONDS = 120.0  # the most work that a kill can cost
 _SHOW_SECONDS = 2.0  # between refreshes of loss and accuracy: each waits for the device
+_LENGTHS = ("epochs", "seconds")  # fields of the config in which an extended run differs
 
 
-def fit(
-    model: nn.Module,
-    feed: Feed,
-    loss: Loss,
+def run(
+    learner: Learner,
+    batches: Batches,
     config: TrainConfig,
     folder: Path,
     *,
-    evaluate: Callable[[nn.Module], dict[str, Any]] | None,
-    input: Input,
-    terms: FeatureTerms | None = None,
+    precision: str = "fp32",
+    score: str = "val_accuracy",
+    evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> nn.Module:
-    """Train ``model`` in place and return it with its final weights (the weight average where there is one).
+) -> None:
+    """Take the steps of a run, or those that are left.
 
     Args:
-        model: On the device where it is to be trained, the same as the feed's.
-        feed: Gives the batches; also says which process this is and of how many.
-        loss: From float32 logits of every head and a batch to a scalar and its parts (see `objectives.student_loss`).
-        config: How to train. "auto" precision is measured once and written to ``choices.json``.
-        folder: Of the run; receives ``checkpoints/{last,best}.safetensors``, ``metrics.jsonl`` and ``choices.json``.
+        learner: What takes them.
+        batches: What they are taken on.
+        config: As it was asked for; gives the length of the run, and is compared on resuming. With the schedule "wsd" a
+            run may be resumed with more epochs or seconds: it goes on from before the decay.
+        folder: Of the run; receives ``checkpoints/{last,best}.safetensors`` (and ``stable``, from before a decay),
+            ``metrics.jsonl``, and in ``extended.jsonl`` the last line of metrics of each length that was extended.
+        precision: Of the arithmetic, in which the evaluation runs too.
+        score: The field of an evaluation whose highest value keeps its weights as ``best``.
         evaluate: Called after each epoch on rank 0 with the network that counts; its result joins the epoch's line of
-            metrics, and the highest "val_auc" (of several labels an image; else "val_accuracy") keeps its weights as
-            ``best``.
-        input: Side, mean and standard deviation that the network is fed.
-        terms: Objectives on features to add to the loss; the feed's batches must carry the teachers' features.
+            metrics.
         resume: Continue from ``checkpoints/last`` if there is one.
         on_epoch: Called on rank 0 with each line of ``metrics.jsonl``: epoch (from 1), step, loss, terms, lr,
-            train_accuracy, images_per_second, seconds, and what ``evaluate`` returned.
+            train_accuracy, images_per_second, seconds (of the epoch), elapsed (of the run), and what ``evaluate``
+            returned.
 
     Raises:
-        PocketError: The loss is no longer finite, the checkpoint does not belong to this run, or the disk is full.
+        PocketError: The loss is no longer finite, the checkpoint does not belong to this run, the disk is full, or the
+            budget is too short for an epoch.
         KeyboardInterrupt: After Ctrl-C, when the state has been saved.
     """
-    folder = Path(folder)
-    device = next(model.parameters()).device
-    # Convolutions are up to 1.4 times faster with channels innermost (CIFAR ResNet-56 on two AVX-512 cores).
-    model.to(memory_format=torch.channels_last)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _deterministic(device, config), _Interrupt() as interrupt:
-        run = _Run(model, feed, loss, config, folder, input, terms, evaluate, on_epoch, interrupt)
+    with deterministic(batches.device, config), Interrupt() as interrupt:
+        loop = _Run(learner, batches, config, Path(folder), precision, score, evaluate, on_epoch, interrupt)
         try:
-            run.start(resume)
-            run.train()
+            loop.start(resume)
+            loop.train()
         finally:
-            feed.close()
-            run.stepper.close()
-            run.bar.close()
-    if run.stepper.average is not None:
-        model.load_state_dict(run.stepper.average.state_dict())
-    if feed.world > 1:  # BatchNorm statistics are per rank; what is returned is one network
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-    return model.to(memory_format=torch.contiguous_format).eval()
+            batches.close()
+            learner.close()
+            loop.progress.close()
 
 
 class _Run:
     """A training run between two checkpoints: where it is, and how it gets on."""
 
-    def __init__(self, model, feed, loss, config, folder, input, terms, evaluate, on_epoch, interrupt) -> None:
-        self.feed, self.folder = feed, folder
-        self.evaluate, self.on_epoch, self.interrupt = evaluate, on_epoch, interrupt
+    def __init__(
+        self, learner: Learner, batches: Batches, config: TrainConfig, folder: Path, precision: str, score: str,
+        evaluate: Callable[[nn.Module], dict[str, Any]] | None, on_epoch: Callable[[dict[str, Any]], None] | None,
+        interrupt: Interrupt,
+    ) -> None:  # fmt: skip
+        self.learner, self.batches, self.config, self.folder = learner, batches, config, folder
+        self.precision, self.score, self.evaluate, self.on_epoch = precision, score, evaluate, on_epoch
+        self.interrupt = interrupt
         self.asked = dataclasses.asdict(config)
-        self.lead = feed.rank == 0
-        if config.precision == "auto":
-            config = dataclasses.replace(config, precision=self._precision(model, input))
-        self.config = config
-        self.steps = -(-feed.steps_per_epoch // config.accumulate)  # optimizer steps of an epoch
-        self.stepper = Stepper(model, input, loss, config, self.steps, terms=terms, rank=feed.rank, world=feed.world)
+        self.lead = batches.rank == 0
+        self.steps = -(-batches.steps_per_epoch // config.accumulate)  # optimizer steps of an epoch
+        # A run by the clock has no plan before its first steps.
+        learner.schedule.replan(0, 100 * FIRST_STEPS if config.seconds else config.epochs * self.steps)
         self.epoch = 0  # finished ones: trained, evaluated and written to metrics.jsonl
+        self.told = 0  # steps taken when the last epoch was finished
         self.best: float | None = None
         self.sums: dict[str, float | torch.Tensor] = {}  # of the epoch under way, this rank's
-        self.seconds = 0.0  # spent in the epoch under way
-        self.last = folder / "checkpoints" / "last.safetensors"
-        self.bar = tqdm(total=config.epochs * self.steps, unit="step", disable=None if self.lead else True)
-        self.shown: dict[str, str] = {}
+        self.clock = Clock()
+        self.last, self.stable = (folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "stable"))
+        self.decaying = False  # `stable` is written
+        self.look_at = FIRST_STEPS  # the step at which the plan of a budget is made (again)
+        self.progress = Progress(learner.schedule.total, self.lead)
 
-    def _precision(self, model: nn.Module, input: Input) -> str:
-        images = max(1, self.feed.batch_size // self.feed.world)
-        chosen = ""
-        if self.lead:
-            side = self.feed.views.config.view_size
-            chosen = choose_precision(FromPixels(model, input), images, side, self.folder, self.feed.device)
-        return from_rank_zero(chosen, self.feed.world)
+    # Beginning and going on
 
     def start(self, resume: bool) -> None:
-        """Begin a new run or go back to the last checkpoint."""
-        images = max(1, min(self.feed.batch_size, len(self.feed.source)) // self.feed.world)
-        warning = small_batch_warning(self.stepper.model.train(), images, self.feed.world)
-        if warning is not None and self.lead:
-            log.warning("warning  %s", warning)
+        """Begin a new run, go back to the last checkpoint, or to the one from which a longer run goes on."""
         metrics = self.folder / "metrics.jsonl"
         if not self.last.exists():
             if self.lead:
-                size = sum(tensor.nbytes for tensor in self.stepper.model.state_dict().values())
+                size = sum(tensor.nbytes for tensor in self.learner.model.state_dict().values())
                 require_space(self.folder, 6 * size, "training (its checkpoints)")
                 cut_metrics(metrics, 0)
-            barrier(self.feed.world)
+            barrier(self.batches.world)
             return
         if not resume:
             raise PocketError(
                 f"{self.folder} already holds a training run. Continue it with --resume or choose another folder."
             )
-        tensors, state = read_checkpoint(self.last)
-        self._check_same(state)
+        path = self.last
+        tensors, state = read_checkpoint(path)
+        if "schedule" not in state:
+            raise PocketError(f"{path} was written by an older version of pocketvit: train into a new folder.")
+        extended = self._check_same(state)
+        if extended:
+            path, tensors, state = self._extend(tensors, state)
         try:
-            self.stepper.restore(tensors, state)
+            self.learner.restore(tensors, state)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise PocketError(f"{self.last} belongs to another network: {error}") from error
-        self.epoch, self.best = state["epoch"], state["best"]
-        self.seconds = state["seconds"]
+            raise PocketError(f"{path} belongs to another network: {error}") from error
+        self.epoch, self.told, self.best = state["epoch"], state["told"], state["best"]
+        self.clock.total, self.clock.epoch, self.clock.evaluation = state["clock"]
         # The sums of other ranks are not kept: they only inform, and averages stay averages without them.
         self.sums = state["sums"] if self.lead else {}
+        step, schedule = self.learner.step, self.learner.schedule
+        if extended:
+            self._lengthen(step)
+        self.decaying = self.stable.exists() and schedule.decays(step)
+        self.look_at = step + (FIRST_STEPS if self.config.seconds and step < schedule.total else 0)
         if self.lead:
             cut_metrics(metrics, self.epoch)
-        barrier(self.feed.world)
-        self.bar.update(self.stepper.step)
+        barrier(self.batches.world)
+        self.progress.goto(step, schedule.total)
 
-    def _check_same(self, state: dict[str, Any]) -> None:
+    def _check_same(self, state: dict[str, Any]) -> bool:
+        """Refuse to go on with another configuration; return whether this one is the same, but longer."""
         before = dataclasses.asdict(TrainConfig()) | state["config"]  # an older version knew fewer options
-        differing = [
-            f"{name} was {before[name]}, now {value}" for name, value in self.asked.items() if before[name] != value
-        ]
-        if state["feed"] != self.feed.fingerprint():
+        changed = {name: value for name, value in self.asked.items() if before[name] != value}
+        longer = all(name in _LENGTHS and value > before[name] > 0 for name, value in changed.items())
+        differing = [] if longer else [f"{name} was {before[name]}, now {value}" for name, value in changed.items()]
+        if state["feed"] != self.batches.fingerprint():
             differing.append("the images, views, teachers or their number differ")
         if differing:
             raise PocketError(
                 f"{self.folder} cannot be resumed with another configuration: {'; '.join(differing)}. "
                 "Use the same one, or train into a new folder."
             )
+        if changed and self.config.schedule != "wsd":
+            raise PocketError(
+                f"{self.folder} was trained with the schedule {self.config.schedule}, whose learning rate has gone "
+                "down for the length that was planned: it cannot be extended. Train anew with --schedule wsd."
+            )
+        return bool(changed)
+
+    def _extend(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> tuple[Path, dict, dict]:
+        """Return the checkpoint from which a longer run goes on: the last one from before the decay."""
+        path = self.last
+        schedule = self.learner.schedule
+        schedule.restore(state["schedule"])
+        if schedule.decays(state["step"]):
+            path = self.stable
+            lines = read_metrics(self.folder / "metrics.jsonl")
+            if self.lead and lines and state["step"] >= schedule.total:
+                append_metrics(self.folder / "extended.jsonl", lines[-1])
+            tensors, state = read_checkpoint(path)
+        return path, tensors, state
+
+    def _lengthen(self, step: int) -> None:
+        """Spread the rest of a longer run over what it now has."""
+        schedule, clock, seconds = self.learner.schedule, self.clock, self.config.seconds
+        if seconds:
+            done = clock.total / seconds
+            schedule.replan(step, max(step + 1, round(step / max(done, 1e-9))), done=done)
+        else:
+            total = self.config.epochs * self.steps
+            schedule.replan(step, total, done=step / total)
+
+    # Going through epochs
 
     def train(self) -> None:
         """Run the remaining epochs."""
+        self._began, self._began_at = time.monotonic(), self.learner.step
         try:
-            while self.epoch < self.config.epochs:
+            while self.learner.step < self.learner.schedule.total or self.told < self.learner.step:
                 self._train_epoch()
                 self._finish_epoch()
         except KeyboardInterrupt:
+            self.clock.other()
             self.save()
             raise
 
     def _train_epoch(self) -> None:
-        self._clock = time.monotonic()
-        self._saved = self._shown_at = self._clock
-        done = self.stepper.step - self.epoch * self.steps
-        batches = self.feed.epoch(self.epoch, done * self.config.accumulate)
+        self.clock.other()
+        self._saved = self._shown_at = time.monotonic()
+        learner, schedule = self.learner, self.learner.schedule
+        done = learner.step - self.epoch * self.steps
+        stream = self.batches.epoch(self.epoch, done * self.config.accumulate) if done < self.steps else iter(())
         with self.interrupt.postponed():
-            while group := list(itertools.islice(batches, self.config.accumulate)):
+            while learner.step < schedule.total:
+                self._keep_stable()
+                group = list(itertools.islice(stream, self.config.accumulate))
+                if not group:
+                    break
+                if learner.step == 0:
+                    self._warn_of_small_batches(len(group[0]))
                 try:
-                    for name, value in self.stepper.take(group).items():
+                    for name, value in learner.take(group).items():
                         self.sums[name] = self.sums.get(name, 0.0) + value
                 except (RuntimeError, ValueError) as error:
-                    if self.interrupt.wanted and self.feed.world > 1:  # the other ranks have already left
+                    if self.interrupt.wanted and self.batches.world > 1:  # the other ranks have already left
                         break
                     explained = self._explained(error)
                     if explained is None:
                         raise
                     raise explained from error
-                self.bar.update(1)
-                if self.feed.device.type == "cpu":
-                    self._check_finite()
-                now = time.monotonic()
-                if now - self._shown_at > _SHOW_SECONDS:
-                    self._show()
-                    self._shown_at = now
-                if now - self._saved > SAVE_SECONDS:
-                    self.save()
-                    self._saved = now
+                self.clock.stepped()
+                self._plan()
+                self._between_steps()
                 if self.interrupt.wanted:
                     break
         self._check_finite()
-        self._tick()
+        self.clock.trained()
         if self.interrupt.wanted:
             raise KeyboardInterrupt
+
+    def _between_steps(self) -> None:
+        self.progress.goto(self.learner.step, self.learner.schedule.total)
+        if self.batches.device.type == "cpu":
+            self._check_finite()
+        now = time.monotonic()
+        if now - self._shown_at > _SHOW_SECONDS:
+            self._show()
+            self._shown_at = now
+        if now - self._saved > SAVE_SECONDS:
+            self.clock.trained()
+            self.save()
+            self._saved = now
+
+    def _plan(self) -> None:
+        """Of a run by the clock: find out how many steps are left, on all ranks after the same step."""
+        step, schedule, seconds = self.learner.step, self.learner.schedule, self.config.seconds
+        if not seconds or step < self.look_at:
+            return
+        each = self.clock.step()
+        left = steps_left(seconds - self.clock.total, each, self.clock.evaluation, self.steps)
+        left = from_rank_zero(left, self.batches.world)
+        if step <= FIRST_STEPS and step + left < self.steps:
+            raise PocketError(
+                f"{human_time(seconds)} are too short: one epoch takes about {human_time(self.steps * each)} here. "
+                "Give more time, fewer images or a smaller student."
+            )
+        schedule.replan(step, step + left)
+        self.look_at = step + next_look(left)
+
+    def _keep_stable(self) -> None:
+        """Write the checkpoint from which a longer run will go on."""
+        if self.decaying or not self.learner.schedule.decays(self.learner.step):
+            return
+        self.decaying = True
+        if self.lead:
+            self._check_finite()
+            self.clock.trained()
+            self._write(self.stable)
+
+    def _warn_of_small_batches(self, images: int) -> None:
+        warning = small_batch_warning(self.learner.model.train(), images, self.batches.world)
+        if warning is not None and self.lead:
+            log.warning("warning  %s", warning)
 
     def _explained(self, error: Exception) -> PocketError | None:
         """Say what a failure inside torch means, where that is known."""
@@ -227,7 +298,7 @@ class _Run:
             )
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             return PocketError(
-                f"a batch of {size} images does not fit into the memory of {self.feed.device}. Use --batch-size "
+                f"a batch of {size} images does not fit into the memory of {self.batches.device}. Use --batch-size "
                 f"{max(1, size // 2)} --accumulate {2 * self.config.accumulate}, which trains alike, or a smaller size."
             )
         if self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -235,90 +306,88 @@ class _Run:
             return PocketError(f"torch.compile does not work here ({reason}). Train without --compile.")
         return None
 
-    def _tick(self) -> None:
-        now = time.monotonic()
-        self.seconds += now - self._clock
-        self._clock = now
-
     def _finish_epoch(self) -> None:
-        sums = self._total_sums()
+        sums = sum_over_ranks({name: float(value) for name, value in self.sums.items()}, self.batches.world)
         line: dict[str, Any] = {}
+        score = None
         if self.lead:
-            images = sums.pop("images")
-            correct = sums.pop("correct")
-            line = {
-                "epoch": self.epoch + 1,
-                "step": self.stepper.step,
-                "loss": sums.pop("loss") / images,
-                "terms": {name: value / images for name, value in sums.items()},
-                "lr": self.stepper.optimizer.param_groups[0]["lr"],
-                "train_accuracy": correct / images,
-                "images_per_second": round(images / self.seconds, 1),
-                "seconds": round(self.seconds, 3),
-            }
-            evaluated = self.stepper.evaluated
+            line = self._line(sums)
+            evaluated = self.learner.evaluated
             if self.evaluate is not None:
                 evaluated.eval()
-                line |= self.evaluate(evaluated)
-            score = line.get("val_auc", line.get("val_accuracy"))
+                with autocast(self.precision, self.batches.device):
+                    line |= self.evaluate(evaluated)
+                self.clock.evaluated()
+            line["elapsed"] = round(self.clock.total, 3)
+            score = line.get(self.score)
             if score is not None and (self.best is None or score > self.best):
                 self.best = score
                 weights = {f"model.{name}": value for name, value in evaluated.state_dict().items()}
-                state = {"epoch": self.epoch + 1, "step": self.stepper.step, "score": score}
+                state = {"epoch": self.epoch + 1, "step": self.learner.step, "score": score}
                 save_checkpoint(self.last.with_name("best.safetensors"), weights, state)
         # Metrics before the checkpoint: a kill between the two leaves a line that is cut and written again.
         self.epoch += 1
-        self.sums, self.seconds = {}, 0.0
+        self.told = self.learner.step
+        self.sums, self.clock.epoch = {}, 0.0
         if self.lead:
             append_metrics(self.folder / "metrics.jsonl", line)
-            self._write()
-            if self.epoch in (3, self.config.epochs):
+            self._write(self.last)
+            ended = self.learner.step >= self.learner.schedule.total
+            if self.epoch == 3 or ended:
                 for warning in stuck_terms(read_metrics(self.folder / "metrics.jsonl")):
                     log.warning("warning  %s", warning)
-            if score is not None:
-                self.shown["val"] = f"{score:.1%}"
+            self.progress.epoch(self.epoch, line, score, ended)
             if self.on_epoch is not None:
                 self.on_epoch(line)
-        barrier(self.feed.world)
+        barrier(self.batches.world)
 
-    def _total_sums(self) -> dict[str, float]:
-        """Sums of the epoch over all ranks."""
-        names = list(self.sums)
-        values = torch.tensor([float(self.sums[name]) for name in names], dtype=torch.float64)
-        if self.feed.world > 1:
-            values = values.to(self.feed.device)
-            torch.distributed.all_reduce(values)
-        return dict(zip(names, values.tolist(), strict=True))
+    def _line(self, sums: dict[str, float]) -> dict[str, Any]:
+        images = sums.pop("images")
+        right = sums.pop("correct", None)
+        return {
+            "epoch": self.epoch + 1,
+            "step": self.learner.step,
+            "loss": sums.pop("loss") / images,
+            "terms": {name: value / images for name, value in sums.items()},
+            "lr": self.config.learning_rate * self.learner.schedule.factor(self.learner.step - 1),
+            **({} if right is None else {"train_accuracy": right / images}),
+            "images_per_second": round(images / self.clock.epoch, 1),
+            "seconds": round(self.clock.epoch, 3),
+        }
+
+    # Keeping it
 
     def save(self) -> None:
         """Write the last checkpoint in the middle of an epoch, unless the state is not worth keeping."""
         if self.lead:
             self._check_finite()
-            self._tick()
-            self._write()
+            self._write(self.last)
 
-    def _write(self) -> None:
-        state = self.stepper.state() | {
+    def _write(self, path: Path) -> None:
+        state = self.learner.state() | {
             "epoch": self.epoch,
+            "told": self.told,
             "best": self.best,
             "sums": {name: float(value) for name, value in self.sums.items()},
-            "seconds": self.seconds,
+            "clock": [self.clock.total, self.clock.epoch, self.clock.evaluation],
             "config": self.asked,
-            "feed": self.feed.fingerprint(),
+            "feed": self.batches.fingerprint(),
         }
-        save_checkpoint(self.last, self.stepper.tensors(), state)
+        save_checkpoint(path, self.learner.tensors(), state)
 
     def _show(self) -> None:
-        """Refresh the live figures beside the bar."""
+        """Refresh the live figures."""
         if self.lead:
             images = float(self.sums["images"])
-            self.shown["loss"] = f"{float(self.sums['loss']) / images:.3f}"
-            self.shown["train"] = f"{float(self.sums['correct']) / images:.1%}"
-            self.bar.set_postfix(self.shown, refresh=False)
+            right = float(self.sums["correct"]) / images if "correct" in self.sums else None
+            step, total = self.learner.step, self.learner.schedule.total
+            left = (time.monotonic() - self._began) / max(1, step - self._began_at) * (total - step)
+            loss = float(self.sums["loss"]) / images
+            self.progress.within(self.epoch + 1, step, total, left, loss, right)
             self._check_finite()
 
     def _check_finite(self) -> None:
-        first_bad = int(self.stepper.first_bad)
+        first_bad = int(self.learner.first_bad)
         if first_bad < 0:
             return
         epoch, step = divmod(first_bad, self.steps)
@@ -327,57 +396,6 @@ class _Run:
         raise PocketError(
             f"the loss is not a finite number any more: epoch {epoch + 1}, step {step + 1} of {self.steps} "
             f"(in {self.folder}). Most often the learning rate ({rate:g}) is too high, the arithmetic "
-            f"({self.config.precision}) overflows, or pretrained weights hold NaN. Train anew with --lr {rate / 3:.2g} "
+            f"({self.precision}) overflows, or pretrained weights hold NaN. Train anew with --lr {rate / 3:.2g} "
             f"or --precision fp32. {kept}"
         )
-
-
-class _Interrupt:
-    """Ctrl-C waits for the end of a step; a second one does not."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._postpone = False
-
-    def __enter__(self) -> _Interrupt:
-        # Signals reach the main thread only; elsewhere the caller's own handling stays.
-        self._previous = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, *_: object) -> None:
-        if self.wanted or not self._postpone:
-            raise KeyboardInterrupt
-        self.wanted = True
-
-    @contextlib.contextmanager
-    def postponed(self) -> Iterator[None]:
-        self._postpone = True
-        try:
-            yield
-        finally:
-            self._postpone = False
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device, config: TrainConfig) -> Iterator[None]:
-    """Ask CUDA for kernels that give the same bits each time; on the CPU torch's are."""
-    if device.type != "cuda" or config.compile:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when first used
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    options: Any = torch.utils.deterministic
-    fill = options.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    options.fill_uninitialized_memory = False  # costs a pass over every new tensor
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        options.fill_uninitialized_memory = fill

@@ -15,7 +15,7 @@ from torch import nn
 from ..files import read_json, write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_IMAGES = 64  # of the measurement: enough for the matrices to be as wide as in training
+_IMAGES = {"cpu": 64, "cuda": 512}  # of the measurement, at most: enough for the matrices to be as wide as in training
 _GAIN = 1.15  # bf16 must be this much faster to give up fp32's digits; below, a busy machine would decide
 
 
@@ -40,7 +40,7 @@ def choose_precision(forward: nn.Module, batch: int, view_size: int, folder: Pat
     path = folder / "choices.json"
     choices: dict[str, Any] = read_json(path) if path.exists() else {}
     if "precision" not in choices:
-        seconds = _measure(forward, min(batch, _IMAGES), view_size, device)
+        seconds = _measure(forward, min(batch, _IMAGES.get(device.type, 64)), view_size, device)
         faster = seconds.get("bf16", float("inf")) * _GAIN < seconds["fp32"]
         choices["precision"] = "bf16" if faster else "fp32"
         choices["precision_seconds"] = {name: round(value, 6) for name, value in seconds.items()}

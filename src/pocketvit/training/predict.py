@@ -9,18 +9,15 @@ import torch
 from torch import nn
 
 from ..config import ViewConfig
-from ..labels.ahead import ahead
 from ..sources.base import Source
-from ..views import Views
+from ..views import Views, stream
 from .precision import autocast
 from .step import FromPixels, Input
-
-_CHUNK_BYTES = 16 << 20  # of views rendered at once
 
 
 def plain_pixels(source: Source, view_config: ViewConfig) -> torch.Tensor:
     """Return uint8 [N, 3, S, S]: every image as validation sees it. Worth keeping where it is evaluated every epoch."""
-    chunks = list(_rendered(source, view_config))
+    chunks = list(_rendered(source, view_config, 256))
     return torch.cat(chunks) if chunks else torch.empty(0, 3, view_config.view_size, view_config.view_size).byte()
 
 
@@ -51,25 +48,20 @@ def predict_logits(
     training = model.training
     model.eval()
     heads: list[list[torch.Tensor]] = []
+    batches = source.split(batch_size) if isinstance(source, torch.Tensor) else _rendered(source, view_config, batch_size)
     try:
         with torch.inference_mode(), autocast(precision, device):
-            for chunk in [source] if isinstance(source, torch.Tensor) else _rendered(source, view_config):
-                for pixels in chunk.split(batch_size):
-                    outputs = forward(pixels.to(device))
-                    heads = heads or [[] for _ in outputs]
-                    for kept, output in zip(heads, outputs, strict=True):
-                        kept.append(output.float().cpu())
+            for pixels in batches:
+                outputs = forward(pixels.to(device))
+                heads = heads or [[] for _ in outputs]
+                for kept, output in zip(heads, outputs, strict=True):
+                    kept.append(output.float().cpu())
     finally:
         model.train(training)
     return [torch.cat(kept) for kept in heads]
 
 
-def _rendered(source: Source, view_config: ViewConfig) -> Iterator[torch.Tensor]:
-    """Yield the views of ``source`` in chunks, the next one rendered while the caller works on one."""
-    config = view_config.plain()
-    views = Views(source, config)
-    length = max(1, min(1024, _CHUNK_BYTES // (3 * config.view_size**2)))
-    positions = np.arange(len(source))
-    starts = range(0, len(source), length)
-    with ahead((views.render(positions[start : start + length], 0).pixels for start in starts), depth=1) as chunks:
-        yield from chunks
+def _rendered(source: Source, view_config: ViewConfig, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield the views of ``source`` in batches, rendered ahead of the caller."""
+    views = Views(source, view_config.plain())
+    return (batch.pixels for batch in stream(views, np.arange(len(source)), 0, batch_size))

@@ -1,12 +1,11 @@
-"""One optimizer step: forward, loss, backward, clipping, update, weight average. All of a run's mutable state."""
+"""One optimizer step of one network: forward, loss, backward, clipping, update, weight average."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,15 +16,20 @@ from ..errors import PocketError
 from ..models import forward_heads
 from ..models.taps import Taps
 from ..objectives.terms import FeatureTerms
+from ..tasks import Task
 from ..views.resize import to_input
-from .feed import Batch
-from .optim import build_optimizer, learning_rate
+from .optim import build_optimizer
+from .parts import Parts, WeightAverage
 from .precision import autocast
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .feed import Batch
 
 Input = tuple[int, Sequence[float], Sequence[float]]
 """What a network is fed: side of the square in pixels, and the mean and standard deviation of each channel (of 1)."""
 
-Loss = Callable[[tuple[torch.Tensor, ...], Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Loss = Callable[[tuple[torch.Tensor, ...], "Batch"], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 """From the heads' float32 logits and a batch to the scalar that is minimized and its detached parts."""
 
 
@@ -58,14 +62,15 @@ class WithFeatures(nn.Module):
 
 
 class Stepper:
-    """Takes optimizer steps; everything that they change is in ``tensors`` and ``state``.
+    """Takes optimizer steps with one network: a `batches.Learner`.
 
     Args:
-        model: Is trained in place, on the device it is on.
+        model: Is trained in place, as it is and on the device it is on; weights may be shared or frozen.
         input: What it is fed.
         loss: See `Loss`.
         config: With a resolved precision.
-        steps_per_epoch: Optimizer steps of an epoch.
+        steps: Optimizer steps of the run, or a first guess.
+        task: Says which answers are right.
         terms: Objectives on features, added to the loss; their projections learn with the model.
         rank, world: This process and their number; the process group must exist when ``world > 1``.
     """
@@ -76,28 +81,26 @@ class Stepper:
         input: Input,
         loss: Loss,
         config: TrainConfig,
-        steps_per_epoch: int,
+        steps: int,
         *,
+        task: Task,
         terms: FeatureTerms | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.model, self.loss, self.config, self.rank, self.world = model, loss, config, rank, world
-        self.terms = terms
+        self.model, self.loss, self.config, self.task = model, loss, config, task
+        self.terms, self.rank, self.world = terms, rank, world
         self.device = next(model.parameters()).device
-        self.steps_per_epoch = steps_per_epoch
         self.step = 0
+        self.schedule = Schedule(config, steps)
         self.optimizer = build_optimizer(model, config, terms)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.average = copy.deepcopy(model).requires_grad_(False).eval() if config.ema > 0 else None
-        if self.average is not None:
-            pairs = list(zip(model.state_dict().values(), self.average.state_dict().values(), strict=True))
-            floats = [pair for pair in pairs if pair[0].dtype.is_floating_point]
-            self._averaged, self._averages = [list(side) for side in zip(*floats, strict=True)]
-            self._counters = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+        self.average = WeightAverage(model, config.ema) if config.ema > 0 else None
+        averaged = None if self.average is None else self.average.module
+        self.parts = Parts({"model": model, "ema": averaged, "terms": terms, "optimizer": self.optimizer})
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         forward: nn.Module = FromPixels(model, input)
-        self._average_forward = None if self.average is None else FromPixels(self.average, input)
+        self._average_forward = None if averaged is None else FromPixels(averaged, input)
         self._taps = None
         if terms is not None:
             if terms.needs_average and self.average is None:
@@ -111,25 +114,24 @@ class Stepper:
             forward = DistributedDataParallel(forward, device_ids=None)
         self.forward = torch.compile(forward) if config.compile else forward
         self._synchronizes = forward.no_sync if isinstance(forward, DistributedDataParallel) else None
-        # The first step whose loss was not finite; kept on the device, because asking for it would wait for the step.
+        # Kept on the device, because asking for it would wait for the step.
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that counts: the weight average where there is one."""
-        return self.model if self.average is None else self.average
+        return self.model if self.average is None else self.average.module
 
     def take(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Take one optimizer step on one or several (accumulated) batches of equal weight.
 
         Returns:
             Detached sums over the images of all batches of this rank, on the device and not waited for: "loss", the
-            loss's terms, "correct" (images whose likeliest class is the own or the partner's, whichever weighs more;
-            of several labels, the share of an image's that are right at 0.5) and "images".
+            loss's terms, "correct" (as the task counts) and "images".
         """
-        rate = learning_rate(self.step, self.steps_per_epoch, self.config)
+        factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = factor * group["initial_lr"]
         self.model.train()
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches):
@@ -140,15 +142,25 @@ class Stepper:
             else:
                 with self._synchronizes():
                     self._backward(batch, len(batches), sums)
+        self._update()
+        if self.average is not None:
+            self.average.update(self.step)
+        self.step += 1
+        return sums
+
+    def _update(self) -> None:
         if self.config.clip > 0:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
+        # Of float16 the scaler leaves out steps that are not finite, and goes on.
+        if self.config.clip > 0 or not self.scaler.is_enabled():
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+            if self.config.clip > 0:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm, foreach=True)
+            if not self.scaler.is_enabled():
+                self._note(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self._update_average()
-        self.step += 1
-        return sums
 
     def _backward(self, batch: Batch, count: int, sums: dict[str, torch.Tensor]) -> None:
         projected: list[list[torch.Tensor]] = []
@@ -159,7 +171,7 @@ class Stepper:
         heads = tuple(head.float() for head in heads)
         loss, terms = self.loss(heads, batch)
         if self.terms is not None:
-            batch.progress = self.step / (self.config.epochs * self.steps_per_epoch)
+            batch.progress = self.schedule.progress(self.step)
             if self.terms.needs_average:
                 batch.average = self._averaged_heads(batch)
             matched, more = self.terms.compare(projected, heads, batch)
@@ -168,20 +180,17 @@ class Stepper:
         share = len(batch) * self.world / batch.total if self.world > 1 else 1.0
         self.scaler.scale(loss * (share / count)).backward()
         with torch.no_grad():
-            bad = (self.first_bad < 0) & ~torch.isfinite(loss.detach())
-            self.first_bad = torch.where(bad, self.step, self.first_bad)
-            several = batch.targets.ndim == 2
-            own = batch.ratio >= 0.5
-            heaviest = torch.where(own[:, None] if several else own, batch.targets, batch.partner_targets)
-            parts = {"loss": loss.detach(), **terms}
-            counted = {name: value.detach() * len(batch) for name, value in parts.items()}
-            answers = heads[0].detach()
-            counted["correct"] = (
-                ((answers >= 0) == heaviest).float().mean(1).sum() if several else (answers.argmax(1) == heaviest).sum()
-            )
+            self._note(loss.detach())
+            counted = {name: value.detach() * len(batch) for name, value in {"loss": loss, **terms}.items()}
+            counted["correct"] = self.task.right(heads[0].detach(), batch)
             counted["images"] = torch.tensor(len(batch))
             for name, value in counted.items():
                 sums[name] = sums[name] + value if name in sums else value
+
+    def _note(self, value: torch.Tensor) -> None:
+        """Remember this step if ``value`` is not finite, without waiting for it."""
+        bad = (self.first_bad < 0) & ~torch.isfinite(value)
+        self.first_bad = torch.where(bad, self.step, self.first_bad)
 
     def _averaged_heads(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         assert self._average_forward is not None
@@ -201,50 +210,18 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.average is None:
-            return
-        # A young average follows quickly, or a short run would evaluate its random start (as TensorFlow's EMA does).
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self._averages, self._averaged, 1 - decay)
-        for source, target in self._counters:
-            target.copy_(source)
-
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint must hold as tensors."""
-        result = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        if self.average is not None:
-            result |= {f"ema.{name}": value for name, value in self.average.state_dict().items()}
-        if self.terms is not None:
-            result |= {f"terms.{name}": value for name, value in self.terms.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            result |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
-        return result
+        return self.parts.tensors()
 
     def state(self) -> dict[str, Any]:
         """Everything else that a checkpoint must hold, JSON-like."""
-        return {"step": self.step, "scaler": self.scaler.state_dict()}
+        return {"step": self.step, "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Go back to what ``tensors()`` and ``state()`` returned."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "terms": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts[kind][rest] = value
-        self.model.load_state_dict(parts["model"])
-        if self.average is not None:
-            self.average.load_state_dict(parts["ema"])
-        if self.terms is not None:
-            self.terms.load_state_dict(parts["terms"])
-        saved = self.optimizer.state_dict()
-        saved["state"] = {}
-        for name, value in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            if value.ndim:  # fused optimizers walk through memory: the layout must be the parameter's
-                value = torch.empty_like(self.parameters[int(index)], device=value.device).copy_(value)
-            saved["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(saved)
+        self.parts.restore(tensors)
         self.step = state["step"]
+        self.schedule.restore(state["schedule"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from ..rundir import Outcome, speak
+from pathlib import Path
+
+from ..rundir import Outcome
+from ..settings import Pack, verb
 
 
-def pack(images: str, *, labels: str | None = None, window: str | None = None, out: str = "runs") -> Outcome:
-    """Put images into memory-mapped packs, which `distill`, `train` and `label` find again (they do it by themselves).
+@verb(Pack)
+def pack(settings: Pack) -> Outcome:
+    """Put images into memory-mapped packs, which the other verbs find again (and make by themselves)."""
+    from ..road.images import open_dataset, tell_dataset
+    from ..sources import pack_dataset
 
-    Args:
-        images: "digits", a folder, a .npz or .csv file
-        labels: CSV file of file names and labels of the images in a folder
-        window: intensities LOW,HIGH that become black and white in images that are not 8-bit
-        out: the folder of runs; packs go into its shared/packs
-    """
-    from pathlib import Path
-
-    from ..sources import open_images, pack_dataset
-    from .options import parse_window
-    from .stages import tell_dataset
-
-    speak()
-    dataset = open_images(images, labels=labels, window=parse_window(window))
+    dataset = open_dataset(settings)
     tell_dataset(dataset)
-    packed = pack_dataset(dataset, Path(out) / "shared" / "packs")
+    folder = Path(settings.out) / "shared" / "packs"
+    packed = pack_dataset(dataset, folder)
     data = {
         split: {"images": len(source), "fingerprint": source.fingerprint} for split, source in packed.splits.items()
     }
     text = "\n".join(f"{split:5} {value['images']:>8,} images" for split, value in data.items())
-    return Outcome(f"{text}\npacked into {Path(out) / 'shared' / 'packs'}", data)
+    return Outcome(f"{text}\npacked into {folder}", data)

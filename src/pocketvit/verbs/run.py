@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PocketError
-from ..rundir import Outcome, speak
+from ..rundir import Outcome
+from ..settings import RunRecipe, verb
 
 
 @contextlib.contextmanager
@@ -23,20 +24,13 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(place)
 
 
-def run(recipe: str, *, images: str | None = None, small: bool = False, out: str = "runs") -> Outcome:
-    """Run a recipe from start to end: its table and report. Typed again, it goes on where it stopped.
-
-    Args:
-        recipe: a file with a function `recipe(images, folder, small)`, as in recipes/
-        images: the data it asks for; its text says which, and how to get them
-        small: its small twin, minutes on two processor cores
-        out: the folder of runs
-    """
-    speak()
-    path = Path(recipe)
+@verb(RunRecipe)
+def run(settings: RunRecipe) -> Outcome:
+    """Run a recipe from start to end: its table and report. Typed again, it goes on where it stopped."""
+    path = Path(settings.recipe)
     if not path.is_file():
         known = ", ".join(sorted(str(file) for file in Path("recipes").glob("[!_]*.py"))) or "none here"
-        raise PocketError(f"there is no recipe {recipe}. Recipes in this folder: {known}.")
+        raise PocketError(f"there is no recipe {path}. Recipes in this folder: {known}.")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PocketError(f"{path} is not a recipe: it is no Python file.")
@@ -50,8 +44,8 @@ def run(recipe: str, *, images: str | None = None, small: bool = False, out: str
         ) from error
     if not callable(getattr(module, "recipe", None)):
         raise PocketError(f"{path} is not a recipe: it has no function recipe(images, folder, small).")
-    folder = Path(out) / (path.stem + ("-small" if small else ""))
-    table = module.recipe(images, folder, small)
+    folder = Path(settings.out) / (path.stem + ("-small" if settings.small else ""))
+    table = module.recipe(settings.images, folder, settings.small)
     reports = sorted(folder.rglob("report.html")) or [folder]  # a recipe may have one for each set of images
     told = "\n".join(f"report  {report}" for report in reports)
     return Outcome(f"{table}\n\n{told}", {"folder": str(folder), "table": table})

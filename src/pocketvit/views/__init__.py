@@ -2,5 +2,6 @@
 
 from .render import ViewBatch, Views
 from .resize import resize, to_input
+from .streaming import stream
 
-__all__ = ["ViewBatch", "Views", "resize", "to_input"]
+__all__ = ["ViewBatch", "Views", "resize", "stream", "to_input"]

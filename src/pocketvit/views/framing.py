@@ -147,7 +147,7 @@ def _matrices(side: int, spans: np.ndarray, config: ViewConfig) -> torch.Tensor:
     return torch.stack([_matrix(side, start, length, size, kernel, lobes) for start, length in spans.tolist()])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _matrix(side: int, start: int, length: int, size: int, kernel: Resample, lobes: int) -> torch.Tensor:
     """Return the weights that resize ``length`` pixels from ``start`` of a side: float32 [size, side]."""
     matrix = np.zeros((size, side), np.float32)

@@ -8,7 +8,6 @@ on any number of threads.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +44,6 @@ def nearest_index(size_in: int, size_out: int) -> np.ndarray:
     return (2 * np.arange(size_out, dtype=np.int64) + 1) * size_in // (2 * size_out)
 
 
-@lru_cache(maxsize=256)
 def weight_matrix(size_in: int, size_out: int, kernel: Resample, lobes: int, rounded: bool) -> np.ndarray:
     """Return the weights of one axis.
 
@@ -79,7 +77,6 @@ def weight_matrix(size_in: int, size_out: int, kernel: Resample, lobes: int, rou
     return matrix
 
 
-@lru_cache(maxsize=256)
 def band_blocks(size_in: int, size_out: int, kernel: Resample, lobes: int, rounded: bool) -> tuple[Block, ...]:
     """Return the weights of one axis as blocks that leave out most of the zeros."""
     matrix = weight_matrix(size_in, size_out, kernel, lobes, rounded)

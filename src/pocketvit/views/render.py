@@ -6,6 +6,7 @@ mixing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,12 +29,19 @@ VERSION = 1  # raised by hand when any pixel changes: it is part of the fingerpr
 _ERASE_SCALE = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 1 / 0.3)
 _CHUNK_BYTES = 1 << 22  # of pictures a thread works on at a time: less, and threads wait for each other's turn
+_READ_BYTES = 1 << 24  # of pictures that are read at a time: more, and ordinary photographs would fill the memory
 _MAX_SIZE = 4096
 _ORDERS_KEPT = 4
 
 
 class ImageSource(Protocol):
-    """What views need of a source."""
+    """What views need of a source.
+
+    It may also have ``size``, the (height, width) that all pictures share. And where pictures are much larger than any
+    view, ``reduced(position, least)``, which returns one as uint8 [h,w,3]: the whole of it, at a size of the source's
+    choice (a JPEG decodes fast at a half, a quarter, an eighth) with no side below ``least``, or as it is. The same
+    picture and ``least`` must always give the same pixels.
+    """
 
     ids: np.ndarray
 
@@ -91,7 +99,8 @@ class Views:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that pixels depend on besides the source; fields at their default are left out."""
-        return {"version": VERSION, "seed": self.seed, **changed(self.config)}
+        reduced = {"reduced": True} if hasattr(self.source, "reduced") else {}
+        return {"version": VERSION, "seed": self.seed, **changed(self.config), **reduced}
 
     def order(self, view: int) -> np.ndarray:
         """Return the positions in the order of a view: int64 [N]. Entries 2m and 2m + 1 are partners.
@@ -146,12 +155,9 @@ class Views:
         """Render samples without their partners: uint8 [n,3,S,S]."""
         config = self.config
         numbers = draw(self.seed, self._ids[positions], view, draw_counts(config))
-        images = self.source.rgb(positions)
-        pixels = frame(images, config, numbers.get("crop"))
+        pixels = self._framed(positions, numbers.get("crop"))
         if not numbers or (list(numbers) == ["crop"] and config.crop != "padded"):
-            pixels = np.ascontiguousarray(pixels)
-            shared = isinstance(images, np.ndarray) and np.may_share_memory(pixels, images)
-            return pixels.copy() if shared else pixels
+            return pixels
         result = np.empty((len(pixels), 3, config.view_size, config.view_size), np.uint8)
 
         def work(part: slice) -> None:
@@ -161,6 +167,30 @@ class Views:
         if config.erase > 0:
             _erase(result, config.erase, numbers["erase"], self._noise)
         return result
+
+    def _framed(self, positions: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
+        """Read samples and bring them to the view's size: a new uint8 [n,3,S,S].
+
+        A thread reads and frames a few pictures before it takes the next ones: of photographs, one.
+        """
+        result = np.empty((len(positions), 3, self.config.view_size, self.config.view_size), np.uint8)
+        size = getattr(self.source, "size", None)
+        most = 1 if size is None else max(1, _READ_BYTES // (3 * size[0] * size[1]))
+
+        def work(part: slice) -> None:
+            some = None if numbers is None else numbers[part]
+            result[part] = frame(self._read(positions[part]), self.config, some)
+
+        spread(work, cut(len(positions), most))
+        return result
+
+    def _read(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        reduced = getattr(self.source, "reduced", None)
+        if reduced is None:
+            return self.source.rgb(positions)
+        # Twice the view's size leaves something to filter; the smallest of random boxes may go down to its size.
+        least = 2.0 if self.config.crop != "random_resized" else max(2.0, self.config.crop_scale[0] ** -0.5)
+        return [reduced(int(position), math.ceil(least * self.config.view_size)) for position in positions]
 
 
 def draw_counts(config: ViewConfig) -> dict[str, int]:

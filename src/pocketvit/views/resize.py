@@ -18,6 +18,7 @@ from .parallel import cut, exact_products, spread
 
 _CPU_CHUNK = 1 << 21  # floats a chunk of planes: so that threads seldom pass the interpreter's lock to each other
 _GPU_CHUNK = 1 << 27
+_KEPT = 1024  # pixels of a side up to which weights are kept: at most 30 MB of them; longer ones are soon made
 _KERNELS = ("lanczos", "bicubic", "bilinear", "nearest")
 
 
@@ -129,13 +130,22 @@ def _apply_blocks(x: Tensor, blocks: tuple[_TensorBlock, ...], horizontal: bool)
     return result
 
 
-@lru_cache(maxsize=256)
 def _blocks(
     size_in: int, size_out: int, kernel: Resample, lobes: int, rounded: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[_TensorBlock, ...]:
     """Return `band_blocks` as tensors on a device."""
+    make = _kept_blocks if max(size_in, size_out) <= _KEPT else _new_blocks
+    return make(size_in, size_out, kernel, lobes, rounded, dtype, device)
+
+
+def _new_blocks(
+    size_in: int, size_out: int, kernel: Resample, lobes: int, rounded: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[_TensorBlock, ...]:
     with torch.inference_mode(False):  # they are kept, and may serve where gradients flow
         return tuple(
             (block.out_start, block.in_start, torch.from_numpy(block.weights).to(device, dtype))
             for block in band_blocks(size_in, size_out, kernel, lobes, rounded)
         )
+
+
+_kept_blocks = lru_cache(maxsize=256)(_new_blocks)

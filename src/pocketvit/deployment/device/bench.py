@@ -7,6 +7,7 @@ Needs only onnxruntime, numpy and Pillow. The exit code is 1 when the golden pic
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -15,7 +16,8 @@ import time
 
 import numpy as np
 import onnxruntime
-from predict import HERE, Model, load, present
+from predict import HERE, Model
+from preprocessing import load
 
 
 def check(model, golden):
@@ -26,7 +28,7 @@ def check(model, golden):
     """
     expected = np.array(golden["probabilities"])
     found = model(load(HERE / golden["picture"])).astype(np.float64)
-    logits = independent_logits if model.several else centred_logits
+    logits = centred_logits if model.one_class else independent_logits
     wanted = logits(expected)
     difference = float(np.abs(expected - found).max())
     distance = float(np.linalg.norm(logits(found) - wanted) / (np.linalg.norm(wanted) + 1e-3))
@@ -36,7 +38,7 @@ def check(model, golden):
         "difference": difference,
         "logits_distance": distance,
         "tolerance": limits,
-        "label": named(model, found),
+        "label": ", ".join(name for name, _ in model.answer(found)) or "none",
         "expected": golden["label"],
     }
 
@@ -51,13 +53,6 @@ def independent_logits(probabilities):
     """Return the logits of labels that are each there or not."""
     clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
     return np.log(clipped) - np.log(1 - clipped)
-
-
-def named(model, probabilities):
-    """Return the answer in words: the likeliest class, or every label that is there."""
-    if model.several:
-        return ", ".join(name for name, _ in present(model, probabilities)) or "none"
-    return model.classes[int(probabilities.argmax())]
 
 
 def timed(call, seconds):
@@ -81,7 +76,11 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     golden = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
-    model = Model(HERE / golden["model"], arguments.threads)
+    path = HERE / golden["model"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != golden["sha256"]:
+        print(f"error: {path} is not the file that was packed: copy device.zip again", file=sys.stderr)
+        return 1
+    model = Model(path, arguments.threads)
     answer = check(model, golden)
     prepared = model.prepare(load(HERE / golden["picture"]))
     result = {

@@ -1,0 +1,116 @@
+"""Arms of an experiment over paired seeds: trained one after the other, resumable, compared with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import RunConfig
+from ..deployment.flops import count_flops, count_parameters
+from ..files import human_time, read_json, write_json
+from ..labels import LabelStore
+from ..road.answering import answers, network_answers, probabilities_of
+from ..road.images import Road
+from ..road.students import input_of
+from ..road.train import calibrate, train_network
+from ..teachers import Teacher
+from ..training.metrics import read_metrics
+
+log = logging.getLogger("pocketvit")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training the same student.
+
+    Attributes:
+        key: Short name of its folder.
+        name: As the table shows it.
+        config: Its choices; the seed is replaced. Arms may see different views.
+        teachers: Whose labels it learns.
+        store: Where these are; None with live teachers or none.
+        live: Run the teachers on every batch.
+    """
+
+    key: str
+    name: str
+    config: RunConfig
+    teachers: tuple[Teacher, ...] = ()
+    store: LabelStore | None = None
+    live: bool = False
+
+
+def run_arms(road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Train every arm with every seed, or read what is there; return {arm: [accuracy, seconds, ... a seed]}.
+
+    Seeds are the outer loop, so that an interrupted experiment has whole sets of arms, and a machine that slows down
+    does so for all of them.
+    """
+    consensus = functools.cache(lambda: _consensus(road, arms))
+    found: dict[str, list[dict[str, Any]]] = {arm.key: [] for arm in arms}
+    for seed in seeds:
+        for arm in arms:
+            place = folder / arm.key / f"seed-{seed}"
+            result = place / "result.json"
+            if not result.is_file():
+                write_json(result, _train(road, arm, seed, place, consensus))
+            record = read_json(result)
+            found[arm.key].append(record)
+            log.info(
+                "%s, seed %d: %.2f %% (%s)", arm.name, seed, 100 * record["accuracy"], human_time(record["seconds"])
+            )
+    return found
+
+
+def _consensus(road: Road, arms: Sequence[Arm]) -> np.ndarray | None:
+    """Mean probabilities of all teachers of an experiment on the scored split: what agreement is measured with."""
+    teachers = {id(teacher): teacher for arm in arms for teacher in arm.teachers}.values()
+    assert road.scored is not None
+    given = [probabilities_of(teacher, road, road.scored) for teacher in teachers]
+    return np.mean(given, axis=0) if given else None
+
+
+def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[], np.ndarray | None]) -> dict[str, Any]:
+    train = dataclasses.replace(arm.config.train, seed=seed)
+    config = dataclasses.replace(arm.config, train=train)
+    road = road.viewed(config.view)
+    start = time.monotonic()
+    model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
+    seconds = time.monotonic() - start
+    side = input_of(config.network, model, road)
+    calibrate(model, road, side)
+    source = road.scored
+    assert source is not None
+    given = answers({"": network_answers(model, side, road.task)}, road.pixels(source), road.view)[""]
+    judgement = road.task.judge(given, source.targets, source.classes, teacher=consensus())
+    scores = judgement.scores
+    return {
+        "accuracy": scores.accuracy,
+        "auc": judgement.screening.auc,
+        "n": scores.n,
+        "parameters": count_parameters(model),
+        "flops": count_flops(model, side[0]),
+        "ece": scores.ece,
+        "min_class": scores.min_class[1] if scores.min_class else None,
+        "agreement": scores.agreement,
+        "seconds": seconds,
+        "step_ms": _step_ms(place / "metrics.jsonl"),
+        "steps": train.epochs * -(-len(road.dataset.train) // train.batch_size),
+    }
+
+
+def _step_ms(metrics: Path) -> float | None:
+    """Milliseconds of a training step: the median over epochs, so that neither a pause nor a resumption counts."""
+    lines = read_metrics(metrics)
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return (
+        float(np.median([1000 * line["seconds"] / n for line, n in zip(lines, steps, strict=True)])) if lines else None
+    )

@@ -1,0 +1,133 @@
+"""Methods of distillation compared: the same student, images, steps and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import PocketError
+from ..files import read_json, write_json, write_text
+from ..labels.record import choose_k
+from ..road import Adapt, Open, walk
+from ..road.begin import Begun, begin
+from ..road.decide import decide
+from ..road.images import known
+from ..road.label import label_road
+from ..road.train import describe
+from ..rundir import Outcome, Run
+from ..settings import differences, dump
+from ..sources import Dataset
+from ..tasks import task_named
+from .arms import Arm, run_arms
+from .methods import ALONE, Method, parse_methods, served, why_not
+from .tables import report_arms
+
+log = logging.getLogger("pocketvit")
+
+
+def compare_methods(settings: Any) -> Outcome:
+    """Train every method with every seed, or read what is there; return the table."""
+    begun = begin(settings, decide_comparison)
+    settings, config, dataset = begun.settings, begun.config, begun.dataset
+    methods = _methods(begun)
+    folder = _folder(settings.name or f"{dataset.name}-compare", begun)
+    log.info("compare  %s with %d seeds, in %s", ", ".join(one.name for one in methods), settings.seeds, folder)
+    log.info("student  %s", describe(config))
+    state = begun.walk(folder)
+    walk((Open(),), state)
+    limit = settings.images_limit
+    if limit and limit < len(state.road.dataset.train):
+        state.road = state.road.reduced(limit)
+    if any(method.taught for method in methods):
+        walk((Adapt(),), state, have=("images",))
+    stored = any(method.taught and not method.live for method in methods)
+    store = label_road(state.road, state.teachers, config.labels) if stored else None
+    arms = [
+        Arm(
+            method.name,
+            method.shown,
+            dataclasses.replace(config, loss=method.loss),
+            tuple(state.teachers) if method.taught else (),
+            store if method.taught and not method.live else None,
+            method.live,
+        )
+        for method in methods
+    ]
+    against = next((arm.key for arm in arms if arm.key == ALONE), arms[0].key)
+    found = run_arms(state.road, arms, range(settings.seeds), folder)
+    notes = []
+    if config.labels.views < config.train.epochs:
+        notes.append(
+            f"Stored labels have {config.labels.views} views per image for {config.train.epochs} epochs; the student "
+            "alone and live teachers see a fresh one every epoch."
+        )
+    seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
+    text = report_arms(
+        state.road, arms, found, folder, against=against, teachers=state.teachers, notes=notes,
+        images=not settings.no_images,
+        title=f"{dataset.name}: {config.network.name}, {len(arms)} methods compared over {seeds}",
+    )  # fmt: skip
+    files = {"folder": str(folder), "report": str(folder / "report.html"), "plot": str(folder / "differences.svg")}
+    data = {**files, "against": against, "table": text, "methods": read_json(folder / "results.json")["comparison"]}
+    return Outcome(f"{text}\n\nplot    {files['plot']}\nreport  {files['report']}", data)
+
+
+def decide_comparison(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:
+    """As `decide`, with a view per epoch, so that all methods see the same pictures."""
+    if not task_named(dataset.task).compares:
+        raise PocketError(
+            f"compare knows methods for one class per image, and {dataset.name} is a {dataset.task} set. Run "
+            "`pocketvit distill` on it."
+        )
+    scored = [source for source in (dataset.test, dataset.val) if source is not None and len(source)]
+    if not known(dataset.train) or not any(known(source) for source in scored):
+        raise PocketError(
+            f"{dataset.name} has no labels, and methods are compared by their accuracy. Sort the images into one "
+            "folder per class, or give --table."
+        )
+    if settings.views is None:
+        settings = dataclasses.replace(settings, views=1_000_000)  # `decide` takes the epochs where they are fewer
+    return decide(settings, dataset, teachers)
+
+
+def _methods(begun: Begun) -> list[Method]:
+    """The methods that were asked for, or all that the labels serve."""
+    settings, config, classes = begun.settings, begun.config, len(begun.dataset.classes)
+    whole = choose_k(classes, settings.top_k) == 0 or settings.approximate_tail
+    heat = config.loss.temperature
+    asked = settings.methods or served(classes, whole, heat)
+    chosen = parse_methods(asked, config.loss, teachers=len(begun.specs) or 2)
+    for method in chosen:
+        reason = why_not(method.loss.objective, classes, whole or method.live, heat)
+        if method.taught and reason:
+            raise PocketError(f"--methods {method.name}: {method.loss.objective} cannot be learned here: {reason}.")
+    return chosen
+
+
+def _folder(name: str, begun: Begun) -> Path:
+    """Return the comparison's folder, new or to go on with; one of other choices is an error that names them."""
+    folder = Path(begun.settings.out) / name
+    seen: dict[str, Any] = {  # as a path or a module may come to hold others
+        "images": {split: source.fingerprint for split, source in begun.dataset.splits.items()},
+        "teachers": [teacher.fingerprint for teacher in begun.specs],
+    }
+    if (folder / "config.yaml").is_file():
+        changes = differences(Run(folder).settings, begun.settings)
+        if changes:
+            raise PocketError(
+                f"{folder} holds a comparison of other choices ({'; '.join(changes[:4])}). Give the same options to go "
+                "on with it, or --name another one."
+            )
+        other = [what for what, held in read_json(folder / "inputs.json").items() if held != seen[what]]
+        if other:
+            raise PocketError(
+                f"{folder} holds a comparison with other {' and '.join(other)} under the same name. --name another one."
+            )
+    else:
+        write_json(folder / "inputs.json", seen)
+        write_text(folder / "config.yaml", dump(begun.settings))
+    return folder

@@ -1,0 +1,39 @@
+"""The engine: a list of resumable stages, and the walk along them. Verbs choose stages; recipes use them one by one.
+
+from pocketvit.road import DISTILL, Stage, walk
+walk([*DISTILL[:3], MyStage(), *DISTILL[3:]], state)
+"""
+
+from .adapt import Adapt
+from .base import Cost, Stage, Walk, plan, walk
+from .baselines import Baselines
+from .folds import Folds
+from .images import Open, Road, open_road
+from .label import Label
+from .report import Report
+from .score import Score
+from .ship import Ship
+from .train import Train
+
+DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Train(), Baselines(), Folds(), Ship(), Score(), Report())
+"""Images and teachers in; a small, exported, measured and reported student out."""
+
+__all__ = [
+    "DISTILL",
+    "Adapt",
+    "Baselines",
+    "Cost",
+    "Folds",
+    "Label",
+    "Open",
+    "Report",
+    "Road",
+    "Score",
+    "Ship",
+    "Stage",
+    "Train",
+    "Walk",
+    "open_road",
+    "plan",
+    "walk",
+]

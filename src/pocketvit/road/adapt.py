@@ -1,0 +1,268 @@
+"""The stage of teachers: loaded, their classes matched to the user's, adapted where they do not match."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import changed
+from ..errors import PocketError
+from ..files import human_time, sha256_of
+from ..metrics import wilson_interval
+from ..models import create_model
+from ..sources import Dataset
+from ..teachers import Teacher, align, load_teacher
+from ..training.distributed import lead_first
+from .base import Cost, Stage, Walk
+from .images import Road, known
+from .light import LIGHT, learned_from, light_side, light_training, train_light_teachers
+from .probe import PATIENCE, adapt
+from .rates import step_rate
+from .score import Entry, teacher_entry
+
+log = logging.getLogger("pocketvit")
+
+
+def given_teachers(teacher: Any) -> list[Any]:
+    """Return the teachers as they were given, one after the other."""
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+
+
+def load_teachers(settings: Any, specs: Sequence[Any], device: str = "cpu") -> list[Teacher]:
+    """Load every teacher as the settings say; one that was loaded before is only moved to ``device``."""
+    teachers: list[Teacher] = []
+    for spec in specs:
+        if isinstance(spec, str) and spec.startswith("("):  # as a config writes a module down
+            raise PocketError(
+                f"the teacher of this run was a {spec[1:-1]} given in Python. Give it again: "
+                "pocketvit.distill(resume=FOLDER, teacher=MODULE)."
+            )
+        teacher = load_teacher(
+            spec,
+            arch=settings.arch,
+            weights=settings.weights,
+            input_size=settings.teacher_size,
+            norm=settings.teacher_norm,
+            device=device,
+        ).to(device)
+        if any(teacher.fingerprint == other.fingerprint for other in teachers):
+            raise PocketError(f"the teacher {teacher.name} is named twice. Name different ones, or the same one once.")
+        names = {other.name for other in teachers}
+        if teacher.name in names:  # two networks of one class, or of one folder's name
+            free = next(number for number in itertools.count(2) if f"{teacher.name}-{number}" not in names)
+            teacher = teacher.with_columns(teacher.columns)  # a copy: the caller's keeps its name
+            teacher.name += f"-{free}"
+        teachers.append(teacher)
+    return teachers
+
+
+def ready_teachers(walk: Walk) -> list[Teacher]:
+    """Load the teachers, say what is assumed of them, and make each answer in the user's classes."""
+    road = walk.road
+    if not walk.specs:
+        return train_light_teachers(road, walk.config)
+    teachers: list[Teacher] = []
+    for teacher in load_teachers(walk.settings, walk.specs, str(road.device)):
+        log.info("teacher  %s: input %d px", teacher.name, teacher.input_size)
+        for note in teacher.notes:
+            log.info("         %s", note)
+        teachers.append(answering(teacher, road, _wanted(walk.settings)))
+    return teachers
+
+
+def _wanted(settings: Any) -> bool | None:
+    """Whether to fine-tune: True where it was asked for, False for a probe, None to decide."""
+    return True if settings.fine_tune else False if settings.freeze else None
+
+
+def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
+    """Return a teacher whose outputs are the dataset's classes: mapped by name, taken in order, or adapted.
+
+    Where the task reads outputs otherwise than the teacher was trained to give them, it is read so where that is sound
+    (a softmax's logits as independent labels), and learns the task where it is not.
+    """
+    classes, kind = road.dataset.classes, road.task.kind
+    aligned = align(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
+    if aligned is not None and aligned.kind != kind and road.task.reads(aligned.kind):
+        aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read by itself (a {kind}).")
+    if aligned is not None and aligned.kind != kind and not classes:
+        raise PocketError(
+            f"the teacher {teacher.name} answers several labels per image, and these images have none, which would say "
+            "that there may be several. Give some with --table FILE.csv, a column of 0 and 1 per label."
+        )
+    if aligned is not None and aligned.kind == kind:
+        for note in aligned.notes[len(teacher.notes) :]:
+            log.info("         %s", note)
+        return aligned
+    if not classes:
+        raise PocketError(
+            f"the teacher {teacher.name} has no classes for these images, and they have no labels. Sort them into one "
+            "folder per class (or give --table FILE.csv), or name a teacher that was trained on your classes."
+        )
+    has = f"{len(teacher.classes)} classes of its own" if teacher.classes else f"{teacher.num_outputs} outputs"
+    if teacher.num_outputs == 0:
+        has, fine_tune = "features and no classes", bool(fine_tune)
+    what = "a linear probe learns them from its features" if fine_tune is False else "it is fine-tuned on your images"
+    log.info("         it has %s, the images have %d: %s", has, len(classes), what)
+    key = sha256_of([teacher.fingerprint, learned_from(road.dataset), changed(road.view), fine_tune])[:10]
+    folder = road.shared / "teachers" / f"{_plain(teacher.name)}-{key}"
+    with lead_first(road.processes):
+        adapted = adapt(teacher, road, folder, fine_tune=fine_tune)
+    score = f", {adapted.score} on validation" if adapted.score else ""
+    verb = "reused from an earlier run, saved" if adapted.reused else "done in"
+    log.info("         %s%s (%s %s)", adapted.method, score, verb, human_time(adapted.seconds))
+    result = load_teacher(
+        adapted.module,
+        input_size=teacher.input_size,
+        norm=(teacher.mean, teacher.std),
+        classes=classes,
+        device=str(road.device),
+    )
+    result.name, result.notes = teacher.name, (f"{adapted.method} on your classes",)
+    return result if result.kind == kind else result.with_kind(kind)
+
+
+def with_classes(road: Road, teachers: list[Teacher]) -> Road:
+    """Return the road with a teacher's classes where the images have no labels, and so no classes.
+
+    They are those of the first teacher that knows their names, else numbers. Other teachers are matched to them, by
+    name where they know theirs, in place.
+    """
+    if road.dataset.classes:
+        return road
+    numbers = tuple(f"class {number}" for number in range(teachers[0].num_outputs))
+    classes = next((teacher.classes for teacher in teachers if teacher.classes), numbers)
+    for number, teacher in enumerate(teachers):
+        aligned = teacher if teacher.classes == classes else align(teacher, classes)
+        if aligned is None:
+            raise PocketError(
+                f"the teachers {teachers[0].name} and {teacher.name} have different classes, and the images have no "
+                "labels to learn common ones from. Name teachers of the same classes, or label the images."
+            )
+        if classes is numbers:
+            note = f"{teacher.name}: its classes have no names; they are called {numbers[0]} to {numbers[-1]}."
+            aligned.notes = (*teacher.notes, note)
+        for note in aligned.notes[len(teacher.notes) :]:
+            log.info("         %s", note)
+        teachers[number] = aligned
+    return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, classes=classes))
+
+
+class Adapt(Stage):
+    """Teachers that answer in the user's classes, and what each is worth on the scored split."""
+
+    name = "adapt"
+    reads = ("images",)
+    writes = ("teachers",)
+
+    def cost(self, walk: Walk) -> Cost:
+        road, config = walk.road, walk.config
+        if not walk.specs:
+            train, side = light_training(road, config), light_side(road.view.view_size)
+            shown = len(road.dataset.train) * train.epochs
+            rates = [step_rate(teacher.module, road.views, train, side) for teacher in walk.teachers]
+            told = f"no teacher named: {' and '.join(LIGHT)} are trained on your labels"
+            return Cost(sum(shown / rate for rate in rates), told=(told,))
+        seconds = sum(_adapting(teacher, road, _wanted(walk.settings)) for teacher in walk.teachers)
+        return Cost(seconds, told=tuple(line for teacher in walk.teachers for line in _told(teacher, road.dataset)))
+
+    def run(self, walk: Walk) -> None:
+        walk.teachers = ready_teachers(walk)
+        walk.road = with_classes(walk.road, walk.teachers)
+        if walk.road.processes.rank == 0:
+            walk.entries = judge_teachers(walk.teachers, walk.road)
+
+
+def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
+    """Score the teachers before anything is learned from them; warn of one that hardly beats guessing."""
+    entries = []
+    source = road.scored
+    for number, teacher in enumerate(teachers, 1):
+        entry = teacher_entry(teacher, road, number)
+        entries.append(entry)
+        if source is None or not known(source):
+            continue
+        given = torch.from_numpy(entry.probabilities)
+        scores = road.task.validate(given, torch.from_numpy(np.asarray(source.targets)))
+        log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)
+        chance = road.task.chance(source.targets)
+        n = int((np.asarray(source.targets) >= 0).sum())
+        if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:
+            log.warning(
+                "warning  %s is worse than always answering the commonest class. Are its normalization "
+                "(--teacher-norm), its input size (--teacher-size) and the order of its classes right?",
+                teacher.name,
+            )
+        elif chance is not None and scores["val_accuracy"] <= chance:
+            log.warning("warning  %s is no better than always answering the commonest class (n = %d).", teacher.name, n)
+    return entries
+
+
+def plan_teachers(settings: Any, specs: Sequence[Any], dataset: Dataset, side: int, device: str) -> list[Teacher]:
+    """Return the teachers as far as a plan needs them: loaded, or untrained light ones."""
+    if specs:
+        return load_teachers(settings, specs, device)
+    teachers = []
+    for name in LIGHT:
+        size = light_side(side)
+        model = create_model(name, num_classes=max(2, len(dataset.classes)), image_size=size)
+        teacher = load_teacher(model, input_size=size, norm="imagenet", device=device)
+        teacher.name = name
+        teachers.append(teacher)
+    return teachers
+
+
+def answering_plan(walk: Walk) -> list[Teacher]:
+    """Return the teachers as they will be once they answer in the dataset's classes."""
+    classes = len(walk.road.dataset.classes)
+    result = []
+    for teacher in walk.teachers:
+        aligned = align(teacher, walk.road.dataset.classes) if classes else teacher
+        if aligned is None:  # any columns do: only their number and the network's speed count here
+            teacher.raw_outputs = max(1, teacher.raw_outputs)
+            aligned = teacher.with_columns(np.zeros(classes, np.int64))
+        result.append(aligned)
+    return result
+
+
+def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
+    """Say what the teacher is taken for, and whether it has to learn the classes first."""
+    lines = [f"teacher  {teacher.name}: input {teacher.input_size} px", *teacher.notes]
+    aligned = align(teacher, dataset.classes) if dataset.classes else teacher
+    if aligned is None:
+        has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
+        return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
+    return [*lines, *aligned.notes[len(teacher.notes) :]]
+
+
+def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
+    """Seconds of a probe and, where it would be done, of fine-tuning."""
+    dataset = road.dataset
+    if not dataset.classes or align(teacher, dataset.classes) is not None:
+        return 0.0
+    size = min(8, len(dataset.train))
+    pixels = road.views.render(np.arange(size), 0).pixels
+    outputs, teacher.raw_outputs = teacher.raw_outputs, max(1, teacher.raw_outputs)
+    teacher.logits(pixels)
+    start = time.perf_counter()
+    teacher.logits(pixels)
+    forward = (time.perf_counter() - start) / size
+    teacher.raw_outputs = outputs
+    seen = [source for split, source in dataset.splits.items() if split != "test"]
+    probe = forward * sum(map(len, seen))
+    tuning = 3.5 * 5 * forward * len(dataset.train)
+    tunes = wanted if wanted is not None else tuning <= PATIENCE
+    return probe + (tuning if tunes else 0.0)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)[-60:]

@@ -1,0 +1,115 @@
+"""The stage of what stands beside a student: itself without a teacher, with all labels, and what one might ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ..config import LossConfig, NetworkConfig, RunConfig
+from ..errors import PocketError
+from ..models.inputs import input_stats
+from ..sources.subset import repeated
+from ..sources.targets import labelled
+from ..views import Views
+from .base import Cost, Stage, Walk
+from .decide import learning_rate_for
+from .images import VIEW_SEED, Road
+from .light import TEACHER_SEED
+from .rates import training_seconds
+from .students import make_network
+from .train import pupils, train_network
+
+log = logging.getLogger("pocketvit")
+
+
+def train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None:
+    """The same student on an equal budget, with the ground truth alone and a fresh view every epoch; None without."""
+    source = road.dataset.train
+    rows = np.flatnonzero(labelled(source.targets))
+    if not len(rows):
+        return None
+    log.info("baseline the same student without a teacher, %s labels", f"{len(rows):,}")
+    config = without_teachers(config, road)
+    if len(rows) == len(source):
+        return train_network(road, config, folder)
+    # As many steps, on the labelled images alone, each in as many augmentations as that takes.
+    few = repeated(source, rows, len(source))
+    return train_network(road.with_train(few), config, folder, views=Views(few, road.view, seed=VIEW_SEED))
+
+
+def without_teachers(config: RunConfig, road: Road) -> RunConfig:
+    """Return a student's config for learning from the ground truth alone."""
+    loss = LossConfig(label_smoothing=road.task.smoothing, class_weights=config.loss.class_weights)
+    return dataclasses.replace(config, loss=loss)
+
+
+def train_against(road: Road, config: RunConfig, folder: Path, name: str) -> nn.Module:
+    """Another network, with its own weights and at its own resolution, fine-tuned for as many epochs."""
+    if not labelled(road.dataset.train.targets).any():
+        raise PocketError(f"{name} would be fine-tuned on labels, and the images have none.")
+    log.info("against  %s, pretrained, fine-tuned for %d epochs", name, config.train.epochs)
+    model = make_network(NetworkConfig(name), road, seed=config.train.seed)
+    stats = input_stats(model)
+    rate = learning_rate_for("adamw", config.train.batch_size, pretrained=True)
+    train = dataclasses.replace(config.train, optimizer="adamw", learning_rate=rate)
+    config = dataclasses.replace(without_teachers(config, road), network=NetworkConfig(name), train=train)
+    views = Views(road.dataset.train, road.view, seed=TEACHER_SEED)
+    side = (stats.input_size, stats.mean, stats.std)
+    return train_network(road, config, folder, model=model, input=side, views=views)
+
+
+class Baselines(Stage):
+    """Networks to compare the student with, each on an equal budget."""
+
+    name = "baselines"
+    reads = ("images",)
+    writes = ("alone", "ceiling", "against")
+
+    def cost(self, walk: Walk) -> Cost:
+        wanted = self._wanted(walk)
+        if not wanted:
+            return Cost()
+        seconds, weights = training_seconds(walk)
+        return Cost(len(wanted) * seconds, len(wanted) * 7 * weights)
+
+    def run(self, walk: Walk) -> None:
+        wanted = self._wanted(walk)
+        if "alone" in wanted:
+            alone = train_alone(pupils(walk), walk.config, walk.folder / "alone")
+            if alone is not None:
+                walk.networks["alone"] = alone
+        if "ceiling" in wanted:
+            log.info("ceiling  the same student with all labels")
+            config = without_teachers(walk.config, walk.road)
+            walk.networks["ceiling"] = train_network(walk.road, config, walk.folder / "ceiling")
+        if "against" in wanted:
+            try:
+                name = with_weights(walk.settings.against)
+                walk.networks["against"] = train_against(walk.road, walk.config, walk.folder / "against", name)
+            except PocketError as error:  # a comparison that fails, for want of a network say, must not cost the run
+                log.warning("warning  %s", error)
+                walk.extra["against_failed"] = str(error)
+
+    @staticmethod
+    def _wanted(walk: Walk) -> list[str]:
+        settings = walk.settings
+        asked = {
+            "alone": settings.baseline and bool(walk.road.dataset.classes),
+            "ceiling": bool(getattr(settings, "few_labels", 0)),
+            "against": bool(getattr(settings, "against", None)),
+        }
+        return [name for name, wanted in asked.items() if wanted]
+
+
+def with_weights(name: str) -> str:
+    """Return a bare timm name with the tag of its default weights: a comparison is never with an untrained network."""
+    import timm
+
+    from ..models.names import is_pretrained
+
+    cfg = None if is_pretrained(name) else timm.get_pretrained_cfg(name)
+    return f"{name}.{cfg.tag}" if cfg is not None and cfg.tag else name

@@ -1,0 +1,170 @@
+"""From a verb's settings to the start of a walk: cheap mistakes told, teachers and images opened, choices made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..config import RunConfig
+from ..deployment.budget import choose
+from ..errors import PocketError
+from ..files import human_bytes, human_time
+from ..models import LADDER
+from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from ..models.names import is_pretrained
+from ..models.registry import suggest
+from ..models.variants import is_vision_transformer
+from ..rundir import Outcome, Run
+from ..sources import Dataset
+from ..tasks import task_named
+from ..training.distributed import Processes
+from ..views import Views
+from ..views.preprocessing import Preprocessing
+from .adapt import given_teachers, load_teachers, plan_teachers
+from .base import Stage, Walk, plan, walk
+from .decide import decide
+from .images import VIEW_SEED, Road, open_dataset
+
+Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that torch does not know or this machine does not have."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise PocketError(
+            f"--device {device} cannot be used here ({reason}). Give cpu or cuda, or leave it away."
+        ) from error
+
+
+def check_network(name: str, option: str = "--student") -> None:
+    """Refuse a network that nobody knows, rather than after the teachers' work."""
+    if name in LADDER or is_pretrained(name) or timm.is_model(name):
+        if not is_pretrained(name) or ":" in name or Path(name).expanduser().exists():
+            return
+        base, tag = name.split(".", 1)
+        tags = [known.split(".", 1)[1] for known in timm.list_pretrained(f"{base}.*") if "." in known]
+        if timm.is_model(base) and tag in tags:
+            return
+        if timm.is_model(base):
+            raise PocketError(
+                f"{option} {name}: timm has no weights {tag!r} of {base}; it has {', '.join(tags) or 'none'}."
+            )
+    raise PocketError(f"{option}: unknown model {name!r}.{suggest(name)} The sizes are {', '.join(LADDER)}.")
+
+
+def check_student(settings: Any) -> None:
+    """Refuse a student, or a stem or attention that it cannot have, before anything is read."""
+    name, stem, attention = settings.student, settings.stem, settings.attention
+    check_network(name)
+    changed = stem not in ("auto", "patch") or attention != "plain"
+    if not changed or name in LADDER:
+        return
+    if stem == "coadvise":
+        raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
+    if is_pretrained(name) or not is_vision_transformer(name):
+        raise PocketError(
+            f"--stem {stem} --attention {attention}: {name} is no plain ViT to be trained from scratch, whose patches "
+            f"and attention could be exchanged. Choose {', '.join(LADDER)}, or a vit_ or deit_ model of timm."
+        )
+
+
+@dataclasses.dataclass
+class Begun:
+    """What a verb has in hand before it starts: every choice made, nothing written."""
+
+    settings: Any
+    config: RunConfig
+    dataset: Dataset
+    specs: list[Any]
+    notes: list[str]
+
+    def walk(self, folder: Path) -> Walk:
+        """Return the start of a walk into a folder."""
+        return Walk(
+            self.settings, self.config, folder, self.dataset, self.specs, self.settings.device, notes=list(self.notes)
+        )
+
+
+def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -> Begun:
+    """Load the teachers, open the images, and make every choice; the student too, unless it is ``chosen``."""
+    check_device(settings.device)
+    specs: list[Any] = given_teachers(settings.teacher) if hasattr(settings, "teacher") else []
+    if hasattr(settings, "student"):
+        check_student(settings)
+    if getattr(settings, "against", None):
+        check_network(settings.against, "--against")
+    if specs:
+        specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
+    dataset = open_dataset(settings)
+    settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
+    settings, config = decide_all(settings, dataset, specs)
+    return Begun(settings, config, dataset, specs, notes)
+
+
+def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[Any, list[str]]:
+    """Choose the student that fits a budget."""
+    if not getattr(settings, "fit", None):
+        return settings, []
+    _, config = decide(settings, dataset, teachers)
+    classes = dataset.classes or tuple(map(str, range(max((one.num_outputs for one in teachers), default=1))))
+    about = Preprocessing.of(config.view, (config.view.view_size, IMAGENET_MEAN, IMAGENET_STD))
+    choice = choose(
+        settings.budget, config.network, classes=classes, preprocessing=about, task=task_named(dataset.task)
+    )
+    return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
+
+
+def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide) -> Run:
+    """Walk the stages into a new run folder, or go on with an unfinished one; return the run."""
+    named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
+    if named and Run(settings.resume).finished:
+        return Run(settings.resume)
+    begun = begin(settings, decide_all, chosen=named)
+    run = Run.begin(settings.name or begun.dataset.name, begun.settings)
+    if not run.finished:
+        with run.logging():
+            run.say(begun.notes)
+            walk(stages, begun.walk(run.folder))
+    return run
+
+
+def plan_of(settings: Any, stages: Sequence[Stage], decide_all: Decide = decide) -> Outcome:
+    """Return images, split, hours and bytes of a walk; write nothing."""
+    begun = begin(settings, decide_all)
+    dataset, config = begun.dataset, begun.config
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    views = Views(dataset.train, config.view, seed=VIEW_SEED)
+    state = begun.walk(Path(settings.out) / "plan")
+    state.road = Road(dataset, views, Path(settings.out) / "shared", Processes(0, 1, device))
+    if hasattr(settings, "teacher"):
+        state.teachers = plan_teachers(settings, begun.specs, dataset, config.view.view_size, str(device))
+    costs = plan(stages, state)
+    seconds = {name: cost.seconds for name, cost in costs.items() if cost.seconds}
+    total, size = sum(seconds.values()), sum(cost.bytes for cost in costs.values())
+    spent = ", ".join(f"{name} {human_time(one)}" for name, one in seconds.items())
+    lines = [
+        *(line for cost in costs.values() for line in cost.told),
+        *begun.notes,
+        f"time     {spent}: about {human_time(total)} ({total / 3600:.2g} hours) on this machine",
+        f"disk     about {human_bytes(size)}",
+        "nothing was written",
+    ]
+    data = {
+        "counts": {split: len(source) for split, source in dataset.splits.items()},
+        "broken": [list(item) for item in dataset.checks.broken],
+        "duplicates": [list(item) for item in dataset.checks.duplicates],
+        "seconds": seconds,
+        "hours": total / 3600,
+        "bytes": size,
+    }
+    return Outcome("\n".join(lines), data)

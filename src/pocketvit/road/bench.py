@@ -1,0 +1,85 @@
+"""Models and exported files measured side by side, on images or for their costs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import ViewConfig
+from ..deployment.opening import open_model
+from ..errors import PocketError
+from ..rundir import Run
+from ..sources import Dataset
+from ..sources.base import Source
+from ..tasks import Task, task_named
+from ..teachers import align, load_teacher
+from ..training.predict import plain_pixels
+from .answering import answers, teacher_answers
+from .images import open_dataset, tell_dataset
+from .score import Entry, measure_rows
+
+
+def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
+    """Return a row per model, and the images that they were scored on; None without.
+
+    Every model sees the images as it was made to: size, aspect, kernel, window and tiles are its own.
+    """
+    dataset, source = None, None
+    if settings.images is not None:
+        dataset = open_dataset(settings)
+        tell_dataset(dataset)
+        source = dataset.splits.get(settings.split)
+        if source is None or not len(source):
+            splits = ", ".join(dataset.splits)
+            raise PocketError(f"{settings.images} has no {settings.split} images; it has {splits} (--split).")
+    named = [("model", model) for model in settings.models]
+    named += [("teacher", settings.teacher)] if settings.teacher else []
+    task = task_named(dataset.task if dataset is not None else "classification")
+    entries = [_entry(settings, role, number, what, source, task) for number, (role, what) in enumerate(named)]
+    rows, _ = measure_rows(entries, task, source=source)
+    return rows, dataset
+
+
+def _entry(settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task) -> Entry:
+    name, role = str(model.folder if isinstance(model, Run) else model), "teacher" if role == "teacher" else "other"
+    key = f"{role}-{number}"
+    if isinstance(model, Run) or _is_ours(name):
+        opened = open_model(name)
+        given = None
+        if source is not None:
+            _check_same(name, opened.classes, opened.task, source, task)
+            view = opened.preprocessing.view
+            given = answers({"": opened.probabilities}, plain_pixels(source, view), view)[""]
+        side, module = opened.preprocessing.input_size, getattr(opened, "module", None)
+        return Entry(key, name, role, side, model=module, file=getattr(opened, "path", None), probabilities=given)
+    loaded = load_teacher(model, arch=settings.arch, input_size=settings.input_size, norm=settings.norm)
+    given = None
+    if source is not None:
+        aligned = align(loaded, source.classes)
+        if aligned is None:
+            raise PocketError(
+                f"{name} does not know the classes of {settings.images}. Train it on them first: "
+                f"`pocketvit train {settings.images} --model {name}`, or leave --images away to measure its costs."
+            )
+        view = ViewConfig(view_size=loaded.input_size)
+        given = answers({"": teacher_answers(aligned, task)}, plain_pixels(source, view), view)[""]
+    return Entry(key, name, role, loaded.input_size, model=loaded.module, probabilities=given)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a path is an exported file, a run or a student folder, which says itself how it is fed."""
+    path = Path(name)
+    return path.suffix == ".onnx" or (
+        path.is_dir() and any((path / one).exists() for one in ("config.yaml", "config.json"))
+    )
+
+
+def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Source, task: Task) -> None:
+    if tuple(classes) != tuple(source.classes):
+        raise PocketError(
+            f"{name} was made for the classes {', '.join(classes[:5])}..., but the images have "
+            f"{', '.join(source.classes[:5])}.... Score it on images with its own classes."
+        )
+    if made_for.kind != task.kind:
+        raise PocketError(f"{name} answers a {made_for.name} task, and the images are a {task.name} set.")

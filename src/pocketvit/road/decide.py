@@ -1,0 +1,248 @@
+"""What is chosen where the user chose nothing. Every choice is printed and stands in the run's config.yaml.
+
+Choices follow from the settings, the images and the networks' multiply-adds, never from a stopwatch, so that the same
+command decides alike on any machine. (`hours` is the exception: its rate is measured once, and the epochs that come of
+it are written down.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
+from ..errors import PocketError
+from ..labels.record import choose_k
+from ..models.names import is_pretrained
+from ..objectives.terms import kind_of
+from ..sources import Dataset, Source
+from ..sources.targets import class_counts
+from ..tasks import task_named
+from ..teachers import Teacher
+from ..views.kinds import PHOTO, careful
+
+# What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
+IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
+MOST_EPOCHS = 200
+VIEWS = 10
+LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
+
+
+def view_size(source: Source) -> int:
+    """Side of the rendered view: the images' own up to 64 px, then a multiple of 16 up to 224.
+
+    Images under 16 px are doubled, so that their patches are more than single pixels.
+    """
+    if source.size is not None:
+        side = min(source.size) if max(source.size) > 64 else max(source.size)
+    else:
+        some = np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int)
+        side = int(np.median([min(source[int(i)][0].shape[:2]) for i in np.unique(some)]))
+    if side < 16:
+        return 2 * side
+    return side if side <= 64 else min(224, side // 16 * 16)
+
+
+def view_config(
+    dataset: Dataset,
+    *,
+    size: int | None = None,
+    augment: str = "medium",
+    flip: bool | None = None,
+    vertical_flip: bool | None = None,
+    resample: str = "lanczos",
+    aspect: str = "crop",
+) -> ViewConfig:
+    """Return the training views for ``augment`` in none, light, medium, strong.
+
+    Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
+    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021). What would change the label of an image of
+    this kind is left out (`views.kinds`).
+
+    Args:
+        dataset: Its training images give the size; it may say its kind of images.
+        size: Side of the views; None to choose.
+        augment: How much views vary.
+        flip, vertical_flip: None for what the kind of images allows.
+        resample: Kernel of the resizing.
+        aspect: How other shapes become square.
+    """
+    side = view_size(dataset.train) if size is None else size
+    plain = ViewConfig(view_size=side, resample=resample, fit=aspect)  # type: ignore[arg-type]
+    kind = dataset.modality or PHOTO
+    coloured = any("grey" not in mode and "black" not in mode for mode in dataset.checks.modes)
+    if augment == "none":
+        return careful(plain, kind, augment, coloured=coloured)
+    values = {**vars(plain), "flip": 0.5}
+    whole = side <= 64 or aspect != "crop"
+    values |= {"crop": "padded", "crop_padding": max(1, side // 8)} if whole else {"crop": "random_resized"}
+    if augment in ("medium", "strong"):
+        values |= {"randaugment_ops": 2, "randaugment_magnitude": 7.0, "erase": 0.25}
+    if augment == "strong":
+        values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
+    view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
+    return dataclasses.replace(
+        view,
+        flip=view.flip if flip is None else 0.5 * flip,
+        vertical_flip=view.vertical_flip if vertical_flip is None else 0.5 * vertical_flip,
+    )
+
+
+def images_for(side: int) -> float:
+    """Images that a student sees by default: `IMAGE_BUDGET` of 32 px, fewer of larger ones, which cost more each."""
+    return IMAGE_BUDGET * min(1.0, 32 / side)
+
+
+def epochs_for(count: int, side: int) -> int:
+    """Epochs over ``count`` training images of ``side`` pixels, from 5 to `MOST_EPOCHS`."""
+    return max(5, min(MOST_EPOCHS, math.ceil(images_for(side) / max(1, count))))
+
+
+def batch_size_for(count: int, most: int = 128) -> int:
+    """A power of two from 8 to ``most`` that leaves at least eight steps per epoch where it can."""
+    return 2 ** max(3, min(int(math.log2(most)), int(math.log2(max(8, count / 8)))))
+
+
+def learning_rate_for(optimizer: str, batch: int, *, pretrained: bool) -> float:
+    """Return the peak rate: by the square root of the batch, gentle where the weights have learned already."""
+    if pretrained:
+        return 3e-4 * math.sqrt(batch / 64)
+    if optimizer == "muon":
+        return 5e-3 * math.sqrt(batch / 64)
+    return 1e-3 * math.sqrt(batch / 128)
+
+
+def class_weights(source: Source, balance: str) -> tuple[float, ...]:
+    """Return N / (C n_c) for each class of n_c of the N labelled images, where ``balance`` is "weights"; else ().
+
+    scikit-learn's "balanced" heuristic (King & Zeng 2001): the weights' mean over the images is 1.
+    """
+    if balance != "weights":
+        return ()
+    counts = class_counts(source.targets, len(source.classes))
+    return tuple(float(counts.sum() / (len(counts) * max(count, 1))) for count in counts)
+
+
+def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | None = None) -> tuple[Any, TrainConfig]:
+    """Return the settings with epochs, batch, optimizer and rate decided, and the optimization they come down to.
+
+    Args:
+        settings: With the group Training.
+        dataset: Its training images decide epochs and batch.
+        name: Of the network: one with weights of its own is trained gently.
+        side: Of the views.
+    """
+    count = min(getattr(settings, "images_limit", None) or len(dataset.train), len(dataset.train))
+    pretrained = is_pretrained(name) or getattr(settings, "init", None) is not None
+    optimizer = settings.optimizer
+    if optimizer == "auto":
+        optimizer = "adamw" if pretrained else "muon"
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = 10 if pretrained else epochs_for(count, side or view_size(dataset.train))
+    batch = settings.batch_size or batch_size_for(count, 64 if optimizer == "muon" else 128)
+    rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
+    settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
+    return settings, TrainConfig(
+        epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
+        accumulate=settings.accumulate,
+        drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
+        precision=settings.precision,
+        compile=settings.compile, seed=getattr(settings, "seed", 0),
+    )  # fmt: skip
+
+
+def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:
+    """Return the settings with the views' size and augmentation decided, and the views they come down to."""
+    augment = settings.augment
+    if augment == "auto":
+        augment = "medium" if epochs is not None and epochs >= LONG else "light"
+    size = view_size(dataset.train) if settings.size is None else settings.size
+    view = view_config(
+        dataset, size=size, augment=augment, flip=settings.flip, vertical_flip=settings.vertical_flip,
+        resample=settings.resample, aspect=settings.aspect,
+    )  # fmt: skip
+    return dataclasses.replace(settings, size=size, augment=augment), view
+
+
+def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) -> tuple[Any, LossConfig]:
+    """Return the settings with objective and temperature decided, and the loss they come down to."""
+    task = task_named(dataset.task)
+    classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
+    whole = choose_k(classes, settings.top_k) == 0
+    objective, temperature = task.default_objective(classes, whole=whole)
+    asked = getattr(settings, "objective", "auto")
+    if asked != "auto":
+        objective = asked
+    if settings.temperature is not None:
+        temperature = settings.temperature
+    loss = LossConfig(
+        objective=objective,
+        temperature=temperature,
+        weight=settings.teacher_share,
+        teacher_weights=settings.teacher_weights,
+        class_weights=class_weights(dataset.train, getattr(settings, "balance", "none")),
+        terms=checked_terms(settings),
+    )
+    decided = {"temperature": temperature} | ({"objective": objective} if hasattr(settings, "objective") else {})
+    return dataclasses.replace(settings, **decided), loss
+
+
+def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
+    """Return the objectives on features that are asked for; refuse those that cannot be."""
+    terms = getattr(settings, "terms", ())
+    for term in terms:
+        if "average" in kind_of(term.objective).needs and not settings.ema:
+            raise PocketError(
+                f"--match {term.objective} learns from an average of the student's weights: give --ema 0.999, say."
+            )
+    return terms
+
+
+def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) -> tuple[Any, RunConfig]:
+    """Return the settings with every open choice made, and what they come down to. Deciding again changes nothing.
+
+    Args:
+        settings: Of `distill` or `compare`.
+        dataset: Opened.
+        teachers: As loaded; those of other classes will learn the dataset's.
+
+    Raises:
+        PocketError: What is asked does not fit these images.
+    """
+    classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
+    task_named(dataset.task).refuse(settings, classes)
+    side = settings.size or view_size(dataset.train)
+    settings, train = decide_training(settings, dataset, name=settings.student, side=side)
+    settings, view = decide_view(settings, dataset, train.epochs)
+    settings, loss = decide_loss(settings, dataset, teachers)
+    settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
+    check_served(loss, settings, classes, task=dataset.task)
+    labels = LabelConfig(
+        settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
+    )
+    return settings, RunConfig(network_of(settings), view, labels, loss, train)
+
+
+def network_of(settings: Any) -> NetworkConfig:
+    """Return the network that the group Student describes."""
+    stem = settings.stem
+    if stem == "auto":
+        stem = "conv" if settings.student.startswith("pocket_") and settings.attention == "plain" else "patch"
+    return NetworkConfig(settings.student, settings.patch, settings.tokens, stem, settings.attention)
+
+
+def check_served(loss: LossConfig, settings: Any, classes: int, *, task: str) -> None:
+    """Refuse an objective that labels of so many classes will not serve, before any is made."""
+    k = choose_k(classes, settings.top_k)
+    needs = task_named(task).objective(loss.objective).needs_at(loss.temperature)
+    if k and needs == "full" and not settings.approximate_tail:
+        raise PocketError(
+            f"--objective {loss.objective} at temperature {loss.temperature:g} needs the logits of all {classes} "
+            f"classes, and the top {k} would be stored. Give --top-k 0, or --objective kl --temperature 1, or accept "
+            "an approximation with --approximate-tail."
+        )

@@ -1,0 +1,49 @@
+"""The stage of `train`: any network, from scratch or from weights that are there, on the labels of the images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..models.names import is_pretrained
+from ..teachers import load_teacher
+from .base import Cost, Stage, Walk
+from .convert import converted
+from .probe import adapt
+from .rates import training_seconds
+from .students import input_of
+from .train import describe, train_network
+
+log = logging.getLogger("pocketvit")
+
+
+class Fit(Stage):
+    """A network that learned the images' labels."""
+
+    name = "fit"
+    reads = ("images",)
+    writes = ("student",)
+
+    def cost(self, walk: Walk) -> Cost:
+        seconds, weights = training_seconds(walk)
+        return Cost(seconds, 7 * weights, (f"model    {describe(walk.config)}",))
+
+    def run(self, walk: Walk) -> None:
+        settings, road, config = walk.settings, walk.road, walk.config
+        if settings.init is None and not is_pretrained(config.network.name):
+            student = train_network(road, config, walk.folder)
+            walk.networks["student"], walk.input = student, input_of(config.network, student, road)
+            walk.notes.append("trained from scratch")
+            return
+        start = settings.init or config.network.name
+        if Path(start).is_dir() or settings.init is None:  # it says itself what network it holds
+            side = settings.size if Path(start).is_dir() else None
+            teacher = load_teacher(start, input_size=side, device=str(road.device))
+        else:
+            teacher = load_teacher(config.network.name, weights=start, device=str(road.device))
+        if config.network.replace_norm is not None:
+            teacher = converted(teacher, config.network.replace_norm, road)  # type: ignore[arg-type]
+        learned = adapt(teacher, road, walk.folder / "adapted", fine_tune=not settings.freeze, train=config.train)
+        walk.networks["student"] = learned.module
+        walk.input = (teacher.input_size, teacher.mean, teacher.std)
+        walk.notes.append(learned.method)

@@ -1,0 +1,167 @@
+"""The first stage: images opened, checked, split and packed; and the `Road`, what is fixed before any network."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import LabelConfig, ViewConfig
+from ..errors import PocketError
+from ..files import sha256_of
+from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from ..sources import Dataset, open_images, pack_dataset
+from ..sources.base import Source
+from ..sources.pack import pack_bytes
+from ..sources.subset import Subset, balanced, hide_labels
+from ..sources.targets import labelled
+from ..tasks import Task, task_named
+from ..training.distributed import Processes, join_processes
+from ..training.predict import plain_pixels
+from ..training.step import Input
+from ..views import Views
+from ..views.kinds import PHOTO
+from .base import Cost, Stage, Walk
+
+log = logging.getLogger("pocketvit")
+
+# Views do not depend on the student's seed, so that students of every seed share one store.
+VIEW_SEED = 0
+_KEPT = 1 << 29  # bytes of a rendered split that are kept: little beside the memory of any machine
+
+
+@dataclass
+class Road:
+    """What is fixed before the first network is loaded, and shared by everything that is trained after it."""
+
+    dataset: Dataset
+    views: Views  # of the training split
+    shared: Path  # packs, adapted teachers and labels, used by every run beside it
+    processes: Processes  # this one among those of `torchrun`, and its device
+    _rendered: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def task(self) -> Task:
+        return task_named(self.dataset.task)
+
+    @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+    @property
+    def view(self) -> ViewConfig:
+        return self.views.config
+
+    @property
+    def input(self) -> Input:
+        """What our students are fed: the view as it is, normalized with ImageNet's statistics."""
+        return self.view.view_size, IMAGENET_MEAN, IMAGENET_STD
+
+    @property
+    def scored(self) -> Source | None:
+        """The split that figures are taken on: test, else validation; a labelled one where there is one."""
+        splits = [source for source in (self.dataset.test, self.dataset.val) if source is not None and len(source)]
+        return next((source for source in splits if known(source)), splits[0] if splits else None)
+
+    def pixels(self, source: Source) -> Source | torch.Tensor:
+        """Return a split's plain views uint8 [N, 3, S, S], rendered once; the split itself where they are too many."""
+        size = self.view.view_size
+        if len(source) * size * size * 3 > _KEPT:
+            return source
+        if source.fingerprint not in self._rendered:
+            self._rendered[source.fingerprint] = plain_pixels(source, self.view)
+        return self._rendered[source.fingerprint]
+
+    def store_folder(self, labels: LabelConfig) -> Path:
+        """Where the labels of these images and views are kept, whoever the teachers are."""
+        key = sha256_of([self.dataset.train.fingerprint, self.views.fingerprint, labels.top_k])[:10]
+        return self.shared / "labels" / f"{self.dataset.name}-{key}"
+
+    def with_train(self, train: Source) -> Road:
+        """Return the same road with other training images."""
+        dataset = dataclasses.replace(self.dataset, train=train)
+        return dataclasses.replace(self, dataset=dataset, views=Views(train, self.view, seed=VIEW_SEED))
+
+    def viewed(self, view: ViewConfig) -> Road:
+        """Return the same road with other views of its training images."""
+        if view == self.view:
+            return self
+        views = Views(self.dataset.train, view, seed=VIEW_SEED)
+        return dataclasses.replace(self, views=views, _rendered={})
+
+    def reduced(self, images: int | np.ndarray) -> Road:
+        """Return the same road with some training images: a number, the classes taking turns, or positions."""
+        train = self.dataset.train
+        return self.with_train(Subset(train, balanced(train, images) if isinstance(images, int) else images))
+
+    def with_few_labels(self, count: int) -> Road:
+        """Return the same road with all but ``count`` training labels forgotten, the classes taking turns."""
+        train = self.dataset.train
+        return self.with_train(hide_labels(train, balanced(train, count)))
+
+
+def known(source: Source | None) -> bool:
+    """Whether a split has a labelled image."""
+    return source is not None and bool(labelled(source.targets).any())
+
+
+def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None = None) -> Road:
+    """Open, check, say and pack images of any kind; choose the device.
+
+    Args:
+        images: As `open_images` takes them, or the opened dataset.
+        view: Of the training images.
+        shared: Folder of packs, adapted teachers and labels.
+        device: None for a CUDA device where there is one.
+    """
+    dataset = images if isinstance(images, Dataset) else open_images(images)
+    tell_dataset(dataset)
+    if dataset.train is None or len(dataset.train) < 2:
+        raise PocketError(f"{dataset.name} has fewer than two training images; there is nothing to learn from.")
+    dataset = pack_dataset(dataset, shared / "packs")
+    return Road(dataset, Views(dataset.train, view, seed=VIEW_SEED), shared, join_processes(device or "auto"))
+
+
+def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
+    """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
+    images = settings.images
+    dataset = images if isinstance(images, Dataset) else open_images(
+        images, labels=settings.table, window=settings.window, progress=progress,
+        **{name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")},
+    )  # fmt: skip
+    if getattr(settings, "modality", None) is not None:
+        dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
+    return dataset
+
+
+def tell_dataset(dataset: Dataset) -> None:
+    """Say what was found and decided."""
+    log.info("images   %s", dataset.name)
+    for line in (*dataset.checks.lines(), *dataset.notes):
+        log.info("         %s", line)
+
+
+class Open(Stage):
+    """Images opened and checked, the split fixed, pixels packed."""
+
+    name = "open"
+    writes = ("images",)
+
+    def cost(self, walk: Walk) -> Cost:
+        dataset = walk.images
+        size = sum(pack_bytes(source) for source in dataset.splits.values())
+        return Cost(bytes=size, told=(*dataset.checks.lines(), *dataset.notes))
+
+    def run(self, walk: Walk) -> None:
+        images = walk.images if isinstance(walk.images, Dataset) else open_dataset(walk.settings)
+        walk.road = open_road(images, walk.config.view, shared_folder(walk), device=walk.device)
+
+
+def shared_folder(walk: Walk) -> Path:
+    """What runs beside each other share."""
+    return walk.folder.parent / "shared"

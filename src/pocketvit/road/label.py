@@ -1,0 +1,84 @@
+"""The stage of soft labels: every view of the training images answered by every teacher, once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import LabelConfig
+from ..errors import PocketError
+from ..files import human_time, read_json, write_json
+from ..labels import LabelStore, plan_labels, write_labels
+from ..teachers import Teacher
+from .adapt import answering_plan
+from .base import Cost, Stage, Walk
+from .images import Road
+
+log = logging.getLogger("pocketvit")
+
+
+def label_road(
+    road: Road, teachers: Sequence[Teacher], labels: LabelConfig, *, folder: Path | None = None
+) -> LabelStore:
+    """Label the training views with every teacher, or reuse what is there, and say which."""
+    folder = folder or road.store_folder(labels)
+    ledger = folder / "cost.json"  # seconds that each record set took, to say what reuse saves
+    costs = read_json(ledger) if ledger.is_file() else {}
+    before = _shards(folder, teachers)
+    complete = is_complete(folder, teachers, labels.views)
+    start = time.monotonic()
+    store = write_labels(
+        folder, road.dataset.train, road.views, teachers, labels.views, k=labels.top_k, progress=not complete
+    )
+    seconds = time.monotonic() - start
+    names = [store.key(teacher) for teacher in teachers]
+    if complete:
+        saved = sum(costs.get(name, 0.0) for name in names)
+        log.info("labels   reused from %s%s", folder, f", which saved about {human_time(saved)}" if saved else "")
+    elif road.processes.rank == 0:
+        share = seconds / len(names)
+        write_json(ledger, costs | {name: costs.get(name, 0.0) + share for name in names})
+        log.info("labels   stored in %s in %s%s", folder, human_time(seconds), " (resumed)" if before else "")
+    return store
+
+
+def is_complete(folder: Path, teachers: Sequence[Teacher], views: int) -> bool:
+    """Whether a store holds these views by these teachers."""
+    try:
+        store = LabelStore(folder)
+        return all(set(range(views)) <= set(store.views(store.key(teacher))) for teacher in teachers)
+    except PocketError:
+        return False
+
+
+def _shards(folder: Path, teachers: Sequence[Teacher]) -> bool:
+    """Whether some shard by one of these teachers is there."""
+    try:
+        store = LabelStore(folder)
+        keys = [store.key(teacher) for teacher in teachers]
+    except PocketError:
+        return False
+    return any(next((folder / key).glob("view-*/*.safetensors"), None) for key in keys)
+
+
+class Label(Stage):
+    """Teachers' answers to every view, stored."""
+
+    name = "label"
+    reads = ("images", "teachers")
+    writes = ("labels",)
+
+    def done(self, walk: Walk) -> bool:
+        folder = walk.road.store_folder(walk.config.labels)
+        return is_complete(folder, walk.teachers, walk.config.labels.views)
+
+    def cost(self, walk: Walk) -> Cost:
+        road, labels = walk.road, walk.config.labels
+        teachers = answering_plan(walk)
+        planned = plan_labels(len(road.dataset.train), teachers, road.views, labels.views, k=labels.top_k)
+        return Cost(planned.seconds or 0.0, planned.bytes)
+
+    def run(self, walk: Walk) -> None:
+        walk.store = label_road(walk.road, walk.teachers, walk.config.labels)

@@ -1,0 +1,90 @@
+"""Teachers trained here on the user's labels: light ones where none is named, and any that a recipe asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig, changed
+from ..errors import PocketError
+from ..files import sha256_of
+from ..models import create_model
+from ..models.norms import ENOUGH_IMAGES
+from ..sources import Dataset
+from ..teachers import Teacher, load_teacher
+from ..views import Views
+from .decide import class_weights
+from .images import Road
+from .train import train_network
+
+log = logging.getLogger("pocketvit")
+
+# Of different inductive bias (convolution, involution), trained when none is named.
+LIGHT = ("cifar_resnet20", "cifar_rednet11")
+LIGHT_SIDE = 32  # they look at small pictures; 64 tokens of a student see about as much
+TEACHER_SEED = 1  # of the views that teachers learn from: others than those that they label
+
+
+def learned_from(dataset: Dataset) -> dict[str, Any]:
+    """What a network that learns from a dataset depends on: the images and labels of both splits that it sees."""
+    seen = {split: source for split, source in dataset.splits.items() if split != "test"}
+    parts: dict[str, Any] = {"classes": list(dataset.classes), "task": dataset.task}
+    for split, source in seen.items():
+        labels = np.ascontiguousarray(source.targets)
+        parts[split] = [source.fingerprint, sha256_of(labels.tolist())]
+    return parts
+
+
+def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:
+    """Train a small convolution and a small involution network on the user's labels, to teach the student."""
+    if not road.dataset.classes:
+        raise PocketError(
+            "the images have no labels and no teacher is named: there is nothing to learn from. Name one with "
+            "--teacher, or sort the images into one folder per class."
+        )
+    log.info("teacher  none named: two light ones are trained on your labels (%s)", ", ".join(LIGHT))
+    side = light_side(road.view.view_size)
+    return [train_teacher(road, name, light_training(road, config), input_size=side) for name in LIGHT]
+
+
+def light_side(side: int) -> int:
+    """Side in pixels of what light teachers see, of views of ``side``."""
+    return min(LIGHT_SIDE, side)
+
+
+def light_training(road: Road, config: RunConfig) -> TrainConfig:
+    """How light teachers are trained: for fewer epochs than a ViT, which learns more slowly."""
+    # Their BatchNorm wants so many images per process, whatever suits the student; they are small enough for it.
+    batch = max(config.train.batch_size, ENOUGH_IMAGES * road.processes.world)
+    return dataclasses.replace(config.train, epochs=max(5, config.train.epochs // 2), batch_size=batch)
+
+
+def train_teacher(
+    road: Road, name: str, train: TrainConfig, *, input_size: int, view: ViewConfig | None = None
+) -> Teacher:
+    """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
+    dataset = road.dataset
+    rate = 2e-3 * math.sqrt(train.batch_size / 128)
+    train = dataclasses.replace(train, optimizer="adamw", learning_rate=rate, ema=0.0, drop_path=0.0)
+    views = Views(dataset.train, view or road.view, seed=TEACHER_SEED)
+    _, mean, std = road.input
+    side = (input_size, mean, std)
+    loss = LossConfig(label_smoothing=road.task.smoothing, class_weights=class_weights(dataset.train, train.balance))
+    config = RunConfig(network=NetworkConfig(name), view=views.config, loss=loss, train=train)
+    key = sha256_of([name, learned_from(dataset), views.fingerprint, changed(train), input_size])[:10]
+    folder = road.shared / "teachers" / f"{name}-{key}"
+    done = (folder / "checkpoints" / "last.safetensors").is_file()
+    log.info("         %s at %d px%s", name, input_size, ", from an earlier run" if done else "")
+    torch.manual_seed(train.seed)
+    model = create_model(name, num_classes=len(dataset.classes), image_size=input_size)
+    train_network(road, config, folder, model=model, input=side, views=views)
+    teacher = load_teacher(
+        model, input_size=input_size, norm=(mean, std), classes=dataset.classes, device=str(road.device)
+    )
+    teacher.name, teacher.notes = name, ("trained on your labels",)
+    return teacher if teacher.kind == road.task.kind else teacher.with_kind(road.task.kind)

@@ -1,0 +1,266 @@
+"""A network that does not know the user's classes learns them: a linear probe, then fine-tuning where it pays.
+
+LP-FT (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022): the new head is fitted on frozen
+features first, so that fine-tuning starts from a sensible head and moves the features less. The better of the two on
+the validation split is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..config import LossConfig, RunConfig, TrainConfig
+from ..errors import PocketError
+from ..files import atomic, human_time, read_json, write_json
+from ..sources.base import Source
+from ..sources.targets import labelled
+from ..tasks import Task
+from ..teachers.finetune import new_head
+from ..teachers.teacher import Teacher, first_logits
+from ..training.predict import predict_logits
+from ..training.step import Input
+from ..views import Views
+from ..views.resize import to_input
+from .answering import batches
+from .images import Road, known
+from .train import train_network
+
+log = logging.getLogger("pocketvit")
+
+PATIENCE = 900.0  # seconds; fine-tuning that would take longer is left out unless it is asked for
+_DECAYS = (0.01, 0.1, 1.0)  # AdamW's, of the probe; the best on validation is taken
+_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A network that now answers in the user's classes, and how it came to.
+
+    Attributes:
+        module: In evaluation mode.
+        method: "linear probe" or "fine-tuned".
+        scores: Of the validation split, as the task gives them; None without one.
+        score: The same in words, "" without.
+        seconds: What it took when it was made.
+        reused: Whether that was earlier.
+    """
+
+    module: nn.Module
+    method: str
+    scores: dict[str, float] | None
+    score: str
+    seconds: float
+    reused: bool
+
+
+def adapt(
+    teacher: Teacher, road: Road, folder: Path, *, fine_tune: bool | None = None, train: TrainConfig | None = None
+) -> Adapted:
+    """Give a copy of the teacher's network a head for the road's classes and train it.
+
+    Args:
+        teacher: Its own network is left as it is.
+        road: Its labelled images are learned from; the probe is kept where there are no validation images to choose by.
+        folder: Keeps the result, which a second call reuses.
+        fine_tune: True to train all weights, False for the probe alone, None to fine-tune when that takes at most
+            `PATIENCE` seconds on this machine (found out once, and written down).
+        train: Of fine-tuning; by default five gentle epochs.
+
+    Raises:
+        PocketError: No labels, or a network without features that a head could stand on.
+    """
+    task, source, classes = road.task, road.dataset.train, len(road.dataset.classes)
+    rows = np.flatnonzero(labelled(source.targets))
+    if not len(rows) or classes < 2:
+        raise PocketError(
+            f"the teacher {teacher.name} does not know the classes of these images, and they have no labels to learn "
+            "them from. Sort the images into one folder per class (or give --table FILE.csv), or name a teacher that "
+            "was trained on your classes."
+        )
+    note = folder / "adapted.json"
+    if note.is_file():
+        record = read_json(note)
+        module = with_head(teacher, record["features"], classes)
+        module.load_state_dict(load_file(folder / "adapted.safetensors"))
+        return _adapted(module.to(teacher.device), record, task, reused=True)
+    optimization = train or TrainConfig(
+        epochs=5, batch_size=max(8, min(64, len(rows) // 8)), learning_rate=1e-4, weight_decay=0.01, warmup=0.1
+    )
+    start = time.monotonic()
+    features = _features(teacher, source, road, rows)
+    forward_seconds = time.monotonic() - start
+    val = road.dataset.val if known(road.dataset.val) else None
+    checked = None
+    if val is not None:
+        val_rows = np.flatnonzero(labelled(val.targets))
+        checked = _features(teacher, val, road, val_rows), _targets(val, val_rows)
+    head, scores = _probe(features, _targets(source, rows), checked, task, classes, optimization.seed)
+    module = with_head(teacher, features.shape[1], classes)
+    _head_of(module).load_state_dict(head.state_dict())
+    module.to(teacher.device)
+    method = "linear probe"
+    if _wanted(folder, fine_tune, 3.5 * forward_seconds * optimization.epochs, val is not None, teacher.name):
+        tuned, tuned_scores = _fine_tune(module, teacher, road, folder, optimization)
+        if scores is None or tuned_scores is None or tuned_scores[_key(task, scores)] >= scores[_key(task, scores)]:
+            module, method, scores = tuned, "fine-tuned", tuned_scores
+        else:
+            told = task.said(tuned_scores), task.said(scores)
+            log.info("         fine-tuned %s on validation, a linear probe %s: the probe is kept", *told)
+    state = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    with atomic(folder / "adapted.safetensors") as temporary:
+        save_file(state, temporary)
+    seconds = time.monotonic() - start
+    record = {"method": method, "scores": scores, "seconds": seconds, "features": features.shape[1]}
+    write_json(note, record)
+    return _adapted(module, record, task, reused=False)
+
+
+def _adapted(module: nn.Module, record: dict[str, Any], task: Task, *, reused: bool) -> Adapted:
+    scores = record["scores"]
+    said = task.said(scores) if scores else ""
+    return Adapted(module.eval(), record["method"], scores, said, record["seconds"], reused)
+
+
+def _key(task: Task, scores: dict[str, float]) -> str:
+    return task.score if task.score in scores else "val_accuracy"
+
+
+def _wanted(folder: Path, asked: bool | None, expected: float, can_choose: bool, name: str) -> bool:
+    """Whether to fine-tune. What a stopwatch decides is decided once: a resumed run must not choose otherwise."""
+    if asked is not None:
+        return asked
+    choice = folder / "choice.json"
+    if not choice.is_file():
+        write_json(choice, {"fine_tune": expected <= PATIENCE and can_choose, "expected_seconds": expected})
+    decided = read_json(choice)
+    seconds = human_time(decided["expected_seconds"])
+    if decided["fine_tune"]:
+        log.info("         fine-tuning %s: about %s", name, seconds)
+    else:
+        log.info("         fine-tuning would take about %s; --fine-tune asks for it", seconds)
+    return decided["fine_tune"]
+
+
+class HeadOnFeatures(nn.Module):
+    """Any network that answers with pooled features [B, D], and a linear head on them."""
+
+    def __init__(self, body: nn.Module, features: int, classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(features, classes)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(_pooled(self.body, x))
+
+
+def with_head(teacher: Teacher, features: int, classes: int) -> nn.Module:
+    """Return a trainable copy of the teacher's network with a fresh linear head: its own where it is timm's."""
+    module = copy.deepcopy(teacher.module).requires_grad_(True)
+    if hasattr(module, "forward_head") and hasattr(module, "reset_classifier"):
+        module = new_head(teacher, classes)
+        head = module.get_classifier()  # type: ignore[operator]
+        if isinstance(head, nn.Linear) and head.in_features == features:
+            return module
+    return HeadOnFeatures(copy.deepcopy(teacher.module).requires_grad_(True), features, classes)
+
+
+def _head_of(module: nn.Module) -> nn.Linear:
+    return module.get_classifier()  # type: ignore[operator]
+
+
+def _targets(source: Source, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(source.targets)[rows])
+
+
+def _features(teacher: Teacher, source: Source, road: Road, rows: np.ndarray) -> torch.Tensor:
+    """Pooled features float32 [N, D] of some unaugmented images."""
+    from ..sources.subset import Subset
+
+    parts = []
+    for pixels in batches(Subset(source, rows), road.view):
+        inputs = to_input(pixels.to(teacher.device), teacher.input_size, teacher.mean, teacher.std)
+        with torch.no_grad():
+            parts.append(_pooled(teacher.module, inputs).float().cpu())
+    return torch.cat(parts)
+
+
+def _pooled(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a head stands on, [B, D]: timm's pooled features; of any other network, its output."""
+    if hasattr(module, "forward_features") and hasattr(module, "forward_head"):
+        network: Any = module
+        return network.forward_head(network.forward_features(x), pre_logits=True)
+    return first_logits(module(x))
+
+
+def _probe(
+    x_ND: torch.Tensor,
+    y_N: torch.Tensor,
+    checked: tuple[torch.Tensor, torch.Tensor] | None,
+    task: Task,
+    classes: int,
+    seed: int,
+) -> tuple[nn.Linear, dict[str, float] | None]:
+    """Fit a linear head by AdamW on standardized features, which are then folded into it."""
+    mean, std = x_ND.mean(0), x_ND.std(0).clamp_min(1e-6)
+    z_ND = (x_ND - mean) / std
+    best: tuple[float, nn.Linear, dict[str, float] | None] | None = None
+    for decay in _DECAYS if checked is not None else (0.1,):
+        generator = torch.Generator().manual_seed(seed)
+        head = nn.Linear(z_ND.shape[1], classes)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+        for _ in range(_STEPS):
+            rows = torch.randint(len(z_ND), (min(512, len(z_ND)),), generator=generator)
+            task.plain_loss(head(z_ND[rows]), y_N[rows]).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        scores = None
+        if checked is not None:
+            with torch.no_grad():
+                scores = task.validate(task.probabilities(head((checked[0] - mean) / std)), checked[1])
+        value = scores[_key(task, scores)] if scores else 0.0
+        if best is None or value > best[0]:
+            best = value, head, scores
+    assert best is not None
+    _, head, scores = best
+    with torch.no_grad():
+        head.weight /= std
+        head.bias.sub_(head.weight @ mean)
+    return head, scores
+
+
+def _fine_tune(
+    module: nn.Module, teacher: Teacher, road: Road, folder: Path, train: TrainConfig
+) -> tuple[nn.Module, dict[str, float] | None]:
+    """Train all weights gently; return the network and its scores on validation."""
+    side: Input = (teacher.input_size, teacher.mean, teacher.std)
+    loss = LossConfig(label_smoothing=road.task.smoothing / 2)
+    config = RunConfig(view=road.view, loss=loss, train=train)
+    views = Views(road.dataset.train, road.view, seed=train.seed)
+    unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))
+    tuned = train_network(
+        unwatched, config, folder / "fine-tuning", model=copy.deepcopy(module), input=side, views=views
+    )
+    val = road.dataset.val
+    if val is None or not known(val):
+        return tuned, None
+    heads = predict_logits(tuned, road.pixels(val), road.view, side)
+    targets = torch.from_numpy(np.asarray(val.targets))
+    return tuned, road.task.validate(road.task.probabilities(road.task.combine(heads)), targets)

@@ -1,0 +1,44 @@
+"""How fast a network trains here, from one timed step: for plans and time budgets."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import TrainConfig
+from ..views import Views
+from .base import Walk
+from .students import input_of, make_network
+
+_IMAGES = 32  # of the measured step at most
+
+
+def step_rate(model: nn.Module, views: Views, train: TrainConfig, side: int) -> float:
+    """Images per second of a training step on the model's device, views rendered with it."""
+    device = next(model.parameters()).device
+    batch = min(train.batch_size, _IMAGES, len(views.order(0)))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model.train().requires_grad_(True)
+    seconds = 0.0
+    for _ in range(3):  # the first ones warm up
+        start = time.perf_counter()
+        views.render(np.arange(batch), 0)
+        model(torch.zeros(batch, 3, side, side, device=device)).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return batch / seconds
+
+
+def training_seconds(walk: Walk) -> tuple[float, int]:
+    """Return the seconds that the student's training takes, and the bytes of its weights."""
+    road, config = walk.road, walk.config
+    model = make_network(config.network, road, taught=True)
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    shown = len(road.dataset.train) * config.train.epochs
+    return shown / step_rate(model, road.views, config.train, input_of(config.network, model, road)[0]), weights

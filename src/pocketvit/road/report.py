@@ -1,0 +1,172 @@
+"""The last stage: ``results.json``, the arrays behind it, the model card and the HTML report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import atomic, human_bytes, write_json
+from ..metrics import paired_difference
+from ..reporting.card import write_card
+from ..reporting.page import write_report
+from ..reporting.saliency import heat_maps
+from ..rundir import machine
+from ..sources.base import Source
+from ..sources.subset import Subset
+from ..teachers import Teacher
+from ..training.predict import plain_pixels
+from .base import Stage, Walk
+from .images import Road
+from .score import find
+from .ship import INT8
+
+log = logging.getLogger("pocketvit")
+
+_SAMPLES = 32  # images of each kind that the report shows
+
+
+class Report(Stage):
+    """What the walk found, for people."""
+
+    name = "report"
+    reads = ("images", "rows")
+    writes = ("report",)
+    everyone = False
+
+    def run(self, walk: Walk) -> None:
+        road, settings, config = walk.road, walk.settings, walk.config
+        student = walk.networks["student"]
+        taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
+        answered = walk.arrays.get("student") if road.scored is not None else None
+        write_results(
+            walk.folder,
+            road,
+            walk.rows,
+            walk.arrays,
+            title=f"{road.dataset.name}: {config.network.name}{taught}",
+            curves={"student": walk.folder / "metrics.jsonl", "alone": walk.folder / "alone" / "metrics.jsonl"},
+            notes=[*walk.notes, *_notes(walk)],
+            teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
+            differences=_differences(walk.rows),
+            extra=walk.extra | {"seconds": walk.spent()},
+            pictures=heat_maps(student, road.scored, road.view, walk.input, answered, road.task),
+        )
+        write_card(walk.folder)
+        write_report(walk.folder, images=not settings.no_images)
+        log.info("report   %s", walk.folder / "report.html")
+
+
+def write_results(
+    folder: Path,
+    road: Road,
+    rows: list[dict[str, Any]],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    curves: Mapping[str, Path],
+    notes: Sequence[str] = (),
+    teachers: Sequence[Mapping[str, Any]] = (),
+    differences: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write ``results.json``, ``predictions.npz`` and ``samples.npz`` (with further ``pictures``) into a run folder."""
+    dataset, source = road.dataset, road.scored
+    if arrays:
+        save_arrays(folder / "predictions.npz", arrays)
+    save_arrays(folder / "samples.npz", _samples(road, source) | dict(pictures or {}))
+    write_json(
+        folder / "results.json",
+        {
+            "title": title,
+            "command": command_line(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "machine": machine() | {"threads": 1},  # that latencies are taken with
+            "dataset": {
+                "name": dataset.name,
+                "classes": list(dataset.classes),
+                "counts": {split: len(images) for split, images in dataset.splits.items()},
+                "scored_on": source.split if source is not None else None,
+                "notes": [*dataset.checks.lines(), *dataset.notes],
+                "task": dataset.task,
+                "research": dataset.research,
+                "group": dataset.group,
+            },
+            "rows": rows,
+            "curves": {key: str(path.relative_to(folder)) for key, path in curves.items() if path.is_file()},
+            "predictions": "predictions.npz" if arrays else None,
+            "samples": "samples.npz",
+            "teachers": list(teachers),
+            "notes": list(notes),
+            "differences": list(differences),
+            **(extra or {}),
+        },
+    )
+
+
+def command_line() -> str:
+    """The command (or the Python program) that made the figures."""
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    if program in ("pocketvit", "__main__.py", "cli.py"):
+        import shlex
+
+        return shlex.join(["pocketvit", *sys.argv[1:]])
+    return "pocketvit, called from Python" + (f" ({program})" if program.endswith(".py") else "")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one compressed ``.npz``, whole or not at all."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _samples(road: Road, source: Source | None) -> dict[str, np.ndarray]:
+    """Views as the student sees them, and thumbnails of the scored images, for the report."""
+    train = road.dataset.train
+    some = np.linspace(0, len(train) - 1, num=min(_SAMPLES, len(train))).astype(np.int64)
+    views = road.views.render(some, 0).pixels.permute(0, 2, 3, 1).numpy()
+    arrays = {"views": views, "labels": np.asarray(train.targets)[some]}
+    if source is not None and source.parents is None:  # a tile is not the image that figures are counted on
+        most = min(len(source), 2000 if road.view.view_size <= 64 else 300)
+        chosen = np.linspace(0, len(source) - 1, num=most).astype(np.int64)  # of all classes, however they are sorted
+        pixels = plain_pixels(Subset(source, chosen), road.view)
+        arrays |= {"test_images": pixels.permute(0, 2, 3, 1).numpy(), "test_positions": chosen}
+    return arrays
+
+
+def _differences(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What one seed allows to be said of distilled against alone."""
+    distilled, alone = find(rows, "student").get("accuracy"), find(rows, "alone").get("accuracy")
+    if distilled is None or alone is None:
+        return []
+    return [f"distilled minus alone: {paired_difference([distilled], [alone]).words()}"]
+
+
+def _notes(walk: Walk) -> list[str]:
+    config, settings, notes = walk.config, walk.settings, []
+    if walk.teachers:
+        uses = config.train.epochs / config.labels.views
+        views = f"{config.labels.views} augmented views per image were labelled once and stored"
+        notes.append(views + (f"; each was shown {uses:.3g} times" if uses > 1 else ", one per epoch"))
+        if uses <= 1:
+            notes.append(
+                "with as many views as epochs the first student costs what live teachers cost; the next are cheaper"
+            )
+    if config.labels.approximate_tail:
+        notes.append("logits that were not stored were approximated (--approximate-tail)")
+    if getattr(settings, "fit", None):
+        size = (walk.folder / INT8).stat().st_size
+        notes.append(f"chosen to fit {settings.fit}: the int8 file has {size:,} bytes ({human_bytes(size)})")
+    notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
+    return notes
+
+
+def _licence(teacher: Teacher) -> str:
+    cfg = getattr(teacher.module, "pretrained_cfg", None) or {}
+    return str(cfg.get("license") or "unknown")

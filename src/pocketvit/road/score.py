@@ -1,0 +1,373 @@
+"""The stage of figures: every row of the honest table, each of the very network or file that it names."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..deployment.export import export_onnx
+from ..deployment.flops import count_flops, count_parameters
+from ..deployment.int8 import quantize_int8
+from ..deployment.latency import measure as measure_latency
+from ..deployment.latency import peak_memory
+from ..errors import PocketError
+from ..metrics.calibration import ECE_BINS, reliability
+from ..metrics.following import following
+from ..models.inputs import input_stats
+from ..sources.base import Source
+from ..sources.tiles import whole
+from ..tasks import Task
+from ..teachers import Teacher
+from ..teachers.teacher import first_logits
+from ..training.predict import predict_logits
+from ..training.step import Input
+from ..views.preprocessing import Preprocessing
+from .answering import Answers, answers, file_answers, network_answers, teacher_answers
+from .base import Cost, Stage, Walk
+from .images import Road, known
+from .ship import FP32, INT8
+
+log = logging.getLogger("pocketvit")
+
+_BIN_IMAGES = 30  # at least in a bin of a reliability curve: fewer draw noise
+_EXPORTED = 100e6  # parameters of a network beyond which an export costs minutes and gigabytes
+_PATIENCE = 120.0  # seconds that a teacher's int8 file may take on the scored images
+
+
+@dataclass
+class Entry:
+    """One row of the table before it is measured.
+
+    Attributes:
+        key: Short and unique; names the row's files and arrays.
+        name: As the table shows it.
+        role: teacher, student, baseline, ceiling, against, int8, teacher-int8 or other.
+        side: Of its input in pixels.
+        answer: Who answers; None where only costs are measured.
+        model: A live network, whose parameters and multiply-adds are counted.
+        file: An exported file, whose size, latency and memory are measured; None to export the model for that.
+        calibrated: Whether a temperature was fitted.
+        note: What else must be known of it.
+        probabilities: float32 [N, C], its answers on the scored split, once they were taken.
+        validation: float32 [M, C], likewise on validation, where an operating point is chosen there.
+        extra: Further fields of the row.
+    """
+
+    key: str
+    name: str
+    role: str
+    side: int
+    answer: Answers | None = None
+    model: nn.Module | None = None
+    file: Path | None = None
+    calibrated: bool = True
+    note: str = ""
+    probabilities: np.ndarray | None = None
+    validation: np.ndarray | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def not_run(key: str, name: str, role: str, note: str) -> dict[str, Any]:
+    """A row that was left out to save time or because its weights cannot be had."""
+    return {"key": key, "name": name, "role": role, "status": "not run", "note": note}
+
+
+def point_source(road: Road) -> Source | None:
+    """Return the validation split where an operating point is chosen on it, else None.
+
+    Not where it is the scored one: a threshold fitted to the scored images would flatter.
+    """
+    source = road.dataset.val
+    if source is None or source is road.scored or not road.task.screens(road.dataset.classes):
+        return None
+    return source if known(source) else None
+
+
+def take_answers(entries: Sequence[Entry], road: Road) -> None:
+    """Let entries that have not answered yet answer the scored split, and validation where a point is chosen on it."""
+    for source, place in ((road.scored, "probabilities"), (point_source(road), "validation")):
+        open_ = [entry for entry in entries if entry.answer is not None and getattr(entry, place) is None]
+        if source is None or not open_:
+            continue
+        given = answers({entry.key: entry.answer for entry in open_ if entry.answer}, road.pixels(source), road.view)
+        for entry in open_:
+            setattr(entry, place, given[entry.key])
+
+
+def teacher_entry(teacher: Teacher, road: Road, number: int) -> Entry:
+    """The row of a teacher, with its answers; its network is the user's module with the class map left out."""
+    entry = Entry(
+        key=f"teacher-{number}",
+        name=f"teacher: {teacher.name}",
+        role="teacher",
+        side=teacher.input_size,
+        answer=teacher_answers(teacher, road.task),
+        model=teacher.module,
+        calibrated=False,
+        note=" ".join(teacher.notes),
+    )
+    take_answers([entry], road)
+    return entry
+
+
+def measure_rows(
+    entries: Sequence[Entry], task: Task, *, source: Source | None, validation: Source | None = None
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Measure every entry; return the table's rows and the arrays of ``predictions.npz``.
+
+    Latencies are taken in turns, batch 1, one thread: of the ONNX file, where there is one or the network exports, else
+    of PyTorch (said in the note). Agreement is with the mean of the teachers' probabilities.
+
+    Args:
+        entries: In the order of the table, answered.
+        task: Judges.
+        source: The scored split.
+        validation: What the entries' ``validation`` are answers on.
+    """
+    scored = whole(source) if source is not None else None
+    judged = whole(validation) if validation is not None else None
+    given = {
+        entry.key: scored.per_image(entry.probabilities)
+        for entry in entries
+        if scored is not None and entry.probabilities is not None
+    }
+    teachers = [given[entry.key] for entry in entries if entry.role == "teacher" and entry.key in given]
+    reference = np.mean(teachers, axis=0) if teachers else None
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = {entry.key: _onnx_file(entry, Path(folder)) for entry in entries}
+        timed = _latencies(entries, files)
+        for entry in entries:
+            row: dict[str, Any] = {"key": entry.key, "name": entry.name, "role": entry.role, "status": "measured"}
+            if scored is not None and entry.key in given:
+                point = None
+                if judged is not None and entry.validation is not None:
+                    point = task.point(judged.per_image(entry.validation), judged.targets, scored.classes)
+                row |= task.judge(
+                    given[entry.key], scored.targets, scored.classes,
+                    teacher=reference if entry.role != "teacher" else None, groups=scored.groups, point=point,
+                ).fields()  # fmt: skip
+            row |= {"calibrated": entry.calibrated, "note": entry.note, **entry.extra}
+            row |= _costs(entry, files[entry.key])
+            if entry.key in timed:
+                row["latency_ms"] = {"p50": timed[entry.key].p50, "p90": timed[entry.key].p90}
+            rows.append(row)
+    arrays = dict(given)
+    if scored is not None:
+        arrays |= {"targets": scored.targets, "names": np.array(scored.names)}
+    return rows, arrays
+
+
+def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
+    costs: dict[str, Any] = {}
+    if entry.model is not None:
+        costs["parameters"] = count_parameters(entry.model)
+        costs["flops"] = _quietly(lambda: count_flops(entry.model, entry.side))
+    if file is not None:
+        costs["bytes"] = file.stat().st_size
+        costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
+    elif entry.model is not None:
+        costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())
+        costs["note"] = f"{entry.note}; in PyTorch: it does not export to ONNX".strip("; ")
+    return costs
+
+
+def _onnx_file(entry: Entry, folder: Path) -> Path | None:
+    """The entry's own file, or a temporary export for a fair latency; None where it does not export."""
+    if entry.file is not None or entry.model is None or count_parameters(entry.model) > _EXPORTED:
+        return entry.file
+    return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side)
+
+
+def export_quietly(model: nn.Module, path: Path, side: int) -> Path | None:
+    """Export a network for measuring alone; None where it does not export."""
+    device = next(model.parameters()).device
+    about = Preprocessing.plain((side, (0.0,) * 3, (1.0,) * 3))
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1]
+        return export_onnx(model, path, classes=[str(index) for index in range(outputs)], preprocessing=about)
+    except Exception as error:  # any user module may fail here in any way; the figure is then missing, and said so
+        log.debug("not exported: %s", error)
+        return None
+
+
+def _latencies(entries: Sequence[Entry], files: Mapping[str, Path | None]) -> dict[str, Any]:
+    """Time all entries in turns, whatever their input sizes."""
+    candidates = {entry.key: what for entry in entries if (what := files[entry.key] or entry.model) is not None}
+    sides = {entry.key: entry.side for entry in entries}
+    return measure_latency(candidates, image_size=sides, seconds=1.0 * len(candidates))
+
+
+def reliability_report(
+    before: np.ndarray | None, after: np.ndarray | None, source: Source | None, task: Task
+) -> dict[str, Any] | None:
+    """Return the student's reliability curves for ``results.json``, with and without its temperature.
+
+    Args:
+        before: floating [N, C], its answers on the scored split as it was trained.
+        after: The same once a temperature was fitted; None where none was.
+        source: The scored split.
+        task: None where its answers have no single confidence.
+    """
+    if source is None or before is None or task.kind != "softmax":
+        return None
+    scored = whole(source)
+    labelled = scored.targets >= 0
+    if not labelled.any():
+        return None
+    curves = {}
+    for name, shown in (("before", before), ("after", after)):
+        if shown is None:
+            continue
+        given = scored.per_image(shown)
+        bins = min(ECE_BINS, max(3, int(labelled.sum()) // _BIN_IMAGES))
+        curve = reliability(given.max(1)[labelled], (given.argmax(1) == scored.targets)[labelled], bins)
+        curves[name] = {key: getattr(curve, key).tolist() for key in ("confidence", "accuracy", "counts")}
+    return curves
+
+
+def token_report(model: nn.Module, teachers: Sequence[Entry], road: Road, input: Input) -> dict[str, Any]:
+    """Return which teacher each head of a student with a token per teacher follows, for ``results.json``.
+
+    Args:
+        model: The student.
+        teachers: In the order of the tokens, with their answers.
+        road: Its scored split is looked at, without labels.
+        input: What the student is fed.
+    """
+    assert road.scored is not None
+    logits = predict_logits(model, road.pixels(road.scored), road.view, input)
+    heads = [road.task.probabilities(head).numpy() for head in logits]
+    given = [entry.probabilities for entry in teachers if entry.probabilities is not None]
+    return following(heads, given).data([entry.name.removeprefix("teacher: ") for entry in teachers])
+
+
+class Score(Stage):
+    """Every network and file measured: accuracy, agreement, calibration, size, latency, memory."""
+
+    name = "score"
+    reads = ("images", "student", "files")
+    writes = ("rows",)
+    everyone = False
+
+    def cost(self, walk: Walk) -> Cost:
+        return Cost(seconds=15.0)  # about a second of timing per row, and a few of memory
+
+    def run(self, walk: Walk) -> None:
+        road, networks = walk.road, walk.networks
+        student, side = networks["student"], walk.input
+        entries = [
+            *walk.entries,
+            self._network(walk, "student", "student, distilled" if walk.teachers else walk.config.network.name, side),
+            Entry(
+                "int8", "student, int8 file", "int8", side[0], file_answers(walk.folder / INT8), None,
+                walk.folder / INT8, "student" in walk.calibrated,
+            ),
+        ]  # fmt: skip
+        few = getattr(walk.settings, "few_labels", 0)
+        if "alone" in networks:
+            name = f"student, {few} labels alone" if few else "student without a teacher"
+            entries.append(self._network(walk, "alone", name, side))
+        if "ceiling" in networks:
+            entries.append(self._network(walk, "ceiling", "student, all labels", side))
+        if "against" in networks:
+            stats = input_stats(networks["against"])
+            own = (stats.input_size, stats.mean, stats.std)
+            entries.append(self._network(walk, "against", f"{walk.settings.against}, pretrained", own))
+        with tempfile.TemporaryDirectory() as folder:
+            entries += self._teachers_int8(walk, Path(folder))
+            log.info("measure  %d models, one thread, in turns", len(entries))
+            raw = Entry("", "", "", side[0], network_answers(networks["uncalibrated"], side, road.task))
+            take_answers([*entries, raw], road)
+            rows, walk.arrays = measure_rows(entries, road.task, source=road.scored, validation=point_source(road))
+        for row in rows:
+            if row["key"] == "int8":  # the same network, stored with fewer bits
+                row |= {key: find(rows, "student").get(key) for key in ("parameters", "flops")}
+        walk.rows = rows + walk.fold_rows + self._left_out(walk)
+        answered = next(entry.probabilities for entry in entries if entry.key == "student")
+        after = answered if "student" in walk.calibrated else None
+        walk.extra["reliability"] = reliability_report(raw.probabilities, after, road.scored, road.task)
+        if walk.config.network.tokens >= 2 and road.scored is not None:
+            walk.extra["tokens"] = token_report(student, walk.entries, road, side)
+            log.info("tokens   %s", walk.extra["tokens"]["words"])
+
+    @staticmethod
+    def _network(walk: Walk, key: str, name: str, side: Input) -> Entry:
+        model = walk.networks[key].cpu()
+        role = {"alone": "baseline"}.get(key, key)
+        file = walk.folder / FP32 if key == "student" else None
+        answer = network_answers(model, side, walk.road.task)
+        return Entry(key, name, role, side[0], answer, model, file, key in walk.calibrated)
+
+    @staticmethod
+    def _teachers_int8(walk: Walk, folder: Path) -> list[Entry]:
+        """Each teacher as its own int8 file: what one would ship without a student."""
+        road, entries = walk.road, []
+        for entry, teacher in zip(walk.entries, walk.teachers, strict=True):
+            if road.scored is None or count_parameters(teacher.module) > _EXPORTED:
+                continue
+            fp32, int8 = folder / f"{entry.key}.onnx", folder / f"{entry.key}-int8.onnx"
+            about = Preprocessing.of(road.view, (teacher.input_size, teacher.mean, teacher.std))
+            try:
+                module = InOurClasses(teacher)
+                export_onnx(module, fp32, classes=road.dataset.classes, preprocessing=about, task=road.task)
+                quantize_int8(fp32, int8)
+            except PocketError as error:
+                log.debug("no int8 file of %s: %s", teacher.name, error)
+                continue
+            ms = measure_latency({"": int8}, image_size=entry.side, seconds=0.2)[""].p50
+            fast = ms * len(road.scored) < 1000 * _PATIENCE
+            note = "" if fast else "too slow to be scored on every image here: its costs alone"
+            entries.append(
+                Entry(f"{entry.key}-int8", f"{entry.name}, int8", "teacher-int8", entry.side,
+                      file_answers(int8) if fast else None, None, int8, calibrated=False, note=note)
+            )  # fmt: skip
+        return entries
+
+    @staticmethod
+    def _left_out(walk: Walk) -> list[dict[str, Any]]:
+        missing, settings = [], walk.settings
+        if walk.teachers and "alone" not in walk.networks:
+            why = "needs labels, and there are none" if settings.baseline else "left out with --no-baseline"
+            missing.append(not_run("alone", "student without a teacher", "baseline", why))
+        if walk.teachers and "against" not in walk.networks:
+            asked = getattr(settings, "against", None)
+            why = walk.extra.pop("against_failed", "what one might ship otherwise; asked for with --against NAME")
+            missing.append(not_run("against", f"{asked or 'MobileNetV3-Small'}, pretrained", "against", why))
+        return missing
+
+
+class InOurClasses(nn.Module):
+    """A teacher's network with its class map."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.network = teacher.module
+        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = first_logits(self.network(x))
+        return logits if self.columns is None else logits[:, self.columns]
+
+
+def find(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    """Return the row of a key, an empty one where there is none."""
+    return next((row for row in rows if row["key"] == key), {})
+
+
+def _quietly(action: Any) -> Any:
+    """Return what ``action`` returns, or None where a network cannot be counted or run on its own."""
+    try:
+        return action()
+    except Exception as error:  # as in `export_quietly`
+        log.debug("not measured: %s", error)
+        return None

@@ -1,0 +1,73 @@
+"""The stage of files: the student calibrated, saved as timm reads it, exported, checked, packed for the device."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..deployment.export import export_onnx
+from ..deployment.int8 import quantize_int8
+from ..deployment.package import write_device_zip
+from ..deployment.parity import check_parity
+from ..models.saving import save_model
+from ..training.step import Input
+from ..views import Views
+from ..views.preprocessing import Preprocessing
+from .base import Cost, Stage, Walk
+from .images import Road
+from .train import calibrate
+
+log = logging.getLogger("pocketvit")
+
+FP32, INT8 = "model.onnx", "model-int8.onnx"
+
+
+def preprocessing_of(road: Road, input: Input) -> Preprocessing:
+    """What becomes of a picture before a network of this road sees it."""
+    train = road.dataset.train
+    tile = train.size[0] if train.parents is not None and train.size else None
+    return Preprocessing.of(road.view, input, window=train.window, tile=tile)
+
+
+def write_student(model: nn.Module, road: Road, folder: Path, input: Input) -> None:
+    """Save a network as timm reads it, export it to fp32 and int8 ONNX, check both, and pack ``device.zip``."""
+    model = model.cpu().eval()
+    about: dict[str, Any] = {
+        "classes": road.dataset.classes,
+        "preprocessing": preprocessing_of(road, input),
+        "task": road.task,
+    }
+    save_model(model, folder / "student", **about)
+    fp32, int8 = folder / FP32, folder / INT8
+    export_onnx(model, fp32, **about)
+    quantize_int8(fp32, int8)
+    source = road.scored or road.dataset.train
+    pixels = Views(source, road.view.plain()).render(np.arange(min(64, len(source))), 0).pixels
+    log.info("export   %s: %s", FP32, check_parity(model, fp32, pixels).text())
+    log.info("         %s: %s", INT8, check_parity(model, int8, pixels).text())
+    write_device_zip(folder / "device.zip", int8)
+
+
+class Ship(Stage):
+    """The student's files."""
+
+    name = "ship"
+    reads = ("images", "student")
+    writes = ("files",)
+    everyone = False
+
+    def cost(self, walk: Walk) -> Cost:
+        return Cost(seconds=15.0)  # exports and checks, on any processor of these years
+
+    def run(self, walk: Walk) -> None:
+        student, road, side = walk.networks["student"], walk.road, walk.input
+        walk.networks["uncalibrated"] = copy.deepcopy(student)  # for the reliability plot
+        for key in ("student", "alone", "ceiling"):
+            if key in walk.networks and calibrate(walk.networks[key], road, side):
+                walk.calibrated.add(key)
+        write_student(student, road, walk.folder, side)

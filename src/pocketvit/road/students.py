@@ -1,0 +1,73 @@
+"""Making the network that is trained: from scratch, or with weights that are there."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..config import NetworkConfig
+from ..errors import PocketError
+from ..models import create_student
+from ..models.inputs import input_stats
+from ..models.names import is_pretrained
+from ..models.norms import zero_init_last
+from ..models.renorm import replace_norm
+from ..teachers import load_teacher
+from ..teachers.finetune import new_head
+from ..training.step import Input
+from .images import Road
+
+
+def make_network(
+    config: NetworkConfig, road: Road, *, taught: bool = False, drop_path: float = 0.0, seed: int = 0
+) -> nn.Module:
+    """Return the network that a config describes, for the road's classes and views, on its device.
+
+    Args:
+        config: A name with weights of its own (NAME.TAG, hf-hub:, local-dir:, a folder) starts from these, under a new
+            head.
+        road: Gives classes and side.
+        taught: Whether it has teachers: without, more than one distillation token has nothing to listen to.
+        drop_path: Of networks that have it.
+        seed: Of the initial weights.
+
+    Raises:
+        PocketError: It cannot be made.
+    """
+    torch.manual_seed(seed)
+    classes = len(road.dataset.classes)
+    if is_pretrained(config.name):
+        teacher = load_teacher(config.name)
+        model = new_head(teacher, classes) if teacher.num_outputs != classes else teacher.module
+        model = model.requires_grad_(True)
+    else:
+        model = create_student(
+            config.name,
+            num_classes=classes,
+            image_size=road.view.view_size,
+            patch_size=config.patch,
+            tokens=config.tokens if taught or config.stem == "coadvise" else min(config.tokens, 1),
+            stem=config.stem,
+            attention=config.attention,
+            drop_path=drop_path,
+        )
+    if config.replace_norm is not None:
+        model = _renormed(model, config.replace_norm)
+    return model.to(road.device)
+
+
+def input_of(config: NetworkConfig, model: nn.Module, road: Road) -> Input:
+    """Return what a network is fed: the view as it is, or what weights of its own were trained with."""
+    if not is_pretrained(config.name) and config.name.startswith("pocket_"):
+        return road.input
+    stats = input_stats(model)
+    return (stats.input_size if is_pretrained(config.name) else road.view.view_size), stats.mean, stats.std
+
+
+def _renormed(model: nn.Module, kind: str) -> nn.Module:
+    """Return an untrained network with another normalization, whose residual blocks start as their shortcuts."""
+    if kind == "frozen":
+        raise PocketError("frozen BatchNorm needs trained statistics. Name weights, or choose another --replace-norm.")
+    model = replace_norm(model, kind)  # type: ignore[arg-type]
+    zero_init_last(model)
+    return model

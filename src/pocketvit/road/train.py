@@ -1,0 +1,198 @@
+"""The one place where a network is trained: student, student alone, ceiling, teacher, fold, comparison, recovery."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import RunConfig
+from ..files import read_json, sha256_of, write_json
+from ..labels import FullLabels, LabelStore, encode_topk
+from ..labels.record import choose_k
+from ..models import scale_heads
+from ..objectives import Gate, fit_gate
+from ..objectives.gating import FROM_VALIDATION
+from ..objectives.terms import FeatureTerms
+from ..rundir import machine
+from ..teachers import Teacher
+from ..training.feed import Feed
+from ..training.loop import fit
+from ..training.precision import choose_precision
+from ..training.predict import predict_logits
+from ..training.step import FromPixels, Input
+from ..views import Views
+from .answering import probabilities_of
+from .base import Cost, Stage, Walk
+from .features import teacher_features
+from .images import Road, known
+from .rates import training_seconds
+from .students import input_of, make_network
+
+log = logging.getLogger("pocketvit")
+
+
+def train_network(
+    road: Road,
+    config: RunConfig,
+    folder: Path,
+    *,
+    model: nn.Module | None = None,
+    input: Input | None = None,
+    teachers: Sequence[Teacher] = (),
+    store: LabelStore | None = None,
+    live: bool = False,
+    views: Views | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> nn.Module:
+    """Train a network into ``folder``, from stored labels, live teachers or the ground truth alone; resume if begun.
+
+    Args:
+        road: Images and views.
+        config: Network, loss and optimization.
+        folder: Receives checkpoints and metrics.
+        model: A network that exists already; None to make the config's.
+        input: What it is fed; None for what `input_of` says.
+        teachers: Whose labels are learned; none for plain supervision with a fresh view every epoch.
+        store: Where their labels are; None with ``live``.
+        live: Run the teachers on every batch instead.
+        views: To train on, instead of the road's.
+        on_epoch: Called with each line of metrics.
+    """
+    views = views or road.views
+    train = config.train
+    if model is None:
+        model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
+    side = input or input_of(config.network, model, road)
+    model.to(road.device)
+    terms = FeatureTerms(config.loss, model, side[0], teachers) if config.loss.terms else None
+    feed = Feed(
+        views,
+        train.batch_size,
+        labels=store,
+        teachers=[store.key(teacher) for teacher in teachers] if store is not None else (),
+        view_count=config.labels.views if store is not None else None,
+        live=list(teachers) if live else None,
+        features=None
+        if terms is None
+        else teacher_features(views, road.store_folder(config.labels), config.labels, teachers, terms),
+        balance=train.balance == "sampling",
+        seed=train.seed,
+        rank=road.processes.rank,
+        world=road.processes.world,
+        device=road.device,
+    )
+    gate = teacher_gate(teachers, road, config, stored=store is not None)
+    loss = road.task.loss(config.loss, gate=gate, approximate_tail=config.labels.approximate_tail)
+    if train.precision == "auto" and road.processes.rank == 0:
+        _share_precision(model, side, road, config, folder)
+    return fit(
+        model, feed, loss, train, folder,
+        task=road.task, evaluate=validation(road, side), input=side, terms=terms, resume=True, on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def validation(road: Road, input: Input) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Return what `fit` calls after each epoch: the task's scores on the validation split; None without labels."""
+    source = road.dataset.val
+    if source is None or not known(source):
+        return None
+    task, targets = road.task, torch.from_numpy(np.asarray(source.targets))
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        heads = predict_logits(model, road.pixels(source), road.view, input)
+        return task.validate(task.probabilities(task.combine(heads)), targets)
+
+    return evaluate
+
+
+def calibrate(model: nn.Module, road: Road, input: Input) -> bool:
+    """Fold a temperature per head, fitted on the validation split, into the heads; False where there are no labels.
+
+    Not where the validation split is the scored one: a temperature fitted on the scored images would flatter.
+    """
+    source = road.dataset.val
+    if source is None or not known(source) or source is road.scored:
+        return False
+    heads = predict_logits(model, road.pixels(source), road.view, input)
+    scale_heads(model, [road.task.fit_temperature(head, source.targets) for head in heads])
+    return True
+
+
+def teacher_gate(teachers: Sequence[Teacher], road: Road, config: RunConfig, *, stored: bool) -> Gate | None:
+    """Return what weights "per_class" or "learned" are made of; None for others, or without labelled validation images.
+
+    A teacher's accuracy on a class without images counts as 0. With ``stored``, the gate is fitted on labels that hold
+    as many logits as the store's.
+    """
+    kind, source = config.loss.teacher_weights, road.dataset.val
+    if len(teachers) < 2 or kind not in FROM_VALIDATION or source is None or not known(source):
+        return None
+    given = [probabilities_of(teacher, road, source) for teacher in teachers]
+    if kind == "per_class":
+        rows = [road.task.judge(one, source.targets, source.classes).scores.per_class for one in given]
+        return Gate(torch.from_numpy(np.nan_to_num(np.stack(rows))).float())  # type: ignore[arg-type]
+    k = choose_k(len(road.dataset.classes), config.labels.top_k) if stored else 0
+    logits = [torch.from_numpy(one).clamp_min(torch.finfo(torch.float32).tiny).log() for one in given]
+    soft = [encode_topk(one, k) if k else FullLabels(one) for one in logits]
+    return fit_gate(soft, torch.from_numpy(np.asarray(source.targets)).long())
+
+
+def _share_precision(model: nn.Module, input: Input, road: Road, config: RunConfig, folder: Path) -> None:
+    """Measure the arithmetic once for all trainings of a network on this machine, not once per training.
+
+    Where bf16 and fp32 take about as long, each measurement may end otherwise: the student would be compared with one
+    trained in another arithmetic, and the same command would give other weights.
+    """
+    if (folder / "choices.json").is_file():
+        return
+    here = {name: value for name, value in machine().items() if name != "date"}
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    key = sha256_of([shapes, input[0], str(road.device.type), here])[:10]
+    shared = road.shared / "precision" / key
+    forward = FromPixels(model, input)
+    choose_precision(forward, config.train.batch_size, road.view.view_size, shared, road.device)
+    write_json(folder / "choices.json", read_json(shared / "choices.json"))
+
+
+def describe(config: RunConfig) -> str:
+    """One line on what is trained and how."""
+    train, loss, network = config.train, config.loss, config.network
+    stems = {"patch": "", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
+    parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
+    stem = " and ".join(filter(None, parts))
+    return (
+        f"{network.name}{f' with {stem}' if stem else ''}, {train.epochs} epochs in batches of {train.batch_size}, "
+        f"{train.optimizer} {train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share "
+        f"{loss.weight:g}" + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
+    )
+
+
+class Train(Stage):
+    """The student, from the stored labels."""
+
+    name = "train"
+    reads = ("images", "teachers", "labels")
+    writes = ("student",)
+
+    def cost(self, walk: Walk) -> Cost:
+        seconds, weights = training_seconds(walk)
+        size = f"{walk.road.view.view_size} px, {walk.config.labels.views} stored per image"
+        told = (f"views    {size}", f"student  {describe(walk.config)}")
+        return Cost(seconds, 7 * weights, told)
+
+    def run(self, walk: Walk) -> None:
+        log.info("student  %s", describe(walk.config))
+        student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.teachers, store=walk.store)
+        walk.networks["student"], walk.input = student, input_of(walk.config.network, student, walk.road)
+
+
+def pupils(walk: Walk) -> Road:
+    """Return the road as students see it: with few labels, if so asked."""
+    few = getattr(walk.settings, "few_labels", 0)
+    return walk.road.with_few_labels(few) if few else walk.road

@@ -1,0 +1,53 @@
+"""Every setting, said once; see `base`. Nothing here imports torch or numpy."""
+
+from .base import Settings, listed, setting, settings_of
+from .calling import gather, speak, verb
+from .configfile import differences, dump, load, plain
+from .values import Budget, Hours, parse_budget
+from .verbs import (
+    VERBS,
+    Bench,
+    Compare,
+    Compress,
+    Demo,
+    Distill,
+    Export,
+    Label,
+    Pack,
+    Predict,
+    Report,
+    RunRecipe,
+    Synthesize,
+    Train,
+)
+
+__all__ = [
+    "VERBS",
+    "Bench",
+    "Budget",
+    "Compare",
+    "Compress",
+    "Demo",
+    "Distill",
+    "Export",
+    "Hours",
+    "Label",
+    "Pack",
+    "Predict",
+    "Report",
+    "RunRecipe",
+    "Settings",
+    "Synthesize",
+    "Train",
+    "differences",
+    "dump",
+    "gather",
+    "listed",
+    "load",
+    "parse_budget",
+    "plain",
+    "setting",
+    "settings_of",
+    "speak",
+    "verb",
+]

@@ -1,0 +1,129 @@
+"""Settings in a file: `dump` writes all of a run's, `load` reads them again, `read_values` reads those a user wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import PocketError
+from .base import Settings, find, listed, near, settings_of
+from .verbs import VERBS
+
+_LARGEST = 100_000  # bytes of a file
+_OLD = (
+    "was written by an earlier version, whose settings cannot be taken over. `pocketvit predict`, `report`, `bench` "
+    "and `export` still open its run; to go on, start a new one."
+)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Return the settings that are saved as text, numbers and lists; of an object that only Python has, its kind."""
+    return {one.name: plain_value(getattr(settings, one.name)) for one in settings_of(type(settings)) if one.saved}
+
+
+def dump(settings: Settings) -> str:
+    """Return the text of ``config.yaml``: who wrote it, and a line per setting, group by group."""
+    from .. import __version__
+
+    lines = [_line("pocketvit", __version__), _line("verb", settings.verb)]
+    values, group = plain(settings), ""
+    for one in settings_of(type(settings)):
+        if one.saved:
+            lines += [f"\n# {one.group}\n"] if one.group != group else []
+            lines.append(_line(one.name, values[one.name]))
+            group = one.group
+    return "".join(lines)
+
+
+def load(path: Path | str) -> Settings:
+    """Return the settings that `dump` wrote, of the verb's class.
+
+    Raises:
+        PocketError: No such file, or none that `dump` wrote.
+    """
+    values = _mapping(path)
+    if "pocketvit" not in values:
+        raise PocketError(f"{path} {_OLD}")
+    kind = VERBS.get(str(values.get("verb")))
+    if kind is None:
+        raise PocketError(f"{path} names no verb of this version ({values.get('verb')!r}). Update pocketvit?")
+    return _within(path, lambda: kind(**_known(kind, values)))
+
+
+def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
+    """Return the values in a file for a verb, which may be `dump`'s or a user's own with a few lines.
+
+    Raises:
+        PocketError: It cannot be read, is of another verb, or has a setting that there is not.
+    """
+    values = _mapping(path)
+    verb = str(values.get("verb", kind.verb))
+    if verb != kind.verb:
+        right = f"`pocketvit {verb} --config {path}`" if verb in VERBS else f"the verbs are {', '.join(VERBS)}"
+        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(verb, VERBS)}.")
+    return _within(path, lambda: _known(kind, values))
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """Return a line ``name: old -> new`` for every setting that results depend on and in which two differ."""
+    if old.verb != new.verb:
+        return [f"verb: {old.verb} -> {new.verb}"]
+    before, after = plain(old), plain(new)
+    compared = [one.name for one in settings_of(type(new)) if one.saved and one.compared]
+    return [
+        f"{name}: {_said(before[name])} -> {_said(after[name])}" for name in compared if before[name] != after[name]
+    ]
+
+
+def _mapping(path: Path | str) -> dict[str, Any]:
+    """Read a file of ``name: value`` lines, whatever it may hold."""
+    import yaml  # here, for most calls read no file
+
+    if not os.path.isfile(path):
+        raise PocketError(f"there is no file {path}. Give a file of `name: value` lines, as a run's config.yaml.")
+    try:
+        if os.path.getsize(path) > _LARGEST:
+            raise ValueError("it is too large")
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PocketError(f"{path} is no file of `name: value` lines ({reason}).") from None
+    if not isinstance(values, dict):
+        raise PocketError(f"{path} is no file of `name: value` lines.")
+    if any(isinstance(values.get(old), dict) for old in ("view", "loss", "train")):
+        raise PocketError(f"{path} {_OLD}")
+    return values
+
+
+def _known(kind: type[Settings], values: dict[Any, Any]) -> dict[str, Any]:
+    """The values without who wrote them; an unknown name is an error that has the near one."""
+    return {find(kind, str(name)).name: value for name, value in values.items() if name not in ("pocketvit", "verb")}
+
+
+def _within(path: Path | str, make: Any) -> Any:
+    try:
+        return make()
+    except PocketError as error:
+        raise PocketError(f"{path}: {error}") from None
+
+
+def plain_value(value: Any) -> Any:
+    """Return one value as `plain` has it."""
+    if isinstance(value, tuple):
+        return [plain_value(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_said, value)) or "none"
+    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _line(name: str, value: Any) -> str:
+    import yaml
+
+    flow = None if isinstance(value, list) else False  # lists within their line
+    plain = all(str(one).isprintable() for one in listed(value))  # else PyYAML loses line breaks such as U+0085
+    return yaml.safe_dump({name: value}, allow_unicode=plain, default_flow_style=flow, width=1_000_000)

@@ -1,0 +1,346 @@
+"""The groups of settings that verbs combine; what only one verb has is said in `verbs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..config import Attention, Precision, Resample
+from ..errors import PocketError
+from .base import ImageSet, Model, Settings, check_path, find, listed, setting
+from .values import (
+    Hours,
+    parse_hours,
+    read_device,
+    read_hours,
+    read_name,
+    read_window,
+)
+
+Stem = Literal["auto", "patch", "conv", "shifted", "summed", "concatenated", "coadvise"]
+Augment = Literal["auto", "none", "light", "medium", "strong"]
+Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
+Norm = Literal["imagenet", "half", "none"]
+IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
+LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
+
+
+class Reading(Settings, group="images"):
+    """How images are read."""
+
+    table: str | Path | None = setting(
+        "CSV file of file names and labels of the images in a folder",
+        default=None, metavar="FILE", exists="a CSV file", regular=True, common=True, was="labels",
+    )  # fmt: skip
+    window: str | tuple[float, float] | None = setting(
+        "intensities that become black and white in images that are not 8-bit",
+        default=None, metavar="LOW,HIGH", read=read_window,
+    )  # fmt: skip
+
+
+class Images(Reading, group="images"):
+    """Where images come from, and how they are divided."""
+
+    images: ImageSet | None = setting(
+        '"digits", a folder (class/name.jpg, or train/val/test folders of that), a .npz or .csv file',
+        default=None, kw_only=False, exists=IMAGES, besides=("digits",), common=True,
+    )  # fmt: skip
+    val: ImageSet | None = setting("images to validate on", default=None, exists=IMAGES)
+    test: ImageSet | None = setting("images to test on, which nothing else sees", default=None, exists=IMAGES)
+    group: str | None = setting(
+        "column of the table, as patient, whose images stay on one side of every split", default=None, metavar="COLUMN"
+    )
+    tile: int | None = setting(
+        "cut large images into squares of this many pixels; figures are per image", default=None, low=8, high=16_384
+    )
+
+    def require_images(self) -> None:
+        """Refuse to start without images."""
+        if self.images is None:
+            resume = " (or go on with a run: --resume RUN)" if hasattr(self, "resume") else ""
+            raise PocketError(f"name the images, as in `pocketvit {self.verb} photos/`{resume}.")
+
+    def look(self) -> None:
+        self.require_images()
+        super().look()
+
+
+class Views(Settings, group="views"):
+    """What a network sees of an image."""
+
+    size: int | None = setting(
+        "side of the views in pixels; by default the images' own up to 64, then up to 224",
+        default=None, low=4, high=1024, common=True,
+    )  # fmt: skip
+    augment: Augment = setting(
+        "how much views vary; strong adds Mixup and CutMix; auto is light for short trainings, medium for long ones",
+        default="auto", common=True,
+    )  # fmt: skip
+    flip: bool | None = setting(
+        "mirrored views; by default unless the kind of images forbids it (switch off where left and right matter, as "
+        "in digits)", default=None,
+    )  # fmt: skip
+    vertical_flip: bool | None = setting(
+        "upside-down views; by default only where the kind of images has no up and down", default=None
+    )
+    modality: Modality | None = setting(
+        "kind of images, which decides what augmentation may do without changing their label; by default that of a "
+        "known MedMNIST file, else photo", default=None,
+    )  # fmt: skip
+    resample: Resample = setting("how images are brought to the view's size; lanczos has 5 lobes", default="lanczos")
+    aspect: Literal["crop", "pad", "stretch"] = setting(
+        "how other shapes become square: the middle cut out, black borders, or stretched", default="crop"
+    )
+
+
+class Teachers(Settings, group="teachers"):
+    """Which teachers, and what their files do not say of them."""
+
+    teacher: Model | Sequence[Model] | None = setting(
+        "timm name, hf-hub:NAME, local-dir:FOLDER, a weights file (with --arch) or MODULE:FUNCTION; in Python also an "
+        "nn.Module. Repeat for several; without any, two light ones are trained on your labels",
+        default=(), metavar="NAME", common=True,
+    )  # fmt: skip
+    arch: str | None = setting("architecture of a weights file named as teacher", default=None, metavar="NAME")
+    weights: str | Path | None = setting(
+        "weights file for an architecture or MODULE:FUNCTION named as teacher",
+        default=None, metavar="FILE", exists="a weights file", regular=True,
+    )  # fmt: skip
+    teacher_size: int | None = setting(
+        "side in pixels of what the teacher sees, where its file does not say",
+        default=None, low=1, high=4096, was="input",
+    )  # fmt: skip
+    teacher_norm: Norm | None = setting(
+        "normalization of the teacher's input, where its file does not say", default=None, was="norm"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if not self.teacher:
+            for name in ("arch", "weights", "teacher_size", "teacher_norm"):
+                if getattr(self, name) is not None:
+                    raise self.refused(name, "this describes a teacher. Name it with --teacher")
+
+    def look(self) -> None:
+        super().look()
+        for teacher in listed(self.teacher):
+            check_model(self, "teacher", teacher)
+            whole = isinstance(teacher, str) and (
+                teacher.startswith(("local-dir:", "hf-hub:")) or Path(teacher).is_dir()
+            )
+            for name in ("arch", "weights"):
+                if whole and getattr(self, name) is not None:
+                    raise self.refused(name, f"{teacher} says this itself. Leave {find(type(self), name).flag} away")
+
+    def require_teacher(self) -> None:
+        """Refuse to start without a teacher."""
+        if not self.teacher:
+            raise PocketError(f"name the teacher: `pocketvit {self.verb} ... --teacher NAME`.")
+
+
+class Adapting(Settings, group="teachers"):
+    """What becomes of a teacher whose classes are others."""
+
+    fine_tune: bool = setting("fine-tune a teacher that has other classes, however long that takes", default=False)
+    freeze: bool = setting("only train a linear probe on such a teacher", default=False)
+
+    def check(self) -> None:
+        super().check()
+        if self.fine_tune and self.freeze:
+            raise PocketError(
+                "--fine-tune and --freeze exclude each other: all weights are trained, or the head alone."
+            )
+
+
+class Labels(Settings, group="labels"):
+    """Which soft labels are stored."""
+
+    views: int | None = setting(
+        "augmented views stored per image; epoch e uses view e mod V; by default at most 10",
+        default=None, low=1, high=10_000,
+    )  # fmt: skip
+    top_k: int | None = setting(
+        "logits stored per record; by default all up to 256 classes, then 100; 0 is all",
+        default=None,
+        low=0,
+        high=65_536,
+    )
+
+
+class Architecture(Settings, group="student"):
+    """The shape of a ViT that is trained."""
+
+    patch: int | None = setting("side of the student's patches in pixels", default=None, low=1, high=1024)
+    tokens: int = setting("distillation tokens of the student: 0, 1, or one per teacher", default=0, low=0, high=64)
+    stem: Stem = setting(
+        "how the student cuts pictures up: plain patches; conv, convolutions before them; shifted ones (of the picture "
+        "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
+        "convolution and an involution before its patches, one for each teacher's token", default="auto",
+    )  # fmt: skip
+    attention: Attention = setting(
+        "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
+    )
+    init_from: str | None = setting(
+        "start the student from the weights of a larger ViT: teacher, or a model's name", default=None, metavar="NAME"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.stem == "coadvise" and self.tokens != 2:
+            raise self.refused("stem", "it starts the tokens of two teachers, a convolutional one and then one of "
+                               "involution. Give --tokens 2 with it")  # fmt: skip
+
+
+class Objective(Settings, group="objective"):
+    """What the student learns from the teachers' answers."""
+
+    temperature: float | None = setting(
+        "of the objective; by default 2, or 1 where only the top logits are stored or images have several labels",
+        default=None, above=0,
+    )  # fmt: skip
+    teacher_share: float = setting("weight of the teachers beside the ground truth", default=0.9, low=0, high=1)
+    teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = setting(
+        "how several teachers are weighed for each image: equally, by confidence, by agreement with the others, by "
+        "validation accuracy on the class, or by a gate fitted on the validation split", default="fixed",
+    )  # fmt: skip
+    approximate_tail: bool = setting(
+        "let objectives that need all logits use top-k labels with an approximated rest", default=False
+    )
+
+
+class Synthesis(Settings, group="data-free"):
+    """How images are made out of a teacher."""
+
+    data: ImageSet | None = setting("a few real images to start from", default=None, exists=IMAGES)
+    method: str = setting("how images are made; auto goes by the kind of teacher", default="auto", metavar="NAME")
+
+
+class Steps(Settings, group="training"):
+    """How weights are found."""
+
+    epochs: int | None = setting(
+        "passes over the training images; by default about 60,000 images are seen, in 10 to 100 epochs",
+        default=None, low=1, high=1_000_000, common=True,
+    )  # fmt: skip
+    batch_size: int | None = setting("images per batch", default=None, low=1, high=1_048_576)
+    lr: float | None = setting(
+        "learning rate; by default 0.001 for batches of 128, by the square root of the batch", default=None, above=0
+    )
+    optimizer: Literal["auto", "muon", "adamw", "sgd"] = setting(
+        "of the weights; auto is muon from scratch and adamw for what was trained before", default="auto"
+    )
+    ema: float = setting(
+        "decay per step of the weight average that is evaluated; 0 is off", default=0.0, low=0, below=1
+    )
+    accumulate: int = setting("batches per step", default=1, low=1, high=65_536)
+    precision: Precision = setting("of training; auto is measured once", default="auto")
+    compile: bool = setting("use torch.compile", default=False)
+
+
+class Training(Steps, group="training"):
+    """How one network is trained."""
+
+    hours: str | float | None = setting(
+        "stop after this time, as 0.5 or 30min, with a schedule that fits it; +0.5 gives a resumed run so much more",
+        default=None, metavar="X", read=read_hours, common=True, compared=False,
+    )  # fmt: skip
+    balance: Literal["none", "sampling", "weights"] = setting(
+        "of classes of unequal size: show every class equally often, or weigh its ground truth accordingly",
+        default="none",
+    )  # fmt: skip
+    seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
+
+    @property
+    def time(self) -> Hours | None:
+        """The time budget."""
+        return None if self.hours is None else parse_hours(self.hours)
+
+    def look(self) -> None:
+        super().look()
+        if self.time is not None and self.time.more and not getattr(self, "resume", False):
+            raise self.refused("hours", "only a run that goes on can be given more. Add --resume, or leave the + away")
+
+
+class Evidence(Settings, group="evidence"):
+    """What stands beside a student in its table."""
+
+    baseline: bool = setting("also train the same student without a teacher", default=True)
+    against: str | None = setting(
+        "also fine-tune this pretrained timm model for as many epochs, as in mobilenetv3_small_100",
+        default=None, metavar="NAME",
+    )  # fmt: skip
+    folds: int | None = setting(
+        "also train a student per fold, so that every image is tested by one that never saw it; by default 5 where "
+        "there are fewer than 500 labelled images without a split of their own and it takes up to five minutes; 0 is "
+        "none", default=None, low=0, high=1000,
+    )  # fmt: skip
+    few_labels: int = setting(
+        "show students only so many labels, dealt over the classes (the teachers learn from all); 0 is all",
+        default=0, low=0, high=1_000_000_000,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        if self.folds == 1:
+            raise self.refused("folds", "one fold leaves nothing to learn from. Give at least 2, or 0 for none")
+
+
+class Place(Settings, group="output"):
+    """Where results go."""
+
+    out: str | Path = setting("the folder of runs", default="runs", metavar="FOLDER", compared=False)
+
+
+class Pictures(Settings, group="output"):
+    """What reports may show."""
+
+    no_images: bool = setting("leave every picture of the data out of the report", default=False, compared=False)
+
+
+class Device(Settings, group="output"):
+    """Where it is computed."""
+
+    device: str | None = setting(
+        "cpu or cuda; by default cuda where there is one", default=None, read=read_device, compared=False
+    )
+
+
+class Output(Place, Pictures, Device, group="output"):
+    """What becomes of a run."""
+
+    name: str | None = setting(
+        "of the run; by default that of the images", default=None, read=read_name, metavar="NAME", common=True,
+        compared=False,
+    )  # fmt: skip
+
+
+class Resumable(Settings, group="output"):
+    """Going on where a run stopped."""
+
+    resume: bool | str | Path = setting(
+        "go on with the last run of this name, or with the named run folder, to the result of an unbroken one",
+        default=False, metavar="RUN", exists="a run folder (`ls runs/`)", common=True, saved=False,
+    )  # fmt: skip
+
+
+class Loading(Settings, group="model"):
+    """What the files of models do not say of them."""
+
+    arch: str | None = setting("architecture of weights files", default=None, metavar="NAME")
+    weights: str | Path | None = setting(
+        "weights file for an architecture or MODULE:FUNCTION",
+        default=None, metavar="FILE", exists="a weights file", regular=True,
+    )  # fmt: skip
+    input_size: int | None = setting(
+        "side in pixels of what a model sees, where its file does not say",
+        default=None, low=1, high=4096, was="input",
+    )  # fmt: skip
+    norm: Norm | None = setting("normalization of a model's input, where its file does not say", default=None)
+
+
+def check_model(settings: Settings, name: str, value: object) -> None:
+    """Refuse a model whose name says that it is a file or folder, and which is not there."""
+    if isinstance(value, str) and re.search(r"^local-dir:|^(?!hf-hub:).*\.(pth?|th|safetensors|onnx|bin)$", value):
+        check_path(find(type(settings), name), value.removeprefix("local-dir:"))

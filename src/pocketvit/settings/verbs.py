@@ -1,0 +1,400 @@
+"""The settings of each verb: groups, and what only this verb has. A new verb is one class more, and a file in `verbs/`.
+
+A class's text is what ``--help`` and Python's ``help`` say of the verb; its first line stands in the list of verbs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..config import TermConfig
+from ..errors import PocketError
+from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting
+from .groups import (
+    IMAGES,
+    LIGHT_TEACHERS,
+    Adapting,
+    Architecture,
+    Device,
+    Evidence,
+    Images,
+    Labels,
+    Loading,
+    Objective,
+    Output,
+    Pictures,
+    Place,
+    Reading,
+    Resumable,
+    Steps,
+    Synthesis,
+    Teachers,
+    Training,
+    Views,
+    check_model,
+)
+from .values import (
+    Budget,
+    parse_budget,
+    parse_match,
+    read_budget,
+    read_bytes,
+    read_match,
+    read_names,
+    read_picture,
+    read_window,
+)
+
+
+class Demo(Resumable, Pictures, Place, verb="demo"):
+    """Distill on a real dataset that is built in, in minutes on a laptop's processor.
+
+    Two teachers of different bias learn handwritten digits from all labels. The student sees all images but only 50
+    labels, and what the teachers say. Beside it stand the same student with the 50 labels alone, and with all labels.
+    """
+
+    seed: int = setting("of the student", default=0, low=0, high=2**63 - 1)
+
+
+class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Objective, Steps):
+    """What `Distill` and `Compare` have in common."""
+
+    student: str | Path = setting(
+        "a size of the ladder (pocket_xs, pocket_s, pocket_m, pocket_l, pocket_xl), or any timm model; pretrained "
+        "where weights are named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER",
+        default="pocket_s", metavar="NAME", group="student", common=True,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        teachers = len(listed(self.teacher)) or LIGHT_TEACHERS
+        if self.tokens not in (0, 1, teachers):
+            raise self.refused("tokens", f"give 0, 1, or one per teacher, which is {teachers} here")
+
+    def look(self) -> None:
+        super().look()
+        check_model(self, "student", self.student)
+
+
+class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb="distill"):
+    """Turn images and teachers into a small vision transformer: exported, measured, reported.
+
+    Checks and splits the images, makes every teacher answer in their classes, stores the teachers' labels once,
+    trains the student (and, for comparison, the same student without a teacher), exports it to ONNX (fp32 and int8),
+    measures the files and writes the report. What is there already is reused.
+    """
+
+    fit: str | None = setting(
+        "choose the largest student that fits: the int8 file's size, the time at batch 1, or both",
+        default=None, metavar="3MB,20ms", read=read_budget, common=True, group="student",
+    )  # fmt: skip
+    plan: bool = setting(
+        "print images, split, hours and bytes, and write nothing",
+        default=False,
+        common=True,
+        group="output",
+        saved=False,
+    )
+    unlabelled: ImageSet | None = setting(
+        "a folder of images without labels, which the teachers label too", default=None, exists=IMAGES, group="images"
+    )
+    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld"] = setting(
+        "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
+        "there are two classes, or mld (a binary KL per label) where images have several labels",
+        default="auto", group="objective",
+    )  # fmt: skip
+    match: str | Sequence[str] | None = setting(
+        "features of the teachers to match too: NAME, NAME:WEIGHT or NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, with "
+        "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, manifold, attention_transfer, "
+        "patch_attention, minilm, cskd, mean_teacher)",
+        default=None, read=read_match, metavar="NAMES", group="objective",
+    )  # fmt: skip
+    store_features: str | None = setting(
+        "store these features if they take no more than this, as in 2GB; else the teachers run on every batch",
+        default=None, read=read_bytes, metavar="SIZE", group="labels",
+    )  # fmt: skip
+    data_free: bool = setting(
+        "use no image at all: they are made from the teacher", default=False, common=True, group="data-free"
+    )
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the device allows."""
+        return None if self.fit is None else parse_budget(self.fit)
+
+    @property
+    def terms(self) -> tuple[TermConfig, ...]:
+        """The objectives on features."""
+        return parse_match(self.match)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        super().check()
+        if self.data_free and self.images is not None:
+            raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
+        for name, unsaid in (("data", None), ("method", "auto")):
+            if not self.data_free and getattr(self, name) != unsaid:
+                raise self.refused(name, "this is for images made from the teacher. Add --data-free")
+
+    def require_images(self) -> None:
+        if self.data_free:
+            self.require_teacher()
+        else:
+            super().require_images()
+
+
+class Predict(Settings, verb="predict"):
+    """Label images with a run, a student folder or an exported file.
+
+    Where images have several labels, each with a probability of at least 50 % is named ("none" where there is none).
+    Files that cannot be read are reported and the others go on; the exit code is then 1.
+    """
+
+    model: Model = setting(
+        "a run folder (its int8 file is used), a student folder, or an .onnx file",
+        kw_only=False, exists="a run folder, a student folder or an .onnx file",
+    )  # fmt: skip
+    images: Picture | Sequence[Picture] = setting("files and folders", kw_only=False)
+    window: str | tuple[float, float] | None = setting(
+        "intensities that become black and white in what is not 8-bit; by default those of the run",
+        default=None, metavar="LOW,HIGH", read=read_window,
+    )  # fmt: skip
+    top: int = setting(
+        "how many classes to list for each image; above 1 the likeliest labels, there or not",
+        default=1,
+        low=1,
+        high=10_000,
+    )
+
+
+class Bench(Reading, Loading, verb="bench"):
+    """Measure models or exported files side by side: accuracy, agreement, calibration, size, FLOPs, latency, memory.
+
+    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured.
+    """
+
+    models: Model | Sequence[Model] = setting(
+        "run or student folders, .onnx files, timm names, weights files (with --arch)", kw_only=False
+    )
+    images: ImageSet | None = setting(
+        'labelled images to score on: a folder, a .npz or .csv file, "digits"',
+        default=None, exists=IMAGES, besides=("digits",), group="images",
+    )  # fmt: skip
+    split: Literal["train", "val", "test"] = setting("of the images", default="test", group="images")
+    teacher: Model | None = setting("a model whose agreement with the others is measured", default=None, metavar="NAME")
+
+    def look(self) -> None:
+        super().look()
+        for model in listed(self.models):
+            check_model(self, "models", model)
+        check_model(self, "teacher", self.teacher)
+
+
+class Report(Pictures, verb="report"):
+    """Write one self-contained HTML page of one run, or of several side by side, and the model card of each."""
+
+    runs: RunFolder | Sequence[RunFolder] = setting("run folders", kw_only=False, exists="run folders (`ls runs/`)")
+    out: str | Path | None = setting(
+        "the HTML file to write; by default report.html in the (first) run folder",
+        default=None, metavar="FILE", group="output",
+    )  # fmt: skip
+
+
+class Train(Images, Views, Architecture, Training, Output, Resumable, verb="train"):
+    """Train a teacher, or any other model, on labelled images: from scratch, or fine-tuned from weights."""
+
+    model: str | Path = setting(
+        "any timm model (pretrained: NAME.TAG, hf-hub:NAME, local-dir:FOLDER), cifar_resnet20 to 110, rednet26 to 152, "
+        "cifar_rednet11 to 56, or a pocket_ student", default="cifar_resnet20", metavar="NAME", common=True,
+    )  # fmt: skip
+    init: str | Path | None = setting(
+        "start from this weights file of the model, from a model folder as RUN/student (at another --size its position "
+        "embeddings are resampled), or from published weights (pretrained), with a new head", default=None,
+        metavar="FILE", exists="a weights file, a model folder, or 'pretrained'", besides=("pretrained",), common=True,
+        was="weights",
+    )  # fmt: skip
+    freeze: bool = setting("train the head alone (a linear probe)", default=False, common=True)
+    replace_norm: Literal["group", "group-ws", "layer", "instance", "frozen"] | None = setting(
+        "what takes the place of BatchNorm, for batches of fewer than 16 images; trained weights are converted on some "
+        "of the training images first", default=None,
+    )  # fmt: skip
+    lr: float | None = setting(
+        "learning rate; by default 0.002 for batches of 128 from scratch, 0.0001 when fine-tuning",
+        default=None, above=0, group="training",
+    )  # fmt: skip
+    label_smoothing: float | None = setting(
+        "of the cross-entropy; by default 0.1, or none where images have several labels",
+        default=None, low=0, below=1, group="training",
+    )  # fmt: skip
+    drop_path: float = setting("of networks that have it", default=0.0, low=0, below=1, group="training")
+
+    def look(self) -> None:
+        super().look()
+        check_model(self, "model", self.model)
+        plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
+        if self.freeze and self.init is None and plain:
+            raise PocketError(
+                "--freeze trains a head on finished features. Name them with --init FILE, or a pretrained --model."
+            )
+
+
+class Label(Images, Views, Teachers, Adapting, Labels, Device, Place, verb="label"):
+    """Let teachers label every view of the training images, once, into a soft-label store.
+
+    More views and more teachers only add files. `distill` with the same images, views and teachers finds the store
+    under OUT/shared/labels by itself.
+    """
+
+    views: int = setting(
+        "augmented views stored per image", default=10, low=1, high=10_000, common=True, group="labels"
+    )
+    plan: bool = setting("print bytes and time, and write nothing", default=False, common=True, saved=False)
+    verify: bool = setting("recompute 256 random records with the live teacher and compare", default=False, saved=False)
+    store: str | Path | None = setting(
+        "the store's folder; by default under OUT/shared/labels", default=None, metavar="FOLDER"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.plan and self.verify:
+            raise PocketError(
+                "--plan and --verify exclude each other: the one writes nothing, the other reads records."
+            )
+
+    def look(self) -> None:
+        super().look()
+        self.require_teacher()
+
+
+class Export(Loading, verb="export"):
+    """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip."""
+
+    model: Model = setting(
+        "a run or student folder, a timm name, hf-hub:NAME, a weights file (with --arch), MODULE:FUNCTION",
+        kw_only=False,
+    )
+    out: str | Path | None = setting(
+        "the folder to write into; by default exported/NAME", default=None, metavar="FOLDER", compared=False
+    )
+    picture: str | None = setting(
+        "size of the camera's pictures, to have resizing, normalization and softmax inside the graph",
+        default=None, metavar="WIDTHxHEIGHT", read=read_picture,
+    )  # fmt: skip
+    classes: str | Sequence[str] | None = setting(
+        "names of the outputs, with commas; by default those of the model, else numbers",
+        default=(), read=read_names, metavar="NAMES",
+    )  # fmt: skip
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) of the camera's pictures."""
+        if self.picture is None:
+            return None
+        width, height = map(int, self.picture.split("x"))
+        return height, width
+
+    def look(self) -> None:
+        super().look()
+        check_model(self, "model", self.model)
+
+
+class Pack(Reading, Place, verb="pack"):
+    """Put images into memory-mapped packs, which other verbs find again (they do it by themselves)."""
+
+    images: ImageSet = setting(
+        '"digits", a folder, a .npz or .csv file', kw_only=False, exists=IMAGES, besides=("digits",)
+    )
+
+
+class Compare(Distilling, Output, verb="compare"):
+    """Compare methods of distillation: the same student, images, steps and seeds; one table, one plot, one report.
+
+    Each method is trained once per seed. Differences to the baseline (alone where it is among the methods, else the
+    first one) are paired over the seeds and have intervals. Typed again, it goes on where it stopped; with more methods
+    or seeds it trains only these.
+    """
+
+    methods: str | Sequence[str] | None = setting(
+        "names with commas between: alone, an objective (kl, hard, zscore, dkd, dist), or with + added an objective on "
+        "features (as in kl+rkd; its teachers run live) or a way of weighing several teachers (as in kl+learned); by "
+        "default alone and every objective that the stored labels serve",
+        default=(), read=read_names, metavar="NAMES", common=True, compared=False,
+    )  # fmt: skip
+    seeds: int = setting(
+        "trainings of each method; three are needed to claim a difference",
+        default=3, low=1, high=1000, common=True, compared=False,
+    )  # fmt: skip
+    images_limit: int | None = setting(
+        "use so many training images, the classes taking turns", default=None, low=2, high=1_000_000_000, group="images"
+    )
+    views: int | None = setting(
+        "augmented views stored per image; by default one per epoch, so that all methods see the same pictures",
+        default=None, low=1, high=10_000, group="labels",
+    )  # fmt: skip
+
+
+class RunRecipe(Place, verb="run"):
+    """Run a recipe from start to end: its table and report. Typed again, it goes on where it stopped."""
+
+    recipe: str | Path = setting(
+        "a file with a function `recipe(images, folder, small)`, as in recipes/",
+        kw_only=False, exists="the file of a recipe (`ls recipes/`)", regular=True,
+    )  # fmt: skip
+    images: str | Path | None = setting("the data it asks for; its text says which, and how to get them", default=None)
+    small: bool = setting("its small twin, minutes on two processor cores", default=False)
+
+
+# The verbs in the order of the road; the first ones stand on the first page.
+VERBS: dict[str, type[Settings]] = {
+    kind.verb: kind for kind in (Demo, Distill, Predict, Bench, Report, Train, Label, Export, Pack, Compare, RunRecipe)
+}
+
+
+class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
+    """Make images out of teachers alone: an ordinary source, balanced over the classes, with what they were made of."""
+
+    count: int = setting("images to make", default=5000, low=1, high=100_000_000, common=True)
+    size: int | None = setting(
+        "their side in pixels; by default the teacher's", default=None, low=4, high=1024, common=True
+    )
+    classes: str | Sequence[str] | None = setting(
+        "names or numbers of the classes to make, with commas between; by default all",
+        default=(), read=read_names, metavar="NAMES",
+    )  # fmt: skip
+    seed: int = setting("of everything random", default=0, low=0, high=2**63 - 1)
+
+    def look(self) -> None:
+        super().look()
+        self.require_teacher()
+
+
+class Compress(Steps, Output, Resumable, verb="compress"):
+    """Make a student smaller - pruned, weight-multiplexed, quantized - and recover it from its stored labels."""
+
+    model: Model = setting("a run folder", kw_only=False, exists="a run folder (`ls runs/`)")
+    prune: float | None = setting(
+        "share of heads and channels to take away", default=None, above=0, below=1, common=True
+    )
+    share: int | None = setting(
+        "let so many consecutive blocks share their linear layers", default=None, low=2, high=64, common=True
+    )
+    quantize: Literal["none", "dynamic", "static", "qat"] = setting(
+        "how the file is quantized: weights alone, weights and activations, or trained for it",
+        default="none",
+        common=True,
+    )
+    bits: int = setting("of the weights, with --quantize qat", default=8, low=2, high=8)
+    recover: bool = setting("train it again, from the stored labels of its run", default=True, common=True)
+    max_drop: float = setting("points of accuracy that may be lost", default=0.5, low=0, high=100, common=True)
+    target: str | None = setting(
+        "prune until it fits: a size, a time or both", default=None, read=read_budget, metavar="3MB,20ms", common=True
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.bits not in (2, 4, 8):
+            raise self.refused("bits", "give 8, 4 or 2")
+        if self.bits != 8 and self.quantize != "qat":
+            raise self.refused("bits", "so few bits have to be trained. Add --quantize qat")

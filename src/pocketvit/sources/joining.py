@@ -1,0 +1,80 @@
+"""Images beside images: a validation or test set of its own, and images without labels, joined before any check."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..errors import PocketError
+from .listing import Arrays, Files, Listing
+from .targets import several
+
+
+def join(listing: Listing, others: dict[str, Listing]) -> Listing:
+    """Return one listing of several.
+
+    Args:
+        listing: The first; its classes are everybody's.
+        others: By what they are: "val" and "test" become these splits, whatever splits they have themselves;
+            "unlabelled" joins the training images, without labels.
+
+    Raises:
+        PocketError: A class that the first does not have, another kind of images, a split that is given twice.
+    """
+    for role, other in others.items():
+        split = "train" if role == "unlabelled" else role
+        keys = [f"{role}/{where}/{key}" for where, key in zip(other.splits, other.keys, strict=True)]
+        if split != "train" and split in listing.splits:
+            raise PocketError(
+                f"{listing.name} has a {split} split of its own, and --{split} names another ({other.name}). Leave one "
+                "of them away."
+            )
+        listing = dataclasses.replace(
+            listing,
+            names=[*listing.names, *(f"{other.name}/{name}" for name in other.names)],
+            keys=[*listing.keys, *keys],
+            splits=[*listing.splits, *[split] * len(other)],
+            targets=np.concatenate([listing.targets, _targets(listing, other, role)]),
+            images=_images(listing, other),
+            groups=None if listing.groups is None else [*listing.groups, *(other.groups or [""] * len(other))],
+            notes=[*listing.notes, *other.notes, f"{role}: {len(other):,} images of {other.name}"],
+            broken=[*listing.broken, *other.broken],
+        )
+    return listing
+
+
+def _targets(listing: Listing, other: Listing, role: str) -> np.ndarray:
+    """The other's targets in the first one's classes."""
+    shape = (len(other), *listing.targets.shape[1:])
+    if role == "unlabelled":
+        return np.full(shape, -1, np.int64)
+    missing = [name for name in other.classes if name not in listing.classes]
+    if missing:
+        raise PocketError(
+            f"--{role}: {other.name} has the class {missing[0]!r}, which {listing.name} does not have "
+            f"({', '.join(listing.classes[:8])}). Name the classes alike."
+        )
+    if not other.classes:
+        return np.full(shape, -1, np.int64)
+    if several(listing.targets) != several(other.targets):
+        raise PocketError(f"--{role}: {other.name} and {listing.name} differ in how many labels an image has.")
+    places = np.array([listing.classes.index(name) for name in other.classes], np.int64)
+    if several(listing.targets):
+        targets = np.zeros(shape, np.int64)
+        targets[:, places] = other.targets
+        targets[(other.targets < 0).any(1)] = -1
+        return targets
+    return np.where(other.targets >= 0, places[other.targets.clip(min=0)], -1)
+
+
+def _images(listing: Listing, other: Listing) -> Files | Arrays:
+    one, two = listing.images, other.images
+    if isinstance(one, Files) and isinstance(two, Files):
+        return Files([*one.paths, *two.paths])
+    if isinstance(one, Arrays) and isinstance(two, Arrays):
+        shapes = {part.shape[1:] for part in (*one.parts, *two.parts)}
+        if len(shapes) == 1 and len({part.dtype for part in (*one.parts, *two.parts)}) == 1:
+            return Arrays([*one.parts, *two.parts])
+        raise PocketError(f"{listing.name} and {other.name} hold arrays of different shapes or types: give folders.")
+    raise PocketError(f"{listing.name} and {other.name} are of different kinds (files and arrays): give two folders.")

@@ -1,0 +1,73 @@
+"""Experiments: every arm with every seed, resumable, compared over paired seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from walk_fakes import run_config
+
+from pocketvit.config import TrainConfig
+from pocketvit.experiments import Arm, arms, tables
+
+
+@pytest.fixture
+def two(road):
+    short = run_config()
+    other = dataclasses.replace(short, train=TrainConfig(epochs=1, batch_size=8, precision="fp32"))
+    return [Arm("plain", "plain", short), Arm("small", "small batches", other)]
+
+
+def records(*accuracies):
+    return [
+        {"accuracy": value, "n": 100, "ece": 0.1, "min_class": 0.5, "seconds": 2.0, "steps": 3} for value in accuracies
+    ]
+
+
+def test_arms_are_trained_reported_and_not_trained_again(road, two, tmp_path, monkeypatch):
+    found = arms.run_arms(road, two, [0, 1], tmp_path)
+    assert {key: len(value) for key, value in found.items()} == {"plain": 2, "small": 2}
+    assert all(record["n"] == 6 for record in found["plain"])
+    assert [record["steps"] for record in (found["plain"][0], found["small"][0])] == [3, 6]
+    text = tables.report_arms(road, two, found, tmp_path, against="plain", title="Batches")
+    assert "| plain |" in text
+    assert "| small batches |" in text
+    assert "2 seeds" in text
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(arms, "train_network", None)
+        assert arms.run_arms(road, two, [0, 1], tmp_path) == found
+
+
+def test_seeds_are_the_outer_loop_and_an_interruption_costs_one_arm(road, two, tmp_path, monkeypatch):
+    order = []
+
+    def train(road, arm, seed, place, consensus):
+        order.append((arm.key, seed))
+        if len(order) == 4:
+            raise KeyboardInterrupt
+        return records(0.5)[0]
+
+    monkeypatch.setattr(arms, "_train", train)
+    with pytest.raises(KeyboardInterrupt):
+        arms.run_arms(road, two, [0, 1], tmp_path)
+    arms.run_arms(road, two, [0, 1], tmp_path)
+    assert order == [("plain", 0), ("small", 0), ("plain", 1), ("small", 1), ("small", 1)]
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have(two):
+    found = {"plain": records(0.50, 0.60, 0.70), "small": records(0.60, 0.71, 0.79)}
+    difference = tables._difference(found["small"], found["plain"])
+    assert difference.mean == pytest.approx(0.10)
+    assert difference.interval[0] == pytest.approx(0.10 - 4.303 * 0.01 / np.sqrt(3), abs=1e-4)  # t, 2 degrees
+    text = tables.table(two, found, "plain")
+    assert "| plain | 60.00 ± 10.00 | - | 0.100 | 2 |" in text
+    assert "+10.00 (+7.52 to +12.48)" in text
+
+
+def test_what_cannot_be_told_apart_is_said(two):
+    found = {"plain": records(0.50, 0.60, 0.70), "small": records(0.70, 0.60, 0.50)}
+    assert "no difference seen" in tables.table(two, found, "plain")
+    assert "(one seed)" in tables.table(two, {"plain": records(0.5), "small": records(0.6)}, "plain")

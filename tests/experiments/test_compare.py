@@ -1,0 +1,178 @@
+"""Methods side by side: what a name stands for, that a comparison goes on, and what it says of its figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from walk_fakes import Own
+
+from pocketvit import cli, compare
+from pocketvit.config import LossConfig
+from pocketvit.errors import PocketError
+from pocketvit.experiments import arms
+from pocketvit.experiments.methods import parse_methods, served
+from pocketvit.files import read_json
+from pocketvit.teachers import load_teacher
+
+CHOICES = {
+    "student": "pocket_xs", "patch": 8, "stem": "patch", "epochs": 1, "batch_size": 24, "images_limit": 24,
+    "precision": "fp32", "augment": "light", "optimizer": "adamw",
+}  # fmt: skip
+
+
+def names(*asked, teachers=1):
+    return parse_methods(list(asked), LossConfig(), teachers=teachers)
+
+
+def teacher():
+    return load_teacher(Own(), input_size=16, norm="half", classes=("blue", "green", "red"))
+
+
+def parent(compared):
+    return str(Path(compared.data["folder"]).parent)
+
+
+@pytest.fixture(scope="module")
+def compared(photos, tmp_path_factory):
+    """A comparison of three methods over two seeds."""
+    out = tmp_path_factory.mktemp("compared")
+    return compare(str(photos), teacher=teacher(), methods="kl,alone,kl+rkd", seeds=2, out=str(out), **CHOICES)
+
+
+def test_a_method_is_parts_that_change_the_loss():
+    alone, plain, both = names("alone, dkd", "kl+rkd+fitnets")
+    assert (alone.name, alone.taught, alone.live) == ("alone", False, False)
+    assert (plain.loss.objective, plain.taught, plain.live) == ("dkd", True, False)
+    assert both.loss.objective == "kl"
+    assert [(term.objective, term.weight) for term in both.loss.terms] == [("rkd", 1.0), ("fitnets", 1.0)]
+    assert both.live
+    (weighed,) = names("zscore+learned", teachers=2)
+    assert (weighed.loss.teacher_weights, weighed.loss.objective, weighed.live) == ("learned", "zscore", False)
+    assert [method.name for method in names("kl,kl", "kl")] == ["kl"]
+
+
+def test_what_a_method_does_not_say_is_shown():
+    assert [method.shown for method in names("alone,kl,rkd,kl+rkd")] == [
+        "alone", "kl", "rkd (with zscore), live teachers", "kl+rkd, live teachers",
+    ]  # fmt: skip
+
+
+def test_self_distillation_needs_no_teacher_but_an_average(photos, tmp_path):
+    (own,) = names("alone+mean_teacher")
+    assert (own.taught, own.live, own.averaged) == (False, False, True)
+    with pytest.raises(PocketError, match=r"--ema 0\.999"):
+        compare(str(photos), methods="alone+mean_teacher", out=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("zscor", "Did you mean zscore"),
+        ("alone,similarty", "Did you mean similarity"),
+        ("kl+dkd", "one objective"),
+        ("alone+kl", "alone is without a teacher"),
+        ("alone+rkd", "what can be added to it is mean_teacher"),
+        ("kl+learned", "there is one"),
+        (" , ", "names no method"),
+    ],
+)
+def test_methods_that_make_no_sense_are_refused(asked, says):
+    with pytest.raises(PocketError, match=says):
+        names(asked)
+
+
+def test_only_objectives_that_the_labels_serve_are_compared_by_default():
+    assert served(10, True, 2.0) == ["alone", "kl", "hard", "zscore", "dkd", "dist"]
+    assert served(2, True, 2.0) == ["alone", "kl", "hard", "dkd", "dist"]
+    assert served(1000, False, 1.0) == ["alone", "kl", "hard"]
+    assert served(1000, False, 2.0) == ["alone", "hard"]
+
+
+def test_table_plot_and_report_hold_every_method(compared):
+    table = compared.data["table"]
+    head, _, *rows = table.split("\n\n")[0].splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| kl", "| alone", "| kl+rkd, live teachers"]
+    assert "minus *alone*" in head
+    assert "agrees with the teacher" in head
+    assert "ms a step" in head
+    assert len({row.count("|") for row in (head, *rows)}) == 1
+    assert "2 seeds" in table
+    plot, report = (Path(compared.data[file]).read_text(encoding="utf-8") for file in ("plot", "report"))
+    assert all(text in plot for text in ("alone (baseline)", "kl+rkd, live teachers", "a training step"))
+    assert "What each method gains" in report
+    assert "Of 3 arms" in report
+    assert table in str(compared)
+
+
+def test_results_hold_the_figures_of_the_table(compared):
+    json.dumps(compared.data, allow_nan=False)
+    methods = {method["key"]: method for method in compared.data["methods"]}
+    assert list(methods) == ["kl", "alone", "kl+rkd"]
+    kl, alone = methods["kl"], methods["alone"]
+    assert alone["difference"] is None
+    assert kl["differences"] == pytest.approx(list(np.subtract(kl["accuracies"], alone["accuracies"])))
+    assert kl["difference"] == pytest.approx(kl["accuracy"] - alone["accuracy"])
+    assert kl["interval"][0] <= kl["difference"] <= kl["interval"][1]
+    assert not kl["seen"]  # two seeds are too few to claim anything
+    assert all(0 <= method["agreement"] <= 1 for method in methods.values())
+    assert all(method["step_ms"] > 0 for method in methods.values())
+    assert compared.data["against"] == "alone"
+
+
+def test_typed_again_nothing_is_trained_and_more_methods_and_seeds_are_added(compared, photos, monkeypatch):
+    def again(**changes):
+        options = {"methods": "kl,alone,kl+rkd", "seeds": 2, **changes}
+        return compare(str(photos), **({"teacher": teacher(), "out": parent(compared)} | CHOICES | options))
+
+    trained = []
+    train = arms._train
+    monkeypatch.setattr(arms, "_train", lambda *args: trained.append((args[1].key, args[2])) or train(*args))
+    assert again().data["methods"] == compared.data["methods"]
+    assert trained == []
+    again(methods="hard,alone", seeds=3)
+    assert trained == [("hard", 0), ("hard", 1), ("hard", 2), ("alone", 2)]
+    with pytest.raises(PocketError, match="epochs: 1 -> 2"):
+        again(epochs=2)
+    other = Own()
+    with torch.no_grad():
+        other.head.bias += 0.5
+    with pytest.raises(PocketError, match="other teachers"):
+        again(teacher=load_teacher(other, input_size=16, norm="half", classes=("blue", "green", "red")))
+
+
+def test_from_the_shell_with_one_seed_no_interval_is_claimed(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teacher = "--teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half"
+    command = f"compare {photos} {teacher} --methods alone --methods kl,hard"
+    options = "--seeds 1 --student pocket_xs --patch 8 --epochs 1 --batch-size 24 --images-limit 24 --precision fp32"
+    assert cli.main([*command.split(), *options.split(), "--json", "--name", "mine"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["folder"] == "runs/mine"
+    assert [method["interval"] for method in data["methods"]] == [None, None, None]
+    assert "One seed: there is no interval" in data["table"]
+    assert "(one seed)" in data["table"]
+    assert read_json(tmp_path / "runs/mine/results.json")["rows"][0]["role"] == "teacher"
+
+
+def test_without_alone_the_first_method_is_the_baseline(compared, photos):
+    found = compare(str(photos), teacher=teacher(), out=parent(compared), methods="kl+rkd,kl", seeds=2, **CHOICES)
+    assert found.data["against"] == "kl+rkd"
+
+
+def test_images_without_labels_are_refused(photos, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in sorted(photos.rglob("*.png"))[::4]:
+        (flat / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    with pytest.raises(PocketError, match="compared by their accuracy"):
+        compare(str(flat), teacher=teacher(), out=str(tmp_path / "runs"))
+
+
+def test_an_objective_that_the_labels_cannot_serve_is_refused_before_any_work(photos, tmp_path):
+    with pytest.raises(PocketError, match="--top-k 0"):
+        compare(str(photos), teacher=teacher(), methods="alone,dist", top_k=2, out=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()

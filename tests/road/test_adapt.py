@@ -1,0 +1,170 @@
+"""Teachers made to answer in the user's classes: by name, in order, by a probe, by fine-tuning, or from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import timm
+import torch
+from walk_fakes import Own, draw_photos, run_config, tiny
+
+from pocketvit.errors import PocketError
+from pocketvit.road import Walk, adapt, light
+from pocketvit.road.images import open_road
+from pocketvit.settings import Distill
+from pocketvit.sources.subset import hide_labels
+from pocketvit.teachers import load_teacher
+from pocketvit.teachers.teacher import hash_tensors
+
+
+@pytest.fixture(autouse=True)
+def _hear(caplog):
+    caplog.set_level("INFO", "pocketvit")
+
+
+def ready(road, *specs, size=16, **changes):
+    """Get teachers ready as `distill` does."""
+    settings = Distill(teacher=specs, **({"teacher_size": size, "teacher_norm": "half"} if specs else {}), **changes)
+    return adapt.ready_teachers(Walk(settings, run_config(), road.shared, specs=specs, road=road))
+
+
+def unlabelled(road):
+    """The same road with no class known."""
+    train = hide_labels(road.dataset.train, np.array([], np.int64))
+    train.classes = ()
+    return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, classes=(), train=train))
+
+
+def test_a_teacher_of_a_thousand_classes_is_fine_tuned_unasked(road, caplog):
+    """Scenario 3; a second call finds the result."""
+    module = tiny()
+    before = hash_tensors(module)
+    (teacher,) = ready(road, module, size=32)
+    assert "it has 1000 classes of its own, the images have 3: it is fine-tuned on your images" in caplog.text
+    assert teacher.num_outputs == 3
+    assert teacher.classes == road.dataset.classes
+    assert teacher.input_size == 32
+    assert hash_tensors(module) == before
+    caplog.clear()
+    (again,) = ready(road, module, size=32)
+    assert "reused from an earlier run" in caplog.text
+    assert again.fingerprint == teacher.fingerprint
+
+
+def test_a_teacher_of_features_gets_a_probe_and_its_body_stays(road, caplog):
+    """Scenario 4."""
+    module = timm.create_model("test_vit", img_size=32, num_classes=0)
+    (teacher,) = ready(road, module, size=32)
+    assert "features and no classes, the images have 3: a linear probe" in caplog.text
+    assert teacher.num_outputs == 3
+    own, adapted = module.state_dict(), teacher.module.state_dict()
+    adapted = {key.removeprefix("body."): value for key, value in adapted.items()}
+    assert all(torch.equal(value, adapted[key]) for key, value in own.items())
+
+
+def test_the_user_may_insist_on_a_probe(road, caplog):
+    module = tiny()
+    (teacher,) = ready(road, module, size=32, freeze=True)
+    assert "a linear probe learns them" in caplog.text
+    adapted = teacher.module.state_dict()
+    assert all(torch.equal(value, adapted[key]) for key, value in module.state_dict().items() if "fc" not in key)
+
+
+def test_classes_are_matched_by_name(road, caplog):
+    teacher = load_teacher(Own(), input_size=16, norm="half", classes=["Blue", "Red", "green"])
+    (matched,) = ready(road, teacher)
+    assert matched.columns.tolist() == [0, 2, 1]
+    assert "3 of its 3 classes matched by name" in caplog.text
+
+
+def test_nameless_classes_are_taken_in_order_and_that_is_said(road, caplog):
+    (teacher,) = ready(road, Own())
+    assert teacher.columns is None
+    assert "assumed to be the images' classes in order (blue, green, red)" in caplog.text
+
+
+def test_without_labels_a_teacher_needs_classes_of_its_own(road):
+    bare = unlabelled(road)
+    (kept,) = ready(bare, tiny(), size=32)
+    assert kept.num_outputs == 1000
+    with pytest.raises(PocketError, match=r"no classes for these images.*--table FILE\.csv"):
+        ready(bare, tiny(0), size=32)
+
+
+def test_classes_without_names_are_numbered_where_images_have_none(road, caplog):
+    bare = unlabelled(road)
+    teachers = ready(bare, Own())
+    named = adapt.with_classes(bare, teachers)
+    assert named.dataset.classes == ("class 0", "class 1", "class 2")
+    assert "they are called class 0 to class 2" in caplog.text
+
+
+def test_images_without_labels_take_their_teachers_classes(road):
+    bare = unlabelled(road)
+    one, other = (
+        load_teacher(Own(), input_size=16, norm="half", classes=names)
+        for names in (("blue", "green", "red"), ("red", "green", "blue"))
+    )
+    teachers = [one, other]
+    named = adapt.with_classes(bare, teachers)
+    assert named.dataset.classes == ("blue", "green", "red")
+    assert (teachers[0].columns, teachers[1].columns.tolist()) == (None, [2, 1, 0])
+    assert adapt.with_classes(road, [other]) is road
+    with pytest.raises(PocketError, match="have different classes"):
+        adapt.with_classes(bare, [one, load_teacher(tiny(), input_size=32)])
+
+
+def test_the_same_teacher_twice_is_refused(road):
+    with pytest.raises(PocketError, match="the teacher Own is named twice"):
+        ready(road, Own(), Own())
+
+
+def test_two_networks_of_one_class_are_told_apart(road):
+    """In Python a teacher is called by its class, and timm's networks have few of these."""
+    other = Own()
+    with torch.no_grad():
+        other.head.bias += 1
+    first = load_teacher(other, input_size=16, norm="half")
+    teachers = ready(road, Own(), first)
+    assert [teacher.name for teacher in teachers] == ["Own", "Own-2"]
+    assert first.name == "Own"
+    assert torch.equal(teachers[1].module.head.bias, other.head.bias)
+
+
+def test_light_teachers_are_trained_on_the_labels_and_found_again(tmp_path, caplog):
+    photos = draw_photos(tmp_path / "photos", count=10)
+    config = run_config()
+    road = open_road(str(photos), config.view, tmp_path / "shared", device="cpu")
+    teachers = ready(road)
+    assert [teacher.name for teacher in teachers] == list(light.LIGHT)
+    assert "two light ones are trained on your labels" in caplog.text
+    assert all(teacher.classes == road.dataset.classes for teacher in teachers)
+    caplog.clear()
+    again = ready(road)
+    assert caplog.text.count("from an earlier run") == 2
+    assert [teacher.fingerprint for teacher in again] == [teacher.fingerprint for teacher in teachers]
+
+
+def test_nothing_to_learn_from_is_said(road):
+    with pytest.raises(PocketError, match="no labels and no teacher is named"):
+        ready(unlabelled(road))
+
+
+def test_corrected_labels_make_another_teacher(road):
+    """The key of an adapted teacher holds the labels and the validation split, not the pixels alone."""
+    before = light.learned_from(road.dataset)
+    train = hide_labels(road.dataset.train, np.arange(1, len(road.dataset.train)))
+    assert light.learned_from(dataclasses.replace(road.dataset, train=train)) != before
+    assert light.learned_from(dataclasses.replace(road.dataset, val=road.dataset.test)) != before
+    assert light.learned_from(dataclasses.replace(road.dataset, test=None)) == before
+
+
+def test_whether_to_fine_tune_is_decided_once(road, tmp_path, monkeypatch):
+    """A stopwatch decides; a resumed run on a busier machine must not choose otherwise."""
+    from pocketvit.road import probe
+
+    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t")
+    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t")
+    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t")

@@ -1,0 +1,98 @@
+"""What is chosen where the user chose nothing, and the numbers that no option takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from walk_fakes import SIDE
+
+from pocketvit.config import ViewConfig
+from pocketvit.errors import PocketError
+from pocketvit.road import begin, decide
+from pocketvit.settings import Distill
+from pocketvit.sources import open_images
+
+
+def pictures(height, width, count=20):
+    array = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    return open_images((array, np.arange(count) % 2), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((8, 8), 16), ((16, 16), 16), ((28, 28), 28), ((64, 48), 64), ((100, 70), 64), ((90, 90), 80)]
+)
+def test_views_are_about_as_large_as_the_images(shape, side):
+    assert decide.view_size(pictures(*shape).train) == side
+
+
+def test_views_are_at_most_224_px():
+    assert decide.view_size(pictures(300, 400, count=6).train) == 224
+
+
+def test_each_strength_of_augmentation_adds_to_the_one_before():
+    dataset = pictures(SIDE, SIDE)
+
+    def view(augment, **changes):
+        return decide.view_config(
+            dataset, size=None, augment=augment, **({"flip": True, "vertical_flip": False} | changes)
+        )
+
+    assert view("none") == ViewConfig(view_size=SIDE)
+    assert view("light") == ViewConfig(view_size=SIDE, flip=0.5, crop="padded", crop_padding=2)
+    assert view("medium").randaugment_ops == 2
+    assert not view("medium").mixes
+    assert view("strong").mixes
+    assert view("light", flip=False).flip == 0
+    assert view("light", vertical_flip=True).vertical_flip == 0.5
+    large = decide.view_config(dataset, size=128, augment="light", flip=True, vertical_flip=False)
+    assert large.crop == "random_resized"
+
+
+def test_epochs_show_about_the_budget():
+    assert decide.epochs_for(100, 32) == decide.MOST_EPOCHS
+    assert decide.epochs_for(5000, 32) == 50
+    assert decide.epochs_for(5000, 128) == 13
+    assert decide.epochs_for(10**6, 32) == 5
+
+
+def test_batches_leave_eight_steps_where_they_can():
+    assert [decide.batch_size_for(count) for count in (5, 64, 500, 10**6)] == [8, 8, 32, 128]
+
+
+def test_the_rate_follows_the_square_root_of_the_batch():
+    for optimizer in ("muon", "adamw"):
+        rates = [decide.learning_rate_for(optimizer, batch, pretrained=False) for batch in (32, 128)]
+        assert rates[1] == pytest.approx(2 * rates[0])
+
+
+def test_deciding_again_changes_nothing(photos):
+    """A run's config.yaml holds every choice; a resumed run comes to the same."""
+    dataset = open_images(str(photos), progress=False)
+    settings, config = decide.decide(Distill(images=str(photos), student="pocket_xs"), dataset)
+    assert None not in (settings.epochs, settings.batch_size, settings.lr, settings.size, settings.views)
+    assert "auto" not in (settings.optimizer, settings.augment, settings.objective)
+    assert decide.decide(settings, dataset) == (settings, config)
+
+
+def test_a_student_from_scratch_learns_with_muon_and_a_pretrained_one_gently(photos):
+    dataset = open_images(str(photos), progress=False)
+    scratch = decide.decide(Distill(images=str(photos)), dataset)[1].train
+    named = decide.decide(Distill(images=str(photos), student="vit_tiny_patch16_224.augreg_in21k"), dataset)[1].train
+    assert (scratch.optimizer, named.optimizer) == ("muon", "adamw")
+    assert named.learning_rate < scratch.learning_rate
+
+
+def test_a_device_that_is_not_there_is_refused():
+    begin.check_device(None)
+    begin.check_device("cpu")
+    with pytest.raises(PocketError, match="--device xpu cannot be used here"):
+        begin.check_device("xpu")
+
+
+def test_a_network_that_nobody_knows_is_refused_with_the_near_one():
+    begin.check_network("mobilenetv3_small_100.lamb_in1k")
+    begin.check_network("pocket_s")
+    with pytest.raises(PocketError, match=r"--against: .*Did you mean mobilenetv3_small_100"):
+        begin.check_network("mobilenetv3_smal_100", "--against")
+    with pytest.raises(PocketError, match="timm has no weights 'lamp_in1k'"):
+        begin.check_network("mobilenetv3_small_100.lamp_in1k")

@@ -1,0 +1,69 @@
+"""Sets beside a set: their own splits by name, classes matched by name, images without labels in training alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvit.errors import PocketError
+from pocketvit.sources import open_folds, open_images
+
+
+def draw(root, classes, count, seed=0):
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return draw(tmp_path / "photos", ("cat", "dog", "eel"), 12)
+
+
+def test_sets_of_their_own_are_the_splits_and_nothing_is_held_out(photos, tmp_path):
+    val, test = draw(tmp_path / "v", ("cat", "dog"), 3, 1), draw(tmp_path / "t", ("dog", "eel"), 2, 2)
+    dataset = open_images(photos, val=val, test=test, progress=False)
+    assert [len(source) for source in dataset.splits.values()] == [36, 6, 4]
+    assert sorted(dataset.test.targets.tolist()) == [1, 1, 2, 2]  # in the first one's classes
+    assert not any("held out" in note for note in dataset.notes)
+    only = open_images(photos, test=test, progress=False)
+    assert len(only.test) == 4
+    assert len(only.val) > 0
+    assert len(set(only.train.ids) | set(only.val.ids) | set(only.test.ids)) == 40
+
+
+def test_images_without_labels_join_training_and_are_never_held_out(photos, tmp_path):
+    flat = tmp_path / "more"
+    flat.mkdir()
+    for number in range(9):
+        array = np.full((8, 8, 3), 7 * number + 3, np.uint8)
+        Image.fromarray(array).save(flat / f"{number}.png")
+    dataset = open_images(photos, unlabelled=flat, progress=False)
+    assert (dataset.train.targets < 0).sum() == 9
+    assert (dataset.val.targets >= 0).all()
+    assert (dataset.test.targets >= 0).all()
+    assert dataset.classes == ("cat", "dog", "eel")
+    for fold in open_folds(photos, 3, unlabelled=flat, progress=False):
+        assert (fold.train.targets < 0).sum() == 9
+        assert (fold.test.targets >= 0).all()
+
+
+def test_what_does_not_fit_is_refused_by_name(photos, tmp_path):
+    with pytest.raises(PocketError, match="the class 'bird', which photos does not have"):
+        open_images(photos, val=draw(tmp_path / "v", ("cat", "bird"), 2), progress=False)
+    with pytest.raises(PocketError, match="different kinds"):
+        open_images(photos, unlabelled=(np.zeros((2, 8, 8, 3), np.uint8), None), progress=False)
+    own = tmp_path / "own"
+    draw(own / "train", ("cat", "dog"), 6)
+    draw(own / "test", ("cat", "dog"), 2, 5)
+    with pytest.raises(PocketError, match="has a test split of its own"):
+        open_images(own, test=photos, progress=False)
+
+
+def test_an_opened_dataset_takes_no_more(photos):
+    with pytest.raises(PocketError, match="give the images themselves"):
+        open_images(open_images(photos, progress=False), val=photos)
