@@ -114,7 +114,10 @@ def test_without_teachers_labels_are_learned_by_binary_cross_entropy():
 
 
 def test_each_objective_is_for_one_kind_of_outputs():
-    for names, task, other in ((OBJECTIVES, "classification", "multilabel"), (LABEL_OBJECTIVES, "multilabel", "ordinal")):
+    for names, task, other in (
+        (OBJECTIVES, "classification", "multilabel"),
+        (LABEL_OBJECTIVES, "multilabel", "ordinal"),
+    ):
         for name in names:
             assert task_named(task).objective(name).name == name
             with pytest.raises(PocketError, match=f"--objective {name} cannot be used"):

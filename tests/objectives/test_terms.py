@@ -12,7 +12,7 @@ from pocketvit.config import LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.objectives import Batch
-from pocketvit.objectives.terms import TERMS, FeatureTerms, term_needs
+from pocketvit.objectives.terms import TERMS, FeatureTerms
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.training import Stepper

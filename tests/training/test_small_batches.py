@@ -34,7 +34,7 @@ def test_few_images_are_warned_of_once_a_network(tmp_path, caplog):
     assert "from 8 images" in caplog.text
 
 
-@pytest.mark.parametrize(("kind", "batch"), [("batch", 16), ("frozen", 4), ("group", 4)])
+@pytest.mark.parametrize(("kind", "batch"), [("batch", 24), ("frozen", 4), ("group", 4)])
 def test_enough_images_or_another_norm_are_not_warned_of(kind, batch, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "pocketvit"):
         train(network(kind), tmp_path / "run", batch)

@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from ..config import NetworkConfig, to_dict
+from ..config import NetworkConfig
 from ..errors import PocketError
 from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER, create_student
@@ -161,7 +161,7 @@ def candidate(network: NetworkConfig, signature: Signature, *, limit: int | None
     key = {
         "format": _FORMAT,
         "opset": OPSET,
-        "network": to_dict(network),
+        "network": asdict(network),
         "signature": signature.to_json(),
         "shapes": [list(parameter.shape) for parameter in model.parameters()],
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Contrastive distillation: a student's embedding of an image is to tell that image's teacher embedding from others'."""
+"""Contrastive distillation: a student's embedding is to tell the same image's teacher embedding from the others'."""
 
 from __future__ import annotations
 

@@ -10,15 +10,13 @@ from typing import cast
 from ..config import LabelConfig
 from ..errors import PocketError
 from ..files import human_bytes, parse_bytes
-from ..labels import write_labels
-from ..labels.record import Layout
+from ..labels import record_of, write_labels
 from ..models.taps import list_layers
 from ..objectives.terms import FeatureTerms
 from ..sources.base import Source
 from ..teachers import Teacher
 from ..teachers.layer import LayerTeacher
 from ..training.features import LiveFeatures, StoredFeatures
-from ..training.feed import Features
 from ..views import Views
 
 log = logging.getLogger("pocketvit")
@@ -26,7 +24,7 @@ log = logging.getLogger("pocketvit")
 
 def teacher_features(
     views: Views, folder: Path, labels: LabelConfig, teachers: Sequence[Teacher], terms: FeatureTerms
-) -> Features | None:
+) -> LiveFeatures | StoredFeatures | None:
     """Return what gives each batch its teachers' features; None where no term looks at any.
 
     With ``labels.store_features`` (a size, as in 2GB) the layers are stored once for every view, in ``folder`` beside
@@ -46,9 +44,7 @@ def teacher_features(
         found.append({name: LayerTeacher(teacher, name, layers) for name in names if layers is not None})
     parts = [layer for layers in found for layer in layers.values()]
     images = len(cast(Source, views.source))
-    size = sum(
-        Layout(part.num_outputs, 0, not views.config.mixes).bytes_per_record * images * labels.views for part in parts
-    )
+    size = sum(record_of(part).bytes_per_image for part in parts) * images * labels.views
     if size > parse_bytes(labels.store_features, "--store-features"):
         shapes = ", ".join(f"{part.name} {list(part.shape)}" for part in parts)
         raise PocketError(

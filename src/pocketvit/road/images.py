@@ -130,9 +130,11 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
 def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
     """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
     images = settings.images
+    beside: dict[str, Any] = {
+        name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
+    }
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, window=settings.window, progress=progress,
-        **{name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")},
+        images, labels=settings.table, window=settings.window, progress=progress, **beside
     )  # fmt: skip
     if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)

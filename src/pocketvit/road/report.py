@@ -55,7 +55,7 @@ class Report(Stage):
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
             differences=_differences(walk.rows),
             extra=walk.extra | {"seconds": walk.spent()},
-            pictures=heat_maps(student, road.scored, road.view, walk.input, answered, road.task),
+            pictures=heat_maps(student, road.scored, road.view, walk.input, answered),
         )
         write_card(walk.folder)
         write_report(walk.folder, images=not settings.no_images)

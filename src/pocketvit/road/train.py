@@ -21,8 +21,8 @@ from ..objectives.gating import FROM_VALIDATION
 from ..objectives.terms import FeatureTerms
 from ..rundir import machine
 from ..teachers import Teacher
+from ..training import fit
 from ..training.feed import Feed
-from ..training.loop import fit
 from ..training.precision import choose_precision
 from ..training.predict import predict_logits
 from ..training.step import FromPixels, Input
@@ -76,6 +76,7 @@ def train_network(
         train.batch_size,
         labels=store,
         teachers=[store.key(teacher) for teacher in teachers] if store is not None else (),
+        kind=road.task.kind,
         view_count=config.labels.views if store is not None else None,
         live=list(teachers) if live else None,
         features=None

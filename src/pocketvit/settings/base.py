@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, Union, dataclass_transform, get_args, get_origin
 
 from ..errors import PocketError
 
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from ..sources import Dataset
     from ..teachers import Teacher
 
-    Model = str | Path | Run | nn.Module | Teacher
-    ImageSet = str | Path | Dataset | tuple[Any, Any]
-    Picture = str | Path | Image
-    RunFolder = str | Path | Run
+    Model: TypeAlias = str | Path | Run | nn.Module | Teacher
+    ImageSet: TypeAlias = str | Path | Dataset | tuple[Any, Any]
+    Picture: TypeAlias = str | Path | Image
+    RunFolder: TypeAlias = str | Path | Run
 else:  # their rooms are not to be imported
     Model = ImageSet = Picture = RunFolder = str | Path | Other
 

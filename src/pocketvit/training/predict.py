@@ -48,7 +48,9 @@ def predict_logits(
     training = model.training
     model.eval()
     heads: list[list[torch.Tensor]] = []
-    batches = source.split(batch_size) if isinstance(source, torch.Tensor) else _rendered(source, view_config, batch_size)
+    batches = (
+        source.split(batch_size) if isinstance(source, torch.Tensor) else _rendered(source, view_config, batch_size)
+    )
     try:
         with torch.inference_mode(), autocast(precision, device):
             for pixels in batches:

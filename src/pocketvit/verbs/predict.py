@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..rundir import Outcome, Run
 from ..settings import Predict, listed, verb
 
@@ -15,8 +17,9 @@ def predict(settings: Predict) -> Outcome:
     """
     from ..deployment.predict import predict_images
 
-    model = settings.model.folder if isinstance(settings.model, Run) else settings.model
-    found = predict_images(model, listed(settings.images), window=settings.window, top=settings.top)
+    model: Any = settings.model.folder if isinstance(settings.model, Run) else settings.model
+    window: Any = settings.window
+    found = predict_images(model, listed(settings.images), window=window, top=settings.top)
     broken = any(one.answer is None for one in found)
     data = {"predictions": [one.data for one in found]}
     return Outcome("\n".join(map(str, found)), data, exit_code=1 if broken else 0)

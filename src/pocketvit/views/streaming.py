@@ -56,7 +56,8 @@ def chunks(views: Renders, requests: Iterable[Request]) -> Iterator[list[tuple[R
     """
     side = views.config.view_size
     most = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (3 * side * side)))
-    room, group = 0, []
+    room = 0
+    group: list[Request] = []
     for request in requests:
         images = sum(len(positions) for positions, *_ in group)
         if group and (request[1] != group[0][1] or images + len(request[0]) > room):
