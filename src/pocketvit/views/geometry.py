@@ -47,17 +47,11 @@ def placements(views: Views, positions: np.ndarray, view: int, sizes: np.ndarray
     config = views.config
     check_followed(config)
     numbers = draw(views.seed, np.asarray(views.source.ids, np.uint64)[positions], view, draw_counts(config))
-    heights, widths = np.asarray(sizes, np.int64).T
     crop = numbers.get("crop")
-    sources, targets = (box.astype(np.float64) for box in shown(heights, widths, config, crop))
-    scale = targets[:, 2:] / sources[:, 2:]
-    shift = targets[:, :2] - sources[:, :2] * scale
+    maps = framed(config, sizes, crop)
     if config.crop == "padded" and config.crop_padding:
         assert crop is not None
-        shift += config.crop_padding - below(crop, 2 * config.crop_padding + 1)
-    maps = np.zeros((len(sources), 2, 3))
-    maps[:, 0, 0], maps[:, 1, 1] = scale[:, 1], scale[:, 0]
-    maps[:, 0, 2], maps[:, 1, 2] = shift[:, 1], shift[:, 0]
+        maps[:, :, 2] += config.crop_padding - below(crop, 2 * config.crop_padding + 1)[:, ::-1]
     for axis, name in ((0, "flip"), (1, "vertical_flip")):
         if name in numbers:
             turned = happens(numbers[name][:, 0], getattr(config, name))
@@ -66,6 +60,25 @@ def placements(views: Views, positions: np.ndarray, view: int, sizes: np.ndarray
     if "transpose" in numbers:
         turned = happens(numbers["transpose"][:, 0], config.transpose)
         maps[turned] = maps[turned][:, ::-1]
+    return maps
+
+
+def framed(config: ViewConfig, sizes: np.ndarray, crop: np.ndarray | None = None) -> np.ndarray:
+    """Return the maps to a view that is not shifted and flipped: float64 [n, 2, 3]. See `placements`.
+
+    Args:
+        config: Of the view; its ``plain()`` part where there are no draws.
+        sizes: int [n, 2].
+        crop: Draws of the crop, see `framing.frame`.
+    """
+    config = config if crop is not None else config.plain()
+    heights, widths = np.asarray(sizes, np.int64).T
+    sources, targets = (box.astype(np.float64) for box in shown(heights, widths, config, crop))
+    scale = targets[:, 2:] / sources[:, 2:]
+    shift = targets[:, :2] - sources[:, :2] * scale
+    maps = np.zeros((len(sources), 2, 3))
+    maps[:, 0, 0], maps[:, 1, 1] = scale[:, 1], scale[:, 0]
+    maps[:, 0, 2], maps[:, 1, 2] = shift[:, 1], shift[:, 0]
     return maps
 
 
