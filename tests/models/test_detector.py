@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
+from torchvision.models.detection._utils import BoxLinearCoder
+from torchvision.models.detection.fcos import FCOS
 
+from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_student, forward_heads, load_model, save_model
+from pocketvit.models.decoding import LEAST, OVERLAP, best_boxes
 from pocketvit.models.detector import Detector, carry_weights, create_detector
+from pocketvit.tasks import task_named
+from pocketvit.views.preprocessing import Preprocessing
 
 SIDE = 64
 
@@ -63,21 +71,69 @@ def test_a_place_answers_for_what_it_sees():
     picture[..., 40:48, 40:48] = 5
     moved = picture.roll((32, 32), (2, 3))
     with torch.no_grad():
-        one, other = (detector(x)[0][0, : detector.counts[0]].sum(1).view(12, 12) for x in (picture, moved))
-    background = one[0, 0]
-    one, other = ((x - background).abs() for x in (one, other))
+        seen = [detector.forward_heads(x)[0][0, : detector.counts[0]].sum(1).view(12, 12) for x in (picture, moved)]
+    one, other = ((x - seen[0][0, 0]).abs() for x in seen)
     assert divmod(int(other.argmax()), 12) == tuple(side + 4 for side in divmod(int(one.argmax()), 12))
 
 
 def test_a_saved_detector_is_the_same(tmp_path):
     detector = tiny(stem="shifted")
-    save_model(detector, tmp_path, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    about = Preprocessing.of(ViewConfig(view_size=SIDE, fit="pad"), (SIDE, (0.5,) * 3, (0.5,) * 3))
+    save_model(detector, tmp_path, classes=("a", "b", "c"), preprocessing=about, task=task_named("detection"))
     loaded = load_model(tmp_path)
-    assert (loaded.classes, loaded.input_size) == (("a", "b", "c"), SIDE)
+    assert (loaded.classes, loaded.task) == (("a", "b", "c"), "detection")
+    assert loaded.preprocessing == about
     x = torch.randn(1, 3, SIDE, SIDE)
-    for one, other in zip(detector(x), loaded.module(x), strict=True):
-        assert torch.equal(one, other)
-    assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x)[0], detector(x)[0])
+    assert torch.equal(detector(x), loaded.module(x))
+    assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x), detector(x))
+
+
+def test_outputs_are_boxes_in_the_picture_with_their_scores():
+    detector = tiny()
+    x = torch.randn(2, 3, SIDE, SIDE)
+    logits, distances, middles = detector.forward_heads(x)
+    outputs = detector(x)
+    assert outputs.shape == (2, sum(detector.counts), 4 + 3)
+    assert torch.equal(outputs[..., 4:], (logits.sigmoid() * middles.sigmoid()).sqrt())
+    assert torch.allclose(outputs[..., :4] * SIDE, detector.grid.boxes(distances))
+
+
+def test_the_best_boxes_are_those_of_torchvision():
+    """Against FCOS's own postprocessing, on random answers."""
+    detector = tiny()
+    torch.manual_seed(3)
+    places = len(detector.places)
+    heads = (torch.randn(2, places, 3) - 2, torch.rand(2, places, 4) * 5, torch.randn(2, places, 1))
+    detector.forward_heads = lambda x: heads
+    answers = best_boxes(detector(torch.zeros(2, 3, SIDE, SIDE)))
+    theirs = SimpleNamespace(
+        score_thresh=LEAST,
+        topk_candidates=1000,
+        box_coder=BoxLinearCoder(True),
+        nms_thresh=OVERLAP,
+        detections_per_img=100,
+    )
+    names = ("cls_logits", "bbox_regression", "bbox_ctrness")
+    split = {name: list(head.split(detector.counts, 1)) for name, head in zip(names, heads, strict=True)}
+    grids = [list(detector.places.split(detector.counts))] * 2
+    expected = FCOS.postprocess_detections(theirs, split, grids, [(SIDE, SIDE)] * 2)
+    for rows, one in zip(answers, expected, strict=True):
+        rows = rows[rows[:, 4] > 0]
+        torch.testing.assert_close(rows[:, 4], one["scores"])
+        torch.testing.assert_close(rows[:, :4] * SIDE, one["boxes"], atol=1e-4, rtol=1e-4)
+        assert torch.equal(rows[:, 5].long(), one["labels"])
+
+
+def test_fewer_boxes_than_asked_for_leave_rows_of_score_zero():
+    outputs = torch.tensor(
+        [[[0.1, 0.1, 0.5, 0.5, 0.9, 0.0], [0.1, 0.1, 0.5, 0.52, 0.8, 0.7], [-0.2, 0, 2, 1, 0.0, 0.3]]]
+    )
+    answers = best_boxes(outputs)
+    assert answers.shape == (1, 100, 6)
+    assert answers[0, :4, 4].tolist() == pytest.approx([0.9, 0.7, 0.3, 0])  # .8 is covered by .9
+    assert answers[0, :3, 5].tolist() == [0, 1, 1]
+    assert answers[0, 2, :4].tolist() == [0, 0, 1, 1]
+    assert not answers[0, 3:].any()
 
 
 def test_weights_of_a_classifier_are_carried_over(tmp_path):

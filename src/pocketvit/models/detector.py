@@ -23,6 +23,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from ..config import Attention, Stem
 from ..errors import PocketError
+from .decoding import outputs_of
 from .inputs import config_of
 from .positions import fit_positions
 from .registry import build, create_student
@@ -145,8 +146,8 @@ class Detector(nn.Module):
         """Return the maps of the pyramid."""
         return self.pyramid(self.map(x))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is seen at each place of normalized pictures [B, 3, S, S].
+    def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is seen at each place of normalized pictures [B, 3, S, S], as losses take it.
 
         Returns:
             Logits [B, P, C]; distances to the four sides [B, P, 4], at least 0, see `Grid.boxes`; and the logit of
@@ -155,9 +156,14 @@ class Detector(nn.Module):
         answers = self.head(self.features(x))
         return answers["cls_logits"], answers["bbox_regression"], answers["bbox_ctrness"]
 
-    def forward_heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `forward`, for the loop that trains every network."""
-        return self(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs [B, P, 4 + C] (see `decoding`): boxes, and scores as FCOS ranks them.
+
+        A score is the root of the class's probability times that of being in the middle.
+        """
+        logits, distances, middles = self.forward_heads(x)
+        scores = (logits.sigmoid() * middles.sigmoid()).sqrt()
+        return outputs_of(self.grid.boxes(distances) / self.image_size, scores)
 
 
 def _places(sides: list[int], size: int) -> tuple[Tensor, tuple[int, ...]]:

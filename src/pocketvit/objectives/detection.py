@@ -20,7 +20,10 @@ from torch import Tensor
 from torchvision.models.detection.fcos import FCOS
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
+from ..errors import PocketError
+from ..labels.detections import BoxLabels
 from ..sources.boxes import Boxes
+from .logits import Objective
 
 if TYPE_CHECKING:
     from ..models.detector import Grid
@@ -230,6 +233,30 @@ def pseudo_targets(
         torch.ones(len(offsets) - 1, dtype=torch.bool, device=corners.device),
         side,
     )
+
+
+def learn_boxes(answers: Dense, labels: BoxLabels, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
+    """Learn a teacher's stored (or live) boxes of the same views: `pseudo_targets`, then `boxes_loss`."""
+    middle, half = labels.boxes[:, :2], labels.boxes[:, 2:] / 2
+    corners = torch.cat([middle - half, middle + half], 1) * side
+    return boxes_loss(answers, pseudo_targets(labels.offsets.cpu(), corners, labels.probabilities, side), grid)
+
+
+def learn_grid(answers: Dense, labels: Dense, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
+    """Learn a live teacher's answers at the same places: `dense_loss`."""
+    if labels.logits.shape != answers.logits.shape:
+        raise PocketError(
+            f"the teacher answers at {labels.logits.shape[1]} places and the student at {answers.logits.shape[1]}: "
+            "--objective grid needs detectors of one picture size and stride. Use --objective boxes."
+        )
+    return dense_loss(answers, labels, grid)
+
+
+# For boxes. "boxes" takes any detector's, stored; "grid" a live teacher on the student's own places.
+OBJECTIVES: dict[str, Objective] = {
+    "boxes": Objective("boxes", learn_boxes, needs="topk"),  # type: ignore[arg-type]
+    "grid": Objective("grid", learn_grid, needs="full"),  # type: ignore[arg-type]
+}
 
 
 def _global(rows: Tensor, matched: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ This is the one place that looks at their form: everyone else asks here, or the 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,19 @@ def to_columns(targets: Targets) -> dict[str, np.ndarray]:
     if isinstance(targets, Boxes):
         return {f"boxes.{name}": column for name, column in targets.columns().items()}
     return {"targets": targets}
+
+
+def targets_digest(targets: Targets) -> str:
+    """Return the hex SHA-256 of targets."""
+    total = hashlib.sha256()
+    for column in to_columns(targets).values():
+        total.update(np.ascontiguousarray(column).tobytes())
+    return total.hexdigest()
+
+
+def sizes_of(targets: Targets) -> np.ndarray | None:
+    """Return int [N, 2], heights and widths of the images, where targets lie in them; else None."""
+    return targets.sizes if isinstance(targets, Boxes) else None
 
 
 def from_columns(columns: dict[str, np.ndarray]) -> Targets:
