@@ -23,6 +23,7 @@ def outputs_of(boxes: Tensor, scores: Tensor) -> Tensor:
     return torch.cat([boxes, scores], 2)
 
 
+@torch.no_grad()
 def best_boxes(outputs: Tensor, most: int = MOST) -> Tensor:
     """Return the answers [B, K, 6] of outputs [B, P, 4 + C]: confident boxes that no better one of their class covers.
 
@@ -31,13 +32,19 @@ def best_boxes(outputs: Tensor, most: int = MOST) -> Tensor:
         most: K.
     """
     answers = outputs.new_zeros(len(outputs), most, 6)
-    classes = outputs.shape[2] - 4
-    for image, (boxes, scores) in enumerate(zip(outputs[..., :4].float(), outputs[..., 4:].float(), strict=True)):
-        flat = scores.flatten()
-        best = flat.topk(min(_CANDIDATES, len(flat))).indices
-        best = best[flat[best] > LEAST]
-        corners, labels = boxes[best // classes].clamp(0, 1), best % classes
-        kept = batched_nms(corners, flat[best], labels, OVERLAP)[:most]
-        rows = torch.cat([corners[kept], flat[best][kept, None], labels[kept, None].to(corners.dtype)], 1)
-        answers[image, : len(kept)] = rows
+    for row, image in zip(answers, outputs, strict=True):
+        places, labels = best_places(image, most)
+        row[: len(places), :4] = image[places, :4].clamp(0, 1)
+        row[: len(places), 4] = image[places, 4 + labels]
+        row[: len(places), 5] = labels.to(row.dtype)
     return answers
+
+
+def best_places(outputs: Tensor, most: int = MOST) -> tuple[Tensor, Tensor]:
+    """Return the places and classes, int64 [k] each, of the best boxes of one image's outputs [P, 4 + C]."""
+    scores, classes = outputs[:, 4:].float().flatten(), outputs.shape[1] - 4
+    best = scores.topk(min(_CANDIDATES, len(scores))).indices
+    best = best[scores[best] > LEAST]
+    places, labels = best // classes, best % classes
+    kept = batched_nms(outputs[places, :4].float().clamp(0, 1), scores[best], labels, OVERLAP)[:most]
+    return places[kept], labels[kept]

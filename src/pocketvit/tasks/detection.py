@@ -129,7 +129,7 @@ class Detection(Task):
         return BoxTargets.of(carried(boxes, maps, views.config.view_size), classes, views.config.view_size)
 
     def live(self, teacher: Any, pixels: torch.Tensor) -> Any:
-        return teacher.dense(pixels)
+        return Dense(*teacher.dense(pixels))
 
     def truth(self, logits: torch.Tensor, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError("a detector's loss is not taken image by image: see `loss`")
