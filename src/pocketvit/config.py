@@ -27,10 +27,11 @@ class ViewConfig:
     resample: Resample = "lanczos"
     lobes: int = 5  # of the Lanczos kernel; 3 is Pillow's
     fit: Literal["crop", "pad", "stretch"] = "crop"  # how other shapes become square where nothing is random
-    crop: Literal["none", "padded", "random_resized"] = "none"
+    crop: Literal["none", "padded", "random_resized", "zoom"] = "none"
     crop_padding: int = 4  # padded crop: zeros added on each side at view_size
     crop_scale: tuple[float, float] = (0.35, 1.0)  # random resized crop: share of the area
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # and its width / height
+    zoom: tuple[float, float] = (0.5, 1.5)  # zoom: the whole picture, padded to a square, enlarged by this; its place
     flip: float = 0.0  # probability of a horizontal flip
     vertical_flip: float = 0.0
     transpose: float = 0.0  # probability that rows and columns change places: with both flips, all eight positions

@@ -17,7 +17,7 @@ from ..config import RunConfig
 from ..deployment.flops import count_flops, count_parameters
 from ..files import human_time, read_json, write_json
 from ..labels import LabelStore
-from ..road.answering import answers, network_answers, probabilities_of
+from ..road.answering import network_answers, probabilities_of, road_answers
 from ..road.images import Road
 from ..road.students import input_of
 from ..road.train import calibrate, train_network
@@ -75,7 +75,7 @@ def _consensus(road: Road, arms: Sequence[Arm]) -> np.ndarray | None:
     teachers = {id(teacher): teacher for arm in arms for teacher in arm.teachers}.values()
     assert road.scored is not None
     given = [probabilities_of(teacher, road, road.scored) for teacher in teachers]
-    return np.mean(given, axis=0) if given else None
+    return road.task.merged(given) if given else None
 
 
 def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[], np.ndarray | None]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     calibrate(model, road, side)
     source = road.scored
     assert source is not None
-    given = answers({"": network_answers(model, side, road.task)}, road.pixels(source), road.view)[""]
+    given = road_answers({"": network_answers(model, side, road.task)}, road, source)[""]
     judgement = road.task.judge(given, source.targets, source.classes, teacher=consensus())
     scores = judgement.scores
     return {

@@ -5,7 +5,7 @@ Shape legend: B images, n boxes of one image, M boxes of all of them, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,15 @@ _ONE = 65_535  # a side of the view, in stored units
 
 
 class BoxLabels(RaggedLabels):
-    """Boxes of B images, in the order in which the detector gave them; `rows` says whose each is."""
+    """Boxes of B images, in the order in which the detector gave them; `rows` says whose each is.
+
+    Attributes:
+        activation: See `Boxes`.
+    """
+
+    def __init__(self, offsets: Tensor, items: Mapping[str, Tensor], activation: str = "sigmoid") -> None:
+        super().__init__(offsets, items)
+        self.activation = activation
 
     @property
     def boxes(self) -> Tensor:
@@ -33,6 +41,11 @@ class BoxLabels(RaggedLabels):
     def logits(self) -> Tensor:
         """float32 [M, C], before the activation (and one more for "no object" behind a softmax)."""
         return self.items["logits"].float()
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 [M, C]."""
+        return self.logits.sigmoid() if self.activation == "sigmoid" else self.logits.softmax(1)[:, :-1]
 
 
 @register_record
@@ -96,7 +109,7 @@ class Boxes(Record):
         count, width = int(offsets[-1]), self.fields()["logits"].shape[0]
         boxes = torch.empty((count, 4), dtype=torch.int16)  # bits of uint16, which few torch operations know
         logits = torch.empty((count, width), dtype=torch.float16)
-        labels = BoxLabels(torch.from_numpy(offsets), {"boxes": boxes, "logits": logits})
+        labels = BoxLabels(torch.from_numpy(offsets), {"boxes": boxes, "logits": logits}, self.activation)
         return labels, {"boxes": boxes.numpy().view(np.uint16), "logits": logits.numpy()}
 
     def difference(self, stored: BoxLabels, outputs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

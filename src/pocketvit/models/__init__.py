@@ -1,5 +1,6 @@
 """Networks: ViT students, small-image residual and involution networks, and every timm model, by name."""
 
+from .detector import Detector, carry_weights, create_detector
 from .heads import combined_logits, forward_heads, scale_heads
 from .inputs import InputStats, input_stats
 from .registry import create_model, create_student
@@ -8,9 +9,12 @@ from .vit import LADDER, default_patch
 
 __all__ = [
     "LADDER",
+    "Detector",
     "InputStats",
     "LoadedModel",
+    "carry_weights",
     "combined_logits",
+    "create_detector",
     "create_model",
     "create_student",
     "default_patch",

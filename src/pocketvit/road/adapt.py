@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..config import changed
 from ..errors import PocketError
@@ -18,6 +17,7 @@ from ..files import human_time, sha256_of
 from ..metrics import wilson_interval
 from ..models import create_model
 from ..sources import Dataset
+from ..sources.targets import labelled
 from ..teachers import Teacher, align, load_teacher
 from ..training.distributed import lead_first
 from .base import Cost, Stage, Walk
@@ -191,11 +191,10 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
         entries.append(entry)
         if source is None or not known(source):
             continue
-        given = torch.from_numpy(entry.probabilities)
-        scores = road.task.validate(given, torch.from_numpy(np.asarray(source.targets)))
+        scores = road.task.validate(entry.probabilities, source.targets)
         log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)
         chance = road.task.chance(source.targets)
-        n = int((np.asarray(source.targets) >= 0).sum())
+        n = int(labelled(source.targets).sum())
         if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:
             log.warning(
                 "warning  %s is worse than always answering the commonest class. Are its normalization "

@@ -12,6 +12,7 @@ from torch import nn
 from ..config import ViewConfig
 from ..deployment.run import OnnxModel
 from ..sources.base import Source
+from ..sources.targets import sizes_of
 from ..tasks import Task
 from ..teachers import Teacher
 from ..training.step import Input
@@ -48,19 +49,30 @@ def file_answers(path: Path) -> Answers:
     return OnnxModel(path).probabilities
 
 
-def answers(given: Mapping[str, Answers], source: Source | torch.Tensor, view: ViewConfig) -> dict[str, np.ndarray]:
-    """Return the probabilities float32 [N, C] of everyone, by key; each image is rendered once.
+def answers(
+    given: Mapping[str, Answers], source: Source, view: ViewConfig, task: Task, pixels: torch.Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Return the answers of everyone to the pictures of a split, float32 [N, ...], by key; each is rendered once.
 
     Args:
         given: Who answers.
-        source: A split, or its rendered views (see `Road.pixels`).
+        source: The split.
         view: Its geometry is used.
+        task: Says what answers are.
+        pixels: The split's rendered views, where they are there (see `Road.pixels`).
     """
     parts: dict[str, list[np.ndarray]] = {key: [] for key in given}
-    for pixels in batches(source, view):
+    for seen in batches(source if pixels is None else pixels, view):
         for key, answer in given.items():
-            parts[key].append(answer(pixels))
-    return {key: np.concatenate(rows) for key, rows in parts.items()}
+            parts[key].append(answer(seen))
+    sizes = sizes_of(source.targets)
+    return {key: task.placed(np.concatenate(rows), view, sizes) for key, rows in parts.items()}
+
+
+def road_answers(given: Mapping[str, Answers], road: Road, source: Source) -> dict[str, np.ndarray]:
+    """Return `answers` to a split of a road."""
+    pixels = road.pixels(source)
+    return answers(given, source, road.view, road.task, pixels if isinstance(pixels, torch.Tensor) else None)
 
 
 def batches(source: Source | torch.Tensor, view: ViewConfig) -> Iterator[torch.Tensor]:
@@ -74,4 +86,4 @@ def batches(source: Source | torch.Tensor, view: ViewConfig) -> Iterator[torch.T
 
 def probabilities_of(teacher: Teacher, road: Road, source: Source) -> np.ndarray:
     """Return float32 [N, C], what a teacher says of every unaugmented image of a split."""
-    return answers({"": teacher_answers(teacher, road.task)}, road.pixels(source), road.view)[""]
+    return road_answers({"": teacher_answers(teacher, road.task)}, road, source)[""]

@@ -14,7 +14,6 @@ from ..sources import Dataset
 from ..sources.base import Source
 from ..tasks import Task, task_named
 from ..teachers import align, load_teacher
-from ..training.predict import plain_pixels
 from .answering import answers, teacher_answers
 from .images import open_dataset, tell_dataset
 from .score import Entry, measure_rows
@@ -50,7 +49,7 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
         if source is not None:
             _check_same(name, opened.classes, opened.task, source, task)
             view = opened.preprocessing.view
-            given = answers({"": opened.probabilities}, plain_pixels(source, view), view)[""]
+            given = answers({"": opened.probabilities}, source, view, task)[""]
         side, module = opened.preprocessing.input_size, getattr(opened, "module", None)
         return Entry(key, name, role, side, model=module, file=getattr(opened, "path", None), probabilities=given)
     loaded = load_teacher(model, arch=settings.arch, input_size=settings.input_size, norm=settings.norm)
@@ -62,8 +61,8 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
                 f"{name} does not know the classes of {settings.images}. Train it on them first: "
                 f"`pocketvit train {settings.images} --model {name}`, or leave --images away to measure its costs."
             )
-        view = ViewConfig(view_size=loaded.input_size)
-        given = answers({"": teacher_answers(aligned, task)}, plain_pixels(source, view), view)[""]
+        view = task.view(ViewConfig(view_size=loaded.input_size))
+        given = answers({"": teacher_answers(aligned, task)}, source, view, task)[""]
     return Entry(key, name, role, loaded.input_size, model=loaded.module, probabilities=given)
 
 

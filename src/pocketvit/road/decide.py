@@ -167,7 +167,7 @@ def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[An
         dataset, size=size, augment=augment, flip=settings.flip, vertical_flip=settings.vertical_flip,
         resample=settings.resample, aspect=settings.aspect,
     )  # fmt: skip
-    return dataclasses.replace(settings, size=size, augment=augment), view
+    return dataclasses.replace(settings, size=size, augment=augment), task_named(dataset.task).view(view)
 
 
 def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) -> tuple[Any, LossConfig]:

@@ -30,7 +30,7 @@ from ..teachers.teacher import first_logits
 from ..training.predict import predict_logits
 from ..training.step import Input
 from ..views.preprocessing import Preprocessing
-from .answering import Answers, answers, file_answers, network_answers, teacher_answers
+from .answering import Answers, file_answers, network_answers, road_answers, teacher_answers
 from .base import Cost, Stage, Walk
 from .images import Road, known
 from .ship import FP32, INT8
@@ -97,7 +97,7 @@ def take_answers(entries: Sequence[Entry], road: Road) -> None:
         open_ = [entry for entry in entries if entry.answer is not None and getattr(entry, place) is None]
         if source is None or not open_:
             continue
-        given = answers({entry.key: entry.answer for entry in open_ if entry.answer}, road.pixels(source), road.view)
+        given = road_answers({entry.key: entry.answer for entry in open_ if entry.answer}, road, source)
         for entry in open_:
             setattr(entry, place, given[entry.key])
 
@@ -140,7 +140,7 @@ def measure_rows(
         if scored is not None and entry.probabilities is not None
     }
     teachers = [given[entry.key] for entry in entries if entry.role == "teacher" and entry.key in given]
-    reference = np.mean(teachers, axis=0) if teachers else None
+    reference = task.merged(teachers) if teachers else None
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = {entry.key: _onnx_file(entry, Path(folder)) for entry in entries}
@@ -162,7 +162,7 @@ def measure_rows(
             rows.append(row)
     arrays = dict(given)
     if scored is not None:
-        arrays |= {"targets": scored.targets, "names": np.array(scored.names)}
+        arrays |= {**task.arrays(scored.targets), "names": np.array(scored.names)}
     return rows, arrays
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from ..config import NetworkConfig
 from ..errors import PocketError
-from ..models import create_student
 from ..models.inputs import input_stats
 from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
@@ -41,16 +40,9 @@ def make_network(
         model = new_head(teacher, classes) if teacher.num_outputs != classes else teacher.module
         model = model.requires_grad_(True)
     else:
-        model = create_student(
-            config.name,
-            num_classes=classes,
-            image_size=road.view.view_size,
-            patch_size=config.patch,
-            tokens=config.tokens if taught or config.stem == "coadvise" else min(config.tokens, 1),
-            stem=config.stem,
-            attention=config.attention,
-            drop_path=drop_path,
-        )
+        tokens = config.tokens if taught or config.stem == "coadvise" else min(config.tokens, 1)
+        side = road.view.view_size
+        model = road.task.network(config, classes=classes, side=side, tokens=tokens, drop_path=drop_path)
     if config.replace_norm is not None:
         model = _renormed(model, config.replace_norm)
     return model.to(road.device)

@@ -27,7 +27,7 @@ from ..training.precision import choose_precision
 from ..training.predict import predict_logits
 from ..training.step import FromPixels, Input
 from ..views import Views
-from .answering import probabilities_of
+from .answering import network_answers, probabilities_of, road_answers
 from .base import Cost, Stage, Walk
 from .features import teacher_features
 from .images import Road, known
@@ -76,7 +76,7 @@ def train_network(
         train.batch_size,
         labels=store,
         teachers=[store.key(teacher) for teacher in teachers] if store is not None else (),
-        kind=road.task.kind,
+        task=road.task,
         view_count=config.labels.views if store is not None else None,
         live=list(teachers) if live else None,
         features=None
@@ -89,7 +89,7 @@ def train_network(
         device=road.device,
     )
     gate = teacher_gate(teachers, road, config, stored=store is not None)
-    loss = road.task.loss(config.loss, gate=gate, approximate_tail=config.labels.approximate_tail)
+    loss = road.task.loss(config.loss, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
     if train.precision == "auto" and road.processes.rank == 0:
         _share_precision(model, side, road, config, folder)
     return fit(
@@ -103,11 +103,10 @@ def validation(road: Road, input: Input) -> Callable[[nn.Module], dict[str, floa
     source = road.dataset.val
     if source is None or not known(source):
         return None
-    task, targets = road.task, torch.from_numpy(np.asarray(source.targets))
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        heads = predict_logits(model, road.pixels(source), road.view, input)
-        return task.validate(task.probabilities(task.combine(heads)), targets)
+        given = road_answers({"": network_answers(model, input, road.task)}, road, source)[""]
+        return road.task.validate(given, source.targets)
 
     return evaluate
 
@@ -118,7 +117,7 @@ def calibrate(model: nn.Module, road: Road, input: Input) -> bool:
     Not where the validation split is the scored one: a temperature fitted on the scored images would flatter.
     """
     source = road.dataset.val
-    if source is None or not known(source) or source is road.scored:
+    if source is None or not known(source) or source is road.scored or not road.task.calibrates:
         return False
     heads = predict_logits(model, road.pixels(source), road.view, input)
     scale_heads(model, [road.task.fit_temperature(head, source.targets) for head in heads])
@@ -137,7 +136,7 @@ def teacher_gate(teachers: Sequence[Teacher], road: Road, config: RunConfig, *, 
     given = [probabilities_of(teacher, road, source) for teacher in teachers]
     if kind == "per_class":
         rows = [road.task.judge(one, source.targets, source.classes).scores.per_class for one in given]
-        return Gate(torch.from_numpy(np.nan_to_num(np.stack(rows))).float())  # type: ignore[arg-type]
+        return Gate(torch.from_numpy(np.nan_to_num(np.stack(rows))).float())
     k = choose_k(len(road.dataset.classes), config.labels.top_k) if stored else 0
     logits = [torch.from_numpy(one).clamp_min(torch.finfo(torch.float32).tiny).log() for one in given]
     soft = [encode_topk(one, k) if k else FullLabels(one) for one in logits]

@@ -53,8 +53,9 @@ def open_images(
 
     Args:
         images: "digits"; a folder (``class/name.jpg``, train/val/test folders of that, a flat folder without labels,
-            or CIFAR as torchvision lays it out); a CSV file of names and labels; a MedMNIST-layout ``.npz``;
-            a pair (array of images, labels); or a `Dataset`, which is returned as it is.
+            or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
+            ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and labels; a MedMNIST-layout
+            ``.npz``; a pair (array of images, labels); or a `Dataset`, which is returned as it is.
         labels: CSV file of names and labels of the images in a folder.
         group: heading of the column (such as patient) whose equal cells stay on one side of every split.
         val, test: images of these splits, of the same kind and classes.
@@ -89,6 +90,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     """Find out what is given, and list its images; see `open_images`."""
     from .arrays import list_digits, list_npz, list_pair
     from .cifar import find_cifar, list_cifar
+    from .detection import find_detection
     from .folders import list_folder
     from .tables import list_table
 
@@ -114,6 +116,9 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
         if not path.is_dir():
             raise PocketError(f"labels in {table} need a folder of images, but {path} is a file")
         return list_table(table, path, group)
+    boxes = find_detection(path)
+    if boxes is not None:
+        return boxes()
     if path.is_dir():
         batches = find_cifar(path)
         return list_cifar(batches) if batches else list_folder(path)
@@ -121,4 +126,6 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
         return list_npz(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         return list_table(path, path.parent, group)
-    raise PocketError(f"{path} cannot be opened as images: give a folder, a .npz or .csv file, or 'digits'")
+    raise PocketError(
+        f"{path} cannot be opened as images: give a folder, a .npz, .csv, .json or .yaml file, or 'digits'"
+    )

@@ -8,11 +8,12 @@ import numpy as np
 
 from ..errors import PocketError
 from .base import SPLITS, Checks, Dataset, Source, Window, fingerprint_of, sample_id
+from .boxes import Boxes
 from .checks import Checked, examine
 from .divide import check_groups, divide
 from .findings import Findings
 from .listing import Listing
-from .targets import class_counts, labelled, several
+from .targets import alike, class_counts, labelled, several
 
 
 def assemble(
@@ -106,7 +107,7 @@ def _contradictions(listing: Listing, findings: Findings, good: np.ndarray) -> l
     pairs = []
     for row in np.flatnonzero(good & labelled(listing.targets)).tolist():
         other = first.setdefault(findings.looks[row], row)
-        if not np.array_equal(listing.targets[other], listing.targets[row]):
+        if not alike(listing.targets, other, row):
             pairs.append(f"{listing.names[other]} = {listing.names[row]}")
     if not pairs:
         return []
@@ -165,6 +166,7 @@ def _checks(
         sizes=dict(Counter((int(h), int(w)) for h, w in findings.shapes[rows, :2])),
         modes=dict(Counter(findings.kinds[row] for row in rows)),
         images=images if several(listing.targets) else {},
+        unit="boxes" if isinstance(listing.targets, Boxes) else "images",
     )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Source:
         split: "train", "val" or "test".
         classes: class names; () when unlabelled.
         ids: uint64 [N], hash of split and normalized relative path (or array index): the same on any machine.
-        targets: int64 [N], -1 where unknown; with several labels per image int64 [N, C] of 0 and 1.
+        targets: int64 [N], -1 where unknown; with several labels per image int64 [N, C] of 0 and 1; or `Boxes`.
         names: [N] relative path or index as text, for messages and tables.
         window: intensities (low, high) that become 0 and 255 where an image is not 8-bit.
         size: (height, width) when all images share one, else None.
@@ -48,7 +48,7 @@ class Source:
         split: str,
         classes: tuple[str, ...],
         ids: np.ndarray,
-        targets: np.ndarray,
+        targets: Any,
         names: Sequence[str],
         window: Window | None,
         size: tuple[int, int] | None,
@@ -71,12 +71,12 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         """Return the image as it is (HxW or HxWxC, native depth, upright) and its target."""
         raise NotImplementedError
 
-    def target(self, position: int) -> int | np.ndarray:
-        """Return an image's class, or its labels [C]."""
+    def target(self, position: int) -> Any:
+        """Return an image's class, its labels [C], or its `Boxes`."""
         return target_at(self.targets, position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
@@ -100,7 +100,8 @@ class Checks:
         duplicates: (name, name) of equal images that stand in different splits.
         sizes: images per (height, width).
         modes: images per kind, such as "RGB" or "uint16".
-        images: images per split, where they have several labels each and ``counts`` do not add up to it.
+        images: images per split, where they have several labels or boxes each and ``counts`` do not add up to it.
+        unit: what ``counts`` count: "images" or "boxes".
     """
 
     counts: dict[str, dict[str, int]]
@@ -109,10 +110,16 @@ class Checks:
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
+    unit: str = "images"
+
+    @property
+    def several(self) -> bool:
+        """Whether images have several labels each."""
+        return bool(self.images) and self.unit == "images"
 
     @property
     def balance(self) -> float:
-        """Images of the largest over those of the smallest training class; 1 where there are no classes."""
+        """Images (or boxes) of the largest over those of the smallest training class; 1 where there are no classes."""
         counts = [count for label, count in self.counts.get("train", {}).items() if label]
         return max(counts) / max(min(counts), 1) if counts else 1.0
 
@@ -124,16 +131,16 @@ class Checks:
         if classes:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            what = "labels, several per image" if self.images else "classes"
-            lines.append(f"{what}: {len(classes):,}, with {each} training images each")
+            what = "labels, several per image" if self.several else "classes"
+            lines.append(f"{what}: {len(classes):,}, with {each} training {self.unit} each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
             (h0, w0), (h1, w1) = shapes[0], shapes[-1]
             lines.append(f"sizes: {w0}x{h0}" if len(shapes) == 1 else f"sizes: {w0}x{h0} to {w1}x{h1} pixels")
         lines.append("kinds: " + ", ".join(f"{mode} ({count:,})" for mode, count in Counter(self.modes).most_common()))
         if self.balance >= 2:
-            what = "commonest label" if self.images else "largest class"
-            lines.append(f"balance: the {what} has {self.balance:.1f} times the images of the smallest")
+            what = "commonest label" if self.several else "largest class"
+            lines.append(f"balance: the {what} has {self.balance:.1f} times the {self.unit} of the smallest")
         lines += _some([f"{name} {why}" for name, why in self.broken], "left out", most)
         lines += _some([f"{a} = {b}" for a, b in self.duplicates], "equal images in different splits", most)
         return lines
@@ -153,7 +160,8 @@ class Dataset:
     Attributes:
         notes: what was decided and is said aloud: whose split it is, labels that contradict each other, windows.
         checks: what the pass over all images found.
-        task: what the labels are, a name of `tasks`: "classification", "ordinal" (grades in order), "multilabel".
+        task: what the labels are, a name of `tasks`: "classification", "ordinal" (grades in order), "multilabel",
+            "detection".
         modality: kind of image, where it is known: "xray", "ct", "ultrasound", "fundus", "oct", "microscopy",
             "histology" or "dermatoscopy".
         group: column of the patients (or whatever else stays on one side of every split), if one was named.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Listing:
         names: [N] as shown to people: the path relative to what was opened, or the array's index.
         keys: [N] what a sample is known by inside its split: the normalized path below the split's folder.
         splits: [N] "train", "val", "test".
-        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1.
+        targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1; or `Boxes`.
         images: where the pixels are: files, or arrays.
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
         task, modality, group: see `Dataset`.
@@ -34,7 +35,7 @@ class Listing:
     names: list[str]
     keys: list[str]
     splits: list[str]
-    targets: np.ndarray
+    targets: Any
     images: Files | Arrays
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -93,7 +94,7 @@ class FileSource(Source):
         self.paths = paths
         self.findings = findings
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return decode(self.paths[position], self.names[position]), self.target(position)
 
 
@@ -105,7 +106,7 @@ class ArraySource(Source):
         self.images = images
         self.rows = rows
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         row = position if self.rows is None else self.rows[position]
         return self.images[row], self.target(position)
 

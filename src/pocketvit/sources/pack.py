@@ -34,6 +34,7 @@ from .base import Dataset, Source, in_threads
 from .decode import decode, to_rgb8
 from .findings import DEPTHS
 from .listing import ArraySource, FileSource, batch_rgb8
+from .targets import equal, from_columns, to_columns
 from .tiles import Tiles
 
 SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which they are stored decoded
@@ -84,7 +85,7 @@ class Pack(Source):
             split=about["split"],
             classes=tuple(about["classes"]),
             ids=index["ids"],
-            targets=index["targets"],
+            targets=from_columns(index),
             names=index["names"].tobytes().decode("utf-8", "surrogateescape").split("\0"),
             window=tuple(about["window"]) if about["window"] else None,
             size=tuple(about["size"]) if about["size"] else None,
@@ -122,7 +123,7 @@ class Pack(Source):
         vars(self).update(state)
         self._map()
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self._image(int(position)), self.target(position)
 
     def _image(self, position: int) -> np.ndarray:
@@ -170,7 +171,7 @@ def _finished(place: Path, source: Source) -> Pack | None:
     if pack.fingerprint != source.fingerprint:
         raise PocketError(f"{place} holds other images than {source.name}: delete it")
     same = (pack.classes, list(pack.names), pack.name) == (source.classes, list(source.names), source.name)
-    same = same and np.array_equal(pack.targets, source.targets) and _alike(pack.groups, source.groups)
+    same = same and equal(pack.targets, source.targets) and _alike(pack.groups, source.groups)
     if not same:  # the pixels stay, a label was corrected
         _write_index(place, source, pack.offsets, pack.shapes, pack.depths)
         pack = Pack(place)
@@ -193,7 +194,7 @@ def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.nd
     }
     tensors = {
         "ids": source.ids,
-        "targets": source.targets,
+        **to_columns(source.targets),
         # A tensor, for the metadata may not pass 100 MB; names on Linux need not be UTF-8.
         "names": np.frombuffer("\0".join(source.names).encode("utf-8", "surrogateescape"), np.uint8),
         "offsets": np.asarray(offsets, np.int64),

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from .targets import counted_as, labelled, present
+from .targets import Targets, counted_as, image_level, labelled, present
 
 
 def hold_out(
@@ -64,7 +64,7 @@ def united(looks: Sequence[Hashable], groups: Sequence[Hashable] | None) -> np.n
     return np.array([root(row) for row in range(len(looks))], np.int64)
 
 
-def spread(keys: list[str], units: np.ndarray, targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def spread(keys: list[str], units: np.ndarray, targets: Targets, folds: int, seed: int) -> np.ndarray:
     """Deal images into folds, whole units at a time, so that each fold has its share of each class.
 
     The largest units go first, equal ones in the order of a hash of (seed, key), each into the fold that has fewest
@@ -74,7 +74,7 @@ def spread(keys: list[str], units: np.ndarray, targets: np.ndarray, folds: int, 
     Args:
         keys: [N] what a sample is known by on any machine.
         units: int64 [N], equal for images that stay together.
-        targets: int64 [N], or [N, C] of 0 and 1 (then every image also counts as one of "any label").
+        targets: int64 [N], or several labels or boxes an image (then every image also counts as one of "any label").
 
     Returns:
         int64 [N], the fold of each image.
@@ -82,7 +82,7 @@ def spread(keys: list[str], units: np.ndarray, targets: np.ndarray, folds: int, 
     counts: dict[int, Counter[int]] = {}
     sizes: Counter[int] = Counter()
     ranks: dict[int, bytes] = {}
-    known = labelled(targets)
+    known, targets = labelled(targets), image_level(targets)
     for row, unit in enumerate(units.tolist()):
         counts.setdefault(unit, Counter()).update(counted_as(targets[row]) if known[row] else [-2])
         sizes[unit] += 1
@@ -108,7 +108,7 @@ def spread(keys: list[str], units: np.ndarray, targets: np.ndarray, folds: int, 
 
 
 def hold_out_groups(
-    keys: list[str], units: np.ndarray, targets: np.ndarray, shares: dict[str, float], seed: int
+    keys: list[str], units: np.ndarray, targets: Targets, shares: dict[str, float], seed: int
 ) -> np.ndarray:
     """Choose which groups are held out: `spread` over as many folds as the share fits into 1, one fold a split.
 

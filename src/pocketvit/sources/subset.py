@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from typing import Any
 
 import numpy as np
 
 from .base import Source
-from .targets import strata
+from .targets import forgotten, strata
 
 
 class Subset(Source):
@@ -30,7 +31,7 @@ class Subset(Source):
             fingerprint=hashlib.sha256(source.fingerprint.encode() + self.positions.tobytes()).hexdigest(),
         )
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self.source[int(self.positions[position])][0], self.target(position)
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
@@ -61,8 +62,7 @@ def balanced(source: Source, count: int, seed: int = 0) -> np.ndarray:
 
 
 def hide_labels(source: Source, keep: np.ndarray) -> Source:
-    """Return the same images with the labels of all but ``keep`` forgotten (-1)."""
+    """Return the same images with the labels of all but ``keep`` forgotten."""
     hidden = copy.copy(source)
-    hidden.targets = np.full_like(source.targets, -1)
-    hidden.targets[keep] = source.targets[keep]
+    hidden.targets = forgotten(source.targets, keep)
     return hidden

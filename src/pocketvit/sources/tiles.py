@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import PocketError
 from .base import Dataset, Source, in_threads
+from .boxes import Boxes
 from .decode import to_rgb8
 from .findings import DEPTHS
 from .listing import FileSource
@@ -22,8 +23,10 @@ def tile_dataset(dataset: Dataset, tile: int) -> Dataset:
     """Return the dataset with each split cut into tiles: all tiles of an image are in its split.
 
     Raises:
-        PocketError: a tile of fewer than 8 pixels.
+        PocketError: a tile of fewer than 8 pixels, or images with boxes.
     """
+    if isinstance(dataset.train.targets, Boxes):
+        raise PocketError(f"the boxes of {dataset.name} cannot be cut into tiles with its images: leave --tile away")
     tiles: dict[str, Any] = {split: Tiles(source, tile) for split, source in dataset.splits.items()}
     counts = ", ".join(f"{split} {one.images:,} images in {len(one):,}" for split, one in tiles.items())
     note = f"images are cut into tiles of {tile}x{tile} pixels ({counts}); tiles of one image are in one split"
@@ -76,7 +79,7 @@ class Tiles(Source):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # an image may be large, and is decoded again in no time
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int | np.ndarray]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         parent = int(self.origin[position])
         last = self._last  # one assignment and one read: threads may decode twice, but never see another's image
         if last is None or last[0] != parent:

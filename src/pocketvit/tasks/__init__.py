@@ -6,6 +6,7 @@ call of `register`.
 
 from .base import Answer, Task, register, task_named
 from .classification import Classification, Ordinal
+from .detection import Detection
 from .multilabel import MultiLabel
 
-__all__ = ["Answer", "Classification", "MultiLabel", "Ordinal", "Task", "register", "task_named"]
+__all__ = ["Answer", "Classification", "Detection", "MultiLabel", "Ordinal", "Task", "register", "task_named"]

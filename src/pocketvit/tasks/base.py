@@ -6,17 +6,23 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
 from ..config import LossConfig
 from ..errors import PocketError
-from ..metrics import Judgement, OperatingPoint
+from ..labels import FullLabels
+from ..metrics import OperatingPoint
+from ..models import create_student
 from ..objectives import Gate, Objective
+from ..sources.targets import to_columns
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ..config import NetworkConfig, ViewConfig
     from ..training.feed import Batch
     from ..training.step import Loss
 
@@ -39,7 +45,7 @@ class Task(ABC):
 
     Attributes:
         name: As datasets, student folders and exported files write it down.
-        kind: What makes probabilities of outputs, and so what a store's records are: "softmax" or "sigmoid".
+        kind: What makes answers of outputs, and so what a store's records are: "softmax", "sigmoid" or "boxes".
         objectives: Distillation losses by name.
         score: The field of `validate` by which the best checkpoint is kept.
         smoothing: Of the labels that networks are trained on without a teacher.
@@ -51,7 +57,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["softmax", "sigmoid"]]
+    kind: ClassVar[str]
     objectives: ClassVar[Mapping[str, Objective]]
     score: ClassVar[str] = "val_accuracy"
     smoothing: ClassVar[float] = 0.0
@@ -104,29 +110,97 @@ class Task(ABC):
         """Whether outputs that were trained as another kind mean something to this task."""
         return kind == self.kind
 
+    def view(self, view: ViewConfig) -> ViewConfig:
+        """Return training views that targets of this task can follow, as near to ``view`` as that allows."""
+        return view
+
+    def network(
+        self, config: NetworkConfig, *, classes: int, side: int, tokens: int = 0, drop_path: float = 0.0
+    ) -> nn.Module:
+        """Make an untrained network whose outputs answer this task.
+
+        Args:
+            config: Its name, patches, stem and attention.
+            classes: How many there are.
+            side: Of its square input in pixels.
+            tokens: Distillation tokens, for tasks that have them.
+            drop_path: Of networks that have it.
+        """
+        return create_student(
+            config.name, num_classes=classes, image_size=side, patch_size=config.patch, tokens=tokens,
+            stem=config.stem, attention=config.attention, drop_path=drop_path,
+        )  # fmt: skip
+
     # Learning
+
+    def collate(self, targets: Any, positions: np.ndarray, views: Any, view: int) -> Any:
+        """Return the targets of a training batch, for `Batch.targets`: a tensor [B, ...], or what has its methods.
+
+        Args:
+            targets: Of the whole source.
+            positions: int64 [B], positions in the source.
+            views: The `Views` that render it: targets that lie in the picture follow it.
+            view: Which view.
+        """
+        return torch.from_numpy(np.ascontiguousarray(targets[positions]))
+
+    def live(self, teacher: Any, pixels: torch.Tensor) -> Any:
+        """Return what a teacher says of a batch's pixels, for `Batch.soft`, where nothing is stored."""
+        return FullLabels(teacher.logits(pixels))
 
     @abstractmethod
     def truth(self, logits: torch.Tensor, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss [B] of one head with the (mixed) ground truth, and 1 where that is known, else 0, [B]."""
 
     @abstractmethod
-    def loss(self, config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False) -> Loss:
-        """Return what `training.fit` minimizes: distillation where batches have soft labels, else the truth."""
+    def loss(
+        self,
+        config: LossConfig,
+        *,
+        model: nn.Module | None = None,
+        gate: Gate | None = None,
+        approximate_tail: bool = False,
+    ) -> Loss:
+        """Return what `training.fit` minimizes: distillation where batches have soft labels, else the truth.
+
+        Args:
+            config: Objective and weights.
+            model: The network that learns, for tasks where it says itself what its outputs stand for.
+            gate: What the validation split taught about the teachers.
+            approximate_tail: Stand in for logits that are not stored.
+        """
 
     @abstractmethod
     def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits [B, C] with unmixed, known targets, one per image or per label."""
 
     @abstractmethod
-    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return how many images of a training batch are answered rightly (a sum, on the device)."""
+    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """Return how many images of a training batch are answered rightly (a sum, on the device); None: not counted."""
 
     # Answers
 
     @abstractmethod
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities [B, C] of a network's logits [B, C]."""
+        """Return the answers of a network's outputs ``model(x)``: the probabilities [B, C] of logits [B, C].
+
+        Answers of any task are one array per image, so that they are joined, stored and compared alike; what stands in
+        it is the task's affair.
+        """
+
+    def placed(self, answers: np.ndarray, view: ViewConfig, sizes: np.ndarray | None) -> np.ndarray:
+        """Return answers to plain views as answers to their pictures; only answers that lie in the picture differ.
+
+        Args:
+            answers: [N, ...] of `probabilities`.
+            view: Whose ``plain()`` part was seen.
+            sizes: int [N, 2], heights and widths of the pictures, where they are known.
+        """
+        return answers
+
+    def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one answer per image of several networks' answers: the teachers as one."""
+        return np.mean(answers, axis=0)
 
     @abstractmethod
     def combine(self, heads: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -157,8 +231,13 @@ class Task(ABC):
     # Figures
 
     @abstractmethod
-    def validate(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Return what an epoch's line of metrics says of the validation split: "val_accuracy" and more."""
+    def validate(self, probabilities: Any, targets: Any) -> dict[str, float]:
+        """Return what an epoch's line of metrics says of the validation split: `score` and more.
+
+        Args:
+            probabilities: Answers, as arrays or tensors.
+            targets: As the source has them.
+        """
 
     @abstractmethod
     def judge(
@@ -170,14 +249,14 @@ class Task(ABC):
         teacher: Any = None,
         groups: Any = None,
         point: OperatingPoint | None = None,
-    ) -> Judgement:
-        """Take all figures of a network's answers.
+    ) -> Any:
+        """Take all figures of a network's answers: a `Judgement`, or what else has its ``fields()``.
 
         Args:
-            probabilities: floating [n, C].
+            probabilities: floating [n, C], or what `probabilities` of this task is.
             targets: As the source has them, -1 where unknown.
             classes: Names of the C classes.
-            teacher: floating [n, C], the teachers' mean probabilities on the same images, or None.
+            teacher: The same by the teachers (see `merged`) of the same images, or None.
             groups: int [n], the patient, say, of each image.
             point: An operating point chosen on validation images.
         """
@@ -205,6 +284,10 @@ class Task(ABC):
     def said(self, scores: Mapping[str, float]) -> str:
         """Return what `validate` found, in words."""
         return f"{scores['val_accuracy']:.1%}"
+
+    def arrays(self, targets: Any) -> dict[str, np.ndarray]:
+        """Return a source's targets as arrays by name, to be kept beside the answers."""
+        return to_columns(targets)
 
 
 _TASKS: dict[str, Task] = {}

@@ -26,6 +26,8 @@ from ..objectives import OBJECTIVES, Gate, cross_entropy, known, student_loss
 from .base import Answer, Task, register
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..training.feed import Batch
     from ..training.step import Loss
 
@@ -56,7 +58,14 @@ class Classification(Task):
     def truth(self, logits: torch.Tensor, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, torch.Tensor]:
         return cross_entropy(logits, batch, config.label_smoothing, config.class_weights), known(batch)
 
-    def loss(self, config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False) -> Loss:
+    def loss(
+        self,
+        config: LossConfig,
+        *,
+        model: nn.Module | None = None,
+        gate: Gate | None = None,
+        approximate_tail: bool = False,
+    ) -> Loss:
         objective = self.objective(config.objective)
         return student_loss(config, objective=objective, truth=self.truth, gate=gate, approximate_tail=approximate_tail)
 
@@ -88,7 +97,8 @@ class Classification(Task):
     def answered(self, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.argmax(1)
 
-    def validate(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    def validate(self, probabilities: Any, targets: Any) -> dict[str, float]:
+        probabilities, targets = torch.as_tensor(probabilities), torch.as_tensor(targets)
         labelled = targets >= 0
         return {"val_accuracy": float((probabilities.argmax(1) == targets)[labelled].float().mean())}
 

@@ -20,6 +20,8 @@ from ..objectives import multilabel as losses
 from .base import Answer, Task, register
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..training.feed import Batch
     from ..training.step import Loss
 
@@ -79,7 +81,14 @@ class MultiLabel(Task):
             raise PocketError("--balance weights is for one class per image; these have several labels.")
         return binary_cross_entropy(logits, batch, config.label_smoothing), losses.known(batch)
 
-    def loss(self, config: LossConfig, *, gate: Gate | None = None, approximate_tail: bool = False) -> Loss:
+    def loss(
+        self,
+        config: LossConfig,
+        *,
+        model: nn.Module | None = None,
+        gate: Gate | None = None,
+        approximate_tail: bool = False,
+    ) -> Loss:
         if config.teacher_weights != "fixed":
             raise PocketError(f"--teacher-weights {config.teacher_weights} looks at the one class of an image.")
         # Where there are no teachers the config keeps the default of other tasks.
@@ -116,7 +125,8 @@ class MultiLabel(Task):
     def answered(self, probabilities: np.ndarray) -> np.ndarray:
         return (probabilities >= PRESENT).astype(np.int64)
 
-    def validate(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    def validate(self, probabilities: Any, targets: Any) -> dict[str, float]:
+        probabilities, targets = torch.as_tensor(probabilities), torch.as_tensor(targets)
         rows = (targets >= 0).all(1)
         p_NC, y_NC = probabilities[rows], targets[rows]
         auc = mean_auc(p_NC.numpy(), y_NC.numpy())

@@ -1,8 +1,18 @@
 """Teachers: loading them from anywhere, their own preprocessing, and how their classes map onto ours."""
 
 from .classes import align, match_classes
+from .detectors import DetectorTeacher, detector_teacher
 from .finetune import head_names, new_head
 from .loading import load_teacher
 from .teacher import Teacher
 
-__all__ = ["Teacher", "align", "head_names", "load_teacher", "match_classes", "new_head"]
+__all__ = [
+    "DetectorTeacher",
+    "Teacher",
+    "align",
+    "detector_teacher",
+    "head_names",
+    "load_teacher",
+    "match_classes",
+    "new_head",
+]

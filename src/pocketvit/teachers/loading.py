@@ -21,6 +21,8 @@ from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
 from ..models.saving import activation_of, load_model
+from .detector_forms import is_detector
+from .detectors import detector_teacher, load_detector, names_detector
 from .teacher import Teacher, first_logits, has_classes
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -47,6 +49,7 @@ def load_teacher(
             - a model folder or a run folder of pocketvit;
             - a weights file (.safetensors, or .pth .pt .th holding a state dict) with ``arch``;
             - ``MODULE:FUNCTION`` that makes the network, with ``weights`` or its own;
+            - a detector: ``torchvision:NAME`` with ``weights``, or a folder of transformers' (see `detectors`);
             - an ``nn.Module``, which is copied and left as it is; a `Teacher`, which is returned.
         arch: timm (or our) name of the network whose weights ``spec`` holds.
         weights: a weights file for ``MODULE:FUNCTION``, for a timm name (instead of its own), or for a module.
@@ -65,6 +68,10 @@ def load_teacher(
         raise PocketError(f"unknown precision {precision!r} for a teacher: choose fp32, bf16 or fp16.")
     notes: list[str] = []
     known_classes: Sequence[str] | None = None
+    about: dict[str, Any] = {"input_size": input_size, "precision": precision, "device": device}
+    about["norm"] = None if norm is None else parse_norm(norm)
+    if not isinstance(spec, nn.Module) and names_detector(str(spec)):
+        return load_detector(str(spec), weights=weights, classes=classes, **about)
     if isinstance(spec, nn.Module):
         name, module = type(spec).__name__, _copy(spec)
         if weights is not None:
@@ -72,6 +79,8 @@ def load_teacher(
     else:
         text = str(spec)
         name, module, known_classes = _by_text(text, arch, weights, input_size, notes)
+    if is_detector(module):
+        return detector_teacher(module, name=name, classes=classes or known_classes, **about)
     if classes is None:
         classes = known_classes or _config_classes(module)
     stats = input_stats(module)

@@ -7,7 +7,6 @@ cheapest in chunks of about a thousand images; another reads the labels of the n
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -17,15 +16,19 @@ import torch
 
 from ..errors import PocketError
 from ..files import sha256_of
-from ..labels import FullLabels, LabelStore
+from ..labels import LabelStore
 from ..labels.manifest import digest
 from ..objectives.batch import Batch
 from ..sources.base import Source
+from ..sources.targets import image_level, targets_digest
+from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views import ViewBatch, Views
 from ..views.ahead import Ahead
 from ..views.streaming import chunks
 from .features import LiveFeatures, StoredFeatures
+
+CLASSIFICATION = task_named("classification")
 
 _Key = tuple[int, int]
 """Epoch and step."""
@@ -46,7 +49,7 @@ class Feed:
         batch_size: Images of a batch over all ranks (the most; see above).
         labels: A soft-label store of these very images and views, or None.
         teachers: Their names in the store, in the order of the loss's terms.
-        kind: Of the records that the loss takes, as the task says; None: not checked.
+        task: Says what kind of records its loss takes, and makes targets and live labels of a batch.
         view_count: Views to cycle through; None for a fresh view each epoch, or all that the store holds.
         live: Teachers to run on the very pixels of each batch (instead of a store).
         features: Where the teachers' features come from, which terms compare.
@@ -67,7 +70,7 @@ class Feed:
         *,
         labels: LabelStore | None = None,
         teachers: Sequence[str] = (),
-        kind: str | None = None,
+        task: Task = CLASSIFICATION,
         view_count: int | None = None,
         live: Sequence[Teacher] | None = None,
         features: LiveFeatures | StoredFeatures | None = None,
@@ -92,8 +95,8 @@ class Feed:
         self.view_count = view_count
         if labels is not None:
             labels.check(self.source, views)
-            for name in self.teachers if kind is not None else ():
-                labels.check_kind(name, cast(str, kind))
+            for name in self.teachers:
+                labels.check_kind(name, task.kind)
             if view_count is None:
                 self.view_count = _stored_views(labels, self.teachers)
         images = len(self.source)
@@ -107,8 +110,8 @@ class Feed:
                 f"a batch of {batch_size} cannot be shared by {world} processes (there are {images} images). "
                 "Use a larger batch or fewer processes."
             )
-        self._targets = np.ascontiguousarray(self.source.targets)
-        self._shares = class_shares(self._targets) if balance else None
+        self.task, self._targets = task, self.source.targets
+        self._shares = class_shares(image_level(self._targets)) if balance else None
         self._ready: Ahead[list[tuple[_Key, Batch]]] | None = None
         self._batches: Iterator[tuple[_Key, Batch]] = iter(())
         self._stored: Ahead[_Stored] | None = None
@@ -120,7 +123,7 @@ class Feed:
             {
                 "source": self.source.fingerprint,
                 "classes": list(self.source.classes),
-                "targets": hashlib.sha256(self._targets.tobytes()).hexdigest(),
+                "targets": targets_digest(self._targets),
                 "views": self.views.fingerprint,
                 "view_count": self.view_count,
                 "teachers": self.teachers or [digest(teacher.fingerprint) for teacher in self.live],
@@ -223,10 +226,12 @@ class Feed:
         labels, rows = stored
         places = torch.from_numpy(positions if rows is None else np.searchsorted(rows, positions))
         gathered = [one.index(places) for one in labels]
+        targets = self.task.collate(self._targets, positions, self.views, view)
+        mixed = self.mixes and not np.array_equal(positions, seen.partner)
         batch = Batch(
             pixels=seen.pixels,
-            targets=torch.from_numpy(self._targets[positions]),
-            partner_targets=torch.from_numpy(self._targets[seen.partner]),
+            targets=targets,
+            partner_targets=self.task.collate(self._targets, seen.partner, self.views, view) if mixed else targets,
             ratio=torch.from_numpy(np.ascontiguousarray(seen.ratio, dtype=np.float32)),
             soft=tuple(gathered[: len(self.teachers)]),
             positions=torch.from_numpy(positions),
@@ -243,7 +248,7 @@ class Feed:
             soft, batch.features = self.features(batch)
             batch.soft = soft if self.live else batch.soft
         elif self.live:
-            batch.soft = tuple(FullLabels(teacher.logits(batch.pixels)) for teacher in self.live)
+            batch.soft = tuple(self.task.live(teacher, batch.pixels) for teacher in self.live)
         return batch
 
 

@@ -127,7 +127,7 @@ class Stepper:
 
         Returns:
             Detached sums over the images of all batches of this rank, on the device and not waited for: "loss", the
-            loss's terms, "correct" (as the task counts) and "images".
+            loss's terms, "images", and "correct" where the task counts that.
         """
         factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
@@ -182,7 +182,9 @@ class Stepper:
         with torch.no_grad():
             self._note(loss.detach())
             counted = {name: value.detach() * len(batch) for name, value in {"loss": loss, **terms}.items()}
-            counted["correct"] = self.task.right(heads[0].detach(), batch)
+            right = self.task.right(heads[0].detach(), batch)
+            if right is not None:
+                counted["correct"] = right
             counted["images"] = torch.tensor(len(batch))
             for name, value in counted.items():
                 sums[name] = sums[name] + value if name in sums else value

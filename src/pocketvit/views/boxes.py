@@ -9,6 +9,7 @@ from .tables import log_uniform
 
 _ATTEMPTS = 10
 BOX_DRAWS = 2 * _ATTEMPTS + 2
+ZOOM_DRAWS = 3
 
 
 def random_boxes(
@@ -47,6 +48,34 @@ def random_boxes(
     top = below(draws[:, -2], heights - height + 1)
     left = below(draws[:, -1], widths - width + 1)
     return np.stack((top, left, height, width), axis=1), found
+
+
+def zoomed(
+    draws: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int, factors: tuple[float, float]
+) -> np.ndarray:
+    """Draw where pictures lie on a square that shows them whole, each enlarged or shrunk.
+
+    Large scale jitter (Ghiasi et al., "Simple Copy-Paste", CVPR 2021): a factor is one of 1,024 that are evenly spaced
+    in the logarithm, the place is uniform over those at which the square is covered as far as possible.
+
+    Args:
+        draws: uint32 [n, ZOOM_DRAWS].
+        heights: int64 [n], of the pictures.
+        widths: int64 [n].
+        size: Side of the square.
+        factors: Least and greatest; at 1 the longer side fits.
+
+    Returns:
+        int64 [n, 4] of (top, left, height, width) on the square; top and left are negative where a picture reaches
+        beyond it.
+    """
+    factor = log_uniform(*factors)[draws[:, 0] >> np.uint32(22)]
+    longest = np.maximum(heights, widths) << 16
+    sides = np.stack((heights, widths), axis=1)
+    sides = np.maximum((2 * sides * size * factor[:, None] + longest[:, None]) // (2 * longest[:, None]), 1)
+    room = size - sides
+    place = below(draws[:, 1:], np.abs(room) + 1)
+    return np.concatenate((np.where(room < 0, -place, place), sides), axis=1)
 
 
 def central_boxes(heights: np.ndarray, widths: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:

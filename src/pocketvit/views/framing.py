@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config import Resample, ViewConfig
-from .boxes import central_boxes, random_boxes
+from .boxes import central_boxes, random_boxes, zoomed
 from .kernels import nearest_index, weight_matrix
 from .parallel import cut, exact_products, spread
 from .resize import resize
@@ -23,34 +23,70 @@ def frame(images: np.ndarray | list[np.ndarray], config: ViewConfig, numbers: np
     Args:
         images: uint8 [n,H,W,3], or n arrays [H,W,3] of any sizes.
         config: its ``crop``, ``fit``, ``resample`` and ``lobes``.
-        numbers: uint32 [n, BOX_DRAWS], for random boxes.
+        numbers: uint32 [n, BOX_DRAWS] for random boxes, [n, ZOOM_DRAWS] for zooms.
 
     Returns:
         uint8 [n,3,S,S], which may be a view of ``images``.
     """
     size = config.view_size
-    if config.crop == "random_resized":
-        assert numbers is not None
-        heights, widths = _sizes(images)
-        boxes, found = random_boxes(numbers, heights, widths, config.crop_scale, config.crop_ratio)
-        boxes = np.where(found[:, None], boxes, central_boxes(heights, widths, config.crop_ratio))
-        if isinstance(images, np.ndarray) and max(images.shape[1:3]) <= _SMALL:
-            return _resize_boxes(images, boxes, config)
-    elif isinstance(images, np.ndarray):
+    if config.crop not in ("random_resized", "zoom") and isinstance(images, np.ndarray):
         return _fitted(images, config)
+    sources, targets = shown(*_sizes(images), config, numbers)
+    if config.crop == "random_resized" and isinstance(images, np.ndarray) and max(images.shape[1:3]) <= _SMALL:
+        return _resize_boxes(images, sources, config)
     result = np.empty((len(images), 3, size, size), np.uint8)
 
     def work(i: int) -> None:
-        if config.crop == "random_resized":
-            top, left, height, width = boxes[i].tolist()
-            crop = images[i][top : top + height, left : left + width]
-            result[i] = _resized(crop[None], (size, size), config)[0]
-        else:
-            result[i] = _fitted(images[i][None], config)[0]
+        top, left, height, width = sources[i].tolist()
+        crop = images[i][None, top : top + height, left : left + width]
+        top, left, height, width = targets[i].tolist()
+        _lay(_resized(crop, (height, width), config)[0], top, left, result[i])
 
     with exact_products(torch.device("cpu")):
         spread(work, range(len(images)))
     return result
+
+
+def shown(
+    heights: np.ndarray, widths: np.ndarray, config: ViewConfig, numbers: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which box of each picture is shown, and which box of the view it fills, before it is flipped.
+
+    Args:
+        heights: int64 [n], of the pictures.
+        widths: int64 [n].
+        config: Its ``crop`` and ``fit``.
+        numbers: See `frame`.
+
+    Returns:
+        int64 [n, 4] each, of (top, left, height, width); a box of the view may reach beyond it.
+    """
+    size, nothing = config.view_size, np.zeros_like(heights)
+    pictures = np.stack((nothing, nothing, heights, widths), axis=1)
+    views = np.stack((nothing, nothing, nothing + size, nothing + size), axis=1)
+    if config.crop == "random_resized":
+        assert numbers is not None
+        boxes, found = random_boxes(numbers, heights, widths, config.crop_scale, config.crop_ratio)
+        return np.where(found[:, None], boxes, central_boxes(heights, widths, config.crop_ratio)), views
+    if config.crop == "zoom":
+        assert numbers is not None
+        return pictures, zoomed(numbers, heights, widths, size, config.zoom)
+    if config.fit == "pad":
+        longest = np.maximum(heights, widths)[:, None]
+        sides = np.maximum((2 * pictures[:, 2:] * size + longest) // (2 * longest), 1)
+        return pictures, np.concatenate(((size - sides) // 2, sides), axis=1)
+    if config.fit == "crop":
+        side = np.minimum(heights, widths)
+        pictures = np.stack(((heights - side) // 2, (widths - side) // 2, side, side), axis=1)
+    return pictures, views
+
+
+def _lay(picture: np.ndarray, top: int, left: int, out: np.ndarray) -> None:
+    """Lay a picture [3,h,w] on a black square [3,S,S]; what reaches beyond it is cut off."""
+    size, (height, width) = out.shape[-1], picture.shape[1:]
+    out[:] = 0
+    down, across = slice(max(top, 0), min(top + height, size)), slice(max(left, 0), min(left + width, size))
+    out[:, down, across] = picture[:, down.start - top : down.stop - top, across.start - left : across.stop - left]
 
 
 def _sizes(images: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -71,18 +107,16 @@ def _resized(images: np.ndarray, size: tuple[int, int], config: ViewConfig) -> n
 def _fitted(images: np.ndarray, config: ViewConfig) -> np.ndarray:
     """Bring pictures of one size [n,H,W,3] to the view's size as ``config.fit`` says: uint8 [n,3,S,S]."""
     size = config.view_size
-    height, width = images.shape[1:3]
-    if config.fit == "stretch" or height == width:
-        return _resized(images, (size, size), config)
-    if config.fit == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return _resized(images[:, top : top + side, left : left + side], (size, size), config)
-    longest = max(height, width)
-    fitted = tuple(max(1, (2 * side * size + longest) // (2 * longest)) for side in (height, width))
+    height, width = (np.array([side]) for side in images.shape[1:3])
+    (source,), (target,) = shown(height, width, config, None)
+    top, left, high, wide = source.tolist()
+    images = images[:, top : top + high, left : left + wide]
+    top, left, high, wide = target.tolist()
+    resized = _resized(images, (high, wide), config)
+    if (high, wide) == (size, size):
+        return resized
     result = np.zeros((len(images), 3, size, size), np.uint8)
-    top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
-    result[:, :, top : top + fitted[0], left : left + fitted[1]] = _resized(images, (fitted[0], fitted[1]), config)
+    result[:, :, top : top + high, left : left + wide] = resized
     return result
 
 

@@ -16,7 +16,7 @@ import torch
 from ..config import ViewConfig, changed
 from ..errors import PocketError
 from . import colour
-from .boxes import BOX_DRAWS, random_boxes
+from .boxes import BOX_DRAWS, ZOOM_DRAWS, random_boxes
 from .framing import frame
 from .mixing import MIX_DRAWS, Mix, mix_of, mix_pictures
 from .parallel import cut, spread
@@ -156,7 +156,7 @@ class Views:
         config = self.config
         numbers = draw(self.seed, self._ids[positions], view, draw_counts(config))
         pixels = self._framed(positions, numbers.get("crop"))
-        if not numbers or (list(numbers) == ["crop"] and config.crop == "random_resized"):
+        if not numbers or (list(numbers) == ["crop"] and config.crop != "padded"):
             return pixels
         result = np.empty((len(pixels), 3, config.view_size, config.view_size), np.uint8)
 
@@ -196,7 +196,7 @@ class Views:
 def draw_counts(config: ViewConfig) -> dict[str, int]:
     """Return how many random numbers each operation of ``config`` draws for a sample, mixing aside."""
     counts = {
-        "crop": {"none": 0, "padded": 2, "random_resized": BOX_DRAWS}[config.crop],
+        "crop": {"none": 0, "padded": 2, "random_resized": BOX_DRAWS, "zoom": ZOOM_DRAWS}[config.crop],
         "flip": int(config.flip > 0),
         "vertical_flip": int(config.vertical_flip > 0),
         "transpose": int(config.transpose > 0),
@@ -299,10 +299,12 @@ def _check(config: ViewConfig) -> None:
     require(config.resample in ("lanczos", "bicubic", "bilinear", "nearest"), "resample", "a known kernel")
     require(config.lobes >= 1, "lobes", "at least 1")
     require(config.fit in ("crop", "pad", "stretch"), "fit", "crop, pad or stretch")
-    require(config.crop in ("none", "padded", "random_resized"), "crop", "none, padded or random_resized")
+    require(config.crop in ("none", "padded", "random_resized", "zoom"), "crop", "none, padded, random_resized or zoom")
     require(0 <= config.crop_padding <= config.view_size, "crop_padding", "between 0 and view_size")
     low, high = config.crop_scale
     require(0 < low <= high <= 1, "crop_scale", "two shares of the area, least first")
+    low, high = config.zoom
+    require(1 / 16 <= low <= high <= 16, "zoom", "two factors between 1/16 and 16, least first")
     low, high = config.crop_ratio
     require(0 < low <= high, "crop_ratio", "two positive ratios, least first")
     require(config.randaugment_set in ("all", "gentle"), "randaugment_set", "all or gentle")

@@ -1,0 +1,201 @@
+"""YOLO: ``data.yaml`` with the splits and names, and a txt file per image with lines ``class cx cy width height``.
+
+Coordinates are shares of the image's sides. Labels stand in ``labels/`` beside ``images/``, or beside the images. A
+line with more numbers is an outline, whose box is taken. An image without a txt file shows no object.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import PocketError
+from .base import SPLITS
+from .detection import ABSENT, LEAVES, Annotated, Found, inside
+from .folders import SPLIT_NAMES, find_files, is_image, normalized
+
+_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+def find_yolo(folder: Path) -> Path | None:
+    """Return a folder's YAML file that lists classes and splits."""
+    usual = [folder / name for name in _NAMES]
+    others = sorted(path for ending in ("*.yaml", "*.yml") for path in folder.glob(ending) if path not in usual)
+    return next((path for path in (*usual, *others) if path.is_file() and _is_yolo(path)), None)
+
+
+def _is_yolo(path: Path) -> bool:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
+    return isinstance(document, dict) and "names" in document and "train" in document
+
+
+def read_yolo(path: Path) -> Found:
+    """Read a YAML file and the txt files that it leads to.
+
+    Raises:
+        PocketError: No YAML of this kind, splits that are not there or leave its folder, or a txt file of another kind.
+    """
+    document = _load(path)
+    classes = _classes(path, document)
+    folder = path.parent
+    start = _start(path, document)
+    found = Found(folder, classes, [], relative=True)
+    unknown: Counter[int] = Counter()
+    bare = outlines = 0
+    seen: dict[Path, str] = {}
+    for split in SPLITS:
+        keys = [key for key in document if isinstance(key, str) and SPLIT_NAMES.get(key.lower()) == split]
+        given = [document[key] for key in keys if document[key]]
+        entries = [str(one) for entry in given for one in (entry if isinstance(entry, list) else [entry])]
+        for image in _images(found, path, start, entries):
+            if seen.setdefault(image, split) != split:
+                raise PocketError(f"{image} is in the splits {seen[image]} and {split} of {path.name}: keep one")
+            annotated = Annotated(normalized(os.path.relpath(image, folder)), image, split)
+            found.images.append(annotated)
+            labels = _label_file(image)
+            if labels is None:
+                bare += 1
+                continue
+            outlines += _read_labels(annotated, labels, len(classes), unknown)
+    if not seen and not found.broken:
+        raise PocketError(f"{path} names no image: its train must be a folder, or a list of files")
+    if bare:
+        found.notes.append(f"{bare:,} images have no txt file: they are taken to show no object")
+    if outlines:
+        found.notes.append(f"{outlines:,} outlines are taken as the boxes around them")
+    if unknown:
+        which = ", ".join(str(number) for number, _ in unknown.most_common(3))
+        found.notes.append(
+            f"{unknown.total():,} boxes are of classes ({which}) that {path.name} does not name (it has "
+            f"{len(classes)}): left out"
+        )
+    return found
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PocketError(f"there is no {path}: give a data.yaml") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise PocketError(f"{path} cannot be read as YAML ({error})") from error
+    if not isinstance(document, dict) or "names" not in document or "train" not in document:
+        raise PocketError(f"{path} describes no detection dataset: it needs `names` and `train` (see YOLO's data.yaml)")
+    return document
+
+
+def _classes(path: Path, document: dict[str, Any]) -> tuple[str, ...]:
+    names = document["names"]
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise PocketError(
+                f"{path} numbers its names {sorted(names, key=str)[:5]}: they must go from 0 without a gap"
+            )
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise PocketError(f"{path} has no list of `names`")
+    names = [str(name).strip() for name in names]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise PocketError(f"{path} names the class {twice[0]!r} twice: keep one")
+    given = document.get("nc", len(names))
+    if given != len(names):
+        raise PocketError(f"{path} says nc: {given}, but names {len(names)} classes")
+    return tuple(names)
+
+
+def _start(path: Path, document: dict[str, Any]) -> Path:
+    """Return the folder that splits are relative to."""
+    start = inside(path.parent, path.parent, str(document.get("path") or "."))
+    if start is not None and start.is_dir():
+        return start
+    # YOLO's trainer resolves a relative path from a folder of its own; the images stand beside the file all the same
+    if start is not None or not os.path.isabs(str(document["path"])):
+        return path.parent
+    raise PocketError(
+        f"{path} has `path: {document['path']}`, which is outside its folder: put the file into the folder of the "
+        "images, and leave `path` away"
+    )
+
+
+def _images(found: Found, path: Path, start: Path, entries: list[str]) -> list[Path]:
+    """Return the image files of a split, given as folders or lists of files."""
+    result: list[Path] = []
+    for entry in entries:
+        place = _place(path, start, entry)
+        if place.is_dir():
+            result += [file for name, file in find_files(place).items() if is_image(name)]
+        elif place.is_file():
+            lines = place.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+            for line in (line.strip() for line in lines):
+                if line:
+                    file = inside(path.parent, place.parent, line)
+                    if file is None or not file.is_file():
+                        found.broken.append((line, LEAVES if file is None else ABSENT.format(place.name)))
+                    else:
+                        result.append(file)
+        else:
+            raise PocketError(f"{path} names {entry}, which is not there (looked for {place})")
+    return list(dict.fromkeys(result))
+
+
+def _place(path: Path, start: Path, entry: str) -> Path:
+    place = inside(path.parent, start, entry)
+    if place is not None and place.exists():
+        return place
+    # Roboflow writes ../train/images for what stands beside the file
+    stripped = inside(path.parent, path.parent, entry.replace("\\", "/").lstrip("./"))
+    if stripped is not None and stripped.exists() and not os.path.isabs(entry):
+        return stripped
+    if place is None:
+        raise PocketError(
+            f"{path} names {entry}, which is outside its folder: put the file into the folder of the images, and write "
+            "paths that start from there"
+        )
+    return place
+
+
+def _label_file(image: Path) -> Path | None:
+    """Return an image's txt file: with the last folder ``images`` of its path as ``labels``, or beside it."""
+    parts = list(image.with_suffix(".txt").parts)
+    places = [image.with_suffix(".txt")]
+    if "images" in parts[:-1]:
+        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
+        places.insert(0, Path(*parts))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read_labels(image: Annotated, path: Path, classes: int, unknown: Counter[int]) -> int:
+    """Add the boxes of a txt file; return how many outlines were among them."""
+    outlines = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+        cells = line.split()
+        if not cells:
+            continue
+        try:
+            label, values = int(float(cells[0])), [float(cell) for cell in cells[1:]]
+        except (ValueError, OverflowError) as error:
+            raise PocketError(f"{path} line {number} is no `class cx cy width height`: {line[:80]!r}") from error
+        if len(values) == 4:
+            x, y, width, height = values
+            corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            corners = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+            outlines += 1
+        else:
+            raise PocketError(
+                f"{path} line {number} has {len(cells)} numbers: class and 4 for a box, or class and x y of 3 and more "
+                "points for an outline"
+            )
+        if 0 <= label < classes:
+            image.add(corners, label)
+        else:
+            unknown[label] += 1
+    return outlines

@@ -1,0 +1,270 @@
+"""Boxes: any number of objects per image, each somewhere and of some class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..config import LossConfig, NetworkConfig, ViewConfig
+from ..errors import PocketError
+from ..metrics import OperatingPoint
+from ..metrics.detection import SHOWN, DetectionScores, agreement, rounded, score_boxes
+from ..models.decoding import best_boxes
+from ..models.detector import create_detector
+from ..objectives import Gate, Objective
+from ..objectives.detection import OBJECTIVES, BoxTargets, Dense, boxes_loss
+from ..sources.boxes import Boxes, Detections, offsets_of
+from ..views.geometry import carried, framed, inverse, mapped, placements
+from .base import Answer, Task, register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.detector import Detector
+    from ..objectives.batch import Batch
+    from ..training.step import Loss
+
+_SHOWN_CLASSES = 3  # in one line of text
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxJudgement:
+    """All figures of one detector's answers: what a row of the table holds."""
+
+    scores: DetectionScores
+    classes: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Return the figures under the names of ``results.json``, as JSON-like values."""
+        scores = self.scores
+        found = {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(self.classes, scores.by_class, strict=True)
+        }
+        worst = min(((value, name) for name, value in found.items() if value is not None), default=None)
+        return {
+            "map": scores.map,
+            "map_50": scores.map_50,
+            "map_75": scores.map_75,
+            "interval": None if scores.interval is None else list(scores.interval),
+            "n": scores.n,
+            "boxes": scores.boxes,
+            "by_size": scores.by_size,
+            "by_class": found,
+            "by_class_50": {
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(self.classes, scores.by_class_50, strict=True)
+            },
+            "min_class": None if worst is None else [worst[1], worst[0]],
+            "recall": scores.recall,
+            "agreement": scores.agreement,
+        }
+
+
+@register
+class Detection(Task):
+    """Boxes with a class each: FCOS's loss, COCO's average precision.
+
+    Answers are float32 [K, 6] per image, best first: left, top, right, bottom (shares of the view until they are
+    `placed`, then pixels of the picture), score, class; rows of score 0 stand for nothing.
+    """
+
+    name = "detection"
+    kind = "boxes"
+    objectives = OBJECTIVES
+    score = "val_map"
+    unit = "boxes"
+    compares = False
+    calibrates = False
+
+    # What is asked for
+
+    def refuse(self, settings: Any, classes: int) -> None:
+        here = "these images have boxes"
+        objective = getattr(settings, "objective", "auto")
+        if objective != "auto":
+            self.objective(objective)
+        for name, usual, why in (
+            ("teacher_weights", "fixed", "looks at the one class of an image"),
+            ("balance", "none", "is for one class per image"),
+        ):
+            value = getattr(settings, name, usual)
+            if value != usual:
+                option = name.replace("_", "-")
+                raise PocketError(f"--{option} {value} {why}, and {here}. Leave it away.")
+        if getattr(settings, "tokens", 0):
+            raise PocketError(f"--tokens: a detector has no class token to distil into, and {here}. Use --tokens 0.")
+        if getattr(settings, "tile", None):
+            raise PocketError(f"--tile cuts boxes apart, and {here}. Leave it away.")
+
+    def default_objective(self, classes: int, *, whole: bool) -> tuple[str, float]:
+        return "boxes", 1.0
+
+    def view(self, view: ViewConfig) -> ViewConfig:
+        """The whole picture, letterboxed, and zoomed in place of cropped; nothing is mixed or turned."""
+        varied = view != view.plain()
+        view = dataclasses.replace(view, fit="pad" if view.fit == "crop" else view.fit, mixup=0.0, cutmix=0.0)
+        if view.randaugment_ops:
+            view = dataclasses.replace(view, randaugment_ops=0, color_jitter=max(view.color_jitter, 0.2))
+        return dataclasses.replace(view, crop="zoom", erase=0.0) if varied else view
+
+    def network(
+        self, config: NetworkConfig, *, classes: int, side: int, tokens: int = 0, drop_path: float = 0.0
+    ) -> nn.Module:
+        return create_detector(
+            config.name, num_classes=classes, image_size=side, patch_size=config.patch, stem=config.stem,
+            attention=config.attention, drop_path=drop_path,
+        )  # fmt: skip
+
+    # Learning
+
+    def collate(self, targets: Boxes, positions: np.ndarray, views: Any, view: int) -> BoxTargets:
+        boxes = targets[positions]
+        maps = placements(views, positions, view, boxes.sizes)
+        classes = len(views.source.classes)
+        return BoxTargets.of(carried(boxes, maps, views.config.view_size), classes, views.config.view_size)
+
+    def live(self, teacher: Any, pixels: torch.Tensor) -> Any:
+        return Dense(*teacher.dense(pixels))
+
+    def truth(self, logits: torch.Tensor, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError("a detector's loss is not taken image by image: see `loss`")
+
+    def loss(
+        self,
+        config: LossConfig,
+        *,
+        model: nn.Module | None = None,
+        gate: Gate | None = None,
+        approximate_tail: bool = False,
+    ) -> Loss:
+        assert model is not None
+        detector: Detector = model  # type: ignore[assignment]
+        # Where there are no teachers the config keeps the default of other tasks.
+        objective: Objective = self.objectives.get(config.objective, self.objectives["boxes"])
+
+        def loss(heads: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            answers, grid = Dense(*heads), detector.grid
+            targets: BoxTargets = batch.targets  # type: ignore[assignment]
+            side = batch.pixels.shape[-1]
+            terms: dict[str, torch.Tensor] = {}
+            truth: Any = 0.0
+            if not batch.soft or config.weight < 1:
+                truth, terms = boxes_loss(answers, targets, grid)
+            if not batch.soft:
+                return truth, terms
+            parts = []
+            for number, soft in enumerate(batch.soft):
+                part, found = objective.function(answers, soft, grid=grid, side=side)  # type: ignore[call-arg,arg-type]
+                parts.append(part)
+                terms |= {f"teacher_{number}_{name}": value for name, value in found.items()}
+            taught = torch.stack(parts).mean()
+            terms["distillation"] = taught.detach()
+            known = config.weight < 1 and bool(targets.known.any())
+            return (config.weight * taught + (1 - config.weight) * truth if known else taught), terms
+
+        return loss
+
+    def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a detector has no loss of logits alone: see `loss`")
+
+    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        return None
+
+    # Answers
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return best_boxes(logits)
+
+    def combine(self, heads: Sequence[torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError("the parts of a detector's answer are combined by the detector: call it")
+
+    def fit_temperature(self, logits: Any, targets: Any) -> float:
+        return 1.0
+
+    def placed(self, answers: np.ndarray, view: ViewConfig, sizes: np.ndarray | None) -> np.ndarray:
+        assert sizes is not None
+        result, back = np.array(answers, np.float32), inverse(framed(view, sizes))
+        count = result.shape[1]
+        corners = mapped(result[..., :4].reshape(-1, 4) * view.view_size, np.repeat(back, count, axis=0))
+        limits = np.repeat(np.asarray(sizes)[:, [1, 0, 1, 0]], count, axis=0)
+        result[..., :4] = np.clip(corners, 0, limits).reshape(-1, count, 4)
+        result[result[..., 4] <= 0] = 0
+        return result
+
+    def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
+        """The first teacher's: boxes of several are fused where they are learned, and have no mean."""
+        return answers[0]
+
+    def answer(self, probabilities: np.ndarray, classes: Sequence[str], top: int) -> Answer:
+        shown = probabilities[probabilities[:, 4] >= SHOWN]
+        rows: list[dict[str, Any]] = [
+            {"label": _name(int(row[5]), classes), "score": float(row[4]), "box": [round(float(x), 2) for x in row[:4]]}
+            for row in shown
+        ]
+        return Answer(_counted([row["label"] for row in rows]), {"boxes": rows})
+
+    def named(self, target: Any, classes: Sequence[str]) -> str:
+        if isinstance(target, Boxes) and not target.known[0]:
+            return ""
+        return _counted([_name(int(label), classes) for label in target.labels])
+
+    def answered(self, probabilities: np.ndarray) -> Detections:
+        found = detections(probabilities)
+        return found.where(found.scores >= SHOWN)
+
+    # Figures
+
+    def validate(self, probabilities: Any, targets: Boxes) -> dict[str, float]:
+        found = detections(np.asarray(probabilities))
+        classes = 1 + max(int(targets.labels.max(initial=0)), int(found.labels.max(initial=0)))
+        scores = score_boxes(found, targets, classes, interval=False)
+        return {"val_map": scores.map or 0.0, "val_map_50": scores.map_50 or 0.0}
+
+    def judge(
+        self,
+        probabilities: Any,
+        targets: Boxes,
+        classes: Sequence[str],
+        *,
+        teacher: Any = None,
+        groups: Any = None,
+        point: OperatingPoint | None = None,
+    ) -> BoxJudgement:
+        given = None if teacher is None else detections(teacher)
+        scores = score_boxes(detections(probabilities), targets, len(classes), teacher=given, groups=groups)
+        return BoxJudgement(scores, tuple(classes))
+
+    def agreement(self, one: np.ndarray, other: np.ndarray) -> float:
+        return agreement(detections(one), detections(other))
+
+    def said(self, scores: Mapping[str, float]) -> str:
+        return f"mAP {rounded(scores['val_map'])} (AP50 {rounded(scores['val_map_50'])})"
+
+
+def detections(answers: np.ndarray) -> Detections:
+    """Return answers [N, K, 6] as ragged columns, in whatever frame they are."""
+    there = answers[..., 4] > 0
+    rows = answers[there]
+    return Detections(
+        offsets=offsets_of(there.sum(1)),
+        corners=rows[:, :4].astype(np.float32),
+        labels=rows[:, 5].astype(np.int64),
+        scores=rows[:, 4].astype(np.float32),
+    )
+
+
+def _name(label: int, classes: Sequence[str]) -> str:
+    return classes[label] if classes else str(label)
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Return "12 RBC, 1 WBC", the commonest first."""
+    counts = {name: names.count(name) for name in dict.fromkeys(names)}
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    more = [f"{len(ranked) - _SHOWN_CLASSES} more classes"] if len(ranked) > _SHOWN_CLASSES else []
+    return ", ".join([f"{count} {name}" for name, count in ranked[:_SHOWN_CLASSES]] + more) or "nothing"

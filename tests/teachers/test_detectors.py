@@ -1,0 +1,177 @@
+"""Any detector is a teacher: its boxes, logits and classes come out in one form, whatever its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from pocketvit.errors import PocketError
+from pocketvit.labels import record_of
+from pocketvit.models import save_model
+from pocketvit.models.decoding import best_boxes
+from pocketvit.models.detector import create_detector
+from pocketvit.tasks import task_named
+from pocketvit.teachers import align, detector_teacher, load_teacher
+from pocketvit.teachers.detector_forms import FAMILIES
+
+SIDE = 32
+
+
+class Set(nn.Module):
+    """A fixed answer of three boxes, as detectors of transformers give it."""
+
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(torch.tensor(logits, dtype=torch.float32))
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.seen = x
+        boxes = torch.tensor([[0.5, 0.5, 1, 1], [0.25, 0.25, 0.5, 0.5], [0.75, 0.5, 0.25, 0.5]])
+        return {"logits": self.answer.expand(len(x), -1, -1), "pred_boxes": boxes.expand(len(x), -1, -1)}
+
+
+LOGITS = [[2.0, -1.0, 0.0], [-3.0, 1.0, 0.5], [0.0, 0.0, 4.0]]
+PIXELS = torch.randint(0, 256, (2, 3, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_a_sigmoid_and_a_softmax_are_read_each_by_its_rule():
+    sigmoid = detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE)
+    softmax = detector_teacher(Set(LOGITS), activation="softmax", input_size=SIDE)
+    assert (sigmoid.num_outputs, softmax.num_outputs) == (3, 2)
+    logits = torch.tensor(LOGITS)
+    outputs = sigmoid.logits(PIXELS)
+    assert torch.allclose(outputs[1, :, 4:], logits.sigmoid())
+    assert torch.allclose(outputs[1, :, :4], torch.tensor([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.625, 0.25, 0.875, 0.75]]))
+    assert torch.allclose(softmax.logits(PIXELS)[0, :, 4:], logits.softmax(1)[:, :2])
+    assert sigmoid.module.seen.shape == (2, 3, SIDE, SIDE)
+
+
+def test_what_is_not_known_is_asked_for():
+    with pytest.raises(PocketError, match="give activation='sigmoid'"):
+        detector_teacher(Set(LOGITS), input_size=SIDE)
+    with pytest.raises(PocketError, match="4 class names"):
+        detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE, classes="abcd")
+    with pytest.raises(PocketError, match="must return `logits`"):
+        detector_teacher(nn.Flatten(), activation="sigmoid", input_size=SIDE)
+    with pytest.raises(PocketError, match="cannot take a picture of 3 x 32 x 32"):
+        detector_teacher(nn.Linear(5, 5), activation="sigmoid", input_size=SIDE)
+
+
+def test_a_form_of_ones_own_needs_one_function():
+    class Mine(nn.Module):
+        def forward(self, x):
+            return [torch.full((len(x), 5, 4), 0.5), torch.zeros(len(x), 5, 2)]
+
+    teacher = detector_teacher(Mine(), activation="sigmoid", read=tuple, input_size=SIDE, classes=("a", "b"))
+    boxes, logits = teacher.detect(PIXELS)[0]
+    assert (boxes.shape, logits.shape) == ((5, 4), (5, 2))
+
+
+def test_classes_are_mapped_by_name():
+    names = ("Cat", "dog", "a bird")
+    sigmoid = detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE, classes=names)
+    mapped = align(sigmoid, ("a_bird", "cat"))
+    assert mapped.columns.tolist() == [2, 0]
+    assert "2 of its 3 classes matched by name" in mapped.notes[-1]
+    assert torch.allclose(mapped.detect(PIXELS)[0][1], torch.tensor(LOGITS)[:, [2, 0]])
+    assert mapped.fingerprint != sigmoid.fingerprint
+    assert align(sigmoid, ("cat", "fish")) is None
+    softmax = detector_teacher(Set(LOGITS), activation="softmax", input_size=SIDE, classes=names[:2])
+    mapped = align(softmax, ("dog",))
+    logits = mapped.detect(PIXELS)[0][1]
+    expected = torch.tensor(LOGITS).softmax(1)[:, 1]
+    assert torch.allclose(logits.softmax(1)[:, 0], expected)  # not renormalized over the classes that are left
+    record = record_of(mapped)
+    assert record.fields()["logits"].shape == (2,)
+    stored = record.encode(mapped.detect(PIXELS), torch.zeros(2, 2))
+    assert len(stored["boxes"]) == 6
+
+
+def test_our_detectors_are_teachers(tmp_path):
+    torch.manual_seed(0)
+    detector = create_detector("pocket_xs", num_classes=2, image_size=SIDE, channels=32, convs=1).eval()
+    nn.init.constant_(detector.head.classification_head.cls_logits.bias, 0.0)
+    save_model(detector, tmp_path, classes=("a", "b"), task=task_named("detection"))
+    teacher = load_teacher(str(tmp_path))
+    assert (teacher.kind, teacher.classes, teacher.input_size, teacher.num_outputs) == ("boxes", ("a", "b"), SIDE, 2)
+    outputs, own = teacher.logits(PIXELS), detector(teacher._input(PIXELS))
+    assert torch.allclose(outputs[..., 4:], own[..., 4:], atol=1e-5)
+    found = teacher.detect(PIXELS)
+    answers = best_boxes(own)
+    for (boxes, logits), rows in zip(found, answers, strict=True):
+        kept = {round(float(score), 4) for score in logits.sigmoid().flatten()}
+        assert {round(float(score), 4) for score in rows[rows[:, 4] > 0][:, 4]} <= kept
+        assert len(boxes) <= 100
+    dense = teacher.dense(PIXELS)
+    assert torch.equal(dense[0], detector.forward_heads(teacher._input(PIXELS))[0])
+    teacher.check_unchanged()
+    with pytest.raises(PocketError, match="none of ours"):
+        detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE).dense(PIXELS)
+
+
+def test_detectors_of_torchvision_are_teachers_and_nothing_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("weights were fetched"))
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    with pytest.raises(PocketError, match="give it as --weights FILE"):
+        load_teacher(f"torchvision:{name}")
+    with pytest.raises(PocketError, match="torchvision has no detector 'resnet18'"):
+        load_teacher("torchvision:resnet18")
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    network.roi_heads.score_thresh = 0.0
+    network.transform.min_size, network.transform.max_size = (64,), 64
+    path = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), path)
+    teacher = load_teacher(f"torchvision:{name}", weights=path, input_size=64)
+    assert (teacher.num_outputs, teacher.kind, teacher.mean) == (4, "boxes", (0.0, 0.0, 0.0))
+    teacher = detector_teacher(network, input_size=48, classes=("background", "a", "b", "c"))
+    with torch.no_grad():
+        own = network.eval()([picture / 255 for picture in PIXELS])
+    for (boxes, logits), found in zip(teacher.detect(PIXELS), own, strict=True):
+        count = len(found["boxes"])
+        assert count > 3
+        rows = torch.arange(count)
+        assert torch.allclose(logits[rows, found["labels"]].sigmoid(), found["scores"], atol=1e-4)
+        half = boxes[:count, 2:] / 2
+        corners = torch.cat([boxes[:count, :2] - half, boxes[:count, :2] + half], 1) * 48
+        assert torch.allclose(corners, found["boxes"], atol=1e-3)
+        assert (logits[count:] < -10).all()
+
+
+def test_every_detector_of_transformers_has_its_activation(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    known = set(transformers.models.auto.modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
+    documents = {name for name in known if name.startswith("pp_")}  # of pages, with post-processing of their own
+    assert known - documents == set(FAMILIES)
+    config = transformers.YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, image_size=[SIDE, SIDE],
+        patch_size=8, num_detection_tokens=5, use_mid_position_embeddings=False, id2label={0: "a", 1: "b"},
+    )  # fmt: skip
+    network = transformers.YolosForObjectDetection(config).eval()
+    teacher = load_teacher(network)
+    assert (teacher.activation, teacher.classes, teacher.input_size) == ("softmax", ("a", "b"), SIDE)
+    with torch.no_grad():
+        own = network(teacher._input(PIXELS))
+    boxes, logits = teacher.detect(PIXELS)[1]
+    assert torch.allclose(logits, own.logits[1])
+    assert torch.allclose(boxes, own.pred_boxes[1])
+    network.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "size": {"height": 40, "width": 40}}'
+    )
+    loaded = load_teacher(f"local-dir:{tmp_path}", input_size=SIDE)
+    assert (loaded.mean, loaded.classes, loaded.input_size) == ((0.5,) * 3, ("a", "b"), SIDE)
+    assert load_teacher(tmp_path, norm="half", input_size=SIDE).std == (0.5,) * 3
+
+
+def test_boxes_that_are_not_numbers_stop_the_labelling():
+    broken = Set(LOGITS)
+    teacher = detector_teacher(broken, activation="sigmoid", input_size=SIDE)
+    with torch.no_grad():
+        teacher.module.answer.fill_(np.nan)
+    with pytest.raises(PocketError, match="not finite"):
+        teacher.detect(PIXELS)
