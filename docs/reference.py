@@ -46,7 +46,7 @@ def write(folder: Path) -> None:
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"pocketvit {pocketvit.__version__}")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="pdoc")
-        # Fields inherited from another module name types that only that one imports; they stand there as they are written.
+        # Inherited fields name types that only the module of the base imports: they stand there as they are written.
         warnings.filterwarnings("ignore", "Error parsing type annotation")
         pdoc.pdoc(pocketvit.__name__, output_directory=folder)
 
