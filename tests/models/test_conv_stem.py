@@ -93,7 +93,7 @@ def test_saved_and_loaded_it_is_the_same(tokens, attention, tmp_path):
     model, x = student(tokens=tokens, attention=attention), torch.randn(2, 3, 16, 16)
     assert [tuple(head.shape) for head in forward_heads(model, x)] == [(2, 5)] * (1 + tokens)
     assert model.pos_embed.shape[1] == 16 + (1 + tokens if tokens else 0)
-    save_model(model, tmp_path, classes=tuple("abcde"), input_size=16)
+    save_model(model, tmp_path, classes=tuple("abcde"))
     loaded = load_model(tmp_path)
     assert torch.equal(loaded.module(x), model(x))
     assert loaded.config["pocketvit"]["needs_pocketvit"] is True
@@ -105,7 +105,7 @@ def test_saved_and_loaded_it_is_the_same(tokens, attention, tmp_path):
 def test_loaded_for_another_picture_it_keeps_its_layers_and_resamples_positions(size, larger, tmp_path):
     model = student(size)
     nn.init.normal_(model.pos_embed)
-    save_model(model, tmp_path, input_size=size)
+    save_model(model, tmp_path)
     other = load_model(tmp_path, input_size=larger).module
     assert other(torch.randn(1, 3, larger, larger)).shape == (1, 5)
     mine, theirs = (dict(one.patch_embed.named_parameters()) for one in (model, other))
@@ -133,7 +133,7 @@ def test_only_students_of_the_ladder_have_it():
 def test_the_exported_file_computes_the_same_with_normalization_folded(tokens, tmp_path):
     model = student(tokens=tokens)
     model.blocks = model.blocks[:1]
-    path = export_onnx(model, tmp_path / "model.onnx", image_size=16, classes=tuple("abcde"))
+    path = export_onnx(model, tmp_path / "model.onnx", classes=tuple("abcde"))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
     parity = check_parity(model, path, pixels)
     assert parity.max_abs < 1e-4

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pocketvit.verbs.defaults import class_weights
 from sklearn.utils.class_weight import compute_class_weight
 
 from pocketvit.config import LossConfig, ViewConfig
-from pocketvit.objectives import student_loss
+from pocketvit.road.decide import class_weights
 from pocketvit.sources import open_images
+from pocketvit.tasks import task_named
 from pocketvit.training import Batch
 from pocketvit.training.feed import Feed
 from pocketvit.views import Views
@@ -57,6 +57,6 @@ def test_class_weights_are_scikit_learns_and_scale_the_cross_entropy(source) -> 
     targets = torch.tensor([0, 1, 2, 0, 1, 2])
     ones = torch.ones(6)
     batch = Batch(torch.empty(6, 0), targets, targets, ones, (), torch.arange(6))
-    loss, _ = student_loss(LossConfig(class_weights=weights, label_smoothing=0.0))([logits], batch)
+    loss, _ = task_named("classification").loss(LossConfig(class_weights=weights, label_smoothing=0.0))([logits], batch)
     each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     assert torch.allclose(loss, (each * torch.tensor(weights)[targets]).mean())

@@ -104,8 +104,8 @@ def test_a_loss_that_is_not_finite_stops_with_one_message_and_keeps_the_last_che
     assert "last.safetensors" in message
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     resumed = fit(
-        tiny_vit(), Feed(Views(ArraySource(), MIXED), 8), supervised, config(), tmp_path, task=TASK, evaluate=None,
-        input=INPUT, resume=True,
+        tiny_vit(), Feed(Views(ArraySource(), MIXED), 8), supervised, config(), tmp_path,
+        task=TASK, evaluate=None, input=INPUT, resume=True,
     )  # fmt: skip
     assert all(torch.isfinite(value).all() for value in resumed.state_dict().values())
 

@@ -193,8 +193,7 @@ class _Run:
             done = clock.total / seconds
             schedule.replan(step, max(step + 1, round(step / max(done, 1e-9))), done=done)
         else:
-            total = self.config.epochs * self.steps
-            schedule.replan(step, total, done=step / total)
+            schedule.replan(0, self.config.epochs * self.steps, done=0.0)
 
     # Going through epochs
 
