@@ -1,10 +1,11 @@
-# make demo: set up and run the demo.   make test: set up, lint, type-check and test.   make clean: forget the set-up.
+# make demo: set up and run the demo.   make test: set up, lint, type-check and test.   make docs: the API reference.
+# make pins: after a change of dependencies.   make clean: forget the set-up and what was built.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint pins clean
+.PHONY: setup demo test lint docs pins clean
 demo: setup
 	$(BIN)/pocketvit demo
 
@@ -15,6 +16,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A page per module, from the docstrings: build/docs/index.html
+docs: setup
+	$(BIN)/python docs/reference.py
 
 setup: $(STAMP)
 
@@ -31,4 +36,4 @@ pins: setup
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra dev pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build
