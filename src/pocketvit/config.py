@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Stem = Literal["patch", "conv", "shifted", "summed", "concatenated", "coadvise"]
+Stem = Literal["patch", "hybrid", "conv", "shifted", "summed", "concatenated", "coadvise"]
 Attention = Literal["plain", "local"]
 
 

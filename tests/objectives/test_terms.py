@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from pocketvit.config import LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
+from pocketvit.labels import FullLabels, encode_topk
 from pocketvit.models import create_model, create_student
+from pocketvit.models.taps import list_layers
 from pocketvit.objectives import Batch
-from pocketvit.objectives.terms import TERMS, FeatureTerms
+from pocketvit.objectives.matching import answer_places
+from pocketvit.objectives.terms import TERMS, FeatureTerms, term_needs
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.training import Stepper
@@ -123,6 +127,65 @@ def test_named_layers_are_paired_in_order(conv):
     term = TermConfig("fitnets", student="blocks.1, blocks.3", teacher="layer2,layer3")
     stepper, _ = learn([conv], term)
     assert stepper.terms.terms[0].pairs == [("blocks.1", "layer2"), ("blocks.3", "layer3")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("convnext_atto", {}),  # a norm between pooling and the head
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)}),
+        ("vit_tiny_patch16_224", {"img_size": 64, "embed_dim": 24, "depth": 1, "num_heads": 2}),
+        ("vit_tiny_patch16_224", {"img_size": 64, "embed_dim": 24, "depth": 1, "num_heads": 2, "global_pool": "avg"}),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 64, "embed_dim": 24, "depth": 1, "num_heads": 2}),
+    ],
+)
+def test_cskd_asks_a_networks_own_head_about_each_place(name, options):
+    """A map that is the same everywhere says of each place what the network says of the whole."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=CLASSES, **options).eval()
+    layers = list_layers(model, 64)
+    features = torch.randn(2, layers.channels(layers.last()), 1, 1)
+    same = features.expand(-1, -1, 2, 2)
+    tokens = len(layers.shapes[layers.last()]) == 2
+    native = same.flatten(2).transpose(1, 2) if tokens else same
+    if tokens:
+        native = torch.cat([native[:, :1].expand(-1, layers.prefix, -1), native], 1)
+    elif getattr(model, "output_fmt", "NCHW") == "NHWC":
+        native = same.permute(0, 2, 3, 1)
+    whole = model.head(native[:, 0]) if "distilled" in name else model.forward_head(native)
+    places = answer_places(layers, layers.last(), same)
+    assert places.shape == (2, CLASSES, 4)
+    assert torch.allclose(places, whole[:, :, None].expand(-1, -1, 4), atol=1e-5)
+
+
+def test_cskd_ends_at_the_teachers_own_logits(conv):
+    """Not at its classifier on a mean: the labels of the batch are the target when the training is over."""
+    student = network("pocket_xs")
+    loss = LossConfig(objective="kl", temperature=1.0, terms=(TermConfig("cskd"),))
+    parts = FeatureTerms(loss, student, SIDE, [conv])
+    one = batch()
+    _, one.features = LiveFeatures([conv], [parts.teacher_layers(0)])(one)
+    one.progress = 1.0
+    answers = torch.randn(len(one), CLASSES)
+    one.soft = (FullLabels(answers),)
+    said = answers[:, :, None].expand(-1, -1, 16)  # of each place what the labels say of the whole
+    assert parts.compare([[said]], (), one)[0].item() == pytest.approx(0, abs=1e-6)
+    one.soft = (encode_topk(torch.randn(len(one), 9), 4),)
+    with pytest.raises(PocketError, match="cskd needs the logits of all"):
+        parts.compare([[said]], (), one)
+
+
+def test_terms_say_what_they_look_at_before_any_network_is_there():
+    def of(*names):
+        return term_needs(LossConfig(terms=tuple(map(TermConfig, names))))
+
+    assert of() == set()
+    assert of("fitnets", "crd", "pkt") == {"features"}
+    assert of("cskd") == {"features", "full"}
+    assert of("mean_teacher", "rkd") == {"average", "features"}
+    with pytest.raises(PocketError, match="rkd"):
+        of("rdk")
 
 
 def test_cskd_follows_the_class_map_of_a_teacher(conv):

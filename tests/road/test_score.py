@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from walk_fakes import SIDE, Own
 
-from pocketvit.config import ViewConfig
-from pocketvit.deployment import export_onnx
+from pocketvit.deployment.export import export_onnx
 from pocketvit.metrics import evaluate
 from pocketvit.road import report, score
 from pocketvit.road.answering import answers, file_answers, network_answers
 from pocketvit.road.score import Entry
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
+from pocketvit.views.preprocessing import Preprocessing
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -48,9 +48,8 @@ class Unusual(nn.Module):
 @pytest.fixture
 def exported(tmp_path):
     path = tmp_path / "own.onnx"
-    mean, std = HALF
-    view = ViewConfig(view_size=SIDE)
-    export_onnx(Own().eval(), path, image_size=SIDE, mean=mean, std=std, classes=("blue", "green", "red"), view=view)
+    about = Preprocessing.plain((SIDE, *HALF))
+    export_onnx(Own().eval(), path, classes=("blue", "green", "red"), preprocessing=about)
     return path
 
 

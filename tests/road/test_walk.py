@@ -67,7 +67,7 @@ def test_every_stretch_is_announced(walked):
         "student  pocket_xs",
     ):
         assert words in text
-    assert "100.0 % on test" in text
+    assert "100.0% on test" in text
     assert "no better than" not in text
 
 

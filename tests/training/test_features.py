@@ -6,16 +6,16 @@ import logging
 
 import pytest
 import torch
-from pocketvit.verbs.features import teacher_features
 from test_resume import stop_after
 from torch import nn
 from training_fakes import CLASSES, INPUT, MIXED, SIDE, ArraySource, same_weights, tiny_vit
 
-from pocketvit.config import LossConfig, RunConfig, TermConfig, TrainConfig
+from pocketvit.config import LabelConfig, LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, write_labels
-from pocketvit.objectives import student_loss
 from pocketvit.objectives.terms import FeatureTerms
+from pocketvit.road.features import teacher_features
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.training import Feed, fit, read_metrics
 from pocketvit.training.features import LiveFeatures
@@ -24,6 +24,7 @@ from pocketvit.views import Views
 
 LOSS = LossConfig(objective="kl", temperature=1.0, weight=0.5, terms=(TermConfig("fitnets"), TermConfig("rkd", 0.5)))
 EPOCHS = 2
+TASK = task_named("classification")
 
 
 class Conv(nn.Module):
@@ -49,12 +50,13 @@ def run(folder, teacher, *, resume=False, stored=None, loss=LOSS):
     torch.manual_seed(1)
     model = tiny_vit()
     terms = FeatureTerms(loss, model, SIDE, [teacher])
-    config = RunConfig(views=EPOCHS, store_features=stored, loss=loss)
+    config = LabelConfig(views=EPOCHS, store_features=stored)
     features = teacher_features(views, folder / "labels", config, [teacher], terms)
     feed = Feed(views, 10, labels=labels, teachers=[labels.key(teacher)], view_count=EPOCHS, features=features)
-    train = TrainConfig(epochs=EPOCHS, batch_size=10, warmup_epochs=0.5, learning_rate=2e-3, precision="fp32")
+    train = TrainConfig(epochs=EPOCHS, batch_size=10, warmup=0.25, learning_rate=2e-3, precision="fp32")
     fit(
-        model, feed, student_loss(loss), train, folder / "run", evaluate=None, input=INPUT, terms=terms, resume=resume
+        model, feed, TASK.loss(loss), train, folder / "run", task=TASK, evaluate=None, input=INPUT, terms=terms,
+        resume=resume,
     )  # fmt: skip
     return model
 

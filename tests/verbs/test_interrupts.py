@@ -21,7 +21,7 @@ PLACES = {
     "demo": ("demo", "pocketvit.road.adapt.ready_teachers"),
     "distill": (f"distill photos {OWN} --student pocket_xs --patch 8", "pocketvit.road.label.label_road"),
     "predict": ("predict RUN photo.png", "pocketvit.deployment.predict.decode"),
-    "bench": ("bench RUN", "pocketvit.road.score.count_parameters"),
+    "bench": ("bench RUN", "pocketvit.road.bench.measure_rows"),
     "report": ("report RUN --out page.html", "pocketvit.reporting.page._gather"),
     "train": ("train photos --model test_resnet --size 32", "pocketvit.road.train.fit"),
     "label": (f"label photos {OWN}", "pocketvit.road.label.write_labels"),

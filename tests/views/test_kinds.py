@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pocketvit.verbs.defaults import view_config
 
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.road.decide import view_config
 from pocketvit.sources import open_images
 from pocketvit.views.kinds import KINDS, careful
 

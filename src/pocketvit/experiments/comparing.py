@@ -90,7 +90,7 @@ def decide_comparison(settings: Any, dataset: Dataset, teachers: Sequence[Any] =
             "folder per class, or give --table."
         )
     if settings.views is None:
-        settings = dataclasses.replace(settings, views=1_000_000)  # `decide` takes the epochs where they are fewer
+        settings = dataclasses.replace(settings, views=10_000)  # `decide` takes the epochs where they are fewer
     return decide(settings, dataset, teachers)
 
 

@@ -18,6 +18,8 @@ from .variants import is_vision_transformer
 from .vit import LADDER, default_patch
 
 _PLAIN, _DISTILLED, _TOKENS = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pocketvit_tokens"
+# One 7 x 7 convolution, GroupNorm and pooling before the patches: timm's smallest hybrid (Steiner et al. 2021).
+_HYBRID = "vit_tiny_r_s16_p8_224"
 _COADVISE, _VARIANT = "pocketvit_coadvise", "pocketvit_vit"
 
 
@@ -106,12 +108,13 @@ def create_student(
         patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.
         tokens: distillation tokens: 0 for a plain ViT; 1 for timm's distilled ViT; k >= 2 for a token and a head for
             each of k teachers (saved students then need pocketvit).
-        stem: "patch" for plain patches; "conv" for a residual convolutional stem (see `models.conv_stem`; without
-            tokens its students average over places and have no class token); "shifted", "summed" or "concatenated" (see
+        stem: "patch" for plain patches; "hybrid" for one convolution and pooling before them, which timm has in stock
+            (without tokens; it averages over places); "conv" for a residual convolutional stem (see `models.conv_stem`;
+            without tokens its students average over places too); "shifted", "summed" or "concatenated" (see
             `models.patches`); "coadvise" for a convolution and an involution stem that start the tokens of the first
             and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
         attention: "plain", or "local" (see `models.local_attention`). Saved students with it, and with any stem but
-            "patch", need pocketvit.
+            "patch" and "hybrid", need pocketvit.
         drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
 
     Raises:
@@ -139,7 +142,7 @@ def create_student(
             args["patch_size"] = patch_size
         if (stem, attention) == ("patch", "plain"):
             return create_model(name, image_size=image_size, **args)
-        if stem in ("coadvise", "conv"):
+        if stem in ("coadvise", "conv", "hybrid"):
             raise PocketError(f"the {stem} stem needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
         if not timm.is_model(name.split(".", 1)[0]):
             raise PocketError(f"unknown model {name!r}.{suggest(name)} timm.list_models() lists them all.")
@@ -153,6 +156,14 @@ def create_student(
     if patch > image_size:
         raise PocketError(f"patches of {patch} pixels do not fit an image of {image_size}: choose a smaller patch.")
     args.update(img_size=image_size, patch_size=patch, **LADDER[name].model_args(stem))
+    if stem == "hybrid":
+        if tokens or attention != "plain" or patch % 4 or -(-image_size // 4) % (patch // 4):
+            raise PocketError(
+                f"the hybrid stem has no tokens, plain attention, and patches of 4, 8 or 16 pixels that divide the "
+                f"picture ({image_size} pixels), not {tokens} tokens, {attention} attention and patches of {patch}."
+                " Choose --stem conv or patch."
+            )
+        return build(_HYBRID, args | {"patch_size": patch // 4, "class_token": False, "global_pool": "avg"})
     if stem == "conv":
         args["stem_args"] = conv_stem_args(image_size, LADDER[name].embed_dim)
         if not tokens:

@@ -40,7 +40,7 @@ class Rung:
         return self.embed_dim // 32
 
     def model_args(self, stem: str = "patch") -> dict[str, int]:
-        depth = self.conv_depth if stem == "conv" else self.depth
+        depth = {"conv": self.conv_depth, "hybrid": self.conv_depth + 1}.get(stem, self.depth)
         return {"embed_dim": self.embed_dim, "depth": depth, "num_heads": self.num_heads}
 
 
@@ -62,6 +62,11 @@ def default_patch(image_size: int, stem: str = "patch") -> int:
     """
     if stem == "conv":
         return conv_patch(image_size)
+    if stem == "hybrid":  # its convolution and pooling have halved the picture twice, and patches must divide the rest
+        rest = -(-image_size // 4)
+        return 4 * max(
+            patch for patch in (1, 2, 4) if rest % patch == 0 and (4 * patch <= conv_patch(image_size) or patch == 1)
+        )
     wanted = max(1.0, image_size / (8 if image_size <= 96 else 10 if image_size <= 160 else 14))
     # 28 -> 4 (49 tokens) rather than 2 (196): attention costs the square.
     near = [p for p in range(1, image_size + 1) if image_size % p == 0 and wanted / 1.6 <= p <= wanted * 1.6]

@@ -210,7 +210,7 @@ class Results:
     @property
     def several(self) -> bool:
         """Whether an image has several labels, so that accuracies count labels."""
-        return self.dataset.get("task") == "multi-label"
+        return self.dataset.get("task") in ("multilabel", "multi-label")  # as version 0.1 wrote it
 
     @property
     def research(self) -> bool:

@@ -73,6 +73,7 @@ class Walk:
         calibrated: Keys of those whose temperature was fitted.
         entries: Rows to be measured, teachers first.
         rows: Measured ("rows").
+        answered: The student's, one row per tile where images are tiled; None without a scored split.
         fold_rows: Pooled rows of a cross-validation.
         arrays: Everyone's answers, for ``predictions.npz``.
         notes: Sentences under the table.
@@ -93,6 +94,7 @@ class Walk:
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    answered: Any = None
     fold_rows: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

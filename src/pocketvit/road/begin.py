@@ -11,7 +11,7 @@ import timm
 import torch
 
 from ..config import RunConfig
-from ..deployment.budget import choose
+from ..deployment.budget import Budget, choose
 from ..errors import PocketError
 from ..files import human_bytes, human_time
 from ..models import LADDER
@@ -69,7 +69,7 @@ def check_student(settings: Any) -> None:
     changed = stem not in ("auto", "patch") or attention != "plain"
     if not changed or name in LADDER:
         return
-    if stem == "coadvise":
+    if stem in ("coadvise", "conv", "hybrid"):
         raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
     if is_pretrained(name) or not is_vision_transformer(name):
         raise PocketError(
@@ -119,18 +119,29 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     classes = dataset.classes or tuple(map(str, range(max((one.num_outputs for one in teachers), default=1))))
     about = Preprocessing.of(config.view, (config.view.view_size, IMAGENET_MEAN, IMAGENET_STD))
     choice = choose(
-        settings.budget, config.network, classes=classes, preprocessing=about, task=task_named(dataset.task)
+        Budget(**vars(settings.budget)),
+        config.network,
+        classes=classes,
+        preprocessing=about,
+        task=task_named(dataset.task),
     )
     return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
 
 
-def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide) -> Run:
-    """Walk the stages into a new run folder, or go on with an unfinished one; return the run."""
+def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, of: str = "") -> Run:
+    """Walk the stages into a new run folder, or go on with an unfinished one; return the run.
+
+    Args:
+        settings: Of the verb.
+        stages: To walk.
+        decide_all: Makes the choices.
+        of: What stands in the run's name behind that of the images.
+    """
     named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
     if named and Run(settings.resume).finished:
         return Run(settings.resume)
     begun = begin(settings, decide_all, chosen=named)
-    run = Run.begin(settings.name or begun.dataset.name, begun.settings)
+    run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
     if not run.finished:
         with run.logging():
             run.say(begun.notes)

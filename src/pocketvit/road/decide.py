@@ -17,6 +17,7 @@ import numpy as np
 from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from ..errors import PocketError
 from ..labels.record import choose_k
+from ..models import LADDER
 from ..models.names import is_pretrained
 from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
@@ -232,8 +233,15 @@ def network_of(settings: Any) -> NetworkConfig:
     """Return the network that the group Student describes."""
     stem = settings.stem
     if stem == "auto":
-        stem = "conv" if settings.student.startswith("pocket_") and settings.attention == "plain" else "patch"
+        stem = _usual_stem(settings)
     return NetworkConfig(settings.student, settings.patch, settings.tokens, stem, settings.attention)
+
+
+def _usual_stem(settings: Any) -> str:
+    """A convolution before the patches where the student can have one: it pays at every budget (docs/students.md)."""
+    if settings.student not in LADDER or settings.attention != "plain" or settings.patch not in (None, 4, 8, 16):
+        return "patch"
+    return "conv" if settings.tokens else "hybrid"
 
 
 def check_served(loss: LossConfig, settings: Any, classes: int, *, task: str) -> None:

@@ -43,7 +43,6 @@ class Report(Stage):
         road, settings, config = walk.road, walk.settings, walk.config
         student = walk.networks["student"]
         taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
-        answered = walk.arrays.get("student") if road.scored is not None else None
         write_results(
             walk.folder,
             road,
@@ -55,7 +54,7 @@ class Report(Stage):
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
             differences=_differences(walk.rows),
             extra=walk.extra | {"seconds": walk.spent()},
-            pictures=heat_maps(student, road.scored, road.view, walk.input, answered),
+            pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered),
         )
         write_card(walk.folder)
         write_report(walk.folder, images=not settings.no_images)

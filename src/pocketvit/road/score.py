@@ -289,11 +289,13 @@ class Score(Stage):
             raw = Entry("", "", "", side[0], network_answers(networks["uncalibrated"], side, road.task))
             take_answers([*entries, raw], road)
             rows, walk.arrays = measure_rows(entries, road.task, source=road.scored, validation=point_source(road))
-        for row in rows:
-            if row["key"] == "int8":  # the same network, stored with fewer bits
-                row |= {key: find(rows, "student").get(key) for key in ("parameters", "flops")}
+        for row in rows:  # an int8 file is the same network, stored with fewer bits
+            if row["role"] in ("int8", "teacher-int8"):
+                same = find(rows, "student" if row["role"] == "int8" else row["key"].removesuffix("-int8"))
+                row |= {key: same.get(key) for key in ("parameters", "flops")}
         walk.rows = rows + walk.fold_rows + self._left_out(walk)
         answered = next(entry.probabilities for entry in entries if entry.key == "student")
+        walk.answered = answered
         after = answered if "student" in walk.calibrated else None
         walk.extra["reliability"] = reliability_report(raw.probabilities, after, road.scored, road.task)
         if walk.config.network.tokens >= 2 and road.scored is not None:

@@ -164,7 +164,7 @@ def _share_precision(model: nn.Module, input: Input, road: Road, config: RunConf
 def describe(config: RunConfig) -> str:
     """One line on what is trained and how."""
     train, loss, network = config.train, config.loss, config.network
-    stems = {"patch": "", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
+    stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     stem = " and ".join(filter(None, parts))
     return (

@@ -210,6 +210,7 @@ class Settings:
     """The settings of a verb, or a group of them for verbs to combine. Subclasses are frozen dataclasses."""
 
     verb: ClassVar[str] = ""
+    makes: ClassVar[str] = ""  # the verb whose runs it makes, where that is another
     _group: ClassVar[str] = ""
     _settings: ClassVar[tuple[Setting, ...]]
 

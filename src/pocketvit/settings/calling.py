@@ -88,9 +88,11 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     if not file.is_file():
         raise PocketError(f"{folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
     run = load(file)
-    if run.verb != kind.verb:
+    if run.verb not in (kind.verb, kind.makes):
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
     own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
+    if (Path(folder) / "report.html").is_file():  # it is finished, and only to be shown
+        return {**own, **values}
     for name, value in values.items():
         one = find(kind, name)
         if one.saved and one.compared and not one.exists and plain_value(one.take(value)) != plain_value(own[name]):

@@ -56,6 +56,8 @@ class Demo(Resumable, Pictures, Place, verb="demo"):
     labels, and what the teachers say. Beside it stand the same student with the 50 labels alone, and with all labels.
     """
 
+    makes = "distill"
+
     seed: int = setting("of the student", default=0, low=0, high=2**63 - 1)
 
 

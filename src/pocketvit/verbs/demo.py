@@ -20,9 +20,22 @@ def demo(settings: Demo) -> Run:
 
     return go(
         Distill(
-            images="digits", student="pocket_xs", patch=4, views=10, few_labels=LABELS, size=16, augment="light",
-            flip=False, epochs=28, batch_size=32, precision="fp32", folds=0, seed=settings.seed,
-            resume=settings.resume, out=settings.out, no_images=settings.no_images, name="demo",
+            images="digits",
+            student="pocket_xs",
+            few_labels=LABELS,
+            size=16,
+            flip=False,  # a mirrored digit is another thing
+            augment="light",
+            epochs=28,
+            views=10,
+            batch_size=32,
+            precision="fp32",
+            folds=0,
+            seed=settings.seed,
+            resume=settings.resume,
+            out=settings.out,
+            no_images=settings.no_images,
+            name="demo",
         ),
         DISTILL,
-    )  # fmt: skip
+    )

@@ -43,9 +43,10 @@ def label(settings: Label) -> Outcome:
 def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Label, Any]:
     """Return the settings with the views decided, and what they come down to."""
     from ..config import LabelConfig, RunConfig
-    from ..road.decide import decide_view
+    from ..road.decide import decide_view, epochs_for, view_size
     from ..tasks import task_named
 
     task_named(dataset.task).refuse(settings, len(dataset.classes))
-    settings, view = decide_view(settings, dataset, None)
+    side = settings.size or view_size(dataset.train)
+    settings, view = decide_view(settings, dataset, epochs_for(len(dataset.train), side))
     return settings, RunConfig(view=view, labels=LabelConfig(settings.views, settings.top_k))

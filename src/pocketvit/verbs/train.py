@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
@@ -19,7 +20,8 @@ def train(settings: Train) -> Run:
     from ..road.fit import Fit
 
     check_network(str(settings.model), "--model")
-    return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model)
+    of = f"-{Path(settings.model).name.replace(':', '_')}"
+    return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model, of=of)
 
 
 def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Train, Any]:
