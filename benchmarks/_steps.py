@@ -12,8 +12,8 @@ import torch
 
 from pocketvit.config import LossConfig, TrainConfig, ViewConfig
 from pocketvit.models import create_model, create_student
-from pocketvit.objectives import student_loss
 from pocketvit.sources import Source, open_images
+from pocketvit.tasks import task_named
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.training import Batch, Feed, FromPixels, Stepper
 from pocketvit.training.precision import choose_precision
@@ -22,6 +22,7 @@ from pocketvit.views import Views
 BATCH, BLOCK = 128, 8  # images of a step, steps of a timed block: as many as are rendered at once
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=2, randaugment_magnitude=7.0, erase=0.25)
 INPUT = (32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TASK = task_named("classification")
 
 
 def noise(images: int) -> Source:
@@ -51,7 +52,7 @@ def stepper(tokens: int) -> Stepper:
     with tempfile.TemporaryDirectory() as folder:
         precision = choose_precision(FromPixels(student, INPUT), BATCH, 32, Path(folder), torch.device("cpu"))
     config = TrainConfig(batch_size=BATCH, precision=precision)
-    return Stepper(student, INPUT, student_loss(LossConfig(objective="zscore")), config, 1000)
+    return Stepper(student, INPUT, TASK.loss(LossConfig(objective="zscore")), config, 1000, task=TASK)
 
 
 def endless(source: Source, **options: Any) -> Iterator[Batch]:

@@ -17,13 +17,15 @@ from _timing import alternate, print_table, run
 from pocketvit.config import LossConfig, TermConfig, TrainConfig
 from pocketvit.labels import SoftLabels
 from pocketvit.models import create_model, create_student
-from pocketvit.objectives import OBJECTIVES, student_loss
+from pocketvit.objectives import OBJECTIVES
 from pocketvit.objectives.terms import TERMS, FeatureTerms
+from pocketvit.tasks import task_named
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.training import Batch, Stepper
 from pocketvit.training.features import LiveFeatures
 
 BATCH, INPUT = 128, (32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TASK = task_named("classification")
 
 
 def step(teacher: Teacher, objective: str | None, term: str | None) -> Callable[[], object]:
@@ -32,7 +34,8 @@ def step(teacher: Teacher, objective: str | None, term: str | None) -> Callable[
     loss = LossConfig(objective=objective or "zscore", terms=(TermConfig(term),) if term else ())
     terms = FeatureTerms(loss, student, 32, [teacher]) if term else None
     ema = 0.99 if terms is not None and terms.needs_average else 0.0
-    stepper = Stepper(student, INPUT, student_loss(loss), TrainConfig(precision="fp32", ema=ema), 1000, terms=terms)
+    config = TrainConfig(precision="fp32", ema=ema)
+    stepper = Stepper(student, INPUT, TASK.loss(loss), config, 1000, task=TASK, terms=terms)
     layers = terms.teacher_layers(0) if terms is not None else []
     look = LiveFeatures([teacher], [layers]) if layers else None
     classes = torch.arange(BATCH) % 10
