@@ -6,16 +6,15 @@ import logging
 
 import pytest
 import torch
-from pocketvit.verbs.features import teacher_features
 from test_resume import stop_after
 from torch import nn
-from training_fakes import CLASSES, INPUT, MIXED, SIDE, ArraySource, same_weights, tiny_vit
+from training_fakes import CLASSES, INPUT, MIXED, SIDE, TASK, ArraySource, same_weights, tiny_vit
 
-from pocketvit.config import LossConfig, RunConfig, TermConfig, TrainConfig
+from pocketvit.config import LabelConfig, LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, write_labels
-from pocketvit.objectives import student_loss
 from pocketvit.objectives.terms import FeatureTerms
+from pocketvit.road.features import teacher_features
 from pocketvit.teachers import load_teacher
 from pocketvit.training import Feed, fit, read_metrics
 from pocketvit.training.features import LiveFeatures
@@ -49,12 +48,14 @@ def run(folder, teacher, *, resume=False, stored=None, loss=LOSS):
     torch.manual_seed(1)
     model = tiny_vit()
     terms = FeatureTerms(loss, model, SIDE, [teacher])
-    config = RunConfig(views=EPOCHS, store_features=stored, loss=loss)
-    features = teacher_features(views, folder / "labels", config, [teacher], terms)
+    features = teacher_features(
+        views, folder / "labels", LabelConfig(views=EPOCHS, store_features=stored), [teacher], terms
+    )
     feed = Feed(views, 10, labels=labels, teachers=[labels.key(teacher)], view_count=EPOCHS, features=features)
-    train = TrainConfig(epochs=EPOCHS, batch_size=10, warmup_epochs=0.5, learning_rate=2e-3, precision="fp32")
+    train = TrainConfig(epochs=EPOCHS, batch_size=10, warmup=0.25, learning_rate=2e-3, precision="fp32")
     fit(
-        model, feed, student_loss(loss), train, folder / "run", evaluate=None, input=INPUT, terms=terms, resume=resume
+        model, feed, TASK.loss(loss), train, folder / "run",
+        task=TASK, evaluate=None, input=INPUT, terms=terms, resume=resume,
     )  # fmt: skip
     return model
 
@@ -92,7 +93,7 @@ def test_a_stored_layer_stands_beside_the_labels_with_its_kind(tmp_path, teacher
 
 
 def test_features_beyond_the_stated_size_are_refused(tmp_path, teacher):
-    with pytest.raises(PocketError, match=r"6\.12 kB.*Conv@body \[8, 2, 2\].*more than the 1kB of --store-features"):
+    with pytest.raises(PocketError, match=r"5\.76 kB.*Conv@body \[8, 2, 2\].*more than the 1kB of --store-features"):
         run(tmp_path, teacher, stored="1kB")
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 
 import numpy as np
 import pytest
 import torch
-from training_fakes import MIXED, PLAIN, ArraySource, FixedTeacher
+from training_fakes import MIXED, PLAIN, TASK, ArraySource, FixedTeacher
 
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
-from pocketvit.labels import write_labels
-from pocketvit.objectives import student_loss
+from pocketvit.labels import decode, write_labels
 from pocketvit.training import Feed
 from pocketvit.views import Views
 
@@ -161,7 +161,90 @@ def test_a_store_lends_its_labels_to_student_losses(feeds, tmp_path):
     views = Views(ArraySource(), MIXED)
     store = write_labels(tmp_path, views.source, views, [teacher], 1, progress=False, batch_size=16)
     batch = next(feeds(labels=store, teachers=[teacher.name]).epoch(0))
-    logits = batch.soft[0].logits
-    assert logits is not None
-    loss, _ = student_loss(LossConfig(objective="kl", temperature=1, weight=1))((logits.clone(),), batch)
+    loss, _ = TASK.loss(LossConfig(objective="kl", temperature=1, weight=1))((batch.soft[0].logits,), batch)
     assert loss.abs() < 1e-6
+
+
+def test_labels_of_other_images_views_or_outputs_are_refused(feeds, tmp_path):
+    """A store is replayed only on the very images and views that were labelled."""
+    views = Views(ArraySource(), MIXED)
+    store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 1, progress=False, batch_size=16)
+    taught = {"labels": store, "teachers": ["teacher0"]}
+    feeds(**taught, kind="softmax")
+    with pytest.raises(PocketError, match=r"other images.*images: 45 there, 44 here"):
+        feeds(count=44, **taught)
+    with pytest.raises(PocketError, match=r"other views.*flip: 0.5 there, 0.25 here"):
+        feeds(config=dataclasses.replace(MIXED, flip=0.25), **taught)
+    with pytest.raises(PocketError, match="of the kind softmax, and what learns from them takes sigmoid"):
+        feeds(**taught, kind="sigmoid")
+
+
+def test_the_fingerprint_knows_teachers_classes_and_targets(feeds):
+    """A resumed run must not go on with corrected labels, classes in another order, or another live teacher."""
+    whole = feeds().fingerprint()
+    assert whole == feeds().fingerprint()
+    prints = {whole, feeds(live=[FixedTeacher(0)]).fingerprint(), feeds(live=[FixedTeacher(1)]).fingerprint()}
+    for change in ("targets", "classes"):
+        source = ArraySource(45)
+        if change == "targets":
+            source.targets[3] = -1
+        else:
+            source.classes = source.classes[::-1]
+        prints.add(Feed(Views(source, MIXED), 8).fingerprint())
+    assert len(prints) == 5
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_process_reads_only_the_labels_of_its_own_images(feeds, tmp_path, monkeypatch, balance, k):
+    """And each image's are those that a single process would learn from."""
+    views = Views(ArraySource(), MIXED)
+    store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 2, k=k, progress=False, batch_size=16)
+    whole = [store.read("teacher0", view) for view in (0, 1)]
+    read = []
+    real = type(store).read
+    monkeypatch.setattr(type(store), "read", lambda self, *a: (read.append(a[2]), real(self, *a))[1])
+    shown = []
+    for rank in range(2):
+        feed = feeds(labels=store, teachers=["teacher0"], balance=balance, rank=rank, world=2)
+        for epoch in (0, 1):
+            for batch in feed.epoch(epoch):
+                assert torch.equal(decode(batch.soft[0]), decode(whole[epoch].index(batch.positions)))
+                shown += batch.positions.tolist() if epoch == 0 else []
+    assert balance or sorted(shown) == list(range(45))
+    assert all(rows is not None and len(rows) < 30 for rows in read)
+
+
+def test_targets_of_any_form_are_gathered(feeds):
+    """Collating is a gather of the source's array: classes, labels, or numbers."""
+    source = ArraySource(45)
+    for targets in (np.eye(3, dtype=np.int64)[source.targets], np.arange(90, dtype=np.float32).reshape(45, 2)):
+        source.targets = targets
+        feed = Feed(Views(source, MIXED), 8)
+        for batch in feed.epoch(0):
+            assert torch.equal(batch.targets, torch.from_numpy(targets)[batch.positions])
+        feed.close()
+
+
+def test_threads_end_with_the_feed_and_start_again(feeds, tmp_path):
+    views = Views(ArraySource(), MIXED)
+    store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 1, progress=False, batch_size=16)
+    feed = feeds(labels=store, teachers=["teacher0"])
+    before = threading.active_count()
+    for _ in range(2):
+        next(feed.epoch(0))
+        assert threading.active_count() == before + 2  # one renders, one reads labels
+        feed.close()
+        assert threading.active_count() == before
+
+
+def test_a_damaged_shard_stops_the_feed_with_its_name(feeds, tmp_path):
+    views = Views(ArraySource(), MIXED)
+    store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 1, progress=False, batch_size=16)
+    path = store.shards("teacher0", 0)[0][0]
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    feed = feeds(labels=store, teachers=["teacher0"])
+    for _ in range(2):
+        with pytest.raises(PocketError, match=f"{path.name} is damaged"):
+            list(feed.epoch(0))
