@@ -96,7 +96,9 @@ def test_the_verb_counts_and_its_setting_is_an_option_a_keyword_and_a_line_of_he
 
 def test_objectives_are_the_choices_of_the_setting():
     choices = set(get_args(get_type_hints(Distill)["objective"])) - {"auto"}
-    assert choices == {name for task in _TASKS.values() if task.name != "cautious" for name in task.objectives} - {"mse"}
+    assert choices == {name for task in _TASKS.values() if task.name != "cautious" for name in task.objectives} - {
+        "mse"
+    }
 
 
 def rooms() -> list[str]:

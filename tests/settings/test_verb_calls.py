@@ -44,7 +44,9 @@ def test_the_docstring_is_the_function_s_or_that_of_the_settings():
     assert distill.__doc__.startswith("Return what was said.\n\nArgs:\n    images: ")
     assert predict.__doc__.startswith("Label images with a run")
     assert distill.__name__ == "distill"
-    assert str(inspect.signature(predict)).startswith("(model: 'Model', images: 'Picture | Sequence[Picture]', *, window:")
+    assert str(inspect.signature(predict)).startswith(
+        "(model: 'Model', images: 'Picture | Sequence[Picture]', *, window:"
+    )
 
 
 def test_a_call_builds_and_checks_settings():

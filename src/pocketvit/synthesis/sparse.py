@@ -30,7 +30,9 @@ class Sparse:
     def __init__(self, module: nn.Module, keep: tuple[float, ...], steps: int) -> None:
         network: Any = module
         blocks, entry = getattr(network, "blocks", None), getattr(network, "norm_pre", None)
-        attention: Any = getattr(blocks[-1], "attn", None) if isinstance(blocks, nn.Sequential) and len(blocks) else None
+        attention: Any = (
+            getattr(blocks[-1], "attn", None) if isinstance(blocks, nn.Sequential) and len(blocks) else None
+        )
         if entry is None or not hasattr(attention, "qkv") or not hasattr(module, "patch_embed"):
             raise PocketError(
                 f"{type(module).__name__} is no VisionTransformer of timm, whose patches can be dropped: invert it "
