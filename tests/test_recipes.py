@@ -1,4 +1,4 @@
-"""Recipes are documents: each says what it shows, costs and found, and what it describes can be made."""
+"""Recipes are documents that run: each says what it shows, costs and found, and goes from its images to its table."""
 
 from __future__ import annotations
 
@@ -6,13 +6,28 @@ import importlib
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pocketvit.config import RunConfig
-from pocketvit.models import create_student
+from pocketvit.experiments import run_arms
+from pocketvit.models import create_model, create_student
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+# Those of the experiments with arms, and what of the drawn images below each takes; {} is where these lie.
+IMAGES = {
+    "biomedical": "{}/cells.npz",
+    "complementary_teachers": "{}/pictures.npz",
+    "deit_tiny_cifar100": "{}/pictures.npz",
+    "ensemble_cifar10": "{}/pictures.npz",
+    "gating": "{}/pictures.npz",
+    "replayed_views": "{}/pictures.npz,{}/cifar_resnet56.th",
+    "resampling": "{}/cells.npz",
+    "small_batches": "{}/pictures.npz,{}/cells.npz",
+    "which_method": "{}/pictures.npz,{}/cifar_resnet20.th",
+}
 
 
 @pytest.fixture(params=RECIPES)
@@ -39,3 +54,45 @@ def test_the_student_of_a_recipe_can_be_made(recipe, small):
     assert isinstance(config, RunConfig)
     network = config.network
     create_student(network.name, num_classes=10, image_size=config.view.view_size, patch_size=network.patch)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Sixteen noisy pictures of each of two colours, of 32 and of 28 pixels, and teachers that have learned nothing."""
+    folder, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    for name, side in (("pictures", 32), ("cells", 28)):
+        arrays = {}
+        for split, count in (("train", 32), ("val", 8), ("test", 8)):
+            labels = np.arange(count)[:, None] % 2
+            noise = rng.integers(0, 128, (count, side, side, 3), dtype=np.uint8)
+            noise[..., 0] += (100 * labels[..., None]).astype(np.uint8)
+            arrays |= {f"{split}_images": noise, f"{split}_labels": labels}
+        np.savez(folder / f"{name}.npz", **arrays)
+    for name in ("cifar_resnet20", "cifar_resnet56"):
+        torch.manual_seed(0)
+        network = create_model(name, num_classes=2).train()
+        with torch.no_grad():
+            network(torch.randn(32, 3, 32, 32))  # running statistics, without which logits leave fp16
+        torch.save({"state_dict": network.state_dict()}, folder / f"{name}.th")
+    return folder
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_recipe_runs_to_its_table(name, drawn, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    module = importlib.import_module(name)
+
+    def once(road, arms, seeds, folder):  # one seed is trained, and counts for all
+        found = run_arms(road, arms, seeds[:1], folder)
+        return {key: records * len(seeds) for key, records in found.items()}
+
+    monkeypatch.setattr(module, "run_arms", once)
+    for constant, few in (("SEEDS", range(1)), ("BATCHES", (32, 2))):
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, few)
+    folder = tmp_path / name
+    text = module.recipe(IMAGES[name].format(drawn, drawn), folder, True)
+    keys = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(keys) > 2
+    assert "nan" not in text.lower().replace("nanometre", "")
+    assert list(folder.rglob("report.html"))
