@@ -5,7 +5,8 @@ Shows   the same student with the convolution and the involution teacher of comp
 Paper   CA-MKD (Zhang et al., ICASSP 2022) weighs by confidence; `pocketvit.objectives.gating` names the others. Beware
         the teacher that is wrong on an image and confident.
 Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
-Cost    after complementary_teachers.py, whose teachers it reuses: about 30 minutes on one processor core.
+Cost    after complementary_teachers.py, whose teachers it reuses: about 30 minutes on one processor core;
+        --small: less than that recipe's.
 Command pocketvit run recipes/gating.py --images data/cifar10.npz
 Result  recipes/gating.md
 """

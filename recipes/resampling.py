@@ -88,7 +88,7 @@ def overshoot(road: Road) -> str:
     some = torch.from_numpy(road.dataset.train.rgb(np.arange(256))).permute(0, 3, 1, 2).float()
     parts = []
     for key, (kernel, lobes) in KERNELS.items():
-        x = resize(some, (56, 56), kernel, lobes)  # type: ignore[arg-type]
+        x = resize(some, (56, 56), kernel, lobes)
         beyond = ((x < 0) | (x > 255)).float().mean().item()
         parts.append(f"{NAMES[key]} {100 * beyond:.2f} %")
     return "Values beyond 0 to 255 before clamping, 28 to 56 px: " + ", ".join(parts) + "."
