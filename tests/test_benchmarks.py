@@ -18,13 +18,13 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 # What makes a script small: constants of its module.
 SMALLER: dict[str, dict[str, Any]] = {
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
-    "methods": {"BATCH": 8},
-    "muon": {"BATCH": 8},
+    "methods": {"BATCH": 4},
+    "muon": {"BATCH": 2},
     "patches": {
         "_EMBEDDINGS": ((32, 4, 2), (224, 16, 1)),
         "_MODELS": (("pocket_s", 32, 2), ("pocket_l", 224, 1)),
     },
-    "training": {"BATCH": 16},
+    "training": {"BATCH": 8},
 }
 
 
@@ -35,9 +35,10 @@ def brief(monkeypatch):
     timing, steps = importlib.import_module("_timing"), importlib.import_module("_steps")
     alternate, noise = timing.alternate, steps.noise
     monkeypatch.setattr(timing, "alternate", lambda candidates, seconds, least=1: alternate(candidates, 0.0, 1))
-    monkeypatch.setattr(steps, "noise", lambda images: noise(min(images, 64)))
-    monkeypatch.setattr(steps, "BATCH", 16)
+    monkeypatch.setattr(steps, "noise", lambda images: noise(min(images, 16)))
+    monkeypatch.setattr(steps, "BATCH", 8)
     monkeypatch.setattr(steps, "BLOCK", 1)
+    monkeypatch.setattr(steps, "choose_precision", lambda *_: "fp32")
     return timing
 
 
@@ -51,8 +52,8 @@ def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, c
         monkeypatch.setattr(module, constant, value)
     if name == "views":
         measure_size = module.measure_size
-        monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 8, 1, 4, 0.0))
-    found = module.measure(argparse.Namespace(seconds=0.0, images=64))
+        monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 4, 1, 2, 0.0))
+    found = module.measure(argparse.Namespace(seconds=0.0, images=64 if name == "store" else 16))
     assert all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out
     told = re.findall(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,16 @@ def test_a_recipe_runs_to_its_table(name, drawn, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     module = importlib.import_module(name)
 
-    def once(road, arms, seeds, folder):  # one seed is trained, and counts for all
-        found = run_arms(road, arms, seeds[:1], folder)
-        return {key: records * len(seeds) for key, records in found.items()}
+    def run_some(road, arms, seeds, folder):
+        """Train the first two arms and the last one with one seed; the rest counts as the first."""
+        chosen = {arm.key: arm for arm in (*arms[:2], arms[-1])}
+        found = run_arms(road, list(chosen.values()), seeds[:1], folder)
+        for arm in arms:
+            if arm.key not in chosen:
+                shutil.copytree(folder / arms[0].key, folder / arm.key)
+        return {arm.key: found.get(arm.key, found[arms[0].key]) * len(seeds) for arm in arms}
 
-    monkeypatch.setattr(module, "run_arms", once)
+    monkeypatch.setattr(module, "run_arms", run_some)
     for other, constants in FEWER.items():
         for constant, few in constants.items():
             monkeypatch.setattr(importlib.import_module(other), constant, few)
