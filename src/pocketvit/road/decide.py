@@ -25,6 +25,7 @@ from ..sources.targets import class_counts
 from ..tasks import task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
+from ..views.synthetic import hard_views
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -160,6 +161,9 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
 def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:
     """Return the settings with the views' size and augmentation decided, and the views they come down to."""
     augment = settings.augment
+    if augment == "auto" and dataset.synthetic:
+        size = settings.size or view_size(dataset.train)
+        return dataclasses.replace(settings, size=size), hard_views(size)
     if augment == "auto":
         augment = "medium" if epochs is not None and epochs >= LONG else "light"
     size = view_size(dataset.train) if settings.size is None else settings.size
