@@ -59,10 +59,10 @@ def view_config(
     resample: str = "lanczos",
     aspect: str = "crop",
 ) -> ViewConfig:
-    """Return the training views for ``augment`` in none, light, medium, strong.
+    """Return the training views for ``augment`` in none, light, medium, strong, hard.
 
     Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
-    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021). What would change the label of an image of
+    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021); hard is for synthetic images. What would change the label of an image of
     this kind is left out (`views.kinds`).
 
     Args:
@@ -86,6 +86,8 @@ def view_config(
         values |= {"randaugment_ops": 2, "randaugment_magnitude": 7.0, "erase": 0.25}
     if augment == "strong":
         values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
+    if augment == "hard":
+        values = vars(dataclasses.replace(hard_views(side), resample=plain.resample, fit=plain.fit))
     view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
     return dataclasses.replace(
         view,
@@ -162,9 +164,8 @@ def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[An
     """Return the settings with the views' size and augmentation decided, and the views they come down to."""
     augment = settings.augment
     if augment == "auto" and dataset.synthetic:
-        size = settings.size or view_size(dataset.train)
-        return dataclasses.replace(settings, size=size), hard_views(size)
-    if augment == "auto":
+        augment = "hard"
+    elif augment == "auto":
         augment = "medium" if epochs is not None and epochs >= LONG else "light"
     size = view_size(dataset.train) if settings.size is None else settings.size
     view = view_config(

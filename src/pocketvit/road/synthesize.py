@@ -111,14 +111,14 @@ def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
     if teacher.classes is None and len(numbers) == len(classes) and max(numbers) < teacher.num_outputs:
         return teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number.")
     aligned = align(teacher, classes)
-    if aligned is None:
-        named = ", ".join((teacher.classes or ())[:5]) or "without names"
-        raise PocketError(
-            f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
-            f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, "
-            "or by its numbers from 0."
-        )
-    return aligned
+    if aligned is not None:  # what is assumed for that is said by the stage of teachers
+        return teacher.with_columns(aligned.columns)
+    named = ", ".join((teacher.classes or ())[:5]) or "without names"
+    raise PocketError(
+        f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
+        f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or by "
+        "its numbers from 0."
+    )
 
 
 def chosen_classes(teacher: Teacher, wanted: Sequence[str]) -> Teacher:

@@ -20,7 +20,7 @@ from .values import (
 )
 
 Stem = Literal["auto", "patch", "hybrid", "conv", "shifted", "summed", "concatenated", "coadvise"]
-Augment = Literal["auto", "none", "light", "medium", "strong"]
+Augment = Literal["auto", "none", "light", "medium", "strong", "hard"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
 Method = Literal["auto", "drawn", "pushed", "inverted", "photograph", "noise"]
@@ -76,7 +76,8 @@ class Views(Settings, group="views"):
         default=None, low=4, high=1024, common=True,
     )  # fmt: skip
     augment: Augment = setting(
-        "how much views vary; strong adds Mixup and CutMix; auto is light for short trainings, medium for long ones",
+        "how much views vary; strong adds Mixup and CutMix, hard crops a quarter as well; auto is light for short "
+        "trainings, medium for long ones, hard for synthetic images",
         default="auto", common=True,
     )  # fmt: skip
     flip: bool | None = setting(
