@@ -62,8 +62,8 @@ def view_config(
     """Return the training views for ``augment`` in none, light, medium, strong, hard.
 
     Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
-    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021); hard is for synthetic images. What would change the label of an image of
-    this kind is left out (`views.kinds`).
+    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021); hard is for synthetic images (`hard_views`).
+    What would change the label of an image of this kind is left out (`views.kinds`).
 
     Args:
         dataset: Its training images give the size; it may say its kind of images.

@@ -116,12 +116,12 @@ def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
     named = ", ".join((teacher.classes or ())[:5]) or "without names"
     raise PocketError(
         f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
-        f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or by "
-        "its numbers from 0."
+        f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or "
+        "by its numbers from 0."
     )
 
 
-def chosen_classes(teacher: Teacher, wanted: Sequence[str]) -> Teacher:
+def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
     """Return a teacher that answers in the classes that were asked for, by name or number; all of them without any."""
     if not wanted:
         return teacher

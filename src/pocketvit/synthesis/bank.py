@@ -24,7 +24,7 @@ from .shards import Shards, map_arrays, write_npz
 
 MANIFEST, IMAGES = "bank.json", "images.npz"
 _FORMAT = 1
-_OF_A_RUN = {"config.yaml", "train.log"}  # what a verb has written into its folder before the bank is begun
+_BEFORE = {"config.yaml", "train.log", "start"}  # what may lie in its folder before a bank is begun
 _THUMBNAIL = 8  # side of what near duplicates are found by
 _ALIKE = 0.02  # root mean square difference of two thumbnails (of 1) below which two pictures are one
 _BLOCK = 2048
@@ -97,7 +97,7 @@ class BankFolder:
                     f"{self.folder} holds a bank that was asked for otherwise ({'; '.join(lines[:3])}). Ask for the "
                     "same one to continue it, or choose another folder with --out."
                 )
-        elif self.folder.exists() and {path.name for path in self.folder.iterdir()} - _OF_A_RUN:
+        elif self.folder.exists() and {path.name for path in self.folder.iterdir()} - _BEFORE:
             raise PocketError(f"{self.folder} is not empty and holds no bank: choose another folder with --out.")
         else:
             require_space(self.folder, bytes, f"the bank in {self.folder}")

@@ -127,8 +127,8 @@ def _check_values(teacher: Teacher, logits: torch.Tensor) -> None:
         )
     if float((logits - logits.mean(0)).abs().max()) <= 1e-4 * max(1.0, float(logits.abs().max())):
         raise PocketError(
-            f"{teacher.name} says the same of every picture: its weights, its normalization (--teacher-norm) or its input size "
-            f"({teacher.input_size}, --teacher-size) are not those it was trained with."
+            f"{teacher.name} says the same of every picture: its weights, its normalization (--teacher-norm) or its "
+            f"input size ({teacher.input_size}, --teacher-size) are not those it was trained with."
         )
 
 
