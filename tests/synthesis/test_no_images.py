@@ -7,6 +7,7 @@ import synthesis_fakes
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
+from pocketvit.road.images import open_dataset
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
 from pocketvit.synthesis import Procedural
@@ -87,7 +88,7 @@ def test_combinations_that_cannot_be_are_refused():
         Distill("photos", count=5)
 
 
-def test_the_verb_makes_a_source_with_a_page(network, tmp_path):
+def test_the_verb_makes_a_source_with_a_page(network, coloured, tmp_path):
     options = {"teacher": network, "teacher_size": 16, "teacher_norm": "none", "out": tmp_path, "count": 30}
     plan = pocketvit.synthesize(**options, plan=True)
     assert plan.data["images"] == 30
@@ -99,5 +100,13 @@ def test_the_verb_makes_a_source_with_a_page(network, tmp_path):
     assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 30
     again = pocketvit.synthesize(**options, classes="2,0", resume=True)
     assert again.data["folder"] == made.data["folder"]
+    settings = Distill(made.data["folder"], test=coloured, teacher="t")
+    opened = open_dataset(settings)
+    assert len(opened.train) == 30
+    assert len(opened.test) == 60
+    assert opened.val is None
+    assert opened.classes == ("0", "1", "2")
+    with pytest.raises(PocketError, match="holds synthetic images without labels"):
+        open_dataset(Distill(made.data["images"], val=coloured, teacher="t"))
     with pytest.raises(PocketError, match="different numbers below 3"):
         pocketvit.synthesize(**options, classes="0,7")

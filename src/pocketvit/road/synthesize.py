@@ -5,7 +5,6 @@ Training never sees a real image, unless some were given for that (``--data``): 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ import numpy as np
 
 from ..errors import PocketError
 from ..files import sha256_of
-from ..sources import Checks, Dataset, Source, open_images
+from ..sources import Checks, Dataset, Source, open_images, pack_dataset
 from ..synthesis import Bank, Candidates, gallery
 from ..synthesis.methods import Request, bank_cost, make_bank, words
 from ..teachers import Teacher, align
 from ..teachers.classes import match_classes
 from ..training.distributed import join_processes, lead_first
 from .base import Cost, Stage, Walk
-from .images import open_road, shared_folder
+from .images import open_test, shared_folder
 from .label import label_road
 from .rates import training_seconds
 from .train import train_network
@@ -72,7 +71,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         PocketError: There is no teacher, or none of its classes are those of the test images.
     """
     settings.require_teacher()
-    test = _test_images(settings)
+    test = open_test(settings)
     classes = test.classes if test is not None else ()
     mapped = [_of_classes(teacher, classes) for teacher in teachers] if classes else list(teachers)
     request = request_of(settings, mapped[0])
@@ -91,18 +90,6 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         synthetic=request.chosen,
     )  # fmt: skip
     return dataset, mapped
-
-
-def _test_images(settings: Any) -> Dataset | None:
-    """Open the test images: the test split where there is one, else all of them."""
-    if settings.test is None:
-        return None
-    found = open_images(settings.test, window=settings.window, val_fraction=0, progress=False)
-    if found.task not in ("classification", "ordinal"):
-        raise settings.refused("test", "images are synthesized for one class per image, and these are of another kind")
-    scored = copy.copy(found.test or found.train)
-    scored.split = "test"
-    return dataclasses.replace(found, test=scored)
 
 
 def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
@@ -208,8 +195,8 @@ class Controls(Stage):
         for key, (name, request) in self._wanted(walk).items():
             log.info("control  %s", name)
             bank = _made(walk, request)
-            road = walk.road.with_train(open_road(_dataset(walk.images, bank), walk.road.view, walk.road.shared,
-                                                  device=walk.device).dataset.train)  # fmt: skip
+            packed = pack_dataset(_dataset(walk.images, bank), walk.road.shared / "packs")
+            road = walk.road.with_train(packed.train)
             # As many steps as the student had, should fewer images have been kept.
             shown = len(walk.road.dataset.train) * walk.config.train.epochs
             train = dataclasses.replace(walk.config.train, epochs=max(1, round(shown / len(bank))))

@@ -76,6 +76,15 @@ class Bank:
         return assemble(listing, val_fraction=0, seed=0, window=None, progress=False)
 
 
+def find_bank(images: Any) -> Path | None:
+    """Return the file of a bank's images, where a user names that or the bank's folder; None for anything else."""
+    if not isinstance(images, str | Path):
+        return None
+    path = Path(images).expanduser()
+    file = path / IMAGES if path.is_dir() else path
+    return file if file.name == IMAGES and file.is_file() and (file.parent / MANIFEST).is_file() else None
+
+
 class BankFolder:
     """A bank that is being made, or made already: the same request continues it, another one is refused.
 
