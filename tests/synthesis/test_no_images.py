@@ -35,6 +35,8 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     for key in ("student", "noise", "without"):
         assert rows[key]["n"] == 60
     assert rows["student"]["calibrated"] is False
+    worth = [line for line in run.results["differences"] if "without the real images" in line]
+    assert "points (one seed" in worth[0]
     assert run.results["dataset"]["counts"] == {"train": 64, "test": 60}
     said = caplog.text
     for words in ("NOT data-free: made with 5 real images", "from noise alone", "classes were matched by number"):
