@@ -35,7 +35,7 @@ def brief(monkeypatch):
     timing, steps = importlib.import_module("_timing"), importlib.import_module("_steps")
     alternate, noise = timing.alternate, steps.noise
     monkeypatch.setattr(timing, "alternate", lambda candidates, seconds, least=1: alternate(candidates, 0.0, 1))
-    monkeypatch.setattr(steps, "noise", lambda images: noise(min(images, 16)))
+    monkeypatch.setattr(steps, "noise", lambda images: noise(min(images, 64)))
     monkeypatch.setattr(steps, "BATCH", 8)
     monkeypatch.setattr(steps, "BLOCK", 1)
     monkeypatch.setattr(steps, "choose_precision", lambda *_: "fp32")
@@ -53,7 +53,7 @@ def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, c
     if name == "views":
         measure_size = module.measure_size
         monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 4, 1, 2, 0.0))
-    found = module.measure(argparse.Namespace(seconds=0.0, images=64 if name == "store" else 16))
+    found = module.measure(argparse.Namespace(seconds=0.0, images=64))
     assert all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out
     told = re.findall(
