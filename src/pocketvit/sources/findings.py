@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-DEPTHS = ("uint8", "uint16", "int32", "float32")
+DEPTHS = ("uint8", "uint16", "int32", "float32", "int8", "int16", "uint32")
 
 
 @dataclass
