@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -11,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
+from ..files import human_bytes
 from . import medmnist
 from .base import SPLITS
 from .findings import DEPTHS
 from .grades import are_grades, in_order
 from .listing import Arrays, Listing
-from .targets import labelled, several
+from .targets import labelled, present, several
 
 Split = tuple[np.ndarray, np.ndarray | None]
+_MOST_CLASSES = 1 << 16  # a label beyond is a code for something else
 
 
 def list_digits() -> Listing:
@@ -42,6 +45,13 @@ def list_npz(path: Path) -> Listing:
     if not zipfile.is_zipfile(path):
         raise PocketError(f"{path} is not a readable .npz file (no zip archive): copy it again")
     try:
+        claimed = sum(member.file_size for member in zipfile.ZipFile(path).infolist())
+        memory = total_memory()
+        if memory is not None and claimed > memory / 2:
+            raise PocketError(
+                f"{path} unpacks to {human_bytes(claimed)}, more than half of the memory ({human_bytes(memory)}): use a "
+                "folder of images instead"
+            )
         with np.load(path, allow_pickle=False) as archive:
             found = set(archive.files)
             if "train_images" not in found:
@@ -65,6 +75,14 @@ def list_npz(path: Path) -> Listing:
     except MemoryError as error:
         raise PocketError(f"{path} does not fit into memory: use a folder of images instead") from error
     return _of_medmnist(list_arrays(path.stem, splits, classes or _names(path.stem, splits)))
+
+
+def total_memory() -> int | None:
+    """Return how many bytes of memory this machine has, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:
@@ -122,6 +140,19 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
         raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)
     count = joined.shape[1] if several(joined) else int(joined.max(initial=-1)) + 1
+    if count > _MOST_CLASSES:
+        raise PocketError(
+            f"{name} has a label {count - 1}, and {_MOST_CLASSES:,} classes are the most: number them from 0, and give -1 "
+            "where the class is unknown"
+        )
+    if classes and len(set(classes)) < len(classes):
+        twice = Counter(classes).most_common(1)[0][0]
+        raise PocketError(f"{name} names two classes {twice!r}: give each class one name of its own")
+    if not several(joined) and classes is None and len(present(joined)) == 1:
+        raise PocketError(
+            f"{name} has one label only, {next(iter(present(joined)))} (-1 means unknown): two or more are needed, "
+            "numbered from 0"
+        )
     if not labelled(joined).any():
         classes = ()
         joined = np.full(len(joined), -1, np.int64)
@@ -185,10 +216,12 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
     if images.ndim == 4 and images.shape[-1] in (2, 4) and images.dtype.name not in ("uint8", "uint16"):
         raise PocketError(f"the images of {where} are {images.dtype} with alpha: give 1 or 3 channels")
     if images.dtype.name in DEPTHS:
-        return images
+        return images.astype(images.dtype.newbyteorder("="), copy=False)  # FITS and some TIFF readers give big-endian
     if images.dtype.kind == "f":
         return images.astype(np.float32)
-    if len(images) and (images.min() < -(2**31) or images.max() >= 2**31):
+    if images.size and images.min() >= 0 and 2**31 <= images.max() < 2**32:
+        return images.astype(np.uint32)
+    if images.size and (images.min() < -(2**31) or images.max() >= 2**31):
         raise PocketError(f"the images of {where} hold values beyond 32 bits: scale them down")
     if (
         images.dtype.kind == "i"
@@ -211,10 +244,10 @@ def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.floor(flat)).all()):
         raise PocketError(f"the labels of {where} are {flat.dtype}: expected whole numbers from 0")
-    targets = flat.astype(np.int64)
-    if count and targets.min() < -1:
-        raise PocketError(f"{where} has a label {targets.min()}: expected whole numbers from 0, or -1 where unknown")
-    return targets
+    if count and not -1 <= flat.min() <= flat.max() < 2**31:
+        bad = flat.min() if flat.min() < -1 else flat.max()
+        raise PocketError(f"{where} has a label {bad}: expected whole numbers from 0, or -1 where unknown")
+    return flat.astype(np.int64)
 
 
 def _of_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One threaded pass over every image: is it readable, what is it, and is it there twice. Then the window."""
+"""One threaded pass over every image: is it readable, what is it, and is it there twice."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from ..errors import PocketError
 from .base import Item, Result, Window, cores
-from .decode import CHANNELS, BrokenImage, Probe, probe, read_bytes, without_alpha
+from .decode import BrokenImage, Probe, kind_of, probe, read_bytes, whole, without_alpha
 from .findings import DEPTHS, Findings
 from .listing import Arrays, Files, Listing
+from .window import intensities
 
 _NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
 _BATCH = 32  # files a task: enough to hide the cost of a task, few enough for a lively progress bar
@@ -28,7 +29,7 @@ class Checked:
 
     Attributes:
         good: bool [N], whether an image can be used.
-        window: decided over all images.
+        window: decided once the training images are known.
         broken: (name, why) of those that cannot be used.
         notes: said so far.
     """
@@ -56,8 +57,8 @@ class Checked:
         return np.array([number.get(cell, int(own)) for cell, own in zip(cells, alone, strict=True)], np.int64)
 
 
-def examine(listing: Listing, *, val_fraction: float, window: Window | None, progress: bool) -> Checked:
-    """Read every image of a listing once, and decide the window."""
+def examine(listing: Listing, *, val_fraction: float, progress: bool) -> Checked:
+    """Read every image of a listing once."""
     if not 0 <= val_fraction < 0.5:
         raise PocketError(f"val_fraction is {val_fraction:g}: give a share of the images from 0 to below 0.5")
     findings = check(listing, progress)
@@ -71,8 +72,27 @@ def examine(listing: Listing, *, val_fraction: float, window: Window | None, pro
         notes.append(
             f"the {len(listing.classes)} classes are ordered grades: distances between grades are reported too"
         )
-    window = window_for(listing, findings, window, notes)
-    return Checked(listing, findings, good, window, tuple(broken), notes)
+    group_by_patient(listing, findings, notes)
+    return Checked(listing, findings, good, None, tuple(broken), notes)
+
+
+def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> None:
+    """Keep the images of a patient, which DICOM names, on one side of every split that is made here."""
+    patients = findings.patients
+    named = [patient for patient, good in zip(patients, findings.good, strict=True) if patient and good]
+    if listing.groups is not None or not 1 < len(set(named)) < len(named):
+        return
+    if set(listing.splits) == {"train"}:
+        listing.group, listing.groups = "PatientID", list(patients)
+        return
+    sides: dict[str, set[str]] = {}
+    for patient, split in zip(patients, listing.splits, strict=True):
+        sides.setdefault(patient, set()).add(split)
+    both = sorted(patient for patient, splits in sides.items() if patient and len(splits) > 1)
+    if both:
+        notes.append(
+            f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too good"
+        )
 
 
 def check(listing: Listing, progress: bool = True) -> Findings:
@@ -109,7 +129,25 @@ def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
         warnings.simplefilter("ignore")  # odd EXIF and palettes: what matters is said by the findings
         for rows in threaded(work, tasks):
             bar.update(len(rows))
+        _look_closely(files, names, findings)
     return findings
+
+
+def _look_closely(files: Files, names: list[str], findings: Findings) -> None:
+    """Decode large JPEGs in full where another kind of file has their size: it may be a copy."""
+    drafted = findings.drafted & findings.good
+    shapes = findings.shapes[:, :2]
+    others = {(h, w) for h, w in shapes[findings.good & ~drafted].tolist()}
+
+    def work(row: int) -> None:
+        try:
+            findings.looks[row] = _look(whole(read_bytes(files.paths[row], names[row]), names[row]))
+        except BrokenImage as error:
+            findings.why[row] = error.why
+
+    rows = [row for row in np.flatnonzero(drafted).tolist() if tuple(shapes[row].tolist()) in others]
+    for _ in threaded(work, rows):
+        pass
 
 
 def threaded(work: Callable[[Item], Result], tasks: Iterable[Item]) -> Iterator[Result]:
@@ -143,11 +181,19 @@ def _check_file(path: Path, name: str, findings: Findings, row: int) -> None:
     findings.shapes[row] = (*image.shape, 0)[:3]
     findings.depths[row] = DEPTHS.index(pixels.dtype.name)
     findings.kinds[row] = image.kind
+    findings.drafted[row] = image.drafted
+    findings.windows[row] = image.window or (np.nan, np.nan)
+    findings.patients[row] = image.patient
     if pixels.dtype != np.uint8:
-        seen = without_alpha(pixels)
-        findings.ranges[row] = seen.min(), seen.max()
-        if not np.isfinite(findings.ranges[row]).all():
-            findings.why[row] = _NOT_NUMBERS
+        _measure(without_alpha(pixels), findings, row)
+
+
+def _measure(pixels: np.ndarray, findings: Findings, row: int) -> None:
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        findings.why[row] = _NOT_NUMBERS
+        return
+    found = intensities(pixels)
+    findings.ranges[row], findings.robust[row] = found[:2], found[2:]
 
 
 def _look(image: Probe) -> bytes:
@@ -169,58 +215,8 @@ def _check_arrays(arrays: Arrays) -> Findings:
         findings.shapes[rows] = (*part.shape[1:], 0)[:3]
         findings.depths[rows] = DEPTHS.index(part.dtype.name)
         findings.stored[rows] = part[:1].nbytes
-        findings.kinds[rows.start : rows.stop] = [_kind(part)] * len(part)
-        if part.dtype != np.uint8 and len(part):
-            seen = without_alpha(part) if part.ndim == 4 else part
-            axes = tuple(range(1, part.ndim))
-            findings.ranges[rows, 0], findings.ranges[rows, 1] = seen.min(axes), seen.max(axes)
-            for bad in np.flatnonzero(~np.isfinite(findings.ranges[rows]).all(1)):
-                findings.why[rows.start + bad] = _NOT_NUMBERS
+        findings.kinds[rows.start : rows.stop] = [kind_of(part[0])] * len(part) if len(part) else []
+        if part.dtype != np.uint8:
+            for place, image in enumerate(part):
+                _measure(without_alpha(image), findings, rows.start + place)
     return findings
-
-
-def _kind(images: np.ndarray) -> str:
-    channels = CHANNELS[images.shape[-1] if images.ndim == 4 else 0]
-    return {"uint8": "", "uint16": "16-bit "}.get(images.dtype.name, f"{images.dtype.name} ") + channels
-
-
-def window_for(
-    listing: Listing, findings: Findings, window: tuple[float, float] | None, notes: list[str]
-) -> tuple[float, float] | None:
-    """Decide the intensity window, and say in ``notes`` what was decided.
-
-    Raises:
-        PocketError: float images without a window, or a window that is upside down.
-    """
-    if window is not None and not window[0] < window[1]:
-        raise PocketError(f"the window {window[0]:g},{window[1]:g} is empty: give LOW,HIGH with LOW below HIGH")
-    deep = findings.good & ~np.isnan(findings.ranges[:, 0])
-    if not deep.any():
-        if window is not None:
-            notes.append("the window is not used: every image is 8-bit")
-        return None
-    low, high = float(findings.ranges[deep, 0].min()), float(findings.ranges[deep, 1].max())
-    floats = [row for row in np.flatnonzero(deep) if DEPTHS[findings.depths[row]] == "float32"]
-    if window is None and floats:
-        bottom, top = findings.ranges[floats, 0].min(), findings.ranges[floats, 1].max()
-        more = f" and {len(floats) - 1:,} more images" if len(floats) > 1 else ""
-        raise PocketError(
-            f"floating-point intensities ({bottom:g} to {top:g}) in {listing.names[floats[0]]}{more} of "
-            f"{listing.name}: say which are black and white, as --window LOW,HIGH"
-        )
-    plain = int((findings.good & ~deep).sum())
-    untouched = f"; the {plain:,} 8-bit images stay as they are" if plain else ""
-    kinds = " and ".join(sorted({findings.kinds[row] for row in np.flatnonzero(deep)}))
-    if window is None:
-        window = (low, high if high > low else low + 1)
-        notes.append(
-            f"intensity window {window[0]:g} to {window[1]:g} (the full range found in {int(deep.sum()):,} {kinds} "
-            f"images) becomes 0 to 255; choose another with --window LOW,HIGH{untouched}"
-        )
-        return window
-    outside = int(((findings.ranges[:, 0] < window[0]) | (findings.ranges[:, 1] > window[1]))[deep].sum())
-    clipped = f"; {outside:,} of {int(deep.sum()):,} images reach beyond it and are clipped" if outside else ""
-    notes.append(
-        f"intensity window {window[0]:g} to {window[1]:g} becomes 0 to 255 in {kinds} images{clipped}{untouched}"
-    )
-    return (float(window[0]), float(window[1]))

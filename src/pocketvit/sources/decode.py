@@ -92,6 +92,11 @@ def probe(data: bytes, name: str) -> Probe:
     return _guarded(data, name, reduce=True)
 
 
+def whole(data: bytes, name: str) -> Probe:
+    """Check one image file in full; raises as `decode`."""
+    return _guarded(data, name, reduce=False)
+
+
 def read_bytes(path: Path, name: str) -> bytes:
     """Read a file; one that cannot be read is a `BrokenImage`."""
     try:
