@@ -202,5 +202,5 @@ def test_two_classes_of_one_name_would_lose_half_the_labels(npz):
 
 def test_an_archive_that_unpacks_to_more_than_memory_is_refused_before_it_is_read(npz, monkeypatch):
     monkeypatch.setattr(arrays_module, "total_memory", lambda: 1000)
-    with pytest.raises(PocketError, match="more than half of the memory .*use a folder of images"):
+    with pytest.raises(PocketError, match=r"more than half of the memory .*use a folder of images"):
         open_images(npz(train_images=some(8), train_labels=labels(8)))

@@ -264,7 +264,9 @@ def test_what_is_not_there_or_not_images_is_refused(tmp_path):
 
 def test_validation_and_test_folders_without_training_ones_are_no_classes(photos, tmp_path):
     photos("val", "test", folder=tmp_path / "p")
-    with pytest.raises(PocketError, match=r"has test and val but no train folder: add one, or name .* as --test .*test"):
+    with pytest.raises(
+        PocketError, match=r"has test and val but no train folder: add one, or name .* as --test .*test"
+    ):
         open_images(tmp_path / "p")
 
 
@@ -297,7 +299,9 @@ def test_names_that_differ_only_in_how_accents_are_composed_are_refused(photos):
     root = photos("cat", "dog")
     for form in ("NFC", "NFD"):
         (root / f"cat/{unicodedata.normalize(form, 'é')}.png").write_bytes((root / "cat/000.png").read_bytes())
-    with pytest.raises(PocketError, match="names differ only in how their accents are written, cat/é.png: rename one"):
+    with pytest.raises(
+        PocketError, match=r"names differ only in how their accents are written, cat/é\.png: rename one"
+    ):
         open_images(root)
 
 

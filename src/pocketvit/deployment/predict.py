@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PocketError
-from ..sources.decode import SUFFIXES, BrokenImage, decode
+from ..sources.decode import SUFFIXES, BrokenImage, decode, from_pillow
 from ..sources.folders import find_files, is_image
 from ..tasks import Answer
 from ..views.parallel import spread
@@ -133,7 +133,7 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
             continue
         path = Path(item).expanduser()
         if path.is_dir():
-            inside = [file for name, file in find_files(path).items() if is_image(name) and file.is_file()]
+            inside = [file for name, file in find_files(path).items() if is_image(name)]
             if not inside:
                 raise PocketError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES)[:6])}, ...).")
             found += [(str(file), file) for file in inside]
@@ -155,8 +155,7 @@ def _decoded(name: str, picture: Picture) -> np.ndarray:
     if isinstance(picture, (str, Path)):
         return decode(picture)
     if isinstance(picture, Image.Image):
-        upright = picture if picture.mode in ("L", "RGB", "RGBA", "LA", "I", "F") else picture.convert("RGB")
-        return np.asarray(upright)
+        return from_pillow(picture)
     array = np.asarray(picture)
     if (
         array.ndim not in (2, 3)
@@ -167,4 +166,4 @@ def _decoded(name: str, picture: Picture) -> np.ndarray:
         raise PocketError(
             f"{name} is an array {list(array.shape)} of {array.dtype}: give [H, W] or [H, W, C] with 1 to 4 channels."
         )
-    return array
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

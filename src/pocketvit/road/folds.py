@@ -19,6 +19,7 @@ from ..files import human_time, read_json, write_json
 from ..metrics import OperatingPoint
 from ..metrics.crossvalidation import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..sources import Dataset, open_folds, pack_dataset
+from ..sources.pack import bound_for
 from ..sources.targets import labelled
 from ..sources.tiles import whole
 from ..tasks import task_named
@@ -124,7 +125,7 @@ def cross_validate(state: Walk, datasets: Sequence[Dataset]) -> None:
         if not (place / "answers.npz").is_file():
             log.info("%s", next(note for note in dataset.notes if note.startswith("fold ")))
             start = time.monotonic()
-            packed = pack_dataset(dataset, shared / "packs")
+            packed = pack_dataset(dataset, shared / "packs", bound=bound_for(state.config.view.view_size))
             road = Road(packed, Views(packed.train, state.config.view, seed=VIEW_SEED), shared, who)
             fold = Walk(state.settings, state.config, place, dataset, state.specs, state.device, road)
             walk(_FOLD, fold, have=("images",))

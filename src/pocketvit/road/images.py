@@ -17,7 +17,7 @@ from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
-from ..sources.pack import pack_bytes
+from ..sources.pack import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, hide_labels
 from ..sources.targets import labelled
 from ..tasks import Task, task_named
@@ -123,7 +123,7 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
     tell_dataset(dataset)
     if dataset.train is None or len(dataset.train) < 2:
         raise PocketError(f"{dataset.name} has fewer than two training images; there is nothing to learn from.")
-    dataset = pack_dataset(dataset, shared / "packs")
+    dataset = pack_dataset(dataset, shared / "packs", bound=bound_for(view.view_size))
     return Road(dataset, Views(dataset.train, view, seed=VIEW_SEED), shared, join_processes(device or "auto"))
 
 
@@ -156,7 +156,8 @@ class Open(Stage):
 
     def cost(self, walk: Walk) -> Cost:
         dataset = walk.images
-        size = sum(pack_bytes(source) for source in dataset.splits.values())
+        bound = bound_for(walk.config.view.view_size)
+        size = sum(pack_bytes(source, bound) for source in dataset.splits.values())
         return Cost(bytes=size, told=(*dataset.checks.lines(), *dataset.notes))
 
     def run(self, walk: Walk) -> None:

@@ -49,8 +49,8 @@ def list_npz(path: Path) -> Listing:
         memory = total_memory()
         if memory is not None and claimed > memory / 2:
             raise PocketError(
-                f"{path} unpacks to {human_bytes(claimed)}, more than half of the memory ({human_bytes(memory)}): use a "
-                "folder of images instead"
+                f"{path} unpacks to {human_bytes(claimed)}, more than half of the memory ({human_bytes(memory)}): use "
+                "a folder of images instead"
             )
         with np.load(path, allow_pickle=False) as archive:
             found = set(archive.files)
@@ -142,8 +142,8 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     count = joined.shape[1] if several(joined) else int(joined.max(initial=-1)) + 1
     if count > _MOST_CLASSES:
         raise PocketError(
-            f"{name} has a label {count - 1}, and {_MOST_CLASSES:,} classes are the most: number them from 0, and give -1 "
-            "where the class is unknown"
+            f"{name} has a label {count - 1}, and {_MOST_CLASSES:,} classes are the most: number them from 0, and give "
+            "-1 where the class is unknown"
         )
     if classes and len(set(classes)) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]

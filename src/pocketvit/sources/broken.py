@@ -25,8 +25,8 @@ def check_size(name: str, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise BrokenImage(
             name,
-            f"has {width:,}x{height:,} pixels, and {MOST_PIXELS // 10**6} million are the most; make it smaller, or cut "
-            "it into parts",
+            f"has {width:,}x{height:,} pixels, and {MOST_PIXELS // 10**6} million are the most; make it smaller, or "
+            "cut it into parts",
         )
     if width * height <= 1:
         raise BrokenImage(name, f"has a single pixel ({width}x{height}); replace it or delete it")

@@ -91,7 +91,8 @@ def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> 
     both = sorted(patient for patient, splits in sides.items() if patient and len(splits) > 1)
     if both:
         notes.append(
-            f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too good"
+            f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too "
+            "good"
         )
 
 

@@ -82,19 +82,27 @@ def decode(source: bytes | str | Path, name: str | None = None) -> np.ndarray:
         BrokenImage: not an image, truncated, empty, a single pixel, or several pictures in one file.
     """
     if isinstance(source, bytes):
-        return _guarded(source, name or "image", reduce=False).pixels
+        return whole(source, name or "image").pixels
     name = name or str(source)
-    return _guarded(read_bytes(Path(source), name), name, reduce=False).pixels
+    return whole(read_bytes(Path(source), name), name).pixels
 
 
 def probe(data: bytes, name: str) -> Probe:
     """Check one image file at the least cost; raises as `decode`."""
-    return _guarded(data, name, reduce=True)
+    return _guarded(data, name, 0)
 
 
 def whole(data: bytes, name: str) -> Probe:
     """Check one image file in full; raises as `decode`."""
-    return _guarded(data, name, reduce=False)
+    return _guarded(data, name, None)
+
+
+def decode_at(data: bytes, name: str, height: int, width: int) -> np.ndarray:
+    """Decode one 8-bit image file to a smaller size, upright: of a JPEG little more than that is ever decoded."""
+    pixels = _guarded(data, name, min(height, width)).pixels
+    if pixels.dtype != np.uint8:
+        raise BrokenImage(name, f"is {kind_of(pixels)}, and was 8-bit when it was checked")
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def read_bytes(path: Path, name: str) -> bytes:
@@ -110,11 +118,12 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise BrokenImage(name, f"cannot be read ({error.strerror or error})") from error
 
 
-def _guarded(data: bytes, name: str, reduce: bool) -> Probe:
+def _guarded(data: bytes, name: str, least: int | None) -> Probe:
+    """Decode; of a large JPEG, where ``least`` is given, a half to an eighth, with no side below that many pixels."""
     if not data:
         raise BrokenImage(name, "is empty (0 bytes); copy it again or delete it")
     try:
-        return _probe(data, name, reduce)
+        return _probe(data, name, least)
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
@@ -128,7 +137,7 @@ def _guarded(data: bytes, name: str, reduce: bool) -> Probe:
         raise BrokenImage(name, f"is damaged ({reason}); copy it again or delete it") from error
 
 
-def _probe(data: bytes, name: str, reduce: bool) -> Probe:
+def _probe(data: bytes, name: str, least: int | None) -> Probe:
     if is_dicom(data):
         scan = read_dicom(data, name)
         kind = f"DICOM, {kind_of(scan.pixels)}"
@@ -138,7 +147,7 @@ def _probe(data: bytes, name: str, reduce: bool) -> Probe:
         return Probe(pixels, pixels.shape, f"HEIC {kind_of(pixels)}")
     check_avif(data, name)
     try:
-        return _by_pillow(data, name, reduce)
+        return _by_pillow(data, name, least)
     except UnidentifiedImageError:
         if data[:4] not in _TIFF_STARTS:
             raise
@@ -146,7 +155,7 @@ def _probe(data: bytes, name: str, reduce: bool) -> Probe:
     return Probe(pixels, pixels.shape, kind_of(pixels))
 
 
-def _by_pillow(data: bytes, name: str, reduce: bool) -> Probe:
+def _by_pillow(data: bytes, name: str, least: int | None) -> Probe:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(name, *image.size)
         frames = getattr(image, "n_frames", 1)
@@ -163,14 +172,19 @@ def _by_pillow(data: bytes, name: str, reduce: bool) -> Probe:
         kind = _KINDS.get(image.mode, image.mode)
         size = image.size
         turned = orientation_of(image) in (5, 6, 7, 8)
-        if reduce and image.format in ("JPEG", "MPO") and size[0] * size[1] > _LARGE:
-            image.draft(image.mode, (size[0] // 8, size[1] // 8))
+        if least is not None and image.format in ("JPEG", "MPO") and size[0] * size[1] > _LARGE:
+            image.draft(image.mode, (max(size[0] // 8, least), max(size[1] // 8, least)))
         drafted = image.size != size
         image.load()
-        pixels = np.asarray(_plain_mode(ImageOps.exif_transpose(image)))
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        pixels = from_pillow(image)
     full = (size if turned else size[::-1]) if drafted else pixels.shape[:2]
     return Probe(pixels, (*full, *pixels.shape[2:]), kind, drafted)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an opened image of Pillow as `decode` would, upright, in their depth as far as Pillow has it."""
+    pixels = np.asarray(_plain_mode(ImageOps.exif_transpose(image)))
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
 
 
 def kind_of(pixels: np.ndarray) -> str:

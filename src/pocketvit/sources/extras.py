@@ -1,4 +1,4 @@
-"""Formats that need a package beyond ours: HEIC (pillow-heif) and DICOM (pydicom). Without it they are named with it."""
+"""Formats that need a package beyond ours: HEIC (pillow-heif) and DICOM (pydicom); without it, it is named."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def list_folder(folder: Path) -> Listing:
     if splits and set(splits) == set(places):
         place, split = next(iter(splits.items()))
         raise PocketError(
-            f"{folder} has {' and '.join(splits)} but no train folder: add one, or name the images to train on and give "
-            f"this beside them, as --{split} {folder / place}"
+            f"{folder} has {' and '.join(splits)} but no train folder: add one, or name the images to train on and "
+            f"give this beside them, as --{split} {folder / place}"
         )
     loose = [name for name in images if "/" not in name]
     if len(loose) == len(images):
