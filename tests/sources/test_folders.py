@@ -258,7 +258,7 @@ def test_a_folder_without_images_says_what_is_there_instead(tmp_path):
 def test_what_is_not_there_or_not_images_is_refused(tmp_path):
     with pytest.raises(PocketError, match=r"there is no .*photo: give a folder"):
         open_images(tmp_path / "photo")
-    with pytest.raises(PocketError, match="images are a int"):
+    with pytest.raises(PocketError, match="images are a int: give a folder"):
         open_images(3)
 
 

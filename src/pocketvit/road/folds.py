@@ -29,7 +29,7 @@ from .adapt import Adapt
 from .answering import network_answers
 from .base import Cost, Stage, Walk, walk
 from .baselines import Baselines
-from .images import VIEW_SEED, Road
+from .images import VIEW_SEED, Road, shared_folder
 from .label import Label
 from .report import save_arrays
 from .score import Entry, point_source, take_answers
@@ -87,6 +87,7 @@ def fold_datasets(walk: Walk) -> list[Dataset]:
             given, settings.folds if asked else USUAL,
             labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile,
             unlabelled=getattr(settings, "unlabelled", None), progress=False,
+            memory=shared_folder(walk) / "checked",
         )  # fmt: skip
     except PocketError:
         if asked:

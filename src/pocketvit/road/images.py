@@ -134,11 +134,18 @@ def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
         name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
     }
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, window=settings.window, progress=progress, **beside
+        images, labels=settings.table, window=settings.window, progress=progress, memory=memory_of(settings), **beside
     )  # fmt: skip
     if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
     return dataset
+
+
+def memory_of(settings: Any) -> Path | None:
+    """Where is remembered what was found of the files; nowhere where nothing is to be written."""
+    if getattr(settings, "plan", False) or getattr(settings, "out", None) is None:
+        return None
+    return Path(settings.out) / "shared" / "checked"
 
 
 def tell_dataset(dataset: Dataset) -> None:

@@ -139,7 +139,20 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     if len({part.shape[1:] for part in targets}) > 1:
         raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)
-    count = joined.shape[1] if several(joined) else int(joined.max(initial=-1)) + 1
+    classes, joined, task = numbered(name, joined, classes, notes)
+    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+
+
+def numbered(
+    name: str, targets: np.ndarray, classes: tuple[str, ...] | None, notes: list[str]
+) -> tuple[tuple[str, ...], np.ndarray, str]:
+    """Return the classes, targets and task of labels by number; what they cannot be is refused.
+
+    Args:
+        targets: int64 [N], -1 where unknown, or [N, C] of 0 and 1.
+        classes: their names, if they have any.
+    """
+    count = targets.shape[1] if several(targets) else int(targets.max(initial=-1)) + 1
     if count > _MOST_CLASSES:
         raise PocketError(
             f"{name} has a label {count - 1}, and {_MOST_CLASSES:,} classes are the most: number them from 0, and give "
@@ -148,24 +161,24 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     if classes and len(set(classes)) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]
         raise PocketError(f"{name} names two classes {twice!r}: give each class one name of its own")
-    if not several(joined) and classes is None and len(present(joined)) == 1:
+    if not several(targets) and classes is None and len(present(targets)) == 1:
         raise PocketError(
-            f"{name} has one label only, {next(iter(present(joined)))} (-1 means unknown): two or more are needed, "
+            f"{name} has one label only, {next(iter(present(targets)))} (-1 means unknown): two or more are needed, "
             "numbered from 0"
         )
-    if not labelled(joined).any():
+    if not labelled(targets).any():
         classes = ()
-        joined = np.full(len(joined), -1, np.int64)
+        targets = np.full(len(targets), -1, np.int64)
     elif classes is None:
         classes = tuple(str(label) for label in range(count))
-        what = "labels" if several(joined) else "classes"
+        what = "labels" if several(targets) else "classes"
         notes.append(f"{name} does not name its {count} {what}: they go by their numbers")
-    if classes and several(joined) and len(classes) != count:
+    if classes and several(targets) and len(classes) != count:
         raise PocketError(f"{name} has {count} labels per image but names {len(classes)}: correct the names")
     if classes and count > len(classes):
         raise PocketError(f"{name} has a label {count - 1} but only {len(classes)} classes: correct the labels")
-    task = "multilabel" if several(joined) else "ordinal" if are_grades(classes) else "classification"
-    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+    task = "multilabel" if several(targets) else "ordinal" if are_grades(classes) else "classification"
+    return classes or (), targets, task
 
 
 def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -179,21 +192,33 @@ def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def list_pair(images: Any, labels: Any) -> Listing:
     """List an array (or nested sequence) of images with their labels, or None."""
-    try:
-        array = np.asarray(images)
-    except ValueError as error:
-        raise PocketError(
-            "the images differ in size: save them as files in class folders, and give the folder"
-        ) from error
+    array = _as_array(images)
+    if array is None:
+        from .objects import list_objects
+
+        return list_objects(list(zip(images, [None] * len(images) if labels is None else labels, strict=True)))
     if labels is None:
         return list_arrays("arrays", {"train": (array, None)})
     given = np.asarray(labels)
     if given.dtype.kind in "US":
         words = [str(word) for word in given.reshape(len(given))]
         classes = in_order(set(words))
-        numbers = np.array([classes.index(word) for word in words])
+        index = {label: number for number, label in enumerate(classes)}
+        numbers = np.array([index[word] for word in words])
         return list_arrays("arrays", {"train": (array, numbers)}, classes)
     return list_arrays("arrays", {"train": (array, given)})
+
+
+def _as_array(images: Any) -> np.ndarray | None:
+    """Return images as one array; None where they are of several sizes, or no arrays at all."""
+    if isinstance(images, np.ndarray):
+        return images
+    if len(images) and not isinstance(images[0], np.ndarray | list | tuple):
+        return None
+    try:
+        return np.asarray(images)
+    except ValueError:
+        return None
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:

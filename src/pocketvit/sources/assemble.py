@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +19,20 @@ from .window import window_for
 
 
 def assemble(
-    listing: Listing, *, val_fraction: float, seed: int, window: Window | None, progress: bool = True
+    listing: Listing,
+    *,
+    val_fraction: float,
+    seed: int,
+    window: Window | None,
+    progress: bool = True,
+    memory: Path | None = None,
 ) -> Dataset:
-    """Check a listing's images and return its dataset.
+    """Check a listing's images and return its dataset; for the options see `open_images`.
 
     Raises:
         PocketError: no readable image, a class that is empty or that training lacks, float images without a window.
     """
-    checked = examine(listing, val_fraction=val_fraction, progress=progress)
+    checked = examine(listing, val_fraction=val_fraction, progress=progress, memory=memory)
     splits = np.array(listing.splits, "U5")
     check_classes(checked, splits)
     check_groups(checked, splits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,7 +17,8 @@ from ..errors import PocketError
 from .base import Item, Result, Window, cores
 from .decode import BrokenImage, Probe, kind_of, probe, read_bytes, whole, without_alpha
 from .findings import DEPTHS, Findings
-from .listing import Arrays, Files, Listing
+from .listing import Arrays, Files, Items, Listing
+from .memory import place_of, recall, remember, stamps_of
 from .window import intensities
 
 _NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
@@ -57,11 +59,11 @@ class Checked:
         return np.array([number.get(cell, int(own)) for cell, own in zip(cells, alone, strict=True)], np.int64)
 
 
-def examine(listing: Listing, *, val_fraction: float, progress: bool) -> Checked:
-    """Read every image of a listing once."""
+def examine(listing: Listing, *, val_fraction: float, progress: bool, memory: Path | None = None) -> Checked:
+    """Read every image of a listing once, but for files that ``memory`` (a folder) knows."""
     if not 0 <= val_fraction < 0.5:
         raise PocketError(f"val_fraction is {val_fraction:g}: give a share of the images from 0 to below 0.5")
-    findings = check(listing, progress)
+    findings = check(listing, progress, memory)
     good = findings.good
     broken = listing.broken + [(listing.names[row], findings.why[row]) for row in np.flatnonzero(~good)]
     if not good.any():
@@ -96,30 +98,41 @@ def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> 
         )
 
 
-def check(listing: Listing, progress: bool = True) -> Findings:
+def check(listing: Listing, progress: bool = True, memory: Path | None = None) -> Findings:
     """Read every image once.
 
     Args:
         progress: show a bar if it takes more than a second.
+        memory: folder in which findings are remembered by path, size and time.
     """
     if isinstance(listing.images, Arrays):
         return _check_arrays(listing.images)
-    return _check_files(listing.images, listing.names, progress)
+    if isinstance(listing.images, Items):
+        return _check_items(listing.images, listing.names)
+    findings = Findings.empty(len(listing))
+    if memory is None or not len(listing):
+        _check_files(listing.images, listing.names, findings, np.arange(len(listing)), progress)
+        return findings
+    paths = [os.path.abspath(path) for path in listing.images.paths]
+    place, stamps = place_of(memory, paths), stamps_of(paths)
+    known = recall(place, paths, stamps, findings)
+    if not known.all():
+        _check_files(listing.images, listing.names, findings, np.flatnonzero(~known), progress)
+        remember(place, paths, stamps, findings)
+    return findings
 
 
-def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
-    findings = Findings.empty(len(names))
-
-    def work(rows: range) -> range:
+def _check_files(files: Files, names: list[str], findings: Findings, rows: np.ndarray, progress: bool) -> None:
+    def work(rows: list[int]) -> list[int]:
         for row in rows:
             _check_file(files.paths[row], names[row], findings, row)
         return rows
 
-    tasks = (range(start, min(start + _BATCH, len(names))) for start in range(0, len(names), _BATCH))
+    tasks = (rows[start : start + _BATCH].tolist() for start in range(0, len(rows), _BATCH))
     with (
         warnings.catch_warnings(),  # here and not in the threads: the filters are one list for all of them
         tqdm(
-            total=len(names),
+            total=len(rows),
             desc="checking",
             unit=" images",
             delay=1,
@@ -128,10 +141,9 @@ def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
         ) as bar,
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes: what matters is said by the findings
-        for rows in threaded(work, tasks):
-            bar.update(len(rows))
+        for done in threaded(work, tasks):
+            bar.update(len(done))
         _look_closely(files, names, findings)
-    return findings
 
 
 def _look_closely(files: Files, names: list[str], findings: Findings) -> None:
@@ -143,6 +155,7 @@ def _look_closely(files: Files, names: list[str], findings: Findings) -> None:
     def work(row: int) -> None:
         try:
             findings.looks[row] = _look(whole(read_bytes(files.paths[row], names[row]), names[row]))
+            findings.drafted[row] = False
         except BrokenImage as error:
             findings.why[row] = error.why
 
@@ -200,6 +213,27 @@ def _measure(pixels: np.ndarray, findings: Findings, row: int) -> None:
 def _look(image: Probe) -> bytes:
     head = f"{image.shape}{image.pixels.dtype.name}".encode()
     return hashlib.blake2b(image.pixels.data, digest_size=16, key=head).digest()
+
+
+def _check_items(items: Items, names: list[str]) -> Findings:
+    """Check the images of dataset objects, one after the other: their code need not bear threads."""
+    findings = Findings.empty(len(names))
+    for row, name in enumerate(names):
+        try:
+            pixels = items.pixels(row, name)
+        except BrokenImage as error:
+            findings.why[row] = error.why
+            continue
+        head = f"{pixels.shape}{pixels.dtype.newbyteorder('<').str}".encode()
+        digest = hashlib.sha256(head + pixels.tobytes()).digest()
+        findings.digests[row] = np.frombuffer(digest, np.uint8)
+        findings.looks[row] = digest
+        findings.shapes[row] = (*pixels.shape, 0)[:3]
+        findings.depths[row] = DEPTHS.index(pixels.dtype.name)
+        findings.kinds[row], findings.stored[row] = kind_of(pixels), pixels.nbytes
+        if pixels.dtype != np.uint8:
+            _measure(without_alpha(pixels), findings, row)
+    return findings
 
 
 def _check_arrays(arrays: Arrays) -> Findings:

@@ -102,6 +102,11 @@ def decode_at(data: bytes, name: str, height: int, width: int) -> np.ndarray:
     pixels = _guarded(data, name, min(height, width)).pixels
     if pixels.dtype != np.uint8:
         raise BrokenImage(name, f"is {kind_of(pixels)}, and was 8-bit when it was checked")
+    return resized(pixels, height, width)
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring 8-bit pixels to another size."""
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
@@ -182,7 +187,7 @@ def _by_pillow(data: bytes, name: str, least: int | None) -> Probe:
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """Return the pixels of an opened image of Pillow as `decode` would, upright, in their depth as far as Pillow has it."""
+    """Return the pixels of an image that Pillow has opened, upright, in as much of their depth as Pillow has."""
     pixels = np.asarray(_plain_mode(ImageOps.exif_transpose(image)))
     return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
 

@@ -35,6 +35,7 @@ def open_folds(
     window: tuple[float, float] | None = None,
     tile: int | None = None,
     progress: bool = True,
+    memory: Path | None = None,
 ) -> list[Dataset]:
     """Open images once, and return ``k`` datasets whose test splits hold each labelled image exactly once.
 
@@ -66,7 +67,7 @@ def open_folds(
         )
     if not listing.classes:
         raise PocketError(f"{listing.name} has no labels, and folds are there to test on: leave --folds out")
-    checked = examine(listing, val_fraction=val_fraction, progress=progress)
+    checked = examine(listing, val_fraction=val_fraction, progress=progress, memory=memory)
     # One for all folds, from all images: each is trained on in all folds but one.
     everybody = np.ones(len(listing), bool)
     checked.window = window_for(listing, checked.findings, everybody, window, checked.notes)

@@ -33,9 +33,9 @@ from tqdm import tqdm
 from ..errors import PocketError
 from ..files import atomic, require_space, storage_error
 from .base import Dataset, Source, in_threads
-from .decode import decode, decode_at, to_rgb8
+from .decode import decode, decode_at, resized, to_rgb8
 from .findings import DEPTHS
-from .listing import ArraySource, FileSource, batch_rgb8
+from .listing import ArraySource, FileSource, ItemSource, batch_rgb8
 from .targets import equal, from_columns, sizes_of, to_columns
 from .tiles import Tiles
 
@@ -267,9 +267,9 @@ class _Layout:
 def _much_larger(source: Source, bound: int) -> np.ndarray:
     """Return the positions of the images that are kept at a bounded resolution.
 
-    Only 8-bit images in files: of deeper ones every value counts, and boxes are in the pixels of their images.
+    Only 8-bit ones: of deeper ones every value counts. And boxes are in the pixels of their images.
     """
-    if not isinstance(source, FileSource) or sizes_of(source.targets) is not None:
+    if not isinstance(source, FileSource | ItemSource) or sizes_of(source.targets) is not None:
         return np.empty(0, np.int64)
     found = source.findings
     return np.flatnonzero((found.shapes[:, :2].min(1) >= 2 * bound) & (found.depths == DEPTHS.index("uint8")))
@@ -277,9 +277,9 @@ def _much_larger(source: Source, bound: int) -> np.ndarray:
 
 def _layout(source: Source, bound: int) -> _Layout:
     bounded = np.zeros(len(source), bool)
-    if isinstance(source, FileSource):
+    if isinstance(source, FileSource | ItemSource):
         found, large = source.findings, _much_larger(source, bound)
-        as_files = found.decoded.mean() > SMALL
+        as_files = isinstance(source, FileSource) and found.decoded.mean() > SMALL
         sizes, shapes = (found.stored if as_files else found.decoded).copy(), found.shapes.copy()
         depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths.copy()
         sides = found.shapes[large, :2].astype(np.int64)
@@ -348,7 +348,12 @@ def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | me
         return [np.ascontiguousarray(tile).data.cast("B") for tile in source.native(rows)]
     if isinstance(source, FileSource):
         return in_threads(functools.partial(_file, source, layout), rows)
-    return [np.ascontiguousarray(source[int(row)][0]).data.cast("B") for row in rows]
+    return [_item(source, layout, int(row)).data.cast("B") for row in rows]
+
+
+def _item(source: Source, layout: _Layout, row: int) -> np.ndarray:
+    pixels = source[row][0]
+    return np.ascontiguousarray(resized(pixels, *layout.shapes[row, :2].tolist()) if layout.bounded[row] else pixels)
 
 
 def _file(source: FileSource, layout: _Layout, row: int) -> bytes | memoryview:
