@@ -188,6 +188,39 @@ def test_a_picture_that_pillow_would_cut_down_or_not_dare_to_open_is_one_message
         device["load"](tmp_path / "bomb.png")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "options", "read"),
+    [
+        ("uint16", {}, True),
+        ("uint16", {"byteorder": ">"}, True),
+        ("int16", {}, True),
+        ("int32", {}, True),
+        ("float32", {}, True),
+        ("int8", {}, False),
+        ("uint32", {}, False),
+        ("uint16", {"photometric": "miniswhite"}, False),
+        ("uint8", {"photometric": "miniswhite"}, True),
+    ],
+)
+def test_every_depth_is_read_as_here_or_refused(device, tmp_path, dtype, options, read):
+    """Seen of Pillow: uint32 read as int32, int8 as uint8, 16-bit WhiteIsZero not inverted."""
+    values = np.arange(-40, 40).reshape(8, 10) if dtype[0] in "if" else np.arange(80).reshape(8, 10)
+    path, window = tmp_path / "a.tif", (-40.0, 90.0)
+    tifffile.imwrite(path, values.astype(dtype), **options)
+    if read:
+        np.testing.assert_array_equal(device["load"](path, window), to_rgb8(decode(path), window))
+    else:
+        with pytest.raises(ValueError, match="that Pillow would misread; save it as 16-bit grey PNG"):
+            device["load"](path, window)
+
+
+def test_a_pnm_above_8_bits_is_refused_for_pillow_stretches_or_cuts_it(device, tmp_path):
+    for name, head in (("a.ppm", b"P6 2 2 1023\n"), ("a.pgm", b"P5 2 2 4095\n")):
+        (tmp_path / name).write_bytes(head + bytes(24))
+        with pytest.raises(ValueError, match="that Pillow would misread"):
+            device["load"](tmp_path / name, (0, 1023))
+
+
 def test_predict_on_the_device_goes_on_after_a_broken_picture(unpacked):
     (unpacked / "broken.png").write_bytes((unpacked / "golden.png").read_bytes()[:200])
     done = run_on_device(unpacked, "predict.py", "broken.png", "--threads", "1", "golden.png", "missing.png")

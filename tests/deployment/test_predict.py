@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -127,6 +129,34 @@ def test_a_picture_of_another_depth_than_the_window_is_answered_with_a_warning(p
     assert (says or "") in found.get("warning", "")
     assert ("warning" in found) == (says is not None)
     assert ("warning" in caplog.text) == (says is not None)
+
+
+def test_an_opened_image_of_pillow_is_read_as_its_file(plain, tmp_path):
+    """Its 16 bits were once clipped to 8, its orientation and its transparency ignored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.arange(0, 64000, 40, dtype=np.uint16).reshape(40, 40)
+    clear = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8))
+    turned = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    palette = clear.convert("RGB").quantize(8)
+    for name, image, options in (
+        ("deep.png", Image.fromarray(deep), {}),
+        ("clear.png", clear, {}),
+        ("turned.png", turned, {"exif": exif}),
+        ("palette.png", palette, {"transparency": 3}),
+    ):
+        image.save(tmp_path / name, **options)
+        model = sixteen_bit(plain, (0.0, 64000.0))
+        with Image.open(tmp_path / name) as opened:
+            (given,), (file,) = data(model, opened), data(model, tmp_path / name)
+        assert (given["label"], given["score"]) == (file["label"], file["score"]), name
+
+
+def test_a_pipe_among_pictures_is_named_and_not_waited_for(plain, pictures):
+    os.mkfifo(pictures / "pipe.png")
+    found = {Path(one["file"]).name: one for one in data(plain.fp32, pictures)}
+    assert "is no regular file" in found["pipe.png"]["error"]
+    assert sum("label" in one for one in found.values()) == 3
 
 
 def test_pictures_of_many_sizes_at_once_answer_as_one_by_one(plain):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pocketvit.sources.arrays as arrays_module
 from pocketvit import PocketError
 from pocketvit.sources import open_images
 
@@ -166,3 +167,40 @@ def test_the_official_split_is_recognized_and_grades_are_noticed():
     assert any("are those of the official RetinaMNIST" in note for note in dataset.notes)
     assert any("5 classes are ordered grades" in note for note in dataset.notes)
     assert (dataset.task, dataset.modality) == ("ordinal", "fundus")
+
+
+def test_big_endian_arrays_are_read_with_their_values():
+    """FITS and some TIFF readers give them; 2551 once came back as 63241."""
+    images = np.full((8, 4, 4), 2551, ">u2")
+    images[:, 0, 0] = np.arange(8)
+    source = open_images((images, [0, 1] * 4), val_fraction=0).train
+    assert source[0][0].dtype.isnative
+    assert sorted(int(source[i][0][1, 1]) for i in range(8)) == [2551] * 8
+    assert source.window[1] == 2551
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 10**9] * 4, "has a label 1000000000, and 65,536 classes are the most: .* give -1 where"),
+        ([-1, 0] * 4, r"has one label only, 0 \(-1 means unknown\): two or more are needed"),
+        (np.array([0, 2**64 - 1] * 4, np.uint64), "has a label 18446744073709551615: expected whole numbers"),
+        ([0, -2] * 4, "has a label -2"),
+    ],
+)
+def test_labels_that_stand_for_something_else_are_refused(labels, message):
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4), dtype=np.uint8)
+    with pytest.raises(PocketError, match=message):
+        open_images((images, labels))
+
+
+def test_two_classes_of_one_name_would_lose_half_the_labels(npz):
+    path = npz(train_images=some(8), train_labels=labels(8), classes=np.array(["a", "a"]))
+    with pytest.raises(PocketError, match="names two classes 'a': give each class one name"):
+        open_images(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_memory_is_refused_before_it_is_read(npz, monkeypatch):
+    monkeypatch.setattr(arrays_module, "total_memory", lambda: 1000)
+    with pytest.raises(PocketError, match=r"more than half of the memory .*use a folder of images"):
+        open_images(npz(train_images=some(8), train_labels=labels(8)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -173,27 +176,6 @@ def test_ignored_files_are_counted_and_hidden_ones_passed_over(photos):
     assert "1 file that is no image was ignored (1 .txt)" in open_images(root).notes
 
 
-def test_sixteen_bit_without_a_window_declares_the_full_range(photos):
-    root = photos("cat", "dog")
-    for label, top in (("cat", 4000), ("dog", 3000)):
-        Image.fromarray(np.full((4, 4), top, np.uint16)).save(root / label / "deep.png")
-        Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(root / label / "deeper.png")
-    dataset = open_images(root)
-    assert dataset.train.window == (1000, 4000)
-    assert any("window 1000 to 4000 (the full range found in 4 16-bit grey" in note for note in dataset.notes)
-    given = open_images(root, window=(1000, 3500))
-    assert any("1 of 4 images reach beyond it" in note for note in given.notes)
-    assert given.train.fingerprint != dataset.train.fingerprint
-
-
-def test_opacity_is_no_intensity():
-    """The alpha channel of a 16-bit image must not stretch the window."""
-    images = np.full((20, 4, 4, 4), 65535, np.uint16)
-    images[..., :3] = np.random.default_rng(0).integers(100, 2000, (20, 4, 4, 3))
-    images[0, 0, 0, :3] = 100, 2000, 2000
-    assert open_images((images, [0, 1] * 10)).train.window == (100, 2000)
-
-
 def test_a_class_that_validation_lacks_is_said(photos, tmp_path):
     photos("cat", "dog", "wolf", folder=tmp_path / "p/train")
     photos("cat", "dog", folder=tmp_path / "p/val", seed=1)
@@ -212,7 +194,7 @@ def test_an_unlabelled_test_folder_beside_labelled_ones_is_left_out_in_one_line(
 def test_float_needs_a_window(photos):
     root = photos("cat", "dog")
     Image.fromarray(np.linspace(0, 2, 16, dtype=np.float32).reshape(4, 4)).save(root / "cat/height.tif")
-    with pytest.raises(PocketError, match=r"\(0 to 2\) in cat/height\.tif of photos.*--window LOW,HIGH"):
+    with pytest.raises(PocketError, match=r"in cat/height\.tif of photos.*as --window 0,2 .where 99\.8% of their pix"):
         open_images(root)
     assert open_images(root, window=(0, 2)).train.window == (0, 2)
     with pytest.raises(PocketError, match="LOW below HIGH"):
@@ -265,13 +247,96 @@ def test_folders_that_cannot_be_used_say_what_where_and_what_to_do(photos, spoil
 
 
 def test_a_folder_without_images_says_what_is_there_instead(tmp_path):
-    (tmp_path / "scan.dcm").write_bytes(b"x")
-    with pytest.raises(PocketError, match=r"no images in .* \(1 \.dcm\)"):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    with pytest.raises(PocketError, match=r"no images in .* \(1 \.mp4\)"):
+        open_images(tmp_path)
+    (tmp_path / "brain.nii.gz").write_bytes(b"x")
+    with pytest.raises(PocketError, match=r"NIfTI volumes are not read: save the slices you mean as PNG"):
         open_images(tmp_path)
 
 
 def test_what_is_not_there_or_not_images_is_refused(tmp_path):
     with pytest.raises(PocketError, match=r"there is no .*photo: give a folder"):
         open_images(tmp_path / "photo")
-    with pytest.raises(PocketError, match="images are a int"):
+    with pytest.raises(PocketError, match="images are a int: give a folder"):
         open_images(3)
+
+
+def test_validation_and_test_folders_without_training_ones_are_no_classes(photos, tmp_path):
+    photos("val", "test", folder=tmp_path / "p")
+    with pytest.raises(
+        PocketError, match=r"has test and val but no train folder: add one, or name .* as --test .*test"
+    ):
+        open_images(tmp_path / "p")
+
+
+def test_runs_made_among_the_images_are_no_class(photos):
+    root = photos("cat", "dog")
+    (root / "runs/photos-1").mkdir(parents=True)
+    (root / "runs/photos-1/config.yaml").write_text("verb: distill\n")
+    (root / "runs/photos-1/wrong-answers.png").write_bytes((root / "cat/000.png").read_bytes())
+    dataset = open_images(root)
+    assert dataset.classes == ("cat", "dog")
+    assert not any("runs" in name for source in dataset.splits.values() for name in source.names)
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch):
+    root = photos("cat", "dog")
+    (root / "cat/locked").mkdir()
+    real = os.scandir
+
+    def refused(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PocketError, match=r"the folder .*locked cannot be read \(Permission denied\): allow it"):
+        open_images(root)
+
+
+def test_names_that_differ_only_in_how_accents_are_composed_are_refused(photos):
+    root = photos("cat", "dog")
+    for form in ("NFC", "NFD"):
+        (root / f"cat/{unicodedata.normalize(form, 'é')}.png").write_bytes((root / "cat/000.png").read_bytes())
+    with pytest.raises(
+        PocketError, match=r"names differ only in how their accents are written, cat/é\.png: rename one"
+    ):
+        open_images(root)
+
+
+def test_a_large_jpeg_and_its_copy_as_png_in_another_split_are_found(photos, tmp_path):
+    root = tmp_path / "p"
+    photos("cat", "dog", folder=root / "train")
+    photos("cat", "dog", folder=root / "test", seed=1)
+    random = np.random.default_rng(0)
+    for name in ("one", "two"):
+        small = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        small.resize((640, 480)).save(root / f"train/cat/{name}.jpg")
+    Image.open(root / "train/cat/one.jpg").save(root / "test/cat/copy.png")
+    assert open_images(root).checks.duplicates == (("train/cat/one.jpg", "test/cat/copy.png"),)
+
+
+def test_an_unlabelled_copy_of_a_held_out_image_does_not_train(photos, tmp_path):
+    root, flat = photos("cat", "dog", count=20), tmp_path / "more"
+    photos("x", count=5, folder=flat, seed=9)
+    held = open_images(root).test.names
+    for number, name in enumerate(held):
+        (flat / f"x/copy{number}.png").write_bytes((root / name).read_bytes())
+    dataset = open_images(root, unlabelled=flat / "x")
+    assert not any("copy" in name for name in dataset.train.names)
+    assert f"{len(held)} images without a label are copies of held-out ones: left out" in dataset.notes
+
+
+def test_what_systems_and_archives_leave_behind_is_passed_over_and_names_of_any_bytes_survive(photos):
+    root = photos("cat", "dog")
+    picture = (root / "cat/000.png").read_bytes()
+    (root / "__MACOSX/cat").mkdir(parents=True)
+    for name in (".DS_Store", "cat/.DS_Store", "cat/._001.png", "__MACOSX/cat/001.png", "dog/Thumbs.db"):
+        (root / name).write_bytes(picture)
+    (root / "dog/loop").symlink_to(root / "dog")
+    Image.fromarray(np.full((9, 12, 3), 7, np.uint8)).save(root / "dog/new.png")
+    os.rename(root / "dog/new.png", os.fsencode(root / "dog") + b"/gr\xfcn.png")
+    dataset = open_images(root, val_fraction=0)
+    assert len(dataset.train) == 21
+    assert "dog/gr\udcfcn.png" in dataset.train.names

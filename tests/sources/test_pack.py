@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from PIL import Image
 import pocketvit.sources.pack as pack_module
 from pocketvit import PocketError
 from pocketvit.sources import Pack, open_images, pack_dataset, to_rgb8
-from pocketvit.sources.pack import pack_source
+from pocketvit.sources.findings import DEPTHS
+from pocketvit.sources.pack import pack_bytes, pack_source
 from pocketvit.sources.subset import Subset
 
 
@@ -66,7 +68,7 @@ def test_mixed_sizes_depths_and_kinds_as_files_and_as_pixels(photos, tmp_path, m
     dataset = open_images(root, val_fraction=0)
     packed = pack_dataset(dataset, tmp_path / "pack", progress=False)
     assert equals_its_source(packed.train, dataset.train)
-    assert (packed.train.depths == 4).all() == (small == 0)
+    assert (packed.train.depths == len(DEPTHS)).all() == (small == 0)
 
 
 def test_equal_sizes_as_files_come_as_one_array(photos, tmp_path, monkeypatch):
@@ -344,3 +346,69 @@ def test_several_labels_and_groups_travel_with_the_pack(tmp_path, noise):
     assert np.array_equal(packed.groups, source.groups)
     source.groups = None  # opened without --group, by chance with the same split
     assert pack_source(source, tmp_path / "packs").groups is None
+
+
+def photograph(seed: int, height: int, width: int) -> Image.Image:
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def snapshots(folder: Path) -> Path:
+    """Photographs of a phone: large, small, turned, as PNG with transparency, of 16 bits."""
+    for number, label in enumerate(("cat", "dog")):
+        (folder / label).mkdir(parents=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        photograph(number, 900, 1200).save(folder / label / "large.jpg", quality=95)
+        photograph(10 + number, 900, 1200).save(folder / label / "turned.jpg", quality=95, exif=exif)
+        photograph(20 + number, 300, 400).save(folder / label / "small.jpg")
+        photograph(30 + number, 950, 900).convert("RGBA").save(folder / label / "clear.png")
+        deep = np.random.default_rng(number).integers(0, 4000, (900, 900)).astype(np.uint16)
+        Image.fromarray(deep).save(folder / label / "deep.png")
+    return folder
+
+
+def test_photos_much_larger_than_any_view_are_kept_small_upright_and_said(tmp_path):
+    dataset = open_images(snapshots(tmp_path / "p"), val_fraction=0)
+    packed = pack_dataset(dataset, tmp_path / "pack", progress=False)
+    assert packed.notes[-1] == "6 photos much larger than any view are kept with 448 pixels on their shorter side"
+    assert packed.train.bound == 448
+    shapes = dict(zip(packed.train.names, (packed.train[i][0].shape for i in range(10)), strict=True))
+    assert shapes["cat/large.jpg"] == (448, 597, 3)
+    assert shapes["cat/turned.jpg"] == (597, 448, 3)
+    assert shapes["cat/small.jpg"] == (300, 400, 3)
+    assert shapes["cat/clear.png"] == (473, 448, 4)
+    assert shapes["cat/deep.png"] == (900, 900)
+    for row, name in enumerate(packed.train.names):
+        pixels = packed.train[row][0]
+        if packed.train.bounded[row]:
+            whole = Image.fromarray(dataset.train[row][0]).resize(pixels.shape[1::-1], Image.Resampling.LANCZOS)
+            assert np.abs(np.asarray(whole).astype(int) - pixels).mean() < 1.5, name
+        else:
+            assert np.array_equal(pixels, dataset.train[row][0])
+    assert pack_dataset(dataset, tmp_path / "pack", progress=False).train.folder == packed.train.folder
+    larger = pack_dataset(dataset, tmp_path / "pack", progress=False, bound=600)
+    assert larger.train.bound is None
+    assert larger.train.folder != packed.train.folder
+    assert pack_bytes(dataset.train) == (packed.train.folder / "images.bin").stat().st_size
+
+
+def test_two_runs_of_the_same_images_with_other_labels_keep_their_own(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 5), dtype=np.uint8)
+    one = open_images((images, [0, 1] * 6), val_fraction=0).train
+    other = open_images((images, [0, 0, 1] * 4), val_fraction=0).train
+    assert one.fingerprint == other.fingerprint
+    with ThreadPoolExecutor(4) as pool:
+        packs = list(pool.map(lambda source: pack_source(source, tmp_path, progress=False), [one, other] * 20))
+    for number, pack in enumerate(packs):
+        assert np.array_equal(pack.targets, (one, other)[number % 2].targets)
+
+
+def test_a_pack_of_another_version_is_packed_again(tmp_path, monkeypatch):
+    source = open_images("digits", val_fraction=0).train
+    monkeypatch.setattr(pack_module, "_VERSION", 1)
+    old = pack_source(source, tmp_path, progress=False)
+    monkeypatch.undo()
+    with pytest.raises(PocketError, match="by another version: delete it and pack again"):
+        Pack(old.folder)
+    assert equals_its_source(pack_source(source, tmp_path, progress=False), source)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from pocketvit import PocketError
@@ -150,3 +154,106 @@ def test_a_column_of_grades_is_ordinal_and_numbers_under_label_are_not(scans):
     text = "\n".join(f"{i:03}.png,{i % 4}" for i in range(10))
     assert scans("file,grade\n" + text).task == "ordinal"
     assert scans("file,label\n" + text).task == "classification"
+
+
+def labelled(*cells: str) -> str:
+    return "file,label\n" + "\n".join(f"{index:03}.png,{cell}" for index, cell in enumerate(cells))
+
+
+def test_what_spreadsheets_write_for_nothing_is_no_class(scans):
+    dataset = scans(labelled("sick", "NaN", "well", "n/a", "NULL", "sick", "", "well", "?", "None"))
+    assert dataset.classes == ("sick", "well")
+    assert (dataset.train.targets < 0).sum() == 6
+    assert "6 images have no label in scans.csv: they train without one" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1", "01"] * 5, "the labels '01' and '1', which are the same number: write them alike"),
+        (["1", "1.0"] * 5, "the labels '1' and '1.0', which are the same number"),
+        (
+            [f"{index}.37" for index in range(10)] + ["0.5"],
+            "11 different numbers as labels in 11 rows, .*Put ranges of them into classes",
+        ),
+    ],
+)
+def test_labels_that_are_numbers_are_not_taken_apart(photos, tmp_path, cells, message):
+    folder = photos("scans", count=11, folder=tmp_path) / "scans"
+    (tmp_path / "scans.csv").write_text(labelled(*cells))
+    with pytest.raises(PocketError, match=message):
+        open_images(folder, labels=tmp_path / "scans.csv")
+
+
+def test_labels_that_differ_in_case_alone_are_pointed_at(scans):
+    dataset = scans(labelled(*["disc", "DISC", "cup", "cup", "disc"] * 2))
+    assert dataset.classes == ("DISC", "cup", "disc")
+    assert any("labels 'DISC' and 'disc' of scans.csv are taken as different classes" in note for note in dataset.notes)
+
+
+def test_several_labels_in_a_cell_are_several_labels_an_image(scans):
+    dataset = scans(labelled("a|b", "b", "", "c; a", "b", "a", "c", "b|c", "a|b|c", "b"))
+    assert (dataset.classes, dataset.task) == (("a", "b", "c"), "multilabel")
+    assert dataset.train.targets[:4].tolist() == [[1, 1, 0], [0, 1, 0], [-1, -1, -1], [1, 0, 1]]
+
+
+def test_marks_that_end_a_line_for_python_only_stay_in_their_cell(scans):
+    dataset = scans(labelled(*["left\u2028lung", "right\vlung"] * 5))
+    assert dataset.classes == ("left\u2028lung", "right\vlung")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n", r"has headings \(file, label\) and no rows: add a row per image"),
+        ("file,label\n000.png," + "x" * 1_100_000, "is no CSV that can be read .field larger than field limit"),
+    ],
+)
+def test_odd_tables_are_one_clear_message(scans, text, message):
+    with pytest.raises(PocketError, match=message):
+        scans(text)
+
+
+def test_a_table_that_is_no_regular_file_is_not_waited_for(photos, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(PocketError, match="no regular file"):
+        open_images(photos("scans"), labels=tmp_path / "pipe.csv")
+
+
+def test_whole_paths_and_folders_in_front_are_understood_and_ids_do_not_depend_on_the_machine(photos, tmp_path):
+    def table(place, folder, front) -> None:
+        lines = [f"{front}{folder}/{index:03}.png,{'sick' if index % 3 == 0 else 'well'}" for index in range(10)]
+        (place / "scans.csv").write_text("file,label\n" + "\n".join(lines))
+
+    first, second, apart = tmp_path / "one", tmp_path / "two/deeper", tmp_path / "apart"
+    apart.mkdir()
+    for place in (first, second):
+        photos("scans", folder=place)
+    table(first, "scans", f"{first}/")
+    here = open_images(first / "scans.csv", val_fraction=0)
+    table(first, "scans", "/data/of/another/machine/")
+    assert open_images(first / "scans.csv", val_fraction=0).train.fingerprint == here.train.fingerprint
+    table(first, "scans", "")
+    assert open_images(first / "scans.csv", val_fraction=0).train.fingerprint == here.train.fingerprint
+    table(apart, "scans", f"{first}/")
+    beside = open_images(apart / "scans.csv", val_fraction=0)
+    table(apart, "scans", f"{second}/")
+    assert open_images(apart / "scans.csv", val_fraction=0).train.fingerprint == beside.train.fingerprint
+    assert len(beside.train) == 10
+
+
+def test_classes_are_in_the_same_order_whatever_the_hash_seed(photos, tmp_path):
+    """They were once sorted from a set by value alone: a resumed run could have permuted classes."""
+    folder = photos("scans", folder=tmp_path) / "scans"
+    (tmp_path / "scans.csv").write_text(labelled(*["10", "9", "b", "B", "nan"] * 2))
+    program = (
+        f"from pocketvit.sources import open_images; print(open_images({str(folder)!r}, labels="
+        f"{str(tmp_path / 'scans.csv')!r}, val_fraction=0, progress=False).classes)"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert said == {"('10', '9', 'B', 'b')\n"}

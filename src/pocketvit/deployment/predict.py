@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import PocketError
 from ..sources.decode import SUFFIXES, BrokenImage, decode
 from ..sources.folders import find_files, is_image
+from ..sources.objects import as_pixels
 from ..tasks import Answer
 from ..views.parallel import spread
 from .model import Model
@@ -94,7 +95,7 @@ def predictions(
     def read(name: str, picture: Picture) -> tuple[Any, Prediction]:
         """Return what the model takes of one picture (of a large one a small part), and what is known so far."""
         try:
-            pixels = _decoded(name, picture)
+            pixels = decode(picture) if isinstance(picture, (str, Path)) else as_pixels(picture, name)
             return opened.prepare(about.to_rgb8(pixels)), Prediction(name, warning=about.doubts(pixels) or "")
         except BrokenImage as error:
             return None, Prediction(name, error=error.why)
@@ -133,7 +134,7 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
             continue
         path = Path(item).expanduser()
         if path.is_dir():
-            inside = [file for name, file in find_files(path).items() if is_image(name) and file.is_file()]
+            inside = [file for name, file in find_files(path).items() if is_image(name)]
             if not inside:
                 raise PocketError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES)[:6])}, ...).")
             found += [(str(file), file) for file in inside]
@@ -144,27 +145,3 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
         else:
             raise PocketError(f"there is no file or folder {path}.")
     return found
-
-
-def _decoded(name: str, picture: Picture) -> np.ndarray:
-    """Return [H, W] or [H, W, C] in native depth.
-
-    Raises:
-        PocketError: it is no picture.
-    """
-    if isinstance(picture, (str, Path)):
-        return decode(picture)
-    if isinstance(picture, Image.Image):
-        upright = picture if picture.mode in ("L", "RGB", "RGBA", "LA", "I", "F") else picture.convert("RGB")
-        return np.asarray(upright)
-    array = np.asarray(picture)
-    if (
-        array.ndim not in (2, 3)
-        or not 1 <= (*array.shape, 1)[2] <= 4
-        or not array.size
-        or array.dtype.kind not in "uif"
-    ):
-        raise PocketError(
-            f"{name} is an array {list(array.shape)} of {array.dtype}: give [H, W] or [H, W, C] with 1 to 4 channels."
-        )
-    return array

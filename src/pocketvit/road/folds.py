@@ -19,6 +19,7 @@ from ..files import human_time, read_json, write_json
 from ..metrics import OperatingPoint
 from ..metrics.crossvalidation import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..sources import Dataset, open_folds, pack_dataset
+from ..sources.pack import bound_for
 from ..sources.targets import labelled
 from ..sources.tiles import whole
 from ..tasks import task_named
@@ -28,7 +29,7 @@ from .adapt import Adapt
 from .answering import network_answers
 from .base import Cost, Stage, Walk, walk
 from .baselines import Baselines
-from .images import VIEW_SEED, Road
+from .images import VIEW_SEED, Road, shared_folder
 from .label import Label
 from .report import save_arrays
 from .score import Entry, point_source, take_answers
@@ -86,6 +87,7 @@ def fold_datasets(walk: Walk) -> list[Dataset]:
             given, settings.folds if asked else USUAL,
             labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile,
             unlabelled=getattr(settings, "unlabelled", None), progress=False,
+            memory=shared_folder(walk) / "checked",
         )  # fmt: skip
     except PocketError:
         if asked:
@@ -124,7 +126,7 @@ def cross_validate(state: Walk, datasets: Sequence[Dataset]) -> None:
         if not (place / "answers.npz").is_file():
             log.info("%s", next(note for note in dataset.notes if note.startswith("fold ")))
             start = time.monotonic()
-            packed = pack_dataset(dataset, shared / "packs")
+            packed = pack_dataset(dataset, shared / "packs", bound=bound_for(state.config.view.view_size))
             road = Road(packed, Views(packed.train, state.config.view, seed=VIEW_SEED), shared, who)
             fold = Walk(state.settings, state.config, place, dataset, state.specs, state.device, road)
             walk(_FOLD, fold, have=("images",))

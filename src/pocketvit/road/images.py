@@ -18,7 +18,7 @@ from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
-from ..sources.pack import pack_bytes
+from ..sources.pack import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, hide_labels
 from ..sources.targets import labelled
 from ..synthesis.bank import find_bank
@@ -125,7 +125,7 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
     tell_dataset(dataset)
     if dataset.train is None or len(dataset.train) < 2:
         raise PocketError(f"{dataset.name} has fewer than two training images; there is nothing to learn from.")
-    dataset = pack_dataset(dataset, shared / "packs")
+    dataset = pack_dataset(dataset, shared / "packs", bound=bound_for(view.view_size))
     return Road(dataset, Views(dataset.train, view, seed=VIEW_SEED), shared, join_processes(device or "auto"))
 
 
@@ -139,11 +139,18 @@ def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
         name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
     }
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, window=settings.window, progress=progress, **beside
+        images, labels=settings.table, window=settings.window, progress=progress, memory=memory_of(settings), **beside
     )  # fmt: skip
     if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
     return dataset
+
+
+def memory_of(settings: Any) -> Path | None:
+    """Where is remembered what was found of the files; nowhere where nothing is to be written."""
+    if getattr(settings, "plan", False) or getattr(settings, "out", None) is None:
+        return None
+    return Path(settings.out) / "shared" / "checked"
 
 
 def _open_bank(file: Path, settings: Any) -> Dataset:
@@ -184,7 +191,8 @@ class Open(Stage):
 
     def cost(self, walk: Walk) -> Cost:
         dataset = walk.images
-        size = sum(pack_bytes(source) for source in dataset.splits.values())
+        bound = bound_for(walk.config.view.view_size)
+        size = sum(pack_bytes(source, bound) for source in dataset.splits.values())
         return Cost(bytes=size, told=(*dataset.checks.lines(), *dataset.notes))
 
     def run(self, walk: Walk) -> None:

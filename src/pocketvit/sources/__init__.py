@@ -45,6 +45,7 @@ def open_images(
     window: tuple[float, float] | None = None,
     tile: int | None = None,
     progress: bool = True,
+    memory: Path | None = None,
 ) -> Dataset:
     """Open images of any kind, read each once, and return their training, validation and test splits.
 
@@ -55,17 +56,21 @@ def open_images(
         images: "digits"; a folder (``class/name.jpg``, train/val/test folders of that, a flat folder without labels,
             or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
             ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and labels; a MedMNIST-layout
-            ``.npz``; a pair (array of images, labels); or a `Dataset`, which is returned as it is.
+            ``.npz``; a pair (array of images, labels); an object with a length whose items are (image, label), as
+            torchvision's and Hugging Face's are, or a mapping of "train", "val" and "test" to such objects; or a
+            `Dataset`, which is returned as it is.
         labels: CSV file of names and labels of the images in a folder.
         group: heading of the column (such as patient) whose equal cells stay on one side of every split.
         val, test: images of these splits, of the same kind and classes.
         unlabelled: more training images, whose labels (if any) are not looked at.
         val_fraction: share of the training images held out for validation, and again for test, where those are
             missing; 0 holds nothing out.
-        window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default the full range
-            found; floating-point images need one.
+        window: intensities (low, high) that become 0 and 255 in images that are not 8-bit. By default robust
+            percentiles of the training images (of DICOM its tags); floating-point images need one.
         tile: cut each image into squares of this side, in its own pixels; `Source.parents` says of which image each is.
         progress: show a bar while checking, if it takes more than a second.
+        memory: folder in which is remembered what was found of each file by its path, size and time, so that a second
+            start does not read the images again.
 
     Raises:
         PocketError: what was given cannot be used; the message says what, where and what to do.
@@ -76,7 +81,7 @@ def open_images(
             raise PocketError("an opened dataset has its splits: give the images themselves, to join others to them")
         return images if tile is None else tile_dataset(images, tile)
     listing = find_all(images, labels, group, **beside)
-    dataset = assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress)
+    dataset = assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress, memory=memory)
     return dataset if tile is None else tile_dataset(dataset, tile)
 
 
@@ -92,6 +97,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     from .cifar import find_cifar, list_cifar
     from .detection import find_detection
     from .folders import list_folder
+    from .objects import list_objects
     from .tables import list_table
 
     is_table = isinstance(images, str | Path) and Path(images).suffix.lower() in (".csv", ".tsv")
@@ -103,9 +109,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if isinstance(images, tuple) and len(images) == 2:
         return list_pair(*images)
     if not isinstance(images, str | Path):
-        raise PocketError(
-            f"images are a {type(images).__name__}: give a folder, a file, 'digits', or a pair (array, labels)"
-        )
+        return list_objects(images)
     path = Path(images).expanduser()
     if str(images) == "digits" and not path.exists():
         return list_digits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -11,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
+from ..files import human_bytes
 from . import medmnist
 from .base import SPLITS
 from .findings import DEPTHS
 from .grades import are_grades, in_order
 from .listing import Arrays, Listing
-from .targets import labelled, several
+from .targets import labelled, present, several
 
 Split = tuple[np.ndarray, np.ndarray | None]
+_MOST_CLASSES = 1 << 16  # a label beyond is a code for something else
 
 
 def list_digits() -> Listing:
@@ -44,6 +47,13 @@ def list_npz(path: Path) -> Listing:
     if not zipfile.is_zipfile(path):
         raise PocketError(f"{path} is not a readable .npz file (no zip archive): copy it again")
     try:
+        claimed = sum(member.file_size for member in zipfile.ZipFile(path).infolist())
+        memory = total_memory()
+        if memory is not None and claimed > memory / 2:
+            raise PocketError(
+                f"{path} unpacks to {human_bytes(claimed)}, more than half of the memory ({human_bytes(memory)}): use "
+                "a folder of images instead"
+            )
         with np.load(path, allow_pickle=False) as archive:
             found = set(archive.files)
             if "train_images" not in found:
@@ -72,6 +82,14 @@ def list_npz(path: Path) -> Listing:
         listing.name, listing.synthetic = path.absolute().parent.name, synthetic
         listing.notes.append(f"synthetic images, {synthetic}")
     return _of_medmnist(listing)
+
+
+def total_memory() -> int | None:
+    """Return how many bytes of memory this machine has, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:
@@ -128,20 +146,46 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     if len({part.shape[1:] for part in targets}) > 1:
         raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)
-    count = joined.shape[1] if several(joined) else int(joined.max(initial=-1)) + 1
-    if not labelled(joined).any():
+    classes, joined, task = numbered(name, joined, classes, notes)
+    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+
+
+def numbered(
+    name: str, targets: np.ndarray, classes: tuple[str, ...] | None, notes: list[str]
+) -> tuple[tuple[str, ...], np.ndarray, str]:
+    """Return the classes, targets and task of labels by number; what they cannot be is refused.
+
+    Args:
+        targets: int64 [N], -1 where unknown, or [N, C] of 0 and 1.
+        classes: their names, if they have any.
+    """
+    count = targets.shape[1] if several(targets) else int(targets.max(initial=-1)) + 1
+    if count > _MOST_CLASSES:
+        raise PocketError(
+            f"{name} has a label {count - 1}, and {_MOST_CLASSES:,} classes are the most: number them from 0, and give "
+            "-1 where the class is unknown"
+        )
+    if classes and len(set(classes)) < len(classes):
+        twice = Counter(classes).most_common(1)[0][0]
+        raise PocketError(f"{name} names two classes {twice!r}: give each class one name of its own")
+    if not several(targets) and classes is None and len(present(targets)) == 1:
+        raise PocketError(
+            f"{name} has one label only, {next(iter(present(targets)))} (-1 means unknown): two or more are needed, "
+            "numbered from 0"
+        )
+    if not labelled(targets).any():
         classes = ()
-        joined = np.full(len(joined), -1, np.int64)
+        targets = np.full(len(targets), -1, np.int64)
     elif classes is None:
         classes = tuple(str(label) for label in range(count))
-        what = "labels" if several(joined) else "classes"
+        what = "labels" if several(targets) else "classes"
         notes.append(f"{name} does not name its {count} {what}: they go by their numbers")
-    if classes and several(joined) and len(classes) != count:
+    if classes and several(targets) and len(classes) != count:
         raise PocketError(f"{name} has {count} labels per image but names {len(classes)}: correct the names")
     if classes and count > len(classes):
         raise PocketError(f"{name} has a label {count - 1} but only {len(classes)} classes: correct the labels")
-    task = "multilabel" if several(joined) else "ordinal" if are_grades(classes) else "classification"
-    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+    task = "multilabel" if several(targets) else "ordinal" if are_grades(classes) else "classification"
+    return classes or (), targets, task
 
 
 def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -155,21 +199,33 @@ def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def list_pair(images: Any, labels: Any) -> Listing:
     """List an array (or nested sequence) of images with their labels, or None."""
-    try:
-        array = np.asarray(images)
-    except ValueError as error:
-        raise PocketError(
-            "the images differ in size: save them as files in class folders, and give the folder"
-        ) from error
+    array = _as_array(images)
+    if array is None:
+        from .objects import list_objects
+
+        return list_objects(list(zip(images, [None] * len(images) if labels is None else labels, strict=True)))
     if labels is None:
         return list_arrays("arrays", {"train": (array, None)})
     given = np.asarray(labels)
     if given.dtype.kind in "US":
         words = [str(word) for word in given.reshape(len(given))]
         classes = in_order(set(words))
-        numbers = np.array([classes.index(word) for word in words])
+        index = {label: number for number, label in enumerate(classes)}
+        numbers = np.array([index[word] for word in words])
         return list_arrays("arrays", {"train": (array, numbers)}, classes)
     return list_arrays("arrays", {"train": (array, given)})
+
+
+def _as_array(images: Any) -> np.ndarray | None:
+    """Return images as one array; None where they are of several sizes, or no arrays at all."""
+    if isinstance(images, np.ndarray):
+        return images
+    if len(images) and not isinstance(images[0], np.ndarray | list | tuple):
+        return None
+    try:
+        return np.asarray(images)
+    except ValueError:
+        return None
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:
@@ -192,10 +248,12 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
     if images.ndim == 4 and images.shape[-1] in (2, 4) and images.dtype.name not in ("uint8", "uint16"):
         raise PocketError(f"the images of {where} are {images.dtype} with alpha: give 1 or 3 channels")
     if images.dtype.name in DEPTHS:
-        return images
+        return images.astype(images.dtype.newbyteorder("="), copy=False)  # FITS and some TIFF readers give big-endian
     if images.dtype.kind == "f":
         return images.astype(np.float32)
-    if len(images) and (images.min() < -(2**31) or images.max() >= 2**31):
+    if images.size and images.min() >= 0 and 2**31 <= images.max() < 2**32:
+        return images.astype(np.uint32)
+    if images.size and (images.min() < -(2**31) or images.max() >= 2**31):
         raise PocketError(f"the images of {where} hold values beyond 32 bits: scale them down")
     if (
         images.dtype.kind == "i"
@@ -218,10 +276,10 @@ def _targets(labels: np.ndarray | None, count: int, where: str) -> np.ndarray:
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.floor(flat)).all()):
         raise PocketError(f"the labels of {where} are {flat.dtype}: expected whole numbers from 0")
-    targets = flat.astype(np.int64)
-    if count and targets.min() < -1:
-        raise PocketError(f"{where} has a label {targets.min()}: expected whole numbers from 0, or -1 where unknown")
-    return targets
+    if count and not -1 <= flat.min() <= flat.max() < 2**31:
+        bad = flat.min() if flat.min() < -1 else flat.max()
+        raise PocketError(f"{where} has a label {bad}: expected whole numbers from 0, or -1 where unknown")
+    return flat.astype(np.int64)
 
 
 def _of_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -14,22 +15,30 @@ from .divide import check_groups, divide
 from .findings import Findings
 from .listing import Listing
 from .targets import alike, class_counts, labelled, several
+from .window import window_for
 
 
 def assemble(
-    listing: Listing, *, val_fraction: float, seed: int, window: Window | None, progress: bool = True
+    listing: Listing,
+    *,
+    val_fraction: float,
+    seed: int,
+    window: Window | None,
+    progress: bool = True,
+    memory: Path | None = None,
 ) -> Dataset:
-    """Check a listing's images and return its dataset.
+    """Check a listing's images and return its dataset; for the options see `open_images`.
 
     Raises:
         PocketError: no readable image, a class that is empty or that training lacks, float images without a window.
     """
-    checked = examine(listing, val_fraction=val_fraction, window=window, progress=progress)
+    checked = examine(listing, val_fraction=val_fraction, progress=progress, memory=memory)
     splits = np.array(listing.splits, "U5")
     check_classes(checked, splits)
     check_groups(checked, splits)
     notes: list[str] = []
     splits = divide(checked, splits, val_fraction, seed, notes)
+    checked.window = window_for(listing, checked.findings, splits == "train", window, notes)
     return build(checked, splits, notes)
 
 
@@ -72,14 +81,13 @@ def check_classes(checked: Checked, splits: np.ndarray) -> None:
         return  # a label that nobody has is said by `_absent`
     for split in SPLITS:
         here = splits == split
-        for target in sorted(set(listing.targets[here].tolist()) - {-1}):
+        lost = set(listing.targets[here].tolist()) - set(listing.targets[here & good].tolist()) - {-1}
+        for target in sorted(lost):
             rows = np.flatnonzero(here & (listing.targets == target))
-            if not good[rows].any():
-                row = rows[0]
-                raise PocketError(
-                    f"class {listing.classes[target]!r} of {listing.name} has no {split} image that can be read, "
-                    f"of {len(rows)} ({listing.names[row]} {findings.why[row]}). Replace them or delete the class"
-                )
+            raise PocketError(
+                f"class {listing.classes[target]!r} of {listing.name} has no {split} image that can be read, of "
+                f"{len(rows)} ({listing.names[rows[0]]} {findings.why[rows[0]]}). Replace them or delete the class"
+            )
     known = set(listing.targets[(splits == "train") & good].tolist())
     for split in ("val", "test"):
         for target in sorted(set(listing.targets[(splits == split) & good].tolist()) - known - {-1}):

@@ -39,7 +39,10 @@ class Source:
         fingerprint: hex SHA-256 of split, ids and content (and the window, if any).
         groups: int64 [N], equal for images of one patient (or what the images are grouped by); None if ungrouped.
         parents: int64 [N], the image that each tile was cut from; None if the images are whole.
+        bound: shorter side in pixels to which much larger images were brought; None where all are as they came.
     """
+
+    bound: int | None = None
 
     def __init__(
         self,

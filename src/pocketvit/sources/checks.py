@@ -1,8 +1,9 @@
-"""One threaded pass over every image: is it readable, what is it, and is it there twice. Then the window."""
+"""One threaded pass over every image: is it readable, what is it, and is it there twice."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,9 +15,11 @@ from tqdm import tqdm
 
 from ..errors import PocketError
 from .base import Item, Result, Window, cores
-from .decode import CHANNELS, BrokenImage, Probe, probe, read_bytes, without_alpha
+from .decode import BrokenImage, Probe, kind_of, probe, read_bytes, whole, without_alpha
 from .findings import DEPTHS, Findings
-from .listing import Arrays, Files, Listing
+from .listing import Arrays, Files, Items, Listing
+from .memory import place_of, recall, remember, stamps_of
+from .window import intensities
 
 _NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
 _BATCH = 32  # files a task: enough to hide the cost of a task, few enough for a lively progress bar
@@ -28,7 +31,7 @@ class Checked:
 
     Attributes:
         good: bool [N], whether an image can be used.
-        window: decided over all images.
+        window: decided once the training images are known.
         broken: (name, why) of those that cannot be used.
         notes: said so far.
     """
@@ -56,11 +59,11 @@ class Checked:
         return np.array([number.get(cell, int(own)) for cell, own in zip(cells, alone, strict=True)], np.int64)
 
 
-def examine(listing: Listing, *, val_fraction: float, window: Window | None, progress: bool) -> Checked:
-    """Read every image of a listing once, and decide the window."""
+def examine(listing: Listing, *, val_fraction: float, progress: bool, memory: Path | None = None) -> Checked:
+    """Read every image of a listing once, but for files that ``memory`` (a folder) knows."""
     if not 0 <= val_fraction < 0.5:
         raise PocketError(f"val_fraction is {val_fraction:g}: give a share of the images from 0 to below 0.5")
-    findings = check(listing, progress)
+    findings = check(listing, progress, memory)
     good = findings.good
     broken = listing.broken + [(listing.names[row], findings.why[row]) for row in np.flatnonzero(~good)]
     if not good.any():
@@ -71,34 +74,65 @@ def examine(listing: Listing, *, val_fraction: float, window: Window | None, pro
         notes.append(
             f"the {len(listing.classes)} classes are ordered grades: distances between grades are reported too"
         )
-    window = window_for(listing, findings, window, notes)
-    return Checked(listing, findings, good, window, tuple(broken), notes)
+    group_by_patient(listing, findings, notes)
+    return Checked(listing, findings, good, None, tuple(broken), notes)
 
 
-def check(listing: Listing, progress: bool = True) -> Findings:
+def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> None:
+    """Keep the images of a patient, which DICOM names, on one side of every split that is made here."""
+    patients = findings.patients
+    named = [patient for patient, good in zip(patients, findings.good, strict=True) if patient and good]
+    if listing.groups is not None or not 1 < len(set(named)) < len(named):
+        return
+    if set(listing.splits) == {"train"}:
+        listing.group, listing.groups = "PatientID", list(patients)
+        return
+    sides: dict[str, set[str]] = {}
+    for patient, split in zip(patients, listing.splits, strict=True):
+        sides.setdefault(patient, set()).add(split)
+    both = sorted(patient for patient, splits in sides.items() if patient and len(splits) > 1)
+    if both:
+        notes.append(
+            f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too "
+            "good"
+        )
+
+
+def check(listing: Listing, progress: bool = True, memory: Path | None = None) -> Findings:
     """Read every image once.
 
     Args:
         progress: show a bar if it takes more than a second.
+        memory: folder in which findings are remembered by path, size and time.
     """
     if isinstance(listing.images, Arrays):
         return _check_arrays(listing.images)
-    return _check_files(listing.images, listing.names, progress)
+    if isinstance(listing.images, Items):
+        return _check_items(listing.images, listing.names)
+    findings = Findings.empty(len(listing))
+    if memory is None or not len(listing):
+        _check_files(listing.images, listing.names, findings, np.arange(len(listing)), progress)
+        return findings
+    paths = [os.path.abspath(path) for path in listing.images.paths]
+    place, stamps = place_of(memory, paths), stamps_of(paths)
+    known = recall(place, paths, stamps, findings)
+    if not known.all():
+        _check_files(listing.images, listing.names, findings, np.flatnonzero(~known), progress)
+        remember(place, paths, stamps, findings)
+    return findings
 
 
-def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
-    findings = Findings.empty(len(names))
-
-    def work(rows: range) -> range:
+def _check_files(files: Files, names: list[str], findings: Findings, rows: np.ndarray, progress: bool) -> None:
+    def work(rows: list[int]) -> list[int]:
         for row in rows:
             _check_file(files.paths[row], names[row], findings, row)
         return rows
 
-    tasks = (range(start, min(start + _BATCH, len(names))) for start in range(0, len(names), _BATCH))
+    tasks = (rows[start : start + _BATCH].tolist() for start in range(0, len(rows), _BATCH))
     with (
         warnings.catch_warnings(),  # here and not in the threads: the filters are one list for all of them
         tqdm(
-            total=len(names),
+            total=len(rows),
             desc="checking",
             unit=" images",
             delay=1,
@@ -107,9 +141,27 @@ def _check_files(files: Files, names: list[str], progress: bool) -> Findings:
         ) as bar,
     ):
         warnings.simplefilter("ignore")  # odd EXIF and palettes: what matters is said by the findings
-        for rows in threaded(work, tasks):
-            bar.update(len(rows))
-    return findings
+        for done in threaded(work, tasks):
+            bar.update(len(done))
+        _look_closely(files, names, findings)
+
+
+def _look_closely(files: Files, names: list[str], findings: Findings) -> None:
+    """Decode large JPEGs in full where another kind of file has their size: it may be a copy."""
+    drafted = findings.drafted & findings.good
+    shapes = findings.shapes[:, :2]
+    others = {(h, w) for h, w in shapes[findings.good & ~drafted].tolist()}
+
+    def work(row: int) -> None:
+        try:
+            findings.looks[row] = _look(whole(read_bytes(files.paths[row], names[row]), names[row]))
+            findings.drafted[row] = False
+        except BrokenImage as error:
+            findings.why[row] = error.why
+
+    rows = [row for row in np.flatnonzero(drafted).tolist() if tuple(shapes[row].tolist()) in others]
+    for _ in threaded(work, rows):
+        pass
 
 
 def threaded(work: Callable[[Item], Result], tasks: Iterable[Item]) -> Iterator[Result]:
@@ -143,16 +195,45 @@ def _check_file(path: Path, name: str, findings: Findings, row: int) -> None:
     findings.shapes[row] = (*image.shape, 0)[:3]
     findings.depths[row] = DEPTHS.index(pixels.dtype.name)
     findings.kinds[row] = image.kind
+    findings.drafted[row] = image.drafted
+    findings.windows[row] = image.window or (np.nan, np.nan)
+    findings.patients[row] = image.patient
     if pixels.dtype != np.uint8:
-        seen = without_alpha(pixels)
-        findings.ranges[row] = seen.min(), seen.max()
-        if not np.isfinite(findings.ranges[row]).all():
-            findings.why[row] = _NOT_NUMBERS
+        _measure(without_alpha(pixels), findings, row)
+
+
+def _measure(pixels: np.ndarray, findings: Findings, row: int) -> None:
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        findings.why[row] = _NOT_NUMBERS
+        return
+    found = intensities(pixels)
+    findings.ranges[row], findings.robust[row] = found[:2], found[2:]
 
 
 def _look(image: Probe) -> bytes:
     head = f"{image.shape}{image.pixels.dtype.name}".encode()
     return hashlib.blake2b(image.pixels.data, digest_size=16, key=head).digest()
+
+
+def _check_items(items: Items, names: list[str]) -> Findings:
+    """Check the images of dataset objects, one after the other: their code need not bear threads."""
+    findings = Findings.empty(len(names))
+    for row, name in enumerate(names):
+        try:
+            pixels = items.pixels(row, name)
+        except BrokenImage as error:
+            findings.why[row] = error.why
+            continue
+        head = f"{pixels.shape}{pixels.dtype.newbyteorder('<').str}".encode()
+        digest = hashlib.sha256(head + pixels.tobytes()).digest()
+        findings.digests[row] = np.frombuffer(digest, np.uint8)
+        findings.looks[row] = digest
+        findings.shapes[row] = (*pixels.shape, 0)[:3]
+        findings.depths[row] = DEPTHS.index(pixels.dtype.name)
+        findings.kinds[row], findings.stored[row] = kind_of(pixels), pixels.nbytes
+        if pixels.dtype != np.uint8:
+            _measure(without_alpha(pixels), findings, row)
+    return findings
 
 
 def _check_arrays(arrays: Arrays) -> Findings:
@@ -169,58 +250,8 @@ def _check_arrays(arrays: Arrays) -> Findings:
         findings.shapes[rows] = (*part.shape[1:], 0)[:3]
         findings.depths[rows] = DEPTHS.index(part.dtype.name)
         findings.stored[rows] = part[:1].nbytes
-        findings.kinds[rows.start : rows.stop] = [_kind(part)] * len(part)
-        if part.dtype != np.uint8 and len(part):
-            seen = without_alpha(part) if part.ndim == 4 else part
-            axes = tuple(range(1, part.ndim))
-            findings.ranges[rows, 0], findings.ranges[rows, 1] = seen.min(axes), seen.max(axes)
-            for bad in np.flatnonzero(~np.isfinite(findings.ranges[rows]).all(1)):
-                findings.why[rows.start + bad] = _NOT_NUMBERS
+        findings.kinds[rows.start : rows.stop] = [kind_of(part[0])] * len(part) if len(part) else []
+        if part.dtype != np.uint8:
+            for place, image in enumerate(part):
+                _measure(without_alpha(image), findings, rows.start + place)
     return findings
-
-
-def _kind(images: np.ndarray) -> str:
-    channels = CHANNELS[images.shape[-1] if images.ndim == 4 else 0]
-    return {"uint8": "", "uint16": "16-bit "}.get(images.dtype.name, f"{images.dtype.name} ") + channels
-
-
-def window_for(
-    listing: Listing, findings: Findings, window: tuple[float, float] | None, notes: list[str]
-) -> tuple[float, float] | None:
-    """Decide the intensity window, and say in ``notes`` what was decided.
-
-    Raises:
-        PocketError: float images without a window, or a window that is upside down.
-    """
-    if window is not None and not window[0] < window[1]:
-        raise PocketError(f"the window {window[0]:g},{window[1]:g} is empty: give LOW,HIGH with LOW below HIGH")
-    deep = findings.good & ~np.isnan(findings.ranges[:, 0])
-    if not deep.any():
-        if window is not None:
-            notes.append("the window is not used: every image is 8-bit")
-        return None
-    low, high = float(findings.ranges[deep, 0].min()), float(findings.ranges[deep, 1].max())
-    floats = [row for row in np.flatnonzero(deep) if DEPTHS[findings.depths[row]] == "float32"]
-    if window is None and floats:
-        bottom, top = findings.ranges[floats, 0].min(), findings.ranges[floats, 1].max()
-        more = f" and {len(floats) - 1:,} more images" if len(floats) > 1 else ""
-        raise PocketError(
-            f"floating-point intensities ({bottom:g} to {top:g}) in {listing.names[floats[0]]}{more} of "
-            f"{listing.name}: say which are black and white, as --window LOW,HIGH"
-        )
-    plain = int((findings.good & ~deep).sum())
-    untouched = f"; the {plain:,} 8-bit images stay as they are" if plain else ""
-    kinds = " and ".join(sorted({findings.kinds[row] for row in np.flatnonzero(deep)}))
-    if window is None:
-        window = (low, high if high > low else low + 1)
-        notes.append(
-            f"intensity window {window[0]:g} to {window[1]:g} (the full range found in {int(deep.sum()):,} {kinds} "
-            f"images) becomes 0 to 255; choose another with --window LOW,HIGH{untouched}"
-        )
-        return window
-    outside = int(((findings.ranges[:, 0] < window[0]) | (findings.ranges[:, 1] > window[1]))[deep].sum())
-    clipped = f"; {outside:,} of {int(deep.sum()):,} images reach beyond it and are clipped" if outside else ""
-    notes.append(
-        f"intensity window {window[0]:g} to {window[1]:g} becomes 0 to 255 in {kinds} images{clipped}{untouched}"
-    )
-    return (float(window[0]), float(window[1]))

@@ -1,29 +1,35 @@
 """Files to arrays in their native depth, and arrays of any kind to 8-bit RGB.
 
 What comes out of `decode` is upright (EXIF orientation applied) and one of: grey [H, W], grey with alpha [H, W, 2],
-RGB [H, W, 3] or RGBA [H, W, 4], as uint8, uint16, int32 or float32. Palettes become RGB(A), black-and-white becomes
-grey, CMYK, YCbCr and Lab become RGB.
+RGB [H, W, 3] or RGBA [H, W, 4], in one of `findings.DEPTHS`. Palettes become RGB(A), black-and-white becomes grey,
+CMYK, YCbCr and Lab become RGB. Other depths than 8 bits are read in `wide`, DICOM in `dicom`.
 """
 
 from __future__ import annotations
 
 import io
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import PocketError
+from .broken import MOST_BYTES, BrokenImage, check_size
+from .extras import is_dicom, is_heic, read_dicom, read_heic
+from .wide import check_avif, orientation_of, read_tiff, read_wide, stack_of
 
 Image.init()
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_size` says it, and where
 # A list, because Pillow would else also try formats that start other programs (EPS) or are no photographs.
 _WANTED = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "AVIF", "JPEG2000")
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)  # AVIF and others depend on how Pillow was built
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".bmp", ".gif", ".webp"),
-        *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".jp2"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".jp2", ".heic", ".heif", ".hif", ".dcm", ".dicom"),
     )
 )
 _NATIVE = {"L", "LA", "RGB", "RGBA", "I", "F"}
@@ -37,20 +43,8 @@ _KINDS = {
     "F": "float32 grey",
     **dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "16-bit grey"),
 }
-_BITS_PER_SAMPLE = 258  # the tag of TIFF
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LARGE = 512 * 512  # pixels from which an eighth of the size still tells images apart
-
-
-class BrokenImage(PocketError):
-    """An image that cannot be used as it is: ``name`` says which, ``why`` says why and what to do."""
-
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name} {why}")
-        self.name = name
-        self.why = why
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.name, self.why)
 
 
 @dataclass(frozen=True)
@@ -61,11 +55,17 @@ class Probe:
         pixels: decoded; of a large JPEG, at an eighth of its size (all of its data is read: damage is found).
         shape: of the image in full, (height, width) or (height, width, channels), upright.
         kind: its channels and depth as the file has them: "RGB", "16-bit grey", "CMYK".
+        drafted: whether the pixels are fewer than the shape says.
+        window: of DICOM, the intensities that its tags show from black to white.
+        patient: of DICOM, its PatientID.
     """
 
     pixels: np.ndarray
     shape: tuple[int, ...]
     kind: str
+    drafted: bool = False
+    window: tuple[float, float] | None = None
+    patient: str = ""
 
 
 def decode(source: bytes | str | Path, name: str | None = None) -> np.ndarray:
@@ -82,29 +82,53 @@ def decode(source: bytes | str | Path, name: str | None = None) -> np.ndarray:
         BrokenImage: not an image, truncated, empty, a single pixel, or several pictures in one file.
     """
     if isinstance(source, bytes):
-        return _guarded(source, name or "image", reduce=False).pixels
+        return whole(source, name or "image").pixels
     name = name or str(source)
-    return _guarded(read_bytes(Path(source), name), name, reduce=False).pixels
+    return whole(read_bytes(Path(source), name), name).pixels
 
 
 def probe(data: bytes, name: str) -> Probe:
     """Check one image file at the least cost; raises as `decode`."""
-    return _guarded(data, name, reduce=True)
+    return _guarded(data, name, 0)
+
+
+def whole(data: bytes, name: str) -> Probe:
+    """Check one image file in full; raises as `decode`."""
+    return _guarded(data, name, None)
+
+
+def decode_at(data: bytes, name: str, height: int, width: int) -> np.ndarray:
+    """Decode one 8-bit image file to a smaller size, upright: of a JPEG little more than that is ever decoded."""
+    pixels = _guarded(data, name, min(height, width)).pixels
+    if pixels.dtype != np.uint8:
+        raise BrokenImage(name, f"is {kind_of(pixels)}, and was 8-bit when it was checked")
+    return resized(pixels, height, width)
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring 8-bit pixels to another size."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def read_bytes(path: Path, name: str) -> bytes:
     """Read a file; one that cannot be read is a `BrokenImage`."""
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for, and a device may never end
+            raise BrokenImage(name, "is no regular file; leave it out")
+        if about.st_size > MOST_BYTES:
+            raise BrokenImage(name, f"has {about.st_size:,} bytes, and {MOST_BYTES:,} are the most; make it smaller")
         return path.read_bytes()
     except OSError as error:
         raise BrokenImage(name, f"cannot be read ({error.strerror or error})") from error
 
 
-def _guarded(data: bytes, name: str, reduce: bool) -> Probe:
+def _guarded(data: bytes, name: str, least: int | None) -> Probe:
+    """Decode; of a large JPEG, where ``least`` is given, a half to an eighth, with no side below that many pixels."""
     if not data:
         raise BrokenImage(name, "is empty (0 bytes); copy it again or delete it")
     try:
-        return _probe(data, name, reduce)
+        return _probe(data, name, least)
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
@@ -118,38 +142,60 @@ def _guarded(data: bytes, name: str, reduce: bool) -> Probe:
         raise BrokenImage(name, f"is damaged ({reason}); copy it again or delete it") from error
 
 
-def _probe(data: bytes, name: str, reduce: bool) -> Probe:
+def _probe(data: bytes, name: str, least: int | None) -> Probe:
+    if is_dicom(data):
+        scan = read_dicom(data, name)
+        kind = f"DICOM, {kind_of(scan.pixels)}"
+        return Probe(scan.pixels, scan.pixels.shape, kind, window=scan.window, patient=scan.patient)
+    if is_heic(data):
+        pixels = read_heic(data, name)
+        return Probe(pixels, pixels.shape, f"HEIC {kind_of(pixels)}")
+    check_avif(data, name)
+    try:
+        return _by_pillow(data, name, least)
+    except UnidentifiedImageError:
+        if data[:4] not in _TIFF_STARTS:
+            raise
+    pixels = read_tiff(data, name)  # depths that Pillow does not know
+    return Probe(pixels, pixels.shape, kind_of(pixels))
+
+
+def _by_pillow(data: bytes, name: str, least: int | None) -> Probe:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_size(name, *image.size)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # an MPO is a photograph with a preview or a second eye behind it
-            kind = "a stack of {} pages" if image.format == "TIFF" else "an animation of {} frames"
             raise BrokenImage(
-                name, f"is {kind.format(frames)}; save the one you mean as a file of its own, or delete it"
+                name,
+                stack_of(frames)
+                if image.format == "TIFF"
+                else f"is an animation of {frames} frames; save the one you mean as a file of its own, or delete it",
             )
-        if image.width * image.height == 1:
-            raise BrokenImage(name, "has a single pixel (1x1); replace it or delete it")
-        if _wide_colour(image):
-            if image.format == "PNG":
-                pixels = _decode_wide_png(data)
-            elif image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
-                pixels = _decode_wide_tiff(data, name, image.getexif().get(ExifTags.Base.Orientation, 1))
-            else:
-                raise BrokenImage(
-                    name,
-                    f"is a 16-bit {image.mode} {image.format}, which would lose depth here; save it as 16-bit RGB PNG",
-                )
-            return Probe(pixels, pixels.shape, f"16-bit {CHANNELS[pixels.shape[-1]]}")
+        pixels = read_wide(image, data, name)
+        if pixels is not None:
+            return Probe(pixels, pixels.shape, kind_of(pixels))
         kind = _KINDS.get(image.mode, image.mode)
         size = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        if reduce and image.format in ("JPEG", "MPO") and size[0] * size[1] > _LARGE:
-            image.draft(image.mode, (size[0] // 8, size[1] // 8))
+        turned = orientation_of(image) in (5, 6, 7, 8)
+        if least is not None and image.format in ("JPEG", "MPO") and size[0] * size[1] > _LARGE:
+            image.draft(image.mode, (max(size[0] // 8, least), max(size[1] // 8, least)))
         drafted = image.size != size
         image.load()
-        pixels = np.asarray(_plain_mode(ImageOps.exif_transpose(image)))
-    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        pixels = from_pillow(image)
     full = (size if turned else size[::-1]) if drafted else pixels.shape[:2]
-    return Probe(pixels, (*full, *pixels.shape[2:]), kind)
+    return Probe(pixels, (*full, *pixels.shape[2:]), kind, drafted)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an image that Pillow has opened, upright, in as much of their depth as Pillow has."""
+    pixels = np.asarray(_plain_mode(ImageOps.exif_transpose(image)))
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+
+
+def kind_of(pixels: np.ndarray) -> str:
+    """Say what channels and depth pixels have: "RGB", "16-bit grey", "int32 grey"."""
+    depth = {"uint8": "", "uint16": "16-bit "}.get(pixels.dtype.name, f"{pixels.dtype.name} ")
+    return depth + CHANNELS[pixels.shape[2] if pixels.ndim == 3 else 0]
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
@@ -162,53 +208,6 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode in _NATIVE or image.mode.startswith("I;"):
         return image
     return image.convert("RGBA" if see_through or image.mode in ("PA", "RGBa", "La") else "RGB")
-
-
-def _wide_colour(image: ImageFile.ImageFile) -> bool:
-    """Whether Pillow, which has 16 bits for grey only, would silently drop the lower bytes of this file."""
-    if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
-        return False
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # planes one by one have plain modes in their tiles
-    for tile in image.tile:
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if any(isinstance(argument, str) and ";16" in argument for argument in arguments):
-            return True
-    return False
-
-
-def _decode_wide_png(data: bytes) -> np.ndarray:
-    import torch
-    from torchvision.io import decode_png
-
-    pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-def _decode_wide_tiff(data: bytes, name: str, orientation: int) -> np.ndarray:
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
-        try:
-            pixels = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            how = getattr(page.compression, "name", page.compression)
-            raise BrokenImage(
-                name,
-                f"is a 16-bit colour TIFF compressed with {how}, which is not read; save it uncompressed, with "
-                "Deflate, or as 16-bit PNG",
-            ) from error
-        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:  # one plane a colour
-            pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype != np.uint16 or pixels.shape[2:] not in ((3,), (4,)):
-        raise BrokenImage(name, f"is a TIFF of {pixels.dtype} {pixels.shape}; save it as 16-bit RGB PNG")
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
-    return np.ascontiguousarray(pixels[::down, ::across], np.uint16)
 
 
 def to_rgb8(image: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:

@@ -77,6 +77,12 @@ def hold_out_of(checked: Checked, splits: np.ndarray, shares: dict[str, float], 
         splits[rows] = hold_out(
             [listing.keys[row] for row in rows], [looks[row] for row in rows], drawn_by, shares, seed
         )
+        held = {looks[row] for row in rows if splits[row] != "train"}
+        others = np.flatnonzero(checked.good & (splits == "train") & ~useful)
+        copies = [row for row in others if looks[row] in held]
+        splits[copies] = ""
+        if copies:
+            notes.append(f"{len(copies):,} images without a label are copies of held-out ones: left out")
         return
     units = united([looks[row] for row in rows], groups[rows].tolist())
     touched = np.isin(units, units[useful[rows]])

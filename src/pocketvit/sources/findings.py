@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-DEPTHS = ("uint8", "uint16", "int32", "float32")
+DEPTHS = ("uint8", "uint16", "int32", "float32", "int8", "int16", "uint32")
 
 
 @dataclass
@@ -22,6 +22,10 @@ class Findings:
         kinds: [N] channels and depth as the file has them, such as "RGB" or "16-bit grey".
         stored: int64 [N], bytes of the file (of the pixels, for arrays).
         ranges: float64 [N, 2], lowest and highest intensity; NaN where the image is 8-bit.
+        robust: float64 [N, 2], its robust percentiles (`window.SHARES`); NaN likewise.
+        windows: float64 [N, 2], what the tags of DICOM show from black to white; NaN where they do not say.
+        patients: [N] PatientID of DICOM, "" where there is none.
+        drafted: bool [N], whether ``looks`` is of a JPEG decoded at an eighth of its size.
         why: [N] what is wrong with it, "" if nothing.
     """
 
@@ -32,6 +36,10 @@ class Findings:
     kinds: list[str]
     stored: np.ndarray
     ranges: np.ndarray
+    robust: np.ndarray
+    windows: np.ndarray
+    patients: list[str]
+    drafted: np.ndarray
     why: list[str]
 
     @classmethod
@@ -45,6 +53,10 @@ class Findings:
             kinds=[""] * count,
             stored=np.zeros(count, np.int64),
             ranges=np.full((count, 2), np.nan),
+            robust=np.full((count, 2), np.nan),
+            windows=np.full((count, 2), np.nan),
+            patients=[""] * count,
+            drafted=np.zeros(count, bool),
             why=[""] * count,
         )
 

@@ -28,21 +28,50 @@ def normalized(relative: str) -> str:
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """Return every visible file below ``folder`` by its normalized relative path, sorted; links are followed once."""
+    """Return every visible file below ``folder`` by its normalized relative path, sorted; links are followed once.
+
+    Folders of runs are passed over: their pictures are not the user's.
+
+    Raises:
+        PocketError: a folder that cannot be read, or two names that differ only in how Unicode composes them.
+    """
     found: dict[str, Path] = {}
     visited: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
+    root = str(folder)
+    for place, inner, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(place)
-        if real in visited:
+        if real in visited or (place != root and _holds_runs(place, inner)):
             inner.clear()
             continue
         visited.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+        inner[:] = sorted(name for name in inner if is_visible(name))
+        below = place[len(root) :].lstrip(os.sep)
         for name in files:
-            if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"):
-                path = Path(place, name)
-                found[normalized(str(path.relative_to(folder)))] = path
+            if is_visible(name) and name not in ("Thumbs.db", "desktop.ini"):
+                key = normalized(os.path.join(below, name))
+                if key in found:
+                    raise PocketError(
+                        f"{folder} has two files whose names differ only in how their accents are written, {key}: "
+                        "rename one"
+                    )
+                found[key] = Path(place, name)
     return dict(sorted(found.items()))
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is one of the user's: not hidden, and not what macOS puts into archives."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _unreadable(error: OSError) -> None:
+    raise PocketError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): allow it, or move it elsewhere"
+    ) from error
+
+
+def _holds_runs(place: str, inner: list[str]) -> bool:
+    """Whether a folder is where runs are written, as `runs/` is when a run was started among the images."""
+    return any(os.path.isfile(os.path.join(place, name, "config.yaml")) for name in inner)
 
 
 def is_image(name: str) -> bool:
@@ -60,20 +89,24 @@ def list_folder(folder: Path) -> Listing:
     images = {name: path for name, path in files.items() if is_image(name)}
     notes = _ignored(files, images)
     if not images:
+        if any(name.lower().endswith((".nii", ".nii.gz")) for name in files):
+            raise PocketError(f"no images in {folder}: NIfTI volumes are not read: save the slices you mean as PNG")
         kinds = Counter(os.path.splitext(name)[1].lower() or "no ending" for name in files)
         what = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common(3))})" if kinds else ""
         raise PocketError(
             f"no images in {folder}{what}: give a folder of class/name.jpg, or of images without labels "
-            "(JPEG, PNG, TIFF, BMP, GIF, WebP, PNM, AVIF)"
+            "(JPEG, PNG, TIFF, BMP, GIF, WebP, PNM, AVIF, HEIC, DICOM)"
         )
-    places = {
-        unicodedata.normalize("NFC", entry.name): entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
-    }
+    places = folders_in(folder)
     splits = {place: SPLIT_NAMES[place.lower()] for place in places if place.lower() in SPLIT_NAMES}
     if "train" in splits.values():
         return _split_folders(folder, images, places, splits, notes)
+    if splits and set(splits) == set(places):
+        place, split = next(iter(splits.items()))
+        raise PocketError(
+            f"{folder} has {' and '.join(splits)} but no train folder: add one, or name the images to train on and "
+            f"give this beside them, as --{split} {folder / place}"
+        )
     loose = [name for name in images if "/" not in name]
     if len(loose) == len(images):
         return _listing(
@@ -107,14 +140,7 @@ def _split_folders(
         if len(both) > 1:
             raise PocketError(f"{folder} has {' and '.join(both)}, which both mean {split}: keep one")
     classes: tuple[str, ...] = ()
-    inner = {
-        place: {
-            unicodedata.normalize("NFC", entry.name): entry
-            for entry in sorted(places[place].iterdir())
-            if entry.is_dir() and not entry.name.startswith(".")
-        }
-        for place in splits
-    }
+    inner = {place: folders_in(places[place]) for place in splits}
     train = next(place for place, split in splits.items() if split == "train")
     if inner[train]:
         classes = _class_folders(places[train], inner[train], images, f"{train}/")
@@ -139,6 +165,30 @@ def _split_folders(
     if loose:
         notes.append(f"{len(loose):,} images beside the class folders were left out, {loose[0]} first")
     return _listing(folder, classes, names, keys, rows, targets, images, notes)
+
+
+def folders_in(folder: Path) -> dict[str, Path]:
+    """Return the user's folders in a folder by their normalized names, sorted; those of runs are passed over."""
+    found: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir()):
+        if not (is_visible(entry.name) and entry.is_dir()) or _holds_runs(str(entry), _names_in(entry)):
+            continue
+        label = unicodedata.normalize("NFC", entry.name)
+        if label in found:
+            raise PocketError(
+                f"{folder} has two folders whose names differ only in how their accents are written, {label}: put "
+                "their images into one"
+            )
+        found[label] = entry
+    return found
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        _unreadable(error)
+        raise
 
 
 def _class_folders(folder: Path, places: dict[str, Path], images: dict[str, Path], prefix: str) -> tuple[str, ...]:

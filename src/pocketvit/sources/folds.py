@@ -20,6 +20,7 @@ from .divide import group_notes, hold_out_of, how_drawn, leave_out
 from .splits import spread, united
 from .targets import having, labelled
 from .tiles import tile_dataset
+from .window import window_for
 
 
 def open_folds(
@@ -34,6 +35,7 @@ def open_folds(
     window: tuple[float, float] | None = None,
     tile: int | None = None,
     progress: bool = True,
+    memory: Path | None = None,
 ) -> list[Dataset]:
     """Open images once, and return ``k`` datasets whose test splits hold each labelled image exactly once.
 
@@ -65,7 +67,10 @@ def open_folds(
         )
     if not listing.classes:
         raise PocketError(f"{listing.name} has no labels, and folds are there to test on: leave --folds out")
-    checked = examine(listing, val_fraction=val_fraction, window=window, progress=progress)
+    checked = examine(listing, val_fraction=val_fraction, progress=progress, memory=memory)
+    # One for all folds, from all images: each is trained on in all folds but one.
+    everybody = np.ones(len(listing), bool)
+    checked.window = window_for(listing, checked.findings, everybody, window, checked.notes)
     check_classes(checked, np.array(listing.splits, "U5"))
     tested = _deal(checked, k, seed)
     datasets = [_fold(checked, tested, fold, k, val_fraction, seed) for fold in range(k)]

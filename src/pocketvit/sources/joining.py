@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from ..errors import PocketError
-from .listing import Arrays, Files, Listing
+from .listing import Arrays, Files, Items, Listing
 from .targets import several
 
 
@@ -68,10 +68,12 @@ def _targets(listing: Listing, other: Listing, role: str) -> np.ndarray:
     return np.where(other.targets >= 0, places[other.targets.clip(min=0)], -1)
 
 
-def _images(listing: Listing, other: Listing) -> Files | Arrays:
+def _images(listing: Listing, other: Listing) -> Files | Arrays | Items:
     one, two = listing.images, other.images
     if isinstance(one, Files) and isinstance(two, Files):
         return Files([*one.paths, *two.paths])
+    if isinstance(one, Items) and isinstance(two, Items):
+        return Items([*one.parts, *two.parts])
     if isinstance(one, Arrays) and isinstance(two, Arrays):
         shapes = {part.shape[1:] for part in (*one.parts, *two.parts)}
         if len(shapes) == 1 and len({part.dtype for part in (*one.parts, *two.parts)}) == 1:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import PocketError
 from .base import Source
-from .decode import decode, to_rgb8
+from .decode import BrokenImage, decode, to_rgb8
 from .findings import Findings
 
 
@@ -23,7 +24,7 @@ class Listing:
         keys: [N] what a sample is known by inside its split: the normalized path below the split's folder.
         splits: [N] "train", "val", "test".
         targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1; or `Boxes`.
-        images: where the pixels are: files, or arrays.
+        images: where the pixels are: files, arrays, or dataset objects.
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
         task, modality, group, synthetic: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
@@ -36,7 +37,7 @@ class Listing:
     keys: list[str]
     splits: list[str]
     targets: Any
-    images: Files | Arrays
+    images: Files | Arrays | Items
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     test_fraction: float | None = None
@@ -80,6 +81,48 @@ class Arrays:
         if len(rows) and (part == part[0]).all():
             return ArraySource(self.parts[part[0]], place, **about)
         return ArraySource(np.stack([self.parts[p][i] for p, i in zip(part, place, strict=True)]), None, **about)
+
+
+@dataclass
+class Items:
+    """Images that dataset objects give one at a time, laid end to end."""
+
+    parts: Sequence[Any]
+
+    def source(self, rows: np.ndarray, findings: Findings, **about: object) -> ItemSource:
+        """Return the source of the images at ``rows``."""
+        return ItemSource(self, rows, findings.take(rows), **about)
+
+    def pixels(self, row: int, name: str) -> np.ndarray:
+        """Return one image, upright in its native depth.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        from .objects import pixels_of
+
+        for part in self.parts:
+            if row < len(part):
+                break
+            row -= len(part)
+        try:
+            return pixels_of(part[row], name)
+        except PocketError:
+            raise
+        except Exception as error:  # whatever the object's own code meets
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise BrokenImage(name, f"cannot be read ({reason}); replace it or leave it out") from error
+
+
+class ItemSource(Source):
+    """Images of dataset objects, read when asked for."""
+
+    def __init__(self, items: Items, rows: np.ndarray, findings: Findings, **about: object) -> None:
+        super().__init__(**about)  # type: ignore[arg-type]
+        self.items, self.rows, self.findings = items, rows, findings
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
+        return self.items.pixels(int(self.rows[position]), self.names[position]), self.target(position)
 
 
 class FileSource(Source):

@@ -2,7 +2,9 @@
 
 A pack is a folder ``<split>-<fingerprint>/`` with
 
-* ``images.bin``: decoded pixels end to end where images are small or tiles, else the bytes of the original files;
+* ``images.bin``: decoded pixels end to end where images are small or tiles, else the bytes of the original files; of
+  photographs much larger than any view, decoded pixels at a bounded resolution (`BOUND`), so that no epoch decodes
+  twelve megapixels again;
 * ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], ids, targets, names, groups and parents where
   there are any; classes and so on as metadata. It is written last: a pack without it is not finished.
 * ``journal.jsonl``: only while packing: what is being packed, then after each piece that is safely on disk how many
@@ -31,47 +33,68 @@ from tqdm import tqdm
 from ..errors import PocketError
 from ..files import atomic, require_space, storage_error
 from .base import Dataset, Source, in_threads
-from .decode import decode, to_rgb8
+from .decode import decode, decode_at, resized, to_rgb8
 from .findings import DEPTHS
-from .listing import ArraySource, FileSource, batch_rgb8
-from .targets import equal, from_columns, to_columns
+from .listing import ArraySource, FileSource, ItemSource, batch_rgb8
+from .targets import equal, from_columns, sizes_of, to_columns
 from .tiles import Tiles
 
 SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which they are stored decoded
 PIECE = 64 * 1024 * 1024  # bytes between two lines of the journal: what a kill costs at most
+BOUND = 448  # pixels of the shorter side of a bounded copy: twice a view of 224; views that are larger need more
 _DEPTHS = (*DEPTHS, "file")  # "file": original bytes
-_VERSION = 1
+_VERSION = 2
 
 
-def pack_dataset(dataset: Dataset, folder: Path | str, progress: bool = True) -> Dataset:
+def bound_for(view_size: int) -> int:
+    """Return the bound of a pack for views of a size: one for all up to 224, so that they share a pack."""
+    return max(BOUND, 2 * view_size)
+
+
+def pack_dataset(dataset: Dataset, folder: Path | str, progress: bool = True, *, bound: int = BOUND) -> Dataset:
     """Pack each split of a dataset below ``folder`` and return the dataset with its packs in place of the splits.
 
     Finished packs of the same fingerprint are reused, unfinished ones are completed.
 
+    Args:
+        bound: 8-bit images in files whose shorter side has twice as many pixels or more are kept at this one.
+
     Raises:
         PocketError: the disk is or would be full, the folder cannot be written, or an image changed since the checks.
     """
-    packs: dict[str, Any] = {split: pack_source(source, folder, progress) for split, source in dataset.splits.items()}
-    return dataclasses.replace(dataset, **packs)
+    packs: dict[str, Any] = {
+        split: pack_source(source, folder, progress, bound=bound) for split, source in dataset.splits.items()
+    }
+    count = sum(int(pack.bounded.sum()) for pack in packs.values())
+    more = (
+        [f"{count:,} photos much larger than any view are kept with {bound} pixels on their shorter side"]
+        if count and not any(isinstance(source, Pack) for source in dataset.splits.values())
+        else []
+    )
+    return dataclasses.replace(dataset, **packs, notes=(*dataset.notes, *more))
 
 
-def pack_source(source: Source, folder: Path | str, progress: bool = True) -> Pack:
+def pack_source(source: Source, folder: Path | str, progress: bool = True, *, bound: int = BOUND) -> Pack:
     """Pack one split below ``folder``; see `pack_dataset`."""
     if isinstance(source, Pack):
         return source
-    place = Path(folder) / f"{source.split}-{source.fingerprint[:16]}"
+    smaller = f"-{bound}" if len(_much_larger(source, bound)) else ""
+    place = Path(folder) / f"{source.split}-{source.fingerprint[:16]}{smaller}"
     pack = _finished(place, source)
-    if pack is not None:
+    if pack is not None and _same_labels(pack, source):
         return pack
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
-            pack = _finished(place, source)  # another process may have packed while this one waited
+        with _locked(place):  # another process may have packed while this one waited, with other labels
+            pack = _finished(place, source)
             if pack is None:
-                _write(place, source, progress)
+                _write(place, source, progress, bound)
+            elif not _same_labels(pack, source):  # the pixels stay, a label was corrected
+                _write_index(place, source, _Layout(pack.offsets, pack.shapes, pack.depths, pack.bounded, pack.bound))
+            pack = Pack(place)
     except OSError as error:
         raise storage_error(error, place) from error
-    return pack or Pack(place)
+    return pack
 
 
 class Pack(Source):
@@ -93,6 +116,7 @@ class Pack(Source):
             groups=index.get("groups"),
             parents=index.get("parents"),
         )
+        self.bound, self.bounded = about["bound"], index["bounded"]  # bool [N]: which images are smaller copies
         self.offsets, self.shapes, self.depths = index["offsets"], index["shapes"], index["depths"]
         self._map()
 
@@ -148,6 +172,10 @@ class Pack(Source):
         return np.stack(images) if images and self.size is not None else images
 
 
+class _OtherVersionError(PocketError):
+    """A pack of another layout than this version writes."""
+
+
 def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     path = folder / "index.safetensors"
     try:
@@ -159,37 +187,42 @@ def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise PocketError(f"{path} is damaged ({error}): delete {folder} and pack again") from error
     if about["version"] != _VERSION:
-        raise PocketError(f"{folder} was packed by another version: delete it and pack again")
+        raise _OtherVersionError(f"{folder} was packed by another version: delete it and pack again")
     return index, about
 
 
 def _finished(place: Path, source: Source) -> Pack | None:
-    """Return the finished pack at ``place`` if it is this source's, with the source's targets and names."""
+    """Return the finished pack at ``place`` if it is this source's; its labels may be others."""
     if not (place / "index.safetensors").is_file():
         return None
-    pack = Pack(place)
+    try:
+        pack = Pack(place)
+    except _OtherVersionError:
+        return None
     if pack.fingerprint != source.fingerprint:
         raise PocketError(f"{place} holds other images than {source.name}: delete it")
-    same = (pack.classes, list(pack.names), pack.name) == (source.classes, list(source.names), source.name)
-    same = same and equal(pack.targets, source.targets) and _alike(pack.groups, source.groups)
-    if not same:  # the pixels stay, a label was corrected
-        _write_index(place, source, pack.offsets, pack.shapes, pack.depths)
-        pack = Pack(place)
     return pack
+
+
+def _same_labels(pack: Pack, source: Source) -> bool:
+    named = (pack.classes, list(pack.names), pack.name) == (source.classes, list(source.names), source.name)
+    return named and equal(pack.targets, source.targets) and _alike(pack.groups, source.groups)
 
 
 def _alike(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is other if one is None or other is None else np.array_equal(one, other)
 
 
-def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.ndarray, depths: np.ndarray) -> None:
+def _write_index(place: Path, source: Source, layout: _Layout) -> None:
+    sides = np.unique(layout.shapes[:, :2], axis=0)
     about = {
         "version": _VERSION,
         "name": source.name,
         "split": source.split,
         "classes": list(source.classes),
         "window": source.window,
-        "size": source.size,
+        "size": sides[0].tolist() if len(sides) == 1 else None,
+        "bound": layout.bound,
         "fingerprint": source.fingerprint,
     }
     tensors = {
@@ -197,9 +230,10 @@ def _write_index(place: Path, source: Source, offsets: np.ndarray, shapes: np.nd
         **to_columns(source.targets),
         # A tensor, for the metadata may not pass 100 MB; names on Linux need not be UTF-8.
         "names": np.frombuffer("\0".join(source.names).encode("utf-8", "surrogateescape"), np.uint8),
-        "offsets": np.asarray(offsets, np.int64),
-        "shapes": np.asarray(shapes, np.int32),
-        "depths": np.asarray(depths, np.uint8),
+        "offsets": np.asarray(layout.offsets, np.int64),
+        "shapes": np.asarray(layout.shapes, np.int32),
+        "depths": np.asarray(layout.depths, np.uint8),
+        "bounded": np.asarray(layout.bounded, bool),
     }
     tensors |= {name: column for name in ("groups", "parents") if (column := getattr(source, name)) is not None}
     with atomic(place / "index.safetensors") as temporary:
@@ -226,14 +260,32 @@ class _Layout:
     offsets: np.ndarray  # int64 [N+1]
     shapes: np.ndarray  # int32 [N, 3]
     depths: np.ndarray  # uint8 [N], index into _DEPTHS
+    bounded: np.ndarray  # bool [N], whether the shape is smaller than the image's
+    bound: int | None  # pixels of the shorter side of these; None where there is none
 
 
-def _layout(source: Source) -> _Layout:
-    if isinstance(source, FileSource):
-        found = source.findings
-        as_files = found.decoded.mean() > SMALL
-        sizes, shapes = found.stored if as_files else found.decoded, found.shapes
-        depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths
+def _much_larger(source: Source, bound: int) -> np.ndarray:
+    """Return the positions of the images that are kept at a bounded resolution.
+
+    Only 8-bit ones: of deeper ones every value counts. And boxes are in the pixels of their images.
+    """
+    if not isinstance(source, FileSource | ItemSource) or sizes_of(source.targets) is not None:
+        return np.empty(0, np.int64)
+    found = source.findings
+    return np.flatnonzero((found.shapes[:, :2].min(1) >= 2 * bound) & (found.depths == DEPTHS.index("uint8")))
+
+
+def _layout(source: Source, bound: int) -> _Layout:
+    bounded = np.zeros(len(source), bool)
+    if isinstance(source, FileSource | ItemSource):
+        found, large = source.findings, _much_larger(source, bound)
+        as_files = isinstance(source, FileSource) and found.decoded.mean() > SMALL
+        sizes, shapes = (found.stored if as_files else found.decoded).copy(), found.shapes.copy()
+        depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths.copy()
+        sides = found.shapes[large, :2].astype(np.int64)
+        shapes[large, :2] = (2 * sides * bound + sides.min(1, keepdims=True)) // (2 * sides.min(1, keepdims=True))
+        depths[large], bounded[large] = DEPTHS.index("uint8"), True
+        sizes[large] = np.maximum(shapes[large].astype(np.int64), 1).prod(1)
     elif isinstance(source, Tiles):  # decoded, however large: its image would be decoded again for each tile
         shapes, depths = source.described()
         widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
@@ -244,18 +296,19 @@ def _layout(source: Source) -> _Layout:
         shapes = np.array([(*shape, 0)[:3] for shape, _ in described], np.int32)
         depths = np.array([_DEPTHS.index(dtype.name) for _, dtype in described], np.uint8)
         sizes = np.array([int(np.prod(shape)) * dtype.itemsize for shape, dtype in described], np.int64)
-    return _Layout(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), shapes, depths)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return _Layout(offsets, shapes, depths, bounded, bound if bounded.any() else None)
 
 
-def pack_bytes(source: Source) -> int:
+def pack_bytes(source: Source, bound: int = BOUND) -> int:
     """Return how many bytes a source takes as a pack."""
-    return int(_layout(source).offsets[-1])
+    return int(_layout(source, bound).offsets[-1])
 
 
-def _write(place: Path, source: Source, progress: bool) -> None:
+def _write(place: Path, source: Source, progress: bool, bound: int) -> None:
     for torn in place.glob(".index.*.part"):  # of a process that was killed while it wrote the index
         torn.unlink()
-    layout = _layout(source)
+    layout = _layout(source, bound)
     offsets = layout.offsets
     done = _resume(place, source, layout)
     require_space(place, int(offsets[-1] - offsets[done]), f"packing {source.name}/{source.split}")
@@ -283,7 +336,7 @@ def _write(place: Path, source: Source, progress: bool) -> None:
             _note(journal, {"images": end})  # only now: what the journal counts is on disk
             bar.update(end - done)
             done = end
-    _write_index(place, source, offsets, layout.shapes, layout.depths)
+    _write_index(place, source, layout)
     (place / "journal.jsonl").unlink()
 
 
@@ -295,7 +348,12 @@ def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | me
         return [np.ascontiguousarray(tile).data.cast("B") for tile in source.native(rows)]
     if isinstance(source, FileSource):
         return in_threads(functools.partial(_file, source, layout), rows)
-    return [np.ascontiguousarray(source[int(row)][0]).data.cast("B") for row in rows]
+    return [_item(source, layout, int(row)).data.cast("B") for row in rows]
+
+
+def _item(source: Source, layout: _Layout, row: int) -> np.ndarray:
+    pixels = source[row][0]
+    return np.ascontiguousarray(resized(pixels, *layout.shapes[row, :2].tolist()) if layout.bounded[row] else pixels)
 
 
 def _file(source: FileSource, layout: _Layout, row: int) -> bytes | memoryview:
@@ -306,7 +364,11 @@ def _file(source: FileSource, layout: _Layout, row: int) -> bytes | memoryview:
         raise PocketError(f"{name} in {source.name} can no longer be read ({error.strerror}): start again") from error
     if hashlib.sha256(data).digest() != source.findings.digests[row].tobytes():
         raise PocketError(f"{name} in {source.name} was changed while the images were being packed: start again")
-    return data if _DEPTHS[layout.depths[row]] == "file" else np.ascontiguousarray(decode(data, name)).data.cast("B")
+    if _DEPTHS[layout.depths[row]] == "file":
+        return data
+    height, width = layout.shapes[row, :2].tolist()
+    pixels = decode_at(data, name, height, width) if layout.bounded[row] else decode(data, name)
+    return np.ascontiguousarray(pixels).data.cast("B")
 
 
 def _head(source: Source, layout: _Layout) -> dict[str, Any]:

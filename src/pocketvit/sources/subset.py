@@ -17,6 +17,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, positions: np.ndarray) -> None:
         self.source, self.positions = source, np.asarray(positions, dtype=np.int64)
+        self.bound = source.bound
         super().__init__(
             name=source.name,
             split=source.split,

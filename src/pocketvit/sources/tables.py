@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+import io
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +27,9 @@ _LABEL_COLUMNS = (
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 _PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+_UNKNOWN = frozenset(("nan", "na", "n/a", "null", "none", "<na>", "?"))  # what spreadsheets and pandas write for it
+_MOST_BYTES = 1 << 30  # of a table
+_MOST_CELL = 1 << 20  # characters of a cell
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
 
     Columns are found by their heading (file, image, ... and label, class, ...; split); without a heading the first is
     the file and the second the label. Without a column of labels all columns that hold only 0 and 1 are labels, several
-    an image. A name may lack its ending or its folders where that leaves no doubt. Rows without a label are unlabelled
-    images.
+    an image; so are labels in one cell with | or ; between them. A name may lack its ending or its folders where that
+    leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a label are unlabelled.
 
     Args:
         group: heading of the column whose equal cells stay on one side of every split.
@@ -68,7 +75,7 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     missing: list[tuple[str, str]] = []
     for line, cells in read.rows:
         given = normalized(cells[read.name].strip().replace("\\", "/"))
-        name = given if given in files else loosely.get(given.removeprefix("./"))
+        name = _find(given, files, loosely)
         if name is None:
             doubt = given in loosely
             why = "fits several files; give its folder" if doubt else f"is named in {table.name} but is not there"
@@ -90,12 +97,13 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     if unlabelled and unlabelled < len(found):
         notes.append(f"{unlabelled:,} images have no label in {table.name}: they train without one")
     names = sorted(found)
+    keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
     return Listing(
         name=folder.resolve().name or "images",
         classes=classes,
         names=names,
-        keys=names,
+        keys=keys,
         splits=[found[name].split for name in names],
         targets=targets,
         images=Files([files[name] for name in names]),
@@ -118,6 +126,9 @@ def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tu
             return (), np.full(len(rows), -1, np.int64), "classification"
         return classes, targets, "multilabel" if several(targets) else "classification"
     hint = read.titles[read.labels[0]]
+    if any(re.search("[|;]", row.labels[0]) for row in rows):
+        return _in_cells(table, [row.labels[0] for row in rows], notes)
+    _doubt({row.labels[0] for row in rows} - {""}, table, len(rows), notes)
     classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
     if len(classes) == 1:
         raise PocketError(f"{table} has one label only, {classes[0]!r}: two or more are needed")
@@ -126,8 +137,76 @@ def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tu
     return classes, targets, "ordinal" if are_grades(classes, hint) else "classification"
 
 
+def _in_cells(table: Path, cells: list[str], notes: list[str]) -> tuple[tuple[str, ...], np.ndarray, str]:
+    """Return the classes, the targets [N, C] and what they are, of labels with | or ; between them."""
+    parts = [{part.strip() for part in re.split("[|;]", cell) if part.strip()} for cell in cells]
+    classes = tuple(sorted(set().union(*parts)))
+    notes.append(f"{table.name} has several labels in a cell, of {len(classes)}: {', '.join(classes[:8])}")
+    targets = np.array([[label in some for label in classes] if some else [-1] * len(classes) for some in parts])
+    return classes, targets.astype(np.int64), "multilabel"
+
+
+def _doubt(labels: set[str], table: Path, rows: int, notes: list[str]) -> None:
+    """Refuse labels that are no classes, and say which look like one class written in two ways."""
+    numbers = _numbers(labels)
+    if numbers is not None:
+        if len(labels) > max(10, rows // 2) and any(number % 1 for number in numbers.values()):
+            raise PocketError(
+                f"{table} has {len(labels):,} different numbers as labels in {rows:,} rows, {min(labels)!r} for one: "
+                "classes are needed. Put ranges of them into classes"
+            )
+        same = _alike(labels, lambda label: numbers[label])
+        if same:
+            raise PocketError(f"{table} has the labels {same}, which are the same number: write them alike")
+    same = _alike(labels, lambda label: " ".join(label.casefold().split()))
+    if same:
+        notes.append(f"warning: the labels {same} of {table.name} are taken as different classes: are they one?")
+
+
+def _numbers(labels: set[str]) -> dict[str, float] | None:
+    try:
+        return {label: float(label) for label in labels}
+    except ValueError:
+        return None
+
+
+def _alike(labels: set[str], key: Callable[[str], Hashable]) -> str:
+    """Return the first labels that are equal by a key, to be read; "" where none are."""
+    by_key = defaultdict(list)
+    for label in sorted(labels):
+        by_key[key(label)].append(repr(label))
+    return next((" and ".join(some) for some in by_key.values() if len(some) > 1), "")
+
+
+def _find(given: str, files: dict[str, Path], loosely: dict[str, str | None]) -> str | None:
+    """Return the file that a table's cell means: by its path, or less and less of it; else by a name without doubt."""
+    if given in files:
+        return given
+    if os.path.isabs(given) and os.path.isfile(given) and is_image(given):
+        for name in _ends(given):  # the folder's own file, called by its whole path
+            if name in files and os.path.samefile(files[name], given):
+                return name
+        files[given] = Path(given)
+        return given
+    return next((name for name in _ends(given) if name in files), None) or loosely.get(given.removeprefix("./"))
+
+
+def _ends(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(1, len(parts))]
+
+
+def _keys(names: list[str]) -> list[str]:
+    """Return what samples are known by on any machine: whole paths lose the folders that all of them share."""
+    whole = [name for name in names if os.path.isabs(name)]
+    if not whole:
+        return names
+    shared = os.path.commonpath([os.path.dirname(name) for name in whole])
+    return [os.path.relpath(name, shared).replace(os.sep, "/") if os.path.isabs(name) else name for name in names]
+
+
 def _row(read: _Table, table: Path, line: int, cells: list[str]) -> _Row:
-    labels = tuple(cells[column].strip() for column in read.labels)
+    labels = tuple(_known(cells[column].strip()) for column in read.labels)
     if any(labels) and not all(labels):
         empty = read.titles[read.labels[labels.index("")]]
         raise PocketError(f"{table} line {line} has no value for {empty!r}: give 0 or 1, or leave all its labels empty")
@@ -135,6 +214,10 @@ def _row(read: _Table, table: Path, line: int, cells: list[str]) -> _Row:
     if split is None:
         raise PocketError(f"{table} line {line} has the split {cells[read.split or 0]!r}: use train, val or test")
     return _Row(labels, split, "" if read.group is None else cells[read.group].strip(), line)
+
+
+def _known(cell: str) -> str:
+    return "" if cell.casefold() in _UNKNOWN else cell
 
 
 def _refuse_two(table: Path, name: str, one: _Row, other: _Row, group: str | None) -> None:
@@ -152,16 +235,25 @@ def _refuse_two(table: Path, name: str, one: _Row, other: _Row, group: str | Non
 
 def _read(table: Path, group: str | None) -> _Table:
     """Read a table and find its columns."""
+    if not table.exists():
+        raise PocketError(f"there is no {table}: give a CSV file of names and labels")
+    if not table.is_file() or table.stat().st_size > _MOST_BYTES:
+        raise PocketError(f"{table} is no regular file of at most {_MOST_BYTES:,} bytes: give a CSV file")
     try:
         text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise PocketError(f"there is no {table}: give a CSV file of names and labels") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PocketError(f"{table} cannot be read as text ({error}): save it as CSV in UTF-8") from error
-    lines = text.splitlines()
-    delimiter = Counter({mark: lines[0].count(mark) if lines else 0 for mark in ",;\t"}).most_common(1)[0][0]
-    reader = csv.reader(lines, delimiter=delimiter)
-    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    first = text.split("\n", 1)[0]
+    delimiter = Counter({mark: first.count(mark) for mark in ",;\t"}).most_common(1)[0][0]
+    # Not split into lines here: a cell may hold any of the marks that Python takes as the end of one.
+    before = csv.field_size_limit(_MOST_CELL)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise PocketError(f"{table} is no CSV that can be read ({error}): save it as CSV in UTF-8") from error
+    finally:
+        csv.field_size_limit(before)
     if not rows or len(rows[0][1]) < 2:
         raise PocketError(f"{table} has no two columns: the first line should be like 'file,label'")
     titles = [cell.strip() for cell in rows[0][1]]
@@ -174,6 +266,8 @@ def _read(table: Path, group: str | None) -> _Table:
     else:
         found = _columns(table, rows[1:], titles, group)
     needed = max(found.name, *found.labels, found.split or 0, found.group or 0)
+    if not found.rows:
+        raise PocketError(f"{table} has headings ({', '.join(titles[:6])}) and no rows: add a row per image")
     for line, row in found.rows:
         if len(row) <= needed:
             raise PocketError(f"{table} line {line} has {len(row)} columns of {len(titles)}: complete or delete it")
@@ -226,7 +320,7 @@ def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:
 
 def _sorted_labels(labels: set[str], hint: str) -> tuple[str, ...]:
     """Sort labels as numbers where all of them are, as grades where they are called so, else as text."""
-    try:
-        return tuple(sorted(labels, key=float))
-    except ValueError:
-        return in_order(labels, hint)
+    numbers = _numbers(labels)
+    return (
+        in_order(labels, hint) if numbers is None else tuple(sorted(labels, key=lambda label: (numbers[label], label)))
+    )

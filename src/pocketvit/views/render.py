@@ -6,7 +6,6 @@ mixing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,10 +36,8 @@ _ORDERS_KEPT = 4
 class ImageSource(Protocol):
     """What views need of a source.
 
-    It may also have ``size``, the (height, width) that all pictures share. And where pictures are much larger than any
-    view, ``reduced(position, least)``, which returns one as uint8 [h,w,3]: the whole of it, at a size of the source's
-    choice (a JPEG decodes fast at a half, a quarter, an eighth) with no side below ``least``, or as it is. The same
-    picture and ``least`` must always give the same pixels.
+    It may also have ``size``, the (height, width) that all pictures share, and ``bound``, the shorter side to which
+    much larger pictures were brought: pixels of views depend on it.
     """
 
     ids: np.ndarray
@@ -99,8 +96,9 @@ class Views:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that pixels depend on besides the source; fields at their default are left out."""
-        reduced = {"reduced": True} if hasattr(self.source, "reduced") else {}
-        return {"version": VERSION, "seed": self.seed, **changed(self.config), **reduced}
+        bound = getattr(self.source, "bound", None)
+        bounded = {} if bound is None else {"bound": bound}
+        return {"version": VERSION, "seed": self.seed, **changed(self.config), **bounded}
 
     def order(self, view: int) -> np.ndarray:
         """Return the positions in the order of a view: int64 [N]. Entries 2m and 2m + 1 are partners.
@@ -179,18 +177,10 @@ class Views:
 
         def work(part: slice) -> None:
             some = None if numbers is None else numbers[part]
-            result[part] = frame(self._read(positions[part]), self.config, some)
+            result[part] = frame(self.source.rgb(positions[part]), self.config, some)
 
         spread(work, cut(len(positions), most))
         return result
-
-    def _read(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        reduced = getattr(self.source, "reduced", None)
-        if reduced is None:
-            return self.source.rgb(positions)
-        # Twice the view's size leaves something to filter; the smallest of random boxes may go down to its size.
-        least = 2.0 if self.config.crop != "random_resized" else max(2.0, self.config.crop_scale[0] ** -0.5)
-        return [reduced(int(position), math.ceil(least * self.config.view_size)) for position in positions]
 
 
 def draw_counts(config: ViewConfig) -> dict[str, int]:

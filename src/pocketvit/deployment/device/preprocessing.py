@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_BITS_PER_SAMPLE = 258  # the tag of TIFF
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of TIFF
 
 
 def pictures_in(paths):
@@ -46,6 +46,8 @@ def _rgb(file, path, window):
         raise ValueError("holds several pictures; save the one you mean")
     if _wide_colour(file):
         raise ValueError("is 16-bit colour, which Pillow would cut to 8 bits; save it as 8-bit, or as 16-bit grey")
+    if _misread(file):
+        raise ValueError("has a depth, a sign or a white of 0 that Pillow would misread; save it as 16-bit grey PNG")
     image: Image.Image = ImageOps.exif_transpose(file)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         if window is None:
@@ -68,9 +70,18 @@ def _wide_colour(file):
     if file.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return False
     if file.format == "TIFF":
-        return max(file.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
+        return max(file.tag_v2.get(_BITS, (8,))) > 8
     arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in file.tile]
     return any(isinstance(one, str) and ";16" in one for some in arguments for one in some)
+
+
+def _misread(file):
+    """Whether Pillow would read more than 8 bits, or a sign, as other values than the file has."""
+    if file.format == "TIFF":
+        bits, kind = max(file.tag_v2.get(_BITS, (8,))), max(file.tag_v2.get(_FORMAT, (1,)))
+        return (bits, kind) in ((8, 2), (32, 1)) or (bits > 8 and file.tag_v2.get(_PHOTOMETRIC) == 0)
+    largest = [one for tile in file.tile if file.format == "PPM" for one in tile[3] if isinstance(one, int)]
+    return max(largest, default=0) > 255
 
 
 def prepare(picture, about):

@@ -1,0 +1,193 @@
+"""Dataset objects: whatever has a length and gives (image, label), as torchvision's and Hugging Face's do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import PocketError
+from .arrays import numbered, one_of_many
+from .broken import BrokenImage
+from .decode import decode, from_pillow
+from .folders import SPLIT_NAMES, is_image
+from .grades import are_grades, in_order
+from .listing import Files, Items, Listing
+
+_IMAGE = ("image", "img", "picture", "pixels")  # of items that are dictionaries
+_LABEL = ("label", "labels", "fine_label", "target", "class")
+
+
+def list_objects(given: Any) -> Listing:
+    """List a dataset object, or a mapping of split names to such objects.
+
+    An item is (image, label), (image, label, ...), or a dictionary with an "image" and perhaps a "label". An image is
+    one of Pillow, an array, a uint8 tensor [C, H, W], the bytes of a file or its path; a label is a number, a text,
+    several numbers of 0 and 1, or None.
+
+    Raises:
+        PocketError: no such items, or images that a transform has already turned into floating-point tensors.
+    """
+    if isinstance(given, Mapping):
+        return _by_split(given)
+    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
+        raise PocketError(
+            f"images are a {type(given).__name__}: give a folder, a file, 'digits', a pair (array, labels), or an "
+            "object with a length whose items are (image, label)"
+        )
+    count = len(given)
+    if not count:
+        raise PocketError(f"the {type(given).__name__} has no items: give one of (image, label)")
+    if _is_of_files(given):
+        return _of_files(given)
+    pixels_of(given[0], "item 0")  # what fits none fits nothing
+    labels = _labels(given)
+    classes, targets, task, notes = _targets(labels, _class_names(given), type(given).__name__)
+    keys = [str(index) for index in range(count)]
+    name = str(getattr(given, "name", "") or type(given).__name__).lower()
+    return Listing(name, classes, keys, keys, ["train"] * count, targets, Items([given]), notes, task=task)
+
+
+def _by_split(given: Mapping[Any, Any]) -> Listing:
+    from .joining import join
+
+    splits = {SPLIT_NAMES.get(str(name).lower()): part for name, part in given.items()}
+    if "train" not in splits or None in splits or len(splits) < len(given):
+        raise PocketError(f"images by split are {', '.join(map(str, given))}: name them train, val and test")
+    return join(list_objects(splits.pop("train")), {str(split): list_objects(part) for split, part in splits.items()})
+
+
+def _is_of_files(given: Any) -> bool:
+    """Whether it is an ImageFolder: its samples are files that need not be opened to know their labels."""
+    samples = getattr(given, "samples", None)
+    first = samples[0] if isinstance(samples, Sequence) and samples else None
+    return isinstance(first, tuple) and len(first) == 2 and isinstance(first[0], str) and is_image(first[0])
+
+
+def _of_files(given: Any) -> Listing:
+    paths = [Path(path) for path, _ in given.samples]
+    root = os.path.commonpath([path.parent for path in paths])
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    targets = np.array([target for _, target in given.samples], np.int64)
+    classes = tuple(map(str, given.classes))
+    task = "ordinal" if are_grades(classes) else "classification"
+    return Listing(
+        Path(root).name, classes, names, names, ["train"] * len(names), targets, Files(paths), task=task
+    )  # fmt: skip
+
+
+def _class_names(given: Any) -> tuple[str, ...] | None:
+    names = getattr(given, "classes", None)
+    features = getattr(given, "features", None)  # of Hugging Face
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in _LABEL if key in features), None)
+    return tuple(map(str, names)) if isinstance(names, Sequence) and not isinstance(names, str) and names else None
+
+
+def _labels(given: Any) -> list[Any]:
+    """Return every item's label, from a column where there is one: reading the items decodes their images."""
+    for name in ("targets", "labels"):  # of torchvision
+        column = getattr(given, name, None)
+        if column is not None and not callable(column) and len(column) == len(given):
+            return list(column)
+    columns = getattr(given, "column_names", None)  # of Hugging Face
+    if isinstance(columns, Sequence):
+        key = next((key for key in _LABEL if key in columns), None)
+        return [None] * len(given) if key is None else list(given[key])
+    return [_parts(given[index], f"item {index}")[1] for index in range(len(given))]
+
+
+def _parts(item: Any, name: str) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        key = next((key for key in _IMAGE if key in item), None)
+        if key is not None:
+            return item[key], next((item[key] for key in _LABEL if key in item), None)
+    elif isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1]
+    elif not isinstance(item, (tuple, list)):
+        return item, None
+    raise PocketError(f"{name} is a {type(item).__name__} without an image: give (image, label)")
+
+
+def pixels_of(item: Any, name: str) -> np.ndarray:
+    """Return the pixels of an item as `decode` would; a broken image is a `BrokenImage`."""
+    return as_pixels(_parts(item, name)[0], name)
+
+
+def as_pixels(image: Any, name: str) -> np.ndarray:
+    """Return the pixels of a path, the bytes of a file, an image of Pillow, an array [H, W(, C)] or tensor [C, H, W].
+
+    Raises:
+        PocketError: it is none of these.
+    """
+    if isinstance(image, Mapping) and ("bytes" in image or "path" in image):  # Hugging Face's, not decoded
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    if isinstance(image, (str, Path, bytes)):
+        return decode(image, name if isinstance(image, bytes) else None)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    is_tensor = type(image).__module__.split(".")[0] in ("torch", "torchvision") and hasattr(image, "numpy")
+    array = image.detach().cpu().numpy() if is_tensor else np.asarray(image)
+    if is_tensor and array.dtype.kind == "f":
+        raise PocketError(
+            f"{name} is a floating-point tensor, as a transform makes it: give the dataset without its transform "
+            "(transform=None), for views are made here"
+        )
+    if is_tensor and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    channels = (*array.shape, 1)[2] if array.ndim in (2, 3) else 0
+    if not 1 <= channels <= 4 or not array.size or array.dtype.kind not in "uif":
+        raise PocketError(
+            f"{name} is an array {list(array.shape)} of {array.dtype}: give [H, W] or [H, W, C] with 1 to 4 channels."
+        )
+    return _narrow(array, name)
+
+
+def _narrow(array: np.ndarray, name: str) -> np.ndarray:
+    """Bring an array to one of `findings.DEPTHS`."""
+    if array.dtype.kind == "f":
+        return np.ascontiguousarray(array, np.float32)
+    if array.dtype.itemsize == 8:
+        kind = "uint8" if array.min() >= 0 and array.max() < 256 else "int32" if array.min() < 0 else "uint32"
+        if array.min() < np.iinfo(kind).min or array.max() > np.iinfo(kind).max:
+            raise BrokenImage(name, "has values beyond 32 bits; scale them down")
+        return np.ascontiguousarray(array, kind)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def _targets(
+    labels: list[Any], names: tuple[str, ...] | None, what: str
+) -> tuple[tuple[str, ...], np.ndarray, str, list[str]]:
+    """Return the classes, the targets ([N], or [N, C] of 0 and 1), what they are, and notes."""
+    values = [label.tolist() if hasattr(label, "tolist") else label for label in labels]
+    notes: list[str] = []
+    if all(value is None for value in values):
+        return (), np.full(len(values), -1, np.int64), "classification", notes
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, str) for value in known):
+        names = names or tuple(in_order(set(known)))
+        index = {label: target for target, label in enumerate(names)}
+        found = np.array([-1 if value is None else index.get(value, -2) for value in values], np.int64)
+        if (found == -2).any():
+            raise PocketError(f"item {np.flatnonzero(found == -2)[0]} of the {what} has a label that is no class of it")
+    elif all(isinstance(value, (list, tuple)) for value in known):
+        count = len(known[0])
+        given = np.array([value if value is not None else [-1] * count for value in values])
+        found = one_of_many(_checked_labels(given, what), notes)
+    elif all(isinstance(value, (int, float)) and value == int(value) for value in known):
+        found = np.array([-1 if value is None else int(value) for value in values], np.int64)
+    else:
+        raise PocketError(f"the labels of the {what} are of several kinds: give numbers, or texts, or lists of 0 and 1")
+    return (*numbered(what, found, names, notes), notes)
+
+
+def _checked_labels(given: np.ndarray, what: str) -> np.ndarray:
+    if given.dtype.kind not in "iufb" or given.ndim != 2 or not np.isin(given, (-1, 0, 1)).all():
+        raise PocketError(f"the labels of the {what} are lists: give each image as many, of 0 and 1")
+    return given.astype(np.int64)
