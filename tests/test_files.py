@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import stat
+import threading
+import time
 
+import numpy as np
 import pytest
 
 from pocketvit import files
@@ -112,3 +115,50 @@ def test_times_as_people_say_them(seconds, said):
 def test_hashes_do_not_depend_on_the_order_of_keys():
     assert files.sha256_of({"a": 1, "b": [2, 3]}) == files.sha256_of(json.loads('{"b": [2, 3], "a": 1}'))
     assert files.sha256_of({"a": [2, 3]}) != files.sha256_of({"a": [3, 2]})
+
+
+def test_a_flipped_byte_among_arrays_is_found(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", numbers=np.arange(200), names=np.array(["Grüße"]))
+    read = files.read_arrays(tmp_path / "a.npz")
+    assert (read["numbers"] == np.arange(200)).all()
+    assert read["names"][0] == "Grüße"
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[150] ^= 8
+    (tmp_path / "b.npz").write_bytes(data)
+    np.savez(tmp_path / "c.npz", objects=np.array([{}], object))
+    (tmp_path / "d.npz").write_bytes(b"nothing")
+    for name in "bcde":
+        with pytest.raises(PocketError, match=f"could not read .*{name}.npz"):
+            files.read_arrays(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_a_folder_has_one_at_work_and_the_next_waits_and_says_so(tmp_path, caplog):
+    caplog.set_level("INFO", "pocketvit")
+    order: list[str] = []
+
+    def second() -> None:
+        with files.locked(tmp_path, waiting="waiting for the first"):
+            order.append("second")
+
+    with files.locked(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while "waiting for the first" not in caplog.text:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_where_the_system_locks_nothing_work_goes_on(tmp_path, monkeypatch):
+    import fcntl
+
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with files.locked(tmp_path):
+        pass

@@ -55,6 +55,19 @@ def test_a_folder_that_was_killed_before_its_config_is_passed_over(tmp_path):
     assert Run.unfinished(tmp_path, "photos", CONFIG).folder == kept.folder
 
 
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_a_run_that_another_command_works_in_is_not_gone_on_with(tmp_path):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    with (
+        run.alone(),
+        pytest.raises(PocketError, match=r"another command is at work in .*photos-1.*leave --resume away"),
+        Run(run.folder).alone(),
+    ):
+        pass
+    with Run(run.folder).alone():  # it goes with the one that had it
+        pass
+
+
 def test_other_choices_are_refused_by_name(tmp_path):
     run = Run.create(tmp_path, "photos", CONFIG)
     other = dataclasses.replace(CONFIG, epochs=5)

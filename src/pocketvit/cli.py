@@ -69,6 +69,17 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 the user can mend it, 130 or 143 stopped, 1 a defect of ours."""
+    code = answered(argv)
+    if code and os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
+        # Torch waits at the end for what was begun with other processes, which may be gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def answered(argv: Sequence[str] | None = None) -> int:
+    """Run one verb, and say in one message why it came to no end."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())

@@ -6,15 +6,23 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger("pocketvit")
 
 
 @contextlib.contextmanager
@@ -44,6 +52,43 @@ def atomic(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path | str, *, waiting: str = "", refused: str = "") -> Iterator[None]:
+    """Let one process at a time work in a folder, which is made; the lock goes with the process, however it ends.
+
+    There is none where the system knows no such thing (Windows, some network file systems).
+
+    Args:
+        folder: Not locked by this process already.
+        waiting: Said (once) where another process has it.
+        refused: Raised as a ``PocketError`` instead of waiting.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if refused:
+                raise PocketError(refused) from None
+            if waiting:
+                log.info("%s", waiting)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # no locks here
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,6 +126,29 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PocketError(f"could not read {path}: {error}") from error
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` by name; the checksums of the archive are verified.
+
+    Raises:
+        PocketError: It is broken (by as much as one byte), or holds Python objects, which are not loaded.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+    ) as error:
         raise PocketError(f"could not read {path}: {error}") from error
 
 

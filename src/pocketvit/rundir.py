@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
-from .files import read_json, storage_error, write_text
+from .files import locked, read_json, storage_error, write_text
 from .settings import Settings, differences, dump, load
 
 if TYPE_CHECKING:
@@ -162,6 +162,13 @@ class Run:
         log.info("run      %s", self.folder)
         for note in notes:
             log.info("         %s", note)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands out of the folder while this one works in it; the processes of one command are one."""
+        if os.environ.get("RANK", "0") != "0":
+            return contextlib.nullcontext()
+        busy = f"another command is at work in {self.folder}. Wait for it, or leave --resume away to start a new run."
+        return locked(self.folder, refused=busy)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:

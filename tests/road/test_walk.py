@@ -18,7 +18,9 @@ from walk_fakes import CHOICES, Own
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.files import read_arrays
 from pocketvit.road import label, score, ship, train
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.training import Stepper
@@ -98,6 +100,18 @@ def test_results_and_table(walked):
     stored = np.load(walked.run.folder / "predictions.npz")
     given, targets = stored["student"], stored["targets"]
     assert results["rows"][1]["accuracy"] == (given.argmax(1) == targets).mean()
+
+
+def test_predictions_reproduce_the_table_to_the_last_digit(walked):
+    """What is stored is what the figures were made of."""
+    results, stored = walked.run.results, read_arrays(walked.run.folder / "predictions.npz")
+    task, teacher = task_named("classification"), stored["teacher-1"]
+    for row in results["rows"][:5]:
+        reference = None if row["role"] == "teacher" else task.merged([teacher])
+        given = stored[row["key"]]
+        again = task.judge(given, stored["targets"], results["dataset"]["classes"], teacher=reference).fields()
+        assert {"accuracy", "interval", "ece", "auc"} <= set(again)
+        assert {name: row[name] for name in again} == json.loads(json.dumps(again))
 
 
 def test_figures_of_the_int8_file_and_the_student_are_those_of_the_files(walked):

@@ -81,7 +81,15 @@ def train_network(
         live=list(teachers) if live else None,
         features=None
         if terms is None
-        else teacher_features(views, road.store_folder(config.labels), config.labels, teachers, terms),
+        else teacher_features(
+            views,
+            road.store_folder(config.labels),
+            config.labels,
+            teachers,
+            terms,
+            rank=road.processes.rank,
+            world=road.processes.world,
+        ),
         balance=train.balance == "sampling",
         seed=train.seed,
         rank=road.processes.rank,
