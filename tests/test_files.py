@@ -127,7 +127,9 @@ def test_a_flipped_byte_among_arrays_is_found(tmp_path):
     (tmp_path / "b.npz").write_bytes(data)
     np.savez(tmp_path / "c.npz", objects=np.array([{}], object))
     (tmp_path / "d.npz").write_bytes(b"nothing")
-    for name in "bcde":
+    with open(tmp_path / "f.npz", "wb") as file:
+        np.save(file, np.arange(3))
+    for name in "bcdef":
         with pytest.raises(PocketError, match=f"could not read .*{name}.npz"):
             files.read_arrays(tmp_path / f"{name}.npz")
 

@@ -44,7 +44,7 @@ def _checksum(tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> str:
     value = zlib.crc32(json.dumps(state, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 
