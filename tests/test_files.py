@@ -82,7 +82,7 @@ def test_json_is_strict_and_comes_back(tmp_path):
     assert files.read_json(path) == {"größe": [1, 0.5, None]}
 
 
-@pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\x00", None])
+@pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\x00", b"[" * 100_000, None])
 def test_broken_json_is_named(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:
@@ -110,6 +110,10 @@ def test_bytes_as_people_say_them(count, said):
 )
 def test_times_as_people_say_them(seconds, said):
     assert files.human_time(seconds) == said
+
+
+def test_one_thing_is_not_several():
+    assert [files.counted(n, "epoch") for n in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]
 
 
 def test_hashes_do_not_depend_on_the_order_of_keys():
@@ -152,6 +156,20 @@ def test_a_folder_has_one_at_work_and_the_next_waits_and_says_so(tmp_path, caplo
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_what_a_killed_process_left_half_written_goes_and_what_is_being_written_stays(tmp_path):
+    old, new, other = (tmp_path / "deep" / name for name in (".model.onnx.x1.part", ".device.zip.x2.part", "a.part"))
+    old.parent.mkdir()
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - 3600,) * 2)
+    with files.locked(tmp_path):
+        assert not old.exists()
+        assert new.exists()
+        assert other.exists()  # no name of ours
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks on folders")

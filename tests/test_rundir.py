@@ -96,6 +96,15 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path):
         _ = run.results
 
 
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"rows": 3}', "{"])
+def test_results_that_are_none_are_one_message(tmp_path, text):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    (run.folder / "results.json").write_text(text)
+    for use in (lambda: run.data, lambda: run.table, lambda: str(run)):
+        with pytest.raises(PocketError, match=r"results\.json"):
+            use()
+
+
 def test_an_impossible_place_is_one_message(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(PocketError, match=r"could not write .*file"):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger("pocketvit")
+
+_ABANDONED = 600.0  # seconds after which nobody writes to a temporary file any more
 
 
 @contextlib.contextmanager
@@ -58,7 +61,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
 def locked(folder: Path | str, *, waiting: str = "", refused: str = "") -> Iterator[None]:
     """Let one process at a time work in a folder, which is made; the lock goes with the process, however it ends.
 
-    There is none where the system knows no such thing (Windows, some network file systems).
+    There is none where the system knows no such thing (Windows, some network file systems). What killed processes left
+    half-written in the folder is removed.
 
     Args:
         folder: Not locked by this process already.
@@ -85,10 +89,20 @@ def locked(folder: Path | str, *, waiting: str = "", refused: str = "") -> Itera
                 log.info("%s", waiting)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:  # no locks here
-            pass
+            yield
+            return
+        _sweep(Path(folder))
         yield
     finally:
         os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written, unless it may be somebody's who works here without the lock."""
+    for leftover in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -125,7 +139,7 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file; a broken one is a ``PocketError`` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of the last, nested without end
         raise PocketError(f"could not read {path}: {error}") from error
 
 
@@ -192,6 +206,11 @@ def human_time(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.2g} min" if seconds < 600 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.2g} h" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things as a person says it: ``1 epoch``, ``2,000 epochs``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def sha256_of(value: Any) -> str:

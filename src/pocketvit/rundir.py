@@ -117,7 +117,10 @@ class Run:
         path = self.folder / "results.json"
         if not path.is_file():
             raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
-        return read_json(path)
+        value = read_json(path)
+        if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
+            raise PocketError(f"{path} is not the results of a run. Delete it, and resume {self.folder}.")
+        return value
 
     def __fspath__(self) -> str:
         return str(self.folder)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from pocketvit.deployment import OnnxModel, export_onnx
+from pocketvit.errors import PocketError
 from pocketvit.files import read_arrays
 from pocketvit.labels import LabelStore, write_labels
 from pocketvit.models import create_student, load_model, save_model
@@ -78,12 +79,8 @@ def _code(folder: Path) -> Path:
 
 
 def _read_code(path: Path) -> object:
-    from pocketvit.errors import PocketError
-
     try:
         return read_weights(path)
-    except PocketError:
-        return None
     finally:
         if Path(TRACE).exists():
             raise AssertionError("code out of a weights file was run")
@@ -184,8 +181,8 @@ def _picture(suffix: str, **options: object):
 def _decode(path: Path) -> object:
     try:
         return decode(path)
-    except BrokenImage:  # a picture that is listed as broken; the others go on
-        return None
+    except BrokenImage as error:  # listed as broken, and the others go on
+        raise PocketError(error.why) from error
 
 
 ALL = {

@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         if check is not None and check != _checksum(tensors, state):
             raise ValueError("its checksum is wrong: bytes of it have changed")
         return tensors, state
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise PocketError(
             f"{path} is not a readable checkpoint ({error}). Remove it to start again, or restore it from a copy."
         ) from error
