@@ -82,6 +82,14 @@ def test_json_is_strict_and_comes_back(tmp_path):
     assert files.read_json(path) == {"größe": [1, 0.5, None]}
 
 
+def test_a_name_of_any_bytes_is_written_and_comes_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    files.write_json(tmp_path / "a.json", {"name": name})
+    assert files.read_json(tmp_path / "a.json") == {"name": name}
+    files.write_text(tmp_path / "page.html", f"<p>{name}</p>")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\udce9.png</p>"
+
+
 @pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\x00", b"[" * 100_000, None])
 def test_broken_json_is_named(tmp_path, content):
     path = tmp_path / "a.json"

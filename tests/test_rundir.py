@@ -148,6 +148,14 @@ def bare_logging():
         log.setLevel(level)
 
 
+def test_a_name_of_any_bytes_goes_to_the_log(tmp_path, capfd):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    with run.logging():
+        logging.getLogger("pocketvit").warning("broken: %s", os.fsdecode(b"caf\xe9.png"))
+    assert "broken: caf\\udce9.png" in (run.folder / "train.log").read_text(encoding="utf-8")
+    assert "Logging error" not in capfd.readouterr().err
+
+
 def test_a_python_caller_reads_every_line_once(capsys):
     """Libraries call `logging.basicConfig` under way; what we say must not come twice then."""
     with bare_logging() as (_, log):

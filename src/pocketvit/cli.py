@@ -88,6 +88,8 @@ def answered(argv: Sequence[str] | None = None) -> int:
         print(f"pocketvit {__version__}")
         return 0
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    with contextlib.suppress(AttributeError):  # names of files may hold any bytes; a stream that was put in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     follower = os.environ.get("RANK", "0") != "0"  # under `torchrun` one process speaks
     log.setLevel(logging.WARNING if follower else logging.INFO)
     try:

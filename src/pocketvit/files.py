@@ -125,9 +125,12 @@ def storage_error(error: OSError, path: Path | str) -> PocketError:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, in UTF-8."""
+    """Write ``text`` to ``path`` atomically, in UTF-8.
+
+    Bytes of a file's name that are no UTF-8, which Linux allows, become ``\\udcff``; JSON gives them back as they were.
+    """
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -177,7 +177,7 @@ class Run:
     def logging(self) -> Iterator[None]:
         """Also write what is said to ``train.log``."""
         try:
-            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise storage_error(error, self.folder / "train.log") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -23,7 +23,7 @@ from pocketvit.road import label, score, ship, train
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
-from pocketvit.training import Stepper
+from pocketvit.training import Stepper, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +156,17 @@ def test_another_student_reuses_packs_and_labels(walked, photos, monkeypatch, ca
     assert "labels   reused from" in caplog.text
     assert "which saved about" in caplog.text
     assert "labelling" not in caplog.text
+
+
+def test_objectives_on_features_are_the_students_alone(photos, tmp_path, monkeypatch):
+    """The baseline has no teacher whose features it could match."""
+    monkeypatch.setattr(ship, "calibrate", stopping)
+    with pytest.raises(Stop):
+        pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), match="rkd", **CHOICES)
+    (run,) = tmp_path.glob("photos-*")
+    student, alone = (read_metrics(place / "metrics.jsonl")[0]["terms"] for place in (run, run / "alone"))
+    assert "rkd" in student
+    assert "rkd" not in alone
 
 
 def test_another_teacher_joins_the_store(walked, photos, monkeypatch, caplog):
