@@ -181,6 +181,6 @@ def test_whether_to_fine_tune_is_decided_once(road, tmp_path, monkeypatch):
     """A stopwatch decides; a resumed run on a busier machine must not choose otherwise."""
     from pocketvit.road import probe
 
-    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t")
-    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t")
-    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t")
+    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t", who=road.processes)
+    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t", who=road.processes)
+    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t", who=road.processes)

@@ -249,6 +249,7 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
 
 _RESTORE = "Restore the file, or copy the folder again."
 _LARGEST = 100_000  # of a number among a network's arguments
+_SLACK = 100_000_000  # weights of a network that is made before it is told that it is another
 
 
 def _named(config: dict[str, Any], name: str, config_file: Path) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def _check_size(architecture: str, args: dict[str, Any], state: Mapping[str, Ten
     if not large:
         with contextlib.suppress(Exception), torch.device("meta"):  # what cannot be made so is told by `build`
             elements = sum(value.numel() for value in timm.create_model(architecture, **args).parameters())
-    if large or elements > 2 * held + 1_000_000:
+    if large or elements > 2 * held + _SLACK:
         what = f"{', '.join(large)} of it" if large else f"{elements:,} numbers"
         raise PocketError(
             f"{config_file} describes a {architecture} that is too large for the weights beside it ({what}; they have "
