@@ -226,7 +226,7 @@ def test_any_flipped_byte_of_a_checkpoint_is_found(tmp_path):
             found, told = read_checkpoint(path)
         except PocketError:
             continue
-        # white space of the JSON, or the digits of its own checksum written in capitals, say the same
+        # a blank that became a tab, or a digit of a number without weight, says the same
         assert told == state
         assert all(torch.equal(found[name], value) for name, value in tensors.items())
 

@@ -18,8 +18,6 @@ from torch import nn
 from ..errors import PocketError
 from ..files import atomic
 
-_CHECK = "crc32"  # of the state, in which it stands
-
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write ``tensors`` and the JSON-like ``state`` to ``path``, atomically, with a checksum of both."""
@@ -31,7 +29,7 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[st
             value = value.clone()
         seen.add(value.data_ptr())
         stored[name] = value
-    text = json.dumps(state | {_CHECK: _checksum(stored, state)})
+    text = json.dumps({"state": state, "crc32": _checksum(stored, state)})
     with atomic(path) as temporary:
         try:
             save_file(stored, temporary, metadata={"state": text})
@@ -41,7 +39,8 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[st
 
 def _checksum(tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> str:
     """CRC-32 of everything that is kept, which finds any burst of up to 32 wrong bits."""
-    value = zlib.crc32(json.dumps(state, sort_keys=True).encode())
+    as_read = json.loads(json.dumps(state))  # keys that are numbers come back as text
+    value = zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
         value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
@@ -66,11 +65,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            state = json.loads((file.metadata() or {})["state"])
-        check = state.pop(_CHECK, None)  # older versions wrote none
-        if check is not None and check != _checksum(tensors, state):
+            kept = json.loads((file.metadata() or {})["state"])
+        if not {"state", "crc32"} & set(kept):  # of an older version, which wrote the state alone
+            return tensors, kept
+        if kept["crc32"] != _checksum(tensors, kept["state"]):
             raise ValueError("its checksum is wrong: bytes of it have changed")
-        return tensors, state
+        return tensors, kept["state"]
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise PocketError(
             f"{path} is not a readable checkpoint ({error}). Remove it to start again, or restore it from a copy."
