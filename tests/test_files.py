@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import stat
+import threading
+import time
 
+import numpy as np
 import pytest
 
 from pocketvit import files
@@ -79,7 +82,15 @@ def test_json_is_strict_and_comes_back(tmp_path):
     assert files.read_json(path) == {"größe": [1, 0.5, None]}
 
 
-@pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\x00", None])
+def test_a_name_of_any_bytes_is_written_and_comes_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    files.write_json(tmp_path / "a.json", {"name": name})
+    assert files.read_json(tmp_path / "a.json") == {"name": name}
+    files.write_text(tmp_path / "page.html", f"<p>{name}</p>")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\udce9.png</p>"
+
+
+@pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\x00", b"[" * 100_000, None])
 def test_broken_json_is_named(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:
@@ -109,6 +120,73 @@ def test_times_as_people_say_them(seconds, said):
     assert files.human_time(seconds) == said
 
 
+def test_one_thing_is_not_several():
+    assert [files.counted(n, "epoch") for n in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]
+
+
 def test_hashes_do_not_depend_on_the_order_of_keys():
     assert files.sha256_of({"a": 1, "b": [2, 3]}) == files.sha256_of(json.loads('{"b": [2, 3], "a": 1}'))
     assert files.sha256_of({"a": [2, 3]}) != files.sha256_of({"a": [3, 2]})
+
+
+def test_a_flipped_byte_among_arrays_is_found(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", numbers=np.arange(200), names=np.array(["Grüße"]))
+    read = files.read_arrays(tmp_path / "a.npz")
+    assert (read["numbers"] == np.arange(200)).all()
+    assert read["names"][0] == "Grüße"
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[150] ^= 8
+    (tmp_path / "b.npz").write_bytes(data)
+    np.savez(tmp_path / "c.npz", objects=np.array([{}], object))
+    (tmp_path / "d.npz").write_bytes(b"nothing")
+    with open(tmp_path / "f.npz", "wb") as file:
+        np.save(file, np.arange(3))
+    for name in "bcdef":
+        with pytest.raises(PocketError, match=f"could not read .*{name}.npz"):
+            files.read_arrays(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_a_folder_has_one_at_work_and_the_next_waits_and_says_so(tmp_path, caplog):
+    caplog.set_level("INFO", "pocketvit")
+    order: list[str] = []
+
+    def second() -> None:
+        with files.locked(tmp_path, waiting="waiting for the first"):
+            order.append("second")
+
+    with files.locked(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while "waiting for the first" not in caplog.text:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_what_a_killed_process_left_half_written_goes_and_what_is_being_written_stays(tmp_path):
+    old, new, other = (tmp_path / "deep" / name for name in (".model.onnx.x1.part", ".device.zip.x2.part", "a.part"))
+    old.parent.mkdir()
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - 3600,) * 2)
+    with files.locked(tmp_path):
+        assert not old.exists()
+        assert new.exists()
+        assert other.exists()  # no name of ours
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_where_the_system_locks_nothing_work_goes_on(tmp_path, monkeypatch):
+    import fcntl
+
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with files.locked(tmp_path):
+        pass

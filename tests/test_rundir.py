@@ -55,6 +55,19 @@ def test_a_folder_that_was_killed_before_its_config_is_passed_over(tmp_path):
     assert Run.unfinished(tmp_path, "photos", CONFIG).folder == kept.folder
 
 
+@pytest.mark.skipif(os.name != "posix", reason="locks on folders")
+def test_a_run_that_another_command_works_in_is_not_gone_on_with(tmp_path):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    with (
+        run.alone(),
+        pytest.raises(PocketError, match=r"another command is at work in .*photos-1.*leave --resume away"),
+        Run(run.folder).alone(),
+    ):
+        pass
+    with Run(run.folder).alone():  # it goes with the one that had it
+        pass
+
+
 def test_other_choices_are_refused_by_name(tmp_path):
     run = Run.create(tmp_path, "photos", CONFIG)
     other = dataclasses.replace(CONFIG, epochs=5)
@@ -81,6 +94,15 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path):
     assert "unfinished" in repr(run)
     with pytest.raises(PocketError, match=r"is not finished; give its command again with --resume .*photos-1\."):
         _ = run.results
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"rows": 3}', "{"])
+def test_results_that_are_none_are_one_message(tmp_path, text):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    (run.folder / "results.json").write_text(text)
+    for use in (lambda: run.data, lambda: run.table, lambda: str(run)):
+        with pytest.raises(PocketError, match=r"results\.json"):
+            use()
 
 
 def test_an_impossible_place_is_one_message(tmp_path, monkeypatch):
@@ -124,6 +146,14 @@ def bare_logging():
     finally:
         root.handlers[:], log.handlers[:], level, log.propagate = before
         log.setLevel(level)
+
+
+def test_a_name_of_any_bytes_goes_to_the_log(tmp_path, capfd):
+    run = Run.create(tmp_path, "photos", CONFIG)
+    with run.logging():
+        logging.getLogger("pocketvit").warning("broken: %s", os.fsdecode(b"caf\xe9.png"))
+    assert "broken: caf\\udce9.png" in (run.folder / "train.log").read_text(encoding="utf-8")
+    assert "Logging error" not in capfd.readouterr().err
 
 
 def test_a_python_caller_reads_every_line_once(capsys):

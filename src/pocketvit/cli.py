@@ -71,6 +71,17 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 2 the user can mend it, 130 or 143 stopped, 1 a defect of ours."""
+    code = answered(argv)
+    if code and os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
+        # Torch waits at the end for what was begun with other processes, which may be gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def answered(argv: Sequence[str] | None = None) -> int:
+    """Run one verb, and say in one message why it came to no end."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
@@ -79,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pocketvit {__version__}")
         return 0
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    with contextlib.suppress(AttributeError):  # names of files may hold any bytes; a stream that was put in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     follower = os.environ.get("RANK", "0") != "0"  # under `torchrun` one process speaks
     log.setLevel(logging.WARNING if follower else logging.INFO)
     try:

@@ -6,15 +6,26 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
+import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger("pocketvit")
+
+_ABANDONED = 600.0  # seconds after which nobody writes to a temporary file any more
 
 
 @contextlib.contextmanager
@@ -46,6 +57,54 @@ def atomic(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(folder: Path | str, *, waiting: str = "", refused: str = "") -> Iterator[None]:
+    """Let one process at a time work in a folder, which is made; the lock goes with the process, however it ends.
+
+    There is none where the system knows no such thing (Windows, some network file systems). What killed processes left
+    half-written in the folder is removed.
+
+    Args:
+        folder: Not locked by this process already.
+        waiting: Said (once) where another process has it.
+        refused: Raised as a ``PocketError`` instead of waiting.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if refused:
+                raise PocketError(refused) from None
+            if waiting:
+                log.info("%s", waiting)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # no locks here
+            yield
+            return
+        _sweep(Path(folder))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written, unless it may be somebody's who works here without the lock."""
+    for leftover in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable (a no-op where folders cannot be opened, as on Windows)."""
     if os.name == "posix":
@@ -66,9 +125,12 @@ def storage_error(error: OSError, path: Path | str) -> PocketError:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, in UTF-8."""
+    """Write ``text`` to ``path`` atomically, in UTF-8.
+
+    Bytes of a file's name that are no UTF-8, which Linux allows, become ``\\udcff``; JSON gives them back as they were.
+    """
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -80,7 +142,22 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file; a broken one is a ``PocketError`` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of the last, nested without end
+        raise PocketError(f"could not read {path}: {error}") from error
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` by name; the checksums of the archive are verified.
+
+    Raises:
+        PocketError: It is broken (by as much as one byte), or holds Python objects, which are not loaded.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise PocketError(f"could not read {path}: {error}") from error
 
 
@@ -124,6 +201,11 @@ def human_time(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.2g} min" if seconds < 600 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.2g} h" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things as a person says it: ``1 epoch``, ``2,000 epochs``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def sha256_of(value: Any) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
-from .files import read_json, storage_error, write_text
+from .files import locked, read_json, storage_error, write_text
 from .settings import Settings, differences, dump, load
 
 if TYPE_CHECKING:
@@ -117,7 +117,10 @@ class Run:
         path = self.folder / "results.json"
         if not path.is_file():
             raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
-        return read_json(path)
+        value = read_json(path)
+        if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
+            raise PocketError(f"{path} is not the results of a run. Delete it, and resume {self.folder}.")
+        return value
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -163,11 +166,18 @@ class Run:
         for note in notes:
             log.info("         %s", note)
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands out of the folder while this one works in it; the processes of one command are one."""
+        if os.environ.get("RANK", "0") != "0":
+            return contextlib.nullcontext()
+        busy = f"another command is at work in {self.folder}. Wait for it, or leave --resume away to start a new run."
+        return locked(self.folder, refused=busy)
+
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
         """Also write what is said to ``train.log``."""
         try:
-            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise storage_error(error, self.folder / "train.log") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -195,6 +195,15 @@ def test_what_cannot_be_translated_is_one_clear_message(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_weights_that_are_no_numbers_are_refused_before_they_are_exported(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("nan")
+    with pytest.raises(PocketError, match=r"1 of the weights of Sequential are not finite .*1\.weight first"):
+        export_onnx(model, tmp_path / "model.onnx", classes=("a", "b"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_too_large_for_one_file_is_refused_before_it_is_exported(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "LARGEST", 100_000)
     with pytest.raises(PocketError, match="one ONNX file holds"):

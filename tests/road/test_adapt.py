@@ -13,6 +13,7 @@ from walk_fakes import Own, draw_photos, run_config, tiny
 from pocketvit.errors import PocketError
 from pocketvit.road import Walk, adapt, light
 from pocketvit.road.images import open_road
+from pocketvit.road.score import Entry
 from pocketvit.settings import Distill
 from pocketvit.sources.subset import hide_labels
 from pocketvit.teachers import load_teacher
@@ -152,6 +153,21 @@ def test_nothing_to_learn_from_is_said(road):
         ready(unlabelled(road))
 
 
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [(3, ""), (2, "no better than always answering"), (0, "no better than always answering"), (6, "")],
+)
+def test_a_teacher_is_warned_of_where_it_is_no_better_than_guessing(road, right, words, monkeypatch, caplog):
+    """Six test images of three classes, two of each: a third is chance, and a half on so few is no reason to warn."""
+    targets = road.scored.targets
+    answers = np.eye(3, dtype=np.float32)[np.where(np.arange(6) < right, targets, (targets + 1) % 3)]
+    entry = Entry("teacher-1", "teacher", "teacher", 16, probabilities=answers)
+    monkeypatch.setattr(adapt, "teacher_entry", lambda *_: entry)
+    adapt.judge_teachers([load_teacher(Own(), input_size=16, norm="half")], road)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [words in warning for warning in warnings] == [True] * bool(words)
+
+
 def test_corrected_labels_make_another_teacher(road):
     """The key of an adapted teacher holds the labels and the validation split, not the pixels alone."""
     before = light.learned_from(road.dataset)
@@ -165,6 +181,6 @@ def test_whether_to_fine_tune_is_decided_once(road, tmp_path, monkeypatch):
     """A stopwatch decides; a resumed run on a busier machine must not choose otherwise."""
     from pocketvit.road import probe
 
-    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t")
-    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t")
-    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t")
+    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t", who=road.processes)
+    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t", who=road.processes)
+    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t", who=road.processes)

@@ -100,6 +100,20 @@ def test_a_second_call_reuses_the_result_to_the_bit(road, tmp_path, monkeypatch)
     assert hash_tensors(again.module) == hash_tensors(first.module)
 
 
+def test_a_wrong_byte_in_an_adapted_teacher_is_noticed(road, tmp_path):
+    """It would teach something else without a word."""
+    adapt(tiny_teacher(), road, tmp_path, fine_tune=False)
+    path = tmp_path / "adapted.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PocketError, match=r"adapted.safetensors is damaged.*Delete .*adapted anew"):
+        adapt(tiny_teacher(), road, tmp_path, fine_tune=False)
+    path.unlink()
+    with pytest.raises(PocketError, match="could not read"):
+        adapt(tiny_teacher(), road, tmp_path, fine_tune=False)
+
+
 def test_interrupted_fine_tuning_is_taken_up_again(road, tmp_path, monkeypatch):
     teacher = tiny_teacher()
     unbroken = adapt(teacher, road, tmp_path / "unbroken", fine_tune=True, train=BRIEF)

@@ -18,10 +18,12 @@ from walk_fakes import CHOICES, Own
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.files import read_arrays
 from pocketvit.road import label, score, ship, train
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
-from pocketvit.training import Stepper
+from pocketvit.training import Stepper, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +102,18 @@ def test_results_and_table(walked):
     assert results["rows"][1]["accuracy"] == (given.argmax(1) == targets).mean()
 
 
+def test_predictions_reproduce_the_table_to_the_last_digit(walked):
+    """What is stored is what the figures were made of."""
+    results, stored = walked.run.results, read_arrays(walked.run.folder / "predictions.npz")
+    task, teacher = task_named("classification"), stored["teacher-1"]
+    for row in results["rows"][:5]:
+        reference = None if row["role"] == "teacher" else task.merged([teacher])
+        given = stored[row["key"]]
+        again = task.judge(given, stored["targets"], results["dataset"]["classes"], teacher=reference).fields()
+        assert {"accuracy", "interval", "ece", "auc"} <= set(again)
+        assert {name: row[name] for name in again} == json.loads(json.dumps(again))
+
+
 def test_figures_of_the_int8_file_and_the_student_are_those_of_the_files(walked):
     rows = {row["key"]: row for row in walked.run.results["rows"]}
     for key, name in (("student", "model.onnx"), ("int8", "model-int8.onnx")):
@@ -142,6 +156,17 @@ def test_another_student_reuses_packs_and_labels(walked, photos, monkeypatch, ca
     assert "labels   reused from" in caplog.text
     assert "which saved about" in caplog.text
     assert "labelling" not in caplog.text
+
+
+def test_objectives_on_features_are_the_students_alone(photos, tmp_path, monkeypatch):
+    """The baseline has no teacher whose features it could match."""
+    monkeypatch.setattr(ship, "calibrate", stopping)
+    with pytest.raises(Stop):
+        pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), match="rkd", **CHOICES)
+    (run,) = tmp_path.glob("photos-*")
+    student, alone = (read_metrics(place / "metrics.jsonl")[0]["terms"] for place in (run, run / "alone"))
+    assert "rkd" in student
+    assert "rkd" not in alone
 
 
 def test_another_teacher_joins_the_store(walked, photos, monkeypatch, caplog):

@@ -7,17 +7,22 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
 import killed_run
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_fakes import CLASSES, SIDE, batch_norm_net, same_weights, tiny_vit, train
 
+from pocketvit.cli import Terminated, stopping_on_sigterm
 from pocketvit.errors import PocketError
 from pocketvit.models import create_student
 from pocketvit.training import Stepper, load_weights, loop, read_metrics
+from pocketvit.training.checkpoint import read_checkpoint, save_checkpoint
+from pocketvit.training.parts import WeightAverage
 
 TIMES = ("seconds", "images_per_second", "elapsed")
 
@@ -64,6 +69,44 @@ def test_interrupted_within_an_epoch_and_resumed_equals_unbroken(tmp_path, monke
     resumed = train(tmp_path / "broken", build(), resume=True, **changes)
     assert same_weights(resumed, unbroken)
     assert metrics_without_times(tmp_path / "broken") == metrics_without_times(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("wanted", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_weights_and_their_average_cuts_no_step_in_two(tmp_path, monkeypatch, wanted):
+    """SIGTERM, which the command line makes an exception of, waits for the end of the step as Ctrl-C does."""
+    unbroken = train(tmp_path / "unbroken")
+    update = WeightAverage.update
+
+    def pressed(self, step):
+        if step == 3:
+            os.kill(os.getpid(), wanted)
+        update(self, step)
+
+    with monkeypatch.context() as patch, stopping_on_sigterm():
+        patch.setattr(WeightAverage, "update", pressed)
+        with pytest.raises(Terminated if wanted == signal.SIGTERM else KeyboardInterrupt):
+            train(tmp_path / "broken")
+    assert same_weights(train(tmp_path / "broken", resume=True), unbroken)
+
+
+def test_two_that_train_in_one_folder_take_turns(tmp_path, caplog):
+    """The later one waits, and finds what the first has made."""
+    caplog.set_level("INFO", "pocketvit")
+    second: list[threading.Thread] = []
+    found: list[torch.nn.Module] = []
+
+    def begin(line):
+        if not second:
+            second.append(threading.Thread(target=lambda: found.append(train(tmp_path, tiny_vit(), resume=True))))
+            second[0].start()
+            while "waiting for it" not in caplog.text:
+                assert second[0].is_alive()
+                time.sleep(0.01)
+
+    first = train(tmp_path, on_epoch=begin)
+    second[0].join()
+    assert same_weights(found[0], first)
+    assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
@@ -167,6 +210,37 @@ def test_a_broken_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(PocketError, match=r"last\.safetensors is not a readable checkpoint"):
         train(tmp_path, epochs=1, resume=True)
+
+
+def test_any_flipped_byte_of_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"model.w": torch.arange(6.0).reshape(2, 3), "model.half": torch.ones(3).bfloat16(), "n": torch.tensor(3)}
+    save_checkpoint(path, tensors, {"step": 7, "told": [1.5, None]})
+    read, state = read_checkpoint(path)
+    assert state == {"step": 7, "told": [1.5, None]}
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x04]) + data[place + 1 :])
+        try:
+            found, told = read_checkpoint(path)
+        except PocketError:
+            continue
+        # a blank that became a tab, or a digit of a number without weight, says the same
+        assert told == state
+        assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+def test_a_checkpoint_of_a_version_without_checksums_is_read(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"state": '{"step": 3}'})
+    assert read_checkpoint(tmp_path / "old.safetensors")[1] == {"step": 3}
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b"5", b"[" * 100_000, b'{"epoch": "one"}', b'{"step": 1}'])
+def test_what_is_no_line_of_metrics_ends_them(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"epoch": 1, "step": 4}\n' + line + b"\n" + b'{"epoch": 2, "step": 8}\n')
+    assert read_metrics(path) == [{"epoch": 1, "step": 4}]
 
 
 def test_checkpoints_hold_no_pickle_and_the_best_one_loads(tmp_path):

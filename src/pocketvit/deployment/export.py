@@ -70,6 +70,12 @@ def export_onnx(
             f"the network has {human_bytes(weights)} of weights, and one ONNX file holds {human_bytes(LARGEST)} at "
             "most. Distil a smaller one from it; a file of that size runs on no device."
         )
+    bad = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise PocketError(
+            f"{len(bad)} of the weights of {type(model).__name__} are not finite (NaN or infinite), {bad[0]} first. "
+            "They are damaged, or the training went wrong. Copy the file again, or train it again."
+        )
     signature = Signature(tuple(map(str, classes)), preprocessing, task, source_size)
     network = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     count = 1 if fixed_batch else 2

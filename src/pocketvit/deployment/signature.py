@@ -97,7 +97,7 @@ def parse_signature(metadata: Mapping[str, str], path: Path | str) -> Signature:
         return Signature.from_json(metadata[KEY])
     except PocketError as error:
         raise PocketError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise PocketError(
             f"the description inside {path} cannot be read ({type(error).__name__}: {error}). Export it again."
         ) from error

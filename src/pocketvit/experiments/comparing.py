@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import PocketError
-from ..files import read_json, write_json, write_text
+from ..files import counted, read_json, write_json, write_text
 from ..labels.record import choose_k
 from ..road import Adapt, Open, walk
 from ..road.begin import Begun, begin
@@ -62,7 +62,8 @@ def compare_methods(settings: Any) -> Outcome:
     notes = []
     if config.labels.views < config.train.epochs:
         notes.append(
-            f"Stored labels have {config.labels.views} views per image for {config.train.epochs} epochs; the student "
+            f"Stored labels have {counted(config.labels.views, 'view')} per image for "
+            f"{counted(config.train.epochs, 'epoch')}; the student "
             "alone and live teachers see a fresh one every epoch."
         )
     seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"

@@ -188,7 +188,7 @@ def _header_of(name: str, whole: int, changed: int) -> _Header:
         return _Header(info, checksums, arrays, 8 + length, end)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise damaged(path, "its description cannot be read") from error
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import PocketError
 from ..files import require_space
+from ..progress import Bar
 from ..views.ahead import Ahead
 from ..views.streaming import chunks
 from .manifest import MANIFEST, check_same_images, digest, manifest_record, new_manifest, read_manifest
@@ -216,8 +216,7 @@ def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> Non
     total = sum(task.rows for task in tasks)
     targets = torch.from_numpy(np.ascontiguousarray(source.targets))
     with contextlib.ExitStack() as stack:
-        shown = None if progress and total else True  # None: only where standard error is a terminal
-        bar = stack.enter_context(tqdm(total=total, desc="labelling", unit="img", disable=shown))
+        bar = stack.enter_context(Bar(total, "labelling", shown=progress))
         disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shards"))
         ready = stack.enter_context(Ahead(chunks(views, _batches(tasks, views))))
         pending: list[Future[None]] = []

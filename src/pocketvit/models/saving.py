@@ -6,6 +6,7 @@ architecture is one that pocketvit registers (``needs_pocketvit`` in the config)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import timm
+import torch
 from timm.models import model_entrypoint
-from torch import nn
+from torch import Tensor, nn
 
 from .. import files
 from ..errors import PocketError
@@ -198,9 +200,9 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     architecture = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise PocketError(f"{config_file} names no architecture that timm knows ({architecture!r}). Update timm?")
-    cfg = dict(config.get("pretrained_cfg") or {})
+    cfg = _named(config, "pretrained_cfg", config_file)
     cfg.setdefault("architecture", architecture)
-    args = dict(config.get("model_args") or {})
+    args = _named(config, "model_args", config_file)
     refused = sorted(_REFUSED & set(args))
     if refused:
         raise PocketError(
@@ -209,14 +211,16 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
         )
     args.setdefault("num_classes", config.get("num_classes", cfg.get("num_classes", 1000)))
     state = read_weights(weights_file)
-    old_size = tuple((cfg.get("input_size") or ())[-2:])
+    size = cfg.get("input_size")
+    old_size = tuple(size[-2:]) if isinstance(size, list | tuple) else ()
     if input_size is not None:
         cfg["input_size"] = [args.get("in_chans", 3), input_size, input_size]
         if takes_image_size(architecture):
             args["img_size"] = input_size
+    _check_size(architecture, args, state, config_file)
     try:
         model = build(architecture, args)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # a network that is given strange arguments fails in any way
         raise PocketError(f"{config_file} does not describe a {architecture} that can be made: {error}") from error
     if args["num_classes"] != outputs_in(state, model) is not None:
         raise PocketError(
@@ -227,12 +231,13 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
         state = fit_positions(state, model, old_size if len(old_size) == 2 else None)
     load_weights(model, state, weights_file, architecture)
     vars(model)["pretrained_cfg"] = {**config_of(model), **cfg}
-    own = config.get("pocketvit")
-    own = own if isinstance(own, dict) else {}
+    own = _named(config, "pocketvit", config_file)
     if own.get("activation") == "sigmoid":
         vars(model)["pocket_activation"] = "sigmoid"
     names = config.get("label_names") or cfg.get("label_names") or ()
-    classes = tuple(str(names[key]) for key in names) if isinstance(names, dict) else tuple(map(str, names))
+    if not isinstance(names, dict | list | tuple):
+        raise PocketError(f"{config_file}: its label_names are no list. {_RESTORE}")
+    classes = tuple(map(str, names.values() if isinstance(names, dict) else names))
     try:
         preprocessing = _preprocessing_of(own, model, config_file)
         if input_size is not None:
@@ -240,6 +245,34 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     except PocketError as error:
         raise PocketError(f"{config_file}: {error}") from error
     return LoadedModel(model.eval(), classes, preprocessing, task_in(own), config)
+
+
+_RESTORE = "Restore the file, or copy the folder again."
+_LARGEST = 100_000  # of a number among a network's arguments
+_SLACK = 100_000_000  # weights of a network that is made before it is told that it is another
+
+
+def _named(config: dict[str, Any], name: str, config_file: Path) -> dict[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise PocketError(f"{config_file}: its {name} is no set of named values. {_RESTORE}")
+    return dict(value)
+
+
+def _check_size(architecture: str, args: dict[str, Any], state: Mapping[str, Tensor], config_file: Path) -> None:
+    """Refuse a config whose network would take far more memory than the weights beside it, before it is made."""
+    numbers = {name: value for name, value in args.items() if isinstance(value, int | float)}
+    large = [name for name, value in numbers.items() if abs(value) > (len(state) if name == "depth" else _LARGEST)]
+    elements, held = 0, sum(value.numel() for value in state.values())
+    if not large:
+        with contextlib.suppress(Exception), torch.device("meta"):  # what cannot be made so is told by `build`
+            elements = sum(value.numel() for value in timm.create_model(architecture, **args).parameters())
+    if large or elements > 2 * held + _SLACK:
+        what = f"{', '.join(large)} of it" if large else f"{elements:,} numbers"
+        raise PocketError(
+            f"{config_file} describes a {architecture} that is too large for the weights beside it ({what}; they have "
+            f"{held:,} numbers). {_RESTORE}"
+        )
 
 
 def task_in(own: Mapping[str, Any]) -> str:

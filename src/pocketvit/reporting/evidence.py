@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from ..errors import PocketError
+from ..files import read_arrays
 from ..tasks import Task
 from .results import Results, Row
 
@@ -283,7 +284,6 @@ def _arrays(results: Results, name: str) -> tuple[dict[str, np.ndarray] | None, 
     if not path.is_file():
         return None, f"{name} is not in the run folder"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}, ""
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(path), ""
+    except PocketError as error:
         return None, f"{name} could not be read ({error})"

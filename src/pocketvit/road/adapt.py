@@ -19,7 +19,6 @@ from ..models import create_model
 from ..sources import Dataset
 from ..sources.targets import labelled
 from ..teachers import Teacher, align, load_teacher
-from ..training.distributed import lead_first
 from .base import Cost, Stage, Walk
 from .images import Road, known
 from .light import LIGHT, learned_from, light_side, light_training, train_light_teachers
@@ -115,8 +114,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     log.info("         it has %s, the images have %d: %s", has, len(classes), what)
     key = sha256_of([teacher.fingerprint, learned_from(road.dataset), changed(road.view), fine_tune])[:10]
     folder = road.shared / "teachers" / f"{_plain(teacher.name)}-{key}"
-    with lead_first(road.processes):
-        adapted = adapt(teacher, road, folder, fine_tune=fine_tune)
+    adapted = adapt(teacher, road, folder, fine_tune=fine_tune)
     score = f", {adapted.score} on validation" if adapted.score else ""
     verb = "reused from an earlier run, saved" if adapted.reused else "done in"
     log.info("         %s%s (%s %s)", adapted.method, score, verb, human_time(adapted.seconds))

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import LossConfig, NetworkConfig, RunConfig
 from ..errors import PocketError
+from ..files import counted
 from ..models.inputs import input_stats
 from ..sources.subset import repeated
 from ..sources.targets import labelled
@@ -51,7 +52,7 @@ def train_against(road: Road, config: RunConfig, folder: Path, name: str) -> nn.
     """Another network, with its own weights and at its own resolution, fine-tuned for as many epochs."""
     if not labelled(road.dataset.train.targets).any():
         raise PocketError(f"{name} would be fine-tuned on labels, and the images have none.")
-    log.info("against  %s, pretrained, fine-tuned for %d epochs", name, config.train.epochs)
+    log.info("against  %s, pretrained, fine-tuned for %s", name, counted(config.train.epochs, "epoch"))
     model = make_network(NetworkConfig(name), road, seed=config.train.seed)
     stats = input_stats(model)
     rate = learning_rate_for("adamw", config.train.batch_size, pretrained=True)

@@ -147,7 +147,7 @@ def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, o
     begun = begin(settings, decide_all, chosen=named)
     run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
     if not run.finished:
-        with run.logging():
+        with run.alone(), run.logging():
             run.say(begun.notes)
             walk(stages, begun.walk(run.folder))
     return run

@@ -23,12 +23,19 @@ log = logging.getLogger("pocketvit")
 
 
 def teacher_features(
-    views: Views, folder: Path, labels: LabelConfig, teachers: Sequence[Teacher], terms: FeatureTerms
+    views: Views,
+    folder: Path,
+    labels: LabelConfig,
+    teachers: Sequence[Teacher],
+    terms: FeatureTerms,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> LiveFeatures | StoredFeatures | None:
     """Return what gives each batch its teachers' features; None where no term looks at any.
 
     With ``labels.store_features`` (a size, as in 2GB) the layers are stored once for every view, in ``folder`` beside
-    the labels.
+    the labels, by all ``world`` processes together, of which this is ``rank``.
 
     Raises:
         PocketError: they do not fit into that size; says what they need.
@@ -53,7 +60,7 @@ def teacher_features(
             "leave it out: the teacher then runs on every batch."
         )
     log.info("features %s in %s", human_bytes(size), folder)
-    store = write_labels(folder, views.source, views, parts, labels.views, k=0)
+    store = write_labels(folder, views.source, views, parts, labels.views, k=0, rank=rank, world=world)
     return StoredFeatures(
         store, [{name: (store.key(part), part.shape) for name, part in layers.items()} for layers in found]
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
-from ..files import human_time, read_json, write_json
+from ..files import human_time, read_arrays, read_json, write_json
 from ..metrics import OperatingPoint
 from ..metrics.crossvalidation import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..sources import Dataset, open_folds, pack_dataset
@@ -135,8 +135,7 @@ def cross_validate(state: Walk, datasets: Sequence[Dataset]) -> None:
             save_arrays(place / "answers.npz", _answers(fold))
             log.info("         done in %s", human_time(time.monotonic() - start))
         if who.rank == 0:
-            with np.load(place / "answers.npz", allow_pickle=False) as file:
-                given.append({name: file[name] for name in file.files})
+            given.append(read_arrays(place / "answers.npz"))
     if who.rank == 0:
         _pool(state, given, datasets[0])
 

@@ -12,6 +12,7 @@ from ..errors import PocketError
 from ..files import human_time, read_json, write_json
 from ..labels import LabelStore, plan_labels, write_labels
 from ..teachers import Teacher
+from ..training.distributed import from_rank_zero
 from .adapt import answering_plan
 from .base import Cost, Stage, Walk
 from .images import Road
@@ -27,17 +28,19 @@ def label_road(
     ledger = folder / "cost.json"  # seconds that each record set took, to say what reuse saves
     costs = read_json(ledger) if ledger.is_file() else {}
     before = _shards(folder, teachers)
-    complete = is_complete(folder, teachers, labels.views)
+    who = road.processes
+    complete = from_rank_zero(is_complete(folder, teachers, labels.views), who.world)
     start = time.monotonic()
     store = write_labels(
-        folder, road.dataset.train, road.views, teachers, labels.views, k=labels.top_k, progress=not complete
-    )
+        folder, road.dataset.train, road.views, teachers, labels.views,
+        k=labels.top_k, progress=not complete, rank=who.rank, world=who.world,
+    )  # fmt: skip
     seconds = time.monotonic() - start
     names = [store.key(teacher) for teacher in teachers]
     if complete:
         saved = sum(costs.get(name, 0.0) for name in names)
         log.info("labels   reused from %s%s", folder, f", which saved about {human_time(saved)}" if saved else "")
-    elif road.processes.rank == 0:
+    elif who.rank == 0:
         share = seconds / len(names)
         write_json(ledger, costs | {name: costs.get(name, 0.0) + share for name in names})
         log.info("labels   stored in %s in %s%s", folder, human_time(seconds), " (resumed)" if before else "")

@@ -7,8 +7,10 @@ the validation split is kept.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -17,17 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from ..config import LossConfig, RunConfig, TrainConfig
 from ..errors import PocketError
-from ..files import atomic, human_time, read_json, write_json
+from ..files import atomic, human_time, locked, read_json, write_json
 from ..sources.base import Source
 from ..sources.targets import labelled
 from ..tasks import Task
 from ..teachers.finetune import new_head
 from ..teachers.teacher import Teacher, first_logits
+from ..training.distributed import Processes, barrier, from_rank_zero
 from ..training.predict import predict_logits
 from ..training.step import Input
 from ..views import Views
@@ -41,6 +44,8 @@ log = logging.getLogger("pocketvit")
 PATIENCE = 900.0  # seconds; fine-tuning that would take longer is left out unless it is asked for
 _DECAYS = (0.01, 0.1, 1.0)  # AdamW's, of the probe; the best on validation is taken
 _STEPS = 300
+WEIGHTS = "adapted.safetensors"
+_ANEW = "the teacher is then adapted anew."
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,26 @@ def adapt(
             "them from. Sort the images into one folder per class (or give --table FILE.csv), or name a teacher that "
             "was trained on your classes."
         )
-    note = folder / "adapted.json"
-    if note.is_file():
-        record = read_json(note)
-        module = with_head(teacher, record["features"], classes)
-        module.load_state_dict(load_file(folder / "adapted.safetensors"))
-        return _adapted(module.to(teacher.device), record, task, reused=True)
+    note, who = folder / "adapted.json", road.processes
+    waiting = f"         another run is at it: waiting for {folder}"
+    with locked(folder, waiting=waiting) if who.rank == 0 else contextlib.nullcontext():
+        reused = from_rank_zero(note.is_file(), who.world)
+        if not reused:
+            _learn(teacher, road, folder, rows, fine_tune, train)
+            barrier(who.world)
+    record = read_json(note)  # what the first process wrote, in every process
+    module = with_head(teacher, record["features"], classes)
+    module.load_state_dict(_read(folder, record))
+    scores = record["scores"]
+    said = task.said(scores) if scores else ""
+    return Adapted(module.to(teacher.device).eval(), record["method"], scores, said, record["seconds"], reused)
+
+
+def _learn(
+    teacher: Teacher, road: Road, folder: Path, rows: np.ndarray, fine_tune: bool | None, train: TrainConfig | None
+) -> None:
+    """Make what `adapt` gives, in all processes together; the first one writes it down."""
+    task, source, classes, who = road.task, road.dataset.train, len(road.dataset.classes), road.processes
     optimization = train or TrainConfig(
         epochs=5, batch_size=max(8, min(64, len(rows) // 8)), learning_rate=1e-4, weight_decay=0.01, warmup=0.1
     )
@@ -110,39 +129,52 @@ def adapt(
     _head_of(module).load_state_dict(head.state_dict())
     module.to(teacher.device)
     method = "linear probe"
-    if _wanted(folder, fine_tune, 3.5 * forward_seconds * optimization.epochs, val is not None, teacher.name):
+    seconds = 3.5 * forward_seconds * optimization.epochs
+    if _wanted(folder, fine_tune, seconds, val is not None, teacher.name, who):
         tuned, tuned_scores = _fine_tune(module, teacher, road, folder, optimization)
         if scores is None or tuned_scores is None or tuned_scores[_key(task, scores)] >= scores[_key(task, scores)]:
             module, method, scores = tuned, "fine-tuned", tuned_scores
         else:
             told = task.said(tuned_scores), task.said(scores)
             log.info("         fine-tuned %s on validation, a linear probe %s: the probe is kept", *told)
+    if who.rank > 0:
+        return
     state = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    with atomic(folder / "adapted.safetensors") as temporary:
+    with atomic(folder / WEIGHTS) as temporary:
         save_file(state, temporary)
-    seconds = time.monotonic() - start
-    record = {"method": method, "scores": scores, "seconds": seconds, "features": features.shape[1]}
-    write_json(note, record)
-    return _adapted(module, record, task, reused=False)
+    record = {
+        "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "method": method,
+        "scores": scores,
+        "seconds": time.monotonic() - start,
+        "features": features.shape[1],
+    }
+    write_json(folder / "adapted.json", record)
 
 
-def _adapted(module: nn.Module, record: dict[str, Any], task: Task, *, reused: bool) -> Adapted:
-    scores = record["scores"]
-    said = task.said(scores) if scores else ""
-    return Adapted(module.eval(), record["method"], scores, said, record["seconds"], reused)
+def _read(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Read what `_learn` wrote; a teacher with a wrong byte would teach something else without a word."""
+    try:
+        data = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise PocketError(f"could not read {folder / WEIGHTS} ({error.strerror}). Delete {folder}: {_ANEW}") from error
+    if record.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        raise PocketError(f"{folder / WEIGHTS} is damaged: its checksum is wrong. Delete {folder}: {_ANEW}")
+    return load(data)
 
 
 def _key(task: Task, scores: dict[str, float]) -> str:
     return task.score if task.score in scores else "val_accuracy"
 
 
-def _wanted(folder: Path, asked: bool | None, expected: float, can_choose: bool, name: str) -> bool:
+def _wanted(folder: Path, asked: bool | None, expected: float, can_choose: bool, name: str, who: Processes) -> bool:
     """Whether to fine-tune. What a stopwatch decides is decided once: a resumed run must not choose otherwise."""
     if asked is not None:
         return asked
     choice = folder / "choice.json"
-    if not choice.is_file():
+    if who.rank == 0 and not choice.is_file():
         write_json(choice, {"fine_tune": expected <= PATIENCE and can_choose, "expected_seconds": expected})
+    barrier(who.world)
     decided = read_json(choice)
     seconds = human_time(decided["expected_seconds"])
     if decided["fine_tune"]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..config import RunConfig
-from ..files import read_json, sha256_of, write_json
+from ..files import counted, read_json, sha256_of, write_json
 from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..models import scale_heads
@@ -81,7 +81,15 @@ def train_network(
         live=list(teachers) if live else None,
         features=None
         if terms is None
-        else teacher_features(views, road.store_folder(config.labels), config.labels, teachers, terms),
+        else teacher_features(
+            views,
+            road.store_folder(config.labels),
+            config.labels,
+            teachers,
+            terms,
+            rank=road.processes.rank,
+            world=road.processes.world,
+        ),
         balance=train.balance == "sampling",
         seed=train.seed,
         rank=road.processes.rank,
@@ -167,7 +175,8 @@ def describe(config: RunConfig) -> str:
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     stem = " and ".join(filter(None, parts))
     return (
-        f"{network.name}{f' with {stem}' if stem else ''}, {train.epochs} epochs in batches of {train.batch_size}, "
+        f"{network.name}{f' with {stem}' if stem else ''}, {counted(train.epochs, 'epoch')} in batches of "
+        f"{train.batch_size}, "
         f"{train.optimizer} {train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share "
         f"{loss.weight:g}" + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
     )

@@ -6,6 +6,7 @@ One file, because two could not be renamed into place together: a killed run fin
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..files import atomic
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write ``tensors`` and the JSON-like ``state`` to ``path``, atomically."""
+    """Write ``tensors`` and the JSON-like ``state`` to ``path``, atomically, with a checksum of both."""
     seen: set[int] = set()
     stored = {}
     for name, tensor in tensors.items():
@@ -28,11 +29,22 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[st
             value = value.clone()
         seen.add(value.data_ptr())
         stored[name] = value
+    text = json.dumps({"state": state, "crc32": _checksum(stored, state)})
     with atomic(path) as temporary:
         try:
-            save_file(stored, temporary, metadata={"state": json.dumps(state)})
+            save_file(stored, temporary, metadata={"state": text})
         except SafetensorError as error:
             raise _as_os_error(error) from error
+
+
+def _checksum(tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> str:
+    """CRC-32 of everything that is kept, which finds any burst of up to 32 wrong bits."""
+    as_read = json.loads(json.dumps(state))  # keys that are numbers come back as text
+    value = zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
@@ -48,13 +60,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """Return what `save_checkpoint` wrote.
 
     Raises:
-        PocketError: The file is missing, broken or not one of ours.
+        PocketError: The file is missing, broken (by as much as one byte) or not one of ours.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return tensors, json.loads((file.metadata() or {})["state"])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            kept = json.loads((file.metadata() or {})["state"])
+        if not {"state", "crc32"} & set(kept):  # of an older version, which wrote the state alone
+            return tensors, kept
+        if kept["crc32"] != _checksum(tensors, kept["state"]):
+            raise ValueError("its checksum is wrong: bytes of it have changed")
+        return tensors, kept["state"]
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise PocketError(
             f"{path} is not a readable checkpoint ({error}). Remove it to start again, or restore it from a copy."
         ) from error

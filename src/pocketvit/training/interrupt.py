@@ -15,27 +15,40 @@ from ..config import TrainConfig
 
 
 class Interrupt:
-    """Ctrl-C waits for the end of a step; a second one does not."""
+    """Ctrl-C waits for the end of a step, and so does SIGTERM where the program hears it; a second one does not.
+
+    A step that is cut in two (weights moved, but not yet their average or the count of steps) must never be saved.
+    """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.wanted: signal.Signals | None = None
         self._postpone = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         # Signals reach the main thread only; elsewhere the caller's own handling stays.
-        self._previous = None
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if number == signal.SIGINT or callable(before):  # by default SIGTERM ends a program without a word
+                    self._previous[number] = before
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, before in self._previous.items():
+            signal.signal(number, before)
 
-    def _handle(self, *_: object) -> None:
-        if self.wanted or not self._postpone:
-            raise KeyboardInterrupt
-        self.wanted = True
+    def _handle(self, number: int, frame: Any) -> None:
+        again, self.wanted = self.wanted is not None, signal.Signals(number)
+        if again or not self._postpone:
+            self.stop()
+
+    def stop(self) -> None:
+        """Raise what the signal that came stands for: KeyboardInterrupt, or what the program made of SIGTERM."""
+        if self.wanted == signal.SIGTERM:
+            self._previous[self.wanted](self.wanted, None)
+        raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:

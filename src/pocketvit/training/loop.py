@@ -8,6 +8,7 @@ by the clock that holds for the steps that were planned: the plan is in the chec
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -22,12 +23,12 @@ from torch import nn
 
 from ..config import TrainConfig
 from ..errors import PocketError
-from ..files import human_time, require_space
+from ..files import human_time, locked, require_space
 from ..models.norms import small_batch_warning
 from .batches import Batches, Learner
 from .budget import FIRST_STEPS, Clock, next_look, steps_left
 from .checkpoint import read_checkpoint, save_checkpoint
-from .distributed import barrier, from_rank_zero, sum_over_ranks
+from .distributed import LOST, barrier, from_rank_zero, is_lost, sum_over_ranks
 from .interrupt import Interrupt, deterministic
 from .metrics import append_metrics, cut_metrics, read_metrics, stuck_terms
 from .precision import autocast
@@ -77,9 +78,12 @@ def run(
     """
     with deterministic(batches.device, config), Interrupt() as interrupt:
         loop = _Run(learner, batches, config, Path(folder), precision, score, evaluate, on_epoch, interrupt)
+        waiting = f"         another process trains in {folder}: waiting for it"
         try:
-            loop.start(resume)
-            loop.train()
+            # Two that write the same checkpoints would both be lost; the later one finds what the first has made.
+            with locked(loop.last.parent, waiting=waiting) if loop.lead else contextlib.nullcontext():
+                loop.start(resume)
+                loop.train()
         finally:
             batches.close()
             learner.close()
@@ -241,7 +245,7 @@ class _Run:
         self._check_finite()
         self.clock.trained()
         if self.interrupt.wanted:
-            raise KeyboardInterrupt
+            self.interrupt.stop()
 
     def _between_steps(self) -> None:
         self.progress.goto(self.learner.step, self.learner.schedule.total)
@@ -290,6 +294,8 @@ class _Run:
     def _explained(self, error: Exception) -> PocketError | None:
         """Say what a failure inside torch means, where that is known."""
         size = self.config.batch_size
+        if self.batches.world > 1 and is_lost(error):
+            return PocketError(LOST)
         if "more than 1 value per channel" in str(error) or "more than 1 spatial element" in str(error):
             return PocketError(
                 f"a normalization has a single value a channel to look at, in a batch of {size} of such small pictures."
