@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .rundir import Run
     from .verbs.bench import bench
     from .verbs.compare import compare
+    from .verbs.compress import compress
     from .verbs.demo import demo
     from .verbs.distill import distill
     from .verbs.export import export
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .verbs.predict import predict
     from .verbs.report import report
     from .verbs.run import run
+    from .verbs.serve import serve
     from .verbs.train import train
 
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ __all__ = [
     "Run",
     "bench",
     "compare",
+    "compress",
     "demo",
     "distill",
     "export",
@@ -43,6 +46,7 @@ __all__ = [
     "predict",
     "report",
     "run",
+    "serve",
     "train",
 ]
 

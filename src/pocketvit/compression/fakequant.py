@@ -195,6 +195,8 @@ def _change(
 ) -> None:
     """Make a quantized layer of a plain one, in place: whoever else refers to it (shared blocks do) sees it change."""
     layer.__class__ = _KINDS[type(layer)]
+    if isinstance(layer, QuantizedConv2d) and bits == 7:
+        bits = 8  # seven are for products that run in integers
     layer.bits, layer.rounds = bits, True
     layer.activations = activations if isinstance(layer, QuantizedLinear) else None
     found = best_scale(layer.weight.detach(), bits)
@@ -270,5 +272,6 @@ def freeze(model: nn.Module) -> nn.Module:
             layer._buffers.pop(name, None)
         for name in ("bits", "activations", "rounds"):
             del vars(layer)[name]
-        layer.__class__ = next(plain for plain, rounding in _KINDS.items() if isinstance(layer, rounding))
+        module: nn.Module = layer
+        module.__class__ = next(plain for plain, rounding in _KINDS.items() if isinstance(layer, rounding))
     return network

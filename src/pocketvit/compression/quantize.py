@@ -134,7 +134,8 @@ def quantize(
         if kept not in found:
             graph = copy.deepcopy(exported)
             chosen = {name: grid for name, grid in grids.items() if name not in kept}
-            write_integers(graph, chosen, keep=[weights[name] for name in kept])
+            keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
+            write_integers(graph, chosen, keep=keep)
             found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
         return found[kept]
 

@@ -69,7 +69,9 @@ class Walk:
         teachers: In the classes of the images ("teachers").
         store: Their labels ("labels").
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
+        names: How the table calls networks, where the stage that made them knows it best.
         input: What the student and its twins are fed, once they are made.
+        rounding: How the student becomes an int8 file; None for as usual.
         calibrated: Keys of those whose temperature was fitted.
         entries: Rows to be measured, teachers first.
         rows: Measured ("rows").
@@ -90,7 +92,9 @@ class Walk:
     teachers: list[Teacher] = field(default_factory=list)
     store: LabelStore | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     input: Any = None
+    rounding: Any = None
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -17,6 +17,7 @@ from .verbs import (
     Predict,
     Report,
     RunRecipe,
+    Serve,
     Synthesize,
     Train,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Predict",
     "Report",
     "RunRecipe",
+    "Serve",
     "Settings",
     "Synthesize",
     "Train",
