@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -25,11 +24,12 @@ from torch import nn
 from pocketvit.compression import recovery, share
 from pocketvit.compression.cost import count_parameters
 from pocketvit.compression.recover import Step
-from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.deployment.export import export_onnx
 from pocketvit.deployment.latency import measure
 from pocketvit.errors import PocketError
 from pocketvit.files import human_bytes, human_time, read_json, write_json, write_text
+from pocketvit.labels import LabelStore
 from pocketvit.metrics.intervals import wilson_interval
 from pocketvit.road.answering import file_answers, probabilities_of, road_answers
 from pocketvit.road.baselines import without_teachers
@@ -45,16 +45,17 @@ from pocketvit.rundir import machine
 from pocketvit.sources import Dataset, open_images
 from pocketvit.sources.subset import Subset, balanced
 
-MOST = 3000  # training images
-SHOWN = 18_000  # images that the first student sees; recovery sees half as many
-STATIC = Rounding("static", 8)
+MOST = 2000  # training images
+SHOWN = 16_000  # images that the first student sees; recovery sees half as many
+STATIC = Rounding("static")
 
 
-def config(images: int, side: int, view, small: bool) -> RunConfig:
+def config(small: bool = False, view: ViewConfig | None = None, images: int = MOST) -> RunConfig:
     """The first student and how it is trained."""
+    view = view or ViewConfig(view_size=28)
     epochs = max(2, round((SHOWN // 6 if small else SHOWN) / images))
     return RunConfig(
-        network=NetworkConfig("pocket_s", patch=max(2, side // 4)),
+        network=NetworkConfig("pocket_s", patch=view.view_size // 4),
         labels=LabelConfig(views=epochs),
         view=view,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
@@ -62,15 +63,11 @@ def config(images: int, side: int, view, small: bool) -> RunConfig:
     )
 
 
-@dataclass
 class Bench:
     """Trains and measures the networks of one seed; what is on disk is read."""
 
-    road: Road
-    config: RunConfig
-    folder: Path
-    store: object
-    keys: Sequence[str]
+    def __init__(self, road: Road, config: RunConfig, folder: Path, store: LabelStore, keys: Sequence[str]) -> None:
+        self.road, self.config, self.folder, self.store, self.keys = road, config, folder, store, keys
 
     def trained(self, key: str, config: RunConfig, model: nn.Module | None = None, *, taught: bool = True) -> nn.Module:
         """Train a network (or go on with one) with the teacher's stored labels, or with the images' own alone."""
@@ -182,7 +179,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     dataset = few(open_images(images))
     count = min(len(dataset.train), 600 if small else MOST)
     side = min(dataset.train.size or (28, 28))
-    base = config(count, side, view_config(dataset, size=side, augment="light"), small)
+    base = config(small, view_config(dataset, size=side, augment="light"), count)
     folder = folder / dataset.name
     road = open_road(dataset, base.view, folder.parents[1] / "shared").reduced(count)
     teaching = TrainConfig(epochs=base.train.epochs, batch_size=32, warmup=0.1, precision="fp32")

@@ -25,6 +25,8 @@ PLACES = {
     "report": ("report RUN --out page.html", "pocketvit.reporting.page._gather"),
     "train": ("train photos --model test_resnet --size 32", "pocketvit.road.train.fit"),
     "label": (f"label photos {OWN}", "pocketvit.road.label.write_labels"),
+    "compress": ("compress RUN --share 2 --out runs", "pocketvit.road.compress.train_network"),
+    "serve": ("serve RUN", "pocketvit.deployment.web.find_runtime"),
     "export": ("export RUN", "pocketvit.deployment.int8.quantize_int8"),
     "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
     "run": ("run recipe.py", None),

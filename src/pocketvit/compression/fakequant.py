@@ -146,8 +146,8 @@ def fake_quantize(
         pixels: uint8 views [N, 3, V, V] from which scales are taken, as of `calibration.calibration_views`.
         input: what the network is fed.
         bits: of weights: 8, 7, 4 or 2; for all layers, or by name (8 where it names none). Given as one number below
-            7, the layers that see pixels and those that answer keep 8 bits, as is usual (they are small, and what
-            they lose nothing gives back).
+            7, the layers that see pixels and those that answer keep 7, as is usual (they are small, and what they lose
+            nothing gives back). Convolutions, whose products stay in floating point, keep 8 for 7.
         activations: "static" for scales of inputs from ``pixels``; "dynamic" for scales found while it runs.
         method: how the range of an input is chosen: its extremes, all but 1 value in 10,000, or what makes the square
             of the rounding error least.
@@ -173,7 +173,7 @@ def fake_quantize(
         if isinstance(bits, Mapping):
             wide = bits.get(name, 8)
         else:
-            wide = 8 if name in edges and bits < 7 else bits
+            wide = max(bits, 7) if name in edges else bits
         _change(layer, wide, activations, ranges.get(name), method, learned)
     return network
 

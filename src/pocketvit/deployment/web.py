@@ -1,6 +1,6 @@
 """A folder for any static web server: a page that runs the model in the browser, and nothing is sent anywhere.
 
-The model runs under onnxruntime-web (WebAssembly), whose files, 12 MB, come from its npm package. The page asks no
+The model runs under onnxruntime-web (WebAssembly), whose files, 14 MB, come from its npm package. The page asks no
 other server for anything.
 """
 
@@ -119,7 +119,7 @@ def _check(folder: Path, model: OnnxModel) -> str:
     storage.write_json(given, {"height": picture.shape[0], "width": picture.shape[1], "data": picture.ravel().tolist()})
     (folder / "check.mjs").write_text(_CHECK, encoding="utf-8")
     done = subprocess.run(
-        [node, "check.mjs", str(given)], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+        [node, "check.mjs", str(given.resolve())], cwd=folder, capture_output=True, text=True, check=False, timeout=300
     )
     (folder / "check.mjs").unlink()
     if done.returncode:

@@ -77,7 +77,7 @@ class Compress(Stage):
         if qat:
             seen = calibrating(road)
             log.info("         scales from %s", seen.text())
-            model = fake_quantize(model, seen.pixels, origin.input, bits=settings.bits, activations="static")
+            model = fake_quantize(model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static")
         steps = done(settings)
         if settings.recover and (qat or settings.prune or settings.target or settings.share):
             train = walk.config.train
@@ -94,10 +94,10 @@ class Compress(Stage):
                 walk.calibrated.add("student")
             model = freeze(rounded)
         walk.networks["student"] = model
-        before = origin.run.folder
+        before = origin.chain[-1].folder
         walk.names |= {"student": ", ".join(steps), "int8": f"{', '.join(steps)}: int8 file"}
-        walk.entries = [*teacher_rows(origin.origin, road), *_files_before(before, origin.input[0])]
-        about = origin.origin.results
+        walk.entries = [*teacher_rows(origin.chain[0], road), *_files_before(origin)]
+        about = origin.chain[0].results
         walk.extra |= {
             "title": f"{road.dataset.name}: {before.name} {', '.join(steps)}",
             "teachers": about.get("teachers", []),
@@ -226,10 +226,8 @@ def done(settings: Any) -> list[str]:
 
 def rounding_of(settings: Any) -> Rounding:
     """Return how the settings want an int8 file."""
-    if settings.quantize in ("static", "qat"):
-        bits = settings.bits if settings.quantize == "qat" else 8
-        return Rounding("static", bits, settings.max_drop)
-    return Rounding("dynamic", BITS, settings.max_drop)
+    static = settings.quantize in ("static", "qat")
+    return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop)
 
 
 def recovered(config: RunConfig, settings: Any) -> RunConfig:
@@ -254,11 +252,12 @@ def calibrate_rounded(walk: Walk, rounded: nn.Module) -> bool:
     return True
 
 
-def _files_before(folder: Path, side: int) -> list[Entry]:
-    """The rows of the run that was compressed, measured again beside the new ones."""
+def _files_before(origin: Reopened) -> list[Entry]:
+    """The rows of the run that was compressed, and of those before it, measured again beside the new ones."""
     return [
-        Entry(f"before{key}", f"before ({folder.name}){name}", "other", side, file_answers(folder / file), None,
-              folder / file, note=f"the student of {folder.name}")
-        for key, name, file in (("", "", FP32), ("-int8", ": int8 file", INT8))
-        if (folder / file).is_file()
+        Entry(f"before-{number}{key}", f"{run.folder.name}{name}", "other", origin.input[0],
+              file_answers(run.folder / file), None, run.folder / file, note="before")
+        for number, run in enumerate(origin.chain, start=1)
+        for key, name, file in (("", ", student", FP32), ("-int8", ", int8 file", INT8))
+        if (run.folder / file).is_file()
     ]  # fmt: skip

@@ -46,7 +46,7 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
     fp32, int8 = folder / FP32, folder / INT8
     export_onnx(model, fp32, fixed_batch=True, **about)
     try:
-        kept = write_int8(model, fp32, int8, road, source.input, Rounding("static", 8, settings.max_drop))
+        kept = write_int8(model, fp32, int8, road, source.input, Rounding("static", max_drop=settings.max_drop))
     except BaseException:
         fp32.unlink(missing_ok=True)  # half a pair would pass for the whole
         raise

@@ -32,8 +32,7 @@ class Reopened:
     """What a run stands on.
 
     Attributes:
-        run: The run itself.
-        origin: The run that trained on images: itself, or of a chain of compressed ones the first.
+        chain: The run that trained on images, and what was compressed from it, up to the run itself.
         settings: Of the origin.
         config: What decided its student; its losses as far as stored labels serve them.
         student: Its student, as it was saved.
@@ -42,8 +41,7 @@ class Reopened:
         notes: What is otherwise than in its training.
     """
 
-    run: Run
-    origin: Run
+    chain: tuple[Run, ...]
     settings: Any
     config: RunConfig
     student: LoadedModel
@@ -53,8 +51,8 @@ class Reopened:
 
     @property
     def folder(self) -> Path:
-        """Of the origin."""
-        return self.origin.folder
+        """Of the origin: packs and labels lie beside it."""
+        return self.chain[0].folder
 
     def road(self, device: str | None) -> Road:
         """Return the road of the origin, as its student saw it."""
@@ -68,7 +66,7 @@ class Reopened:
         Raises:
             PocketError: The labels are gone, or are of others.
         """
-        results = self.origin.results
+        results = self.chain[0].results
         names = [str(teacher["name"]) for teacher in results.get("teachers", [])]
         if not names:
             return None, []
@@ -100,18 +98,19 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     run = Run(path)
     if not (run.folder / "student").is_dir():
         raise PocketError(f"{run.folder} has no student yet. Finish it first: give its command again with --resume.")
-    origin = run
-    while (settings := origin.settings).verb == "compress":
-        origin = Run(_beside(settings.model, origin.folder))
+    chain = [run]
+    while (settings := chain[0].settings).verb == "compress":
+        chain.insert(0, Run(_beside(settings.model, chain[0].folder)))
+    origin = chain[0]
     if settings.verb not in _DECIDES:
         raise PocketError(f"{origin.folder} was made by `pocketvit {settings.verb}`, which trains no student.")
     images = settings.images if images is None else images
+    if isinstance(images, str) and images.startswith("("):
+        raise PocketError(f"the images of {origin.folder} were a {images[1:-1]} given in Python. Give them again.")
     if isinstance(images, str) and images != "digits" and not Path(images).exists():
         raise PocketError(
             f"the images of {origin.folder} are not at {images} any more. Say where they are: --images PATH."
         )
-    if isinstance(images, str) and images.startswith("("):
-        raise PocketError(f"the images of {origin.folder} were a {images[1:-1]} given in Python. Give them again.")
     if images is None:
         raise PocketError(f"{origin.folder} was made without images, and compressing needs some: give --images PATH.")
     settings = dataclasses.replace(settings, images=images)
@@ -133,7 +132,7 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, terms=(), teacher_weights=weights))
     about = student.preprocessing
     side = (about.input_size, about.mean, about.std)
-    return Reopened(run, origin, settings, config, student, side, dataset, tuple(notes))
+    return Reopened(tuple(chain), settings, config, student, side, dataset, tuple(notes))
 
 
 def _beside(path: Any, folder: Path) -> Path:
@@ -158,12 +157,13 @@ def teacher_rows(origin: Run, road: Road) -> list[Entry]:
     for row in results["rows"]:
         if row.get("role") != "teacher" or row.get("status") != "measured":
             continue
-        costs = {name: row[name] for name in ("parameters", "flops", "bytes") if row.get(name) is not None}
+        figures = ("parameters", "flops", "bytes", *(() if same else ("accuracy", "interval", "n", "auc", "ece")))
         entries.append(
             Entry(
                 row["key"], row["name"], "teacher", 0, calibrated=False,
                 note=f"not loaded: its answers and size are those in {origin.folder.name}",
-                probabilities=arrays.get(row["key"]) if same else None, extra=costs,
+                probabilities=arrays.get(row["key"]) if same else None,
+                extra={name: row[name] for name in figures if row.get(name) is not None},
             )
         )  # fmt: skip
     return entries

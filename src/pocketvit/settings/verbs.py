@@ -43,6 +43,7 @@ from .values import (
     read_budget,
     read_bytes,
     read_match,
+    read_name,
     read_names,
     read_picture,
     read_window,
@@ -398,7 +399,7 @@ class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
         self.require_teacher()
 
 
-class Compress(Output, Resumable, verb="compress"):
+class Compress(Pictures, Device, Resumable, verb="compress"):
     """Make a student smaller - pruned, weight-multiplexed, quantized - and recover it from its stored labels.
 
     No teacher is loaded: the labels that the run learned from are read again. The new run lies beside the old one, with
@@ -437,6 +438,10 @@ class Compress(Output, Resumable, verb="compress"):
     images: ImageSet | None = setting(
         "where the run's images are now, if they have moved", default=None, exists=IMAGES, compared=False,
     )  # fmt: skip
+    name: str | None = setting(
+        "of the new run; by default that of the old one, and what was done to it", default=None, read=read_name,
+        metavar="NAME", common=True, compared=False, group="output",
+    )  # fmt: skip
     out: str | Path | None = setting(
         "the folder of runs; by default that of the run", default=None, metavar="FOLDER", compared=False, group="output"
     )
@@ -458,8 +463,6 @@ class Compress(Output, Resumable, verb="compress"):
 
     def check(self) -> None:
         super().check()
-        if self.prune is None and self.share is None and self.target is None and self.quantize == "none":
-            raise PocketError("nothing to do: give --prune 0.5, --share 2, --target 1MB or --quantize static.")
         if self.prune is not None and self.target is not None:
             raise self.refused("target", "it finds by itself how much to prune. Leave --prune away")
         if self.bits not in (2, 4, 8):
@@ -472,6 +475,11 @@ class Compress(Output, Resumable, verb="compress"):
             raise PocketError("--epochs and --lr are those of recovery, and --no-recover was given.")
         if self.epochs is not None and self.quantize != "qat" and not (self.prune or self.share or self.target):
             raise self.refused("epochs", f"--quantize {self.quantize} trains nothing. Leave it away, or take qat")
+
+    def look(self) -> None:
+        super().look()
+        if self.prune is None and self.share is None and self.target is None and self.quantize == "none":
+            raise PocketError("nothing to do: give --prune 0.5, --share 2, --target 1MB or --quantize static.")
 
 
 # The verbs in the order of the road; the first ones stand on the first page.
