@@ -27,6 +27,7 @@ from ..errors import PocketError
 from ..files import human_bytes
 from ..labels import LabelStore
 from ..models.saving import load_model, save_model
+from ..rundir import Run
 from ..training.feed import Feed
 from ..training.step import Input
 from .answering import file_answers
@@ -34,7 +35,7 @@ from .base import Stage, Walk
 from .images import Road
 from .reopen import Reopened, teacher_rows
 from .rounding import Rounding, calibrating
-from .score import Entry
+from .score import Entry, find
 from .ship import FP32, INT8, preprocessing_of
 from .train import calibrate, train_network
 
@@ -85,7 +86,9 @@ class Compress(Stage):
             model = train_network(
                 road, walk.config, walk.folder, model=model, input=origin.input, store=store, keys=keys
             )
-            steps.append("recovered from stored labels" if store else "recovered from the images' labels")
+            steps.append("recovered")
+            source = f"the stored labels of {origin.folder.name}" if store else "the images' own labels"
+            walk.notes.append(f"recovered for {train.epochs} epochs from {source}; no teacher was loaded")
         elif settings.prune or settings.target or settings.share:
             steps.append("not recovered")
         if qat:
@@ -256,8 +259,14 @@ def _files_before(origin: Reopened) -> list[Entry]:
     """The rows of the run that was compressed, and of those before it, measured again beside the new ones."""
     return [
         Entry(f"before-{number}{key}", f"{run.folder.name}{name}", "other", origin.input[0],
-              file_answers(run.folder / file), None, run.folder / file, note="before")
+              file_answers(run.folder / file), None, run.folder / file, extra=_counted(run))
         for number, run in enumerate(origin.chain, start=1)
         for key, name, file in (("", ", student", FP32), ("-int8", ", int8 file", INT8))
         if (run.folder / file).is_file()
     ]  # fmt: skip
+
+
+def _counted(run: Run) -> dict[str, Any]:
+    """Return the parameters and operations of a run's student, as it counted them."""
+    row = find(run.results["rows"], "student")
+    return {name: row.get(name) for name in ("parameters", "flops")}
