@@ -135,7 +135,8 @@ def quantize(
             graph = copy.deepcopy(exported)
             chosen = {name: grid for name, grid in grids.items() if name not in kept}
             keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
-            write_integers(graph, chosen, keep=keep)
+            if not write_integers(graph, chosen, keep=keep) and chosen:
+                raise PocketError("none of the network's layers was found in its exported graph. Export it again.")
             found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
         return found[kept]
 
