@@ -56,7 +56,7 @@ def test_layers_that_cost_too_much_stay_fp32_and_are_named(source, road, tmp_pat
 
 
 def test_a_file_that_cannot_be_good_is_refused(source, road, tmp_path, monkeypatch):
-    scores = iter([1.0, 1.0, *[0.5] * 50])
+    scores = iter([1.0, *[0.5] * 50])
     monkeypatch.setattr(rounding, "file_score", lambda *_: (lambda _: next(scores), ""))
     with pytest.raises(pocketvit.PocketError, match="--max-drop"):
         write(source, road, tmp_path, Rounding("static"))

@@ -417,7 +417,7 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
         "how the int8 file is made: scales of activations found while it runs (none: the same), calibrated scales "
         "(QDQ, which accelerators take), or trained with the rounding", default="none", common=True,
     )  # fmt: skip
-    bits: int = setting("of the weights, with --quantize qat: 8, 4 or 2", default=8, low=2, high=8)
+    bits: int = setting("of the weights, with --quantize qat: 8 (products use 7 of them), 4 or 2", default=8, low=2, high=8)
     target: str | None = setting(
         "prune until the int8 file fits: a size, a time on this machine, or both",
         default=None, read=read_budget, metavar="3MB,20ms", common=True,
