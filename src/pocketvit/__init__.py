@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .verbs.report import report
     from .verbs.run import run
     from .verbs.serve import serve
+    from .verbs.synthesize import synthesize
     from .verbs.train import train
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "report",
     "run",
     "serve",
+    "synthesize",
     "train",
 ]
 

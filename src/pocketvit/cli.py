@@ -45,6 +45,8 @@ FOREIGN = {
     "convert": "export",
     "quantize": "compress",
     "prune": "compress",
+    "generate": "synthesize",
+    "invert": "synthesize",
     "cache": "label",
     "labels": "label",
     "recipe": "run",

@@ -72,6 +72,7 @@ class Walk:
         names: How the table calls networks, where the stage that made them knows it best.
         input: What the student and its twins are fed, once they are made.
         rounding: How the student becomes an int8 file; None for as usual.
+        controls: What the table says of further networks, by key.
         calibrated: Keys of those whose temperature was fitted.
         entries: Rows to be measured, teachers first.
         rows: Measured ("rows").
@@ -95,6 +96,7 @@ class Walk:
     names: dict[str, str] = field(default_factory=dict)
     input: Any = None
     rounding: Any = None
+    controls: dict[str, str] = field(default_factory=dict)
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -3,21 +3,19 @@
 from .base import Settings, listed, setting, settings_of
 from .calling import gather, speak, verb
 from .configfile import differences, dump, load, plain
+from .devices import Compress, Export, Serve
 from .values import Budget, Hours, parse_budget
 from .verbs import (
     VERBS,
     Bench,
     Compare,
-    Compress,
     Demo,
     Distill,
-    Export,
     Label,
     Pack,
     Predict,
     Report,
     RunRecipe,
-    Serve,
     Synthesize,
     Train,
 )
