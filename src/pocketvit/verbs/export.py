@@ -36,7 +36,7 @@ def export(settings: Export) -> Outcome:
         folder, checks, kept = export_phone(settings, out)
         notes = [
             f"int8: {kept}",
-            "one picture at a time, QDQ; not measured on a phone: run bench.py of device.zip there",
+            "QDQ, one picture at a time. Not measured on a phone: bench.py of device.zip does that",
         ]
     else:
         folder, checks = export_files(settings.model, out, picture_size=settings.picture_size, **given)
