@@ -94,7 +94,7 @@ def test_help_of_every_verb_is_printed(name, capsys):
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("teach", "train"), ("val", "bench"), ("distil", "distill"), ("predcit", "predict"), ("quantize", "export")],
+    [("teach", "train"), ("val", "bench"), ("distil", "distill"), ("predcit", "predict"), ("quantize", "compress")],
 )
 def test_a_mistyped_or_foreign_verb_is_answered_with_ours(typed, meant, capsys):
     code, out, err = run(capsys, typed, "photos")

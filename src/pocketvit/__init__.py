@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .rundir import Run
     from .verbs.bench import bench
     from .verbs.compare import compare
+    from .verbs.compress import compress
     from .verbs.demo import demo
     from .verbs.distill import distill
     from .verbs.export import export
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .verbs.predict import predict
     from .verbs.report import report
     from .verbs.run import run
+    from .verbs.serve import serve
     from .verbs.synthesize import synthesize
     from .verbs.train import train
 
@@ -36,6 +38,7 @@ __all__ = [
     "Run",
     "bench",
     "compare",
+    "compress",
     "demo",
     "distill",
     "export",
@@ -44,6 +47,7 @@ __all__ = [
     "predict",
     "report",
     "run",
+    "serve",
     "synthesize",
     "train",
 ]

@@ -39,10 +39,10 @@ NUMBERS = st.integers(-2, 2**64) | st.floats()
 
 def valid(one: Setting) -> st.SearchStrategy[Any]:
     """Values of a setting that Python and YAML can hold and the shell can say."""
-    if one.name in WRITTEN:
-        return WRITTEN[one.name]
     if one.choices:
         return st.sampled_from(one.choices)
+    if one.name in WRITTEN:
+        return WRITTEN[one.name]
     if int in one.kinds:
         assert one.low is not None
         assert one.high is not None
@@ -70,7 +70,10 @@ def possible(values):
     if values.get("folds") == 1:
         changed["folds"] = 2
     if "bits" in values:
-        changed |= {"bits": 4, "quantize": "qat"}
+        changed |= {"bits": 4, "quantize": "qat", "recover": True}
+        changed.pop("target" if values.get("prune") else "prune", None)
+    if "picture" in values:
+        changed["target"] = "cpu"
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]
     if "data_free" in values:

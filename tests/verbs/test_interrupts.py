@@ -25,7 +25,9 @@ PLACES = {
     "report": ("report RUN --out page.html", "pocketvit.reporting.page._gather"),
     "train": ("train photos --model test_resnet --size 32", "pocketvit.road.train.fit"),
     "label": (f"label photos {OWN}", "pocketvit.road.label.write_labels"),
-    "export": ("export RUN", "pocketvit.deployment.int8.quantize_int8"),
+    "compress": ("compress RUN --share 2 --out runs", "pocketvit.road.compress.train_network"),
+    "serve": ("serve RUN", "pocketvit.deployment.web.find_runtime"),
+    "export": ("export RUN", "pocketvit.deployment.files.quantize_int8"),
     "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
     "run": ("run recipe.py", None),
     "compare": (
@@ -64,7 +66,7 @@ def test_ctrl_c_is_one_message_in_every_verb(name, place, walked, monkeypatch, c
     assert pressed or target is None
     assert out == ""
     assert "Traceback" not in err
-    resume = " --resume" if name in ("demo", "distill", "train") else ""
+    resume = " --resume" if name in ("demo", "distill", "train", "compress", "synthesize") else ""
     assert err.endswith(f"interrupted. What was finished is kept; go on with: pocketvit {' '.join(words)}{resume}\n")
     assert not [path for path in place.rglob("*") if path.name.endswith(".part")]
 

@@ -146,8 +146,8 @@ def fake_quantize(
         pixels: uint8 views [N, 3, V, V] from which scales are taken, as of `calibration.calibration_views`.
         input: what the network is fed.
         bits: of weights: 8, 7, 4 or 2; for all layers, or by name (8 where it names none). Given as one number below
-            7, the layers that see pixels and those that answer keep 8 bits, as is usual (they are small, and what
-            they lose nothing gives back).
+            7, the layers that see pixels and those that answer keep 7, as is usual (they are small, and what they lose
+            nothing gives back). Convolutions, whose products stay in floating point, keep 8 for 7.
         activations: "static" for scales of inputs from ``pixels``; "dynamic" for scales found while it runs.
         method: how the range of an input is chosen: its extremes, all but 1 value in 10,000, or what makes the square
             of the rounding error least.
@@ -173,7 +173,7 @@ def fake_quantize(
         if isinstance(bits, Mapping):
             wide = bits.get(name, 8)
         else:
-            wide = 8 if name in edges and bits < 7 else bits
+            wide = max(bits, 7) if name in edges else bits
         _change(layer, wide, activations, ranges.get(name), method, learned)
     return network
 
@@ -195,6 +195,8 @@ def _change(
 ) -> None:
     """Make a quantized layer of a plain one, in place: whoever else refers to it (shared blocks do) sees it change."""
     layer.__class__ = _KINDS[type(layer)]
+    if isinstance(layer, QuantizedConv2d) and bits == 7:
+        bits = 8  # seven are for products that run in integers
     layer.bits, layer.rounds = bits, True
     layer.activations = activations if isinstance(layer, QuantizedLinear) else None
     found = best_scale(layer.weight.detach(), bits)
@@ -270,5 +272,6 @@ def freeze(model: nn.Module) -> nn.Module:
             layer._buffers.pop(name, None)
         for name in ("bits", "activations", "rounds"):
             del vars(layer)[name]
-        layer.__class__ = next(plain for plain, rounding in _KINDS.items() if isinstance(layer, rounding))
+        module: nn.Module = layer
+        module.__class__ = next(plain for plain, rounding in _KINDS.items() if isinstance(layer, rounding))
     return network

@@ -52,7 +52,7 @@ def round_to_grid(weight: np.ndarray, bits: int = 8) -> Grid:
 
 def key_of(weight: np.ndarray) -> str:
     """Return what tells a weight [out, ...] from others: exporters rename layers, but keep their numbers."""
-    array = np.ascontiguousarray(weight, dtype=np.float32)
+    array = np.ascontiguousarray(weight, dtype=np.float32) + np.float32(0)  # -0 and 0 are one number
     return hashlib.blake2b(array.tobytes() + str(array.shape).encode(), digest_size=16).hexdigest()
 
 

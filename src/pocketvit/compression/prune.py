@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from ..errors import PocketError
-from ..models import input_stats
+from ..models import input_stats, shared
 from ..models.checkpoint import load_weights
 from ..models.registry import build
 from ..models.saving import recipe_of
@@ -56,8 +55,10 @@ def prune(
     """
     if not 0 < keep < 1:
         raise PocketError(f"the share of a network that pruning keeps lies between 0 and 1, not at {keep}.")
-    before = shape_of(model)
     recipe = recipe_of(model)
+    if recipe["architecture"] == shared.pocketvit_shared.__name__:
+        raise PocketError("this student's blocks share their layers. Prune first, and share what is left.")
+    before = shape_of(model)
     side = input[0] if input is not None else input_stats(model).input_size
     after = _fit(before, recipe, keep, of, side, multiple)
 
@@ -114,6 +115,8 @@ def _gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss | None, in
         forward = forward or FromPixels(model, input)
         value, _ = loss(tuple(head.float() for head in forward(batch.pixels)), batch)
         value.backward()
+    import torch_pruning as tp  # here, for it is slow to import
+
     if forward is None:
         return tp.importance.GroupMagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
     return tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)
@@ -121,6 +124,8 @@ def _gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss | None, in
 
 def _narrow(model: Any, pixels: Tensor, importance: Any, before: Shape, after: Shape) -> None:
     """Remove channels in place, those of least importance."""
+    import torch_pruning as tp
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters outside layers: positions and tokens, which it finds by itself
         own = [block.attn.temperature for block in model.blocks if hasattr(block.attn, "temperature")]

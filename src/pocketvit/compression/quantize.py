@@ -134,7 +134,9 @@ def quantize(
         if kept not in found:
             graph = copy.deepcopy(exported)
             chosen = {name: grid for name, grid in grids.items() if name not in kept}
-            write_integers(graph, chosen, keep=[weights[name] for name in kept])
+            keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
+            if not write_integers(graph, chosen, keep=keep) and chosen:
+                raise PocketError("none of the network's layers was found in its exported graph. Export it again.")
             found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
         return found[kept]
 

@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import PocketError
@@ -33,6 +34,11 @@ def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first
     Raises:
         PocketError: the network's blocks cannot share, or do so already.
     """
+    if not isinstance(model, VisionTransformer):
+        raise PocketError(
+            f"{type(model).__name__} is no VisionTransformer of timm, so that its blocks cannot share their layers. "
+            "Take a vit_ or deit_ model, or a student of the ladder."
+        )
     recipe = recipe_of(model)
     if recipe["architecture"] == shared.pocketvit_shared.__name__:
         raise PocketError("this student's blocks share their layers already. Begin with the student it was made of.")

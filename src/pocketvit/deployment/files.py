@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .model import Network
 from .opening import open_model
 from .package import draw_golden, write_device_zip
 from .parity import Parity, check_parity
+from .web import write_web
 
 
 def export_files(
@@ -58,6 +60,23 @@ def export_files(
     checks = {file.name: check_parity(module, file, pixels) for file in (fp32, int8)}
     write_device_zip(folder / "device.zip", int8)
     return folder, checks
+
+
+def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given: Any) -> tuple[Path, str]:
+    """Write a page that runs the model in the browser; return its folder and what was checked.
+
+    Args:
+        model: As for `export_files`.
+        folder: To write into; by default exported/NAME-web.
+        runtime: The folder of onnxruntime-web's files.
+        given: As for `export_files`.
+    """
+    names = ("arch", "weights", "input_size", "norm", "classes")
+    module, classes, about, task, name = _opened(model, *(given.get(one) for one in names))
+    folder = folder or Path("exported") / f"{name.replace('/', '_')}-web"
+    with tempfile.TemporaryDirectory() as made:
+        fp32 = export_onnx(module, Path(made) / "fp32.onnx", classes=classes, preprocessing=about, task=task)
+        return folder, write_web(folder, quantize_int8(fp32, Path(made) / "model.onnx"), runtime)
 
 
 def _opened(

@@ -140,7 +140,6 @@ imported = high()
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 options.log_severity_level = 3
-options.add_session_config_entry("session.disable_quant_qdq", "1")
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 source = session.get_inputs()[0]
 sides = [side if isinstance(side, int) else int(sys.argv[2]) for side in source.shape[1:]]

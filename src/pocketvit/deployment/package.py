@@ -47,7 +47,7 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
     model = OnnxModel(onnx_path)
     if not model.signature.weights:
         raise PocketError(f"{onnx_path} is of an older pocketvit. Export it again: `pocketvit export RUN`.")
-    picture = draw_golden(*_golden_size(model)) if golden is None else np.ascontiguousarray(golden)
+    picture = draw_golden(*golden_size(model)) if golden is None else np.ascontiguousarray(golden)
     probabilities = model.label([picture])[0]
     tolerance = TOLERANCE[model.signature.precision]
     image = io.BytesIO()
@@ -106,7 +106,7 @@ def draw_golden(height: int, width: int) -> np.ndarray:
     return np.rint(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def _golden_size(model: OnnxModel) -> tuple[int, int]:
+def golden_size(model: OnnxModel) -> tuple[int, int]:
     """Return (H, W) of a drawn picture: that of the file's pictures, or an odd one that takes more than one tile."""
     tile = model.preprocessing.tile
     return model.signature.source_size or ((96, 128) if tile is None else (tile, tile + tile // 2))

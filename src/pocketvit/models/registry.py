@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import Attention, Stem
 from ..errors import PocketError
-from . import cifar_resnet, rednet, renormed  # noqa: F401  (register their networks in timm)
+from . import cifar_resnet, rednet, renormed, shared  # noqa: F401  (register their networks in timm)
 from .coadvise import stem_width
 from .conv_stem import conv_stem_args
 from .hub import explain, hub

@@ -69,7 +69,9 @@ class Walk:
         teachers: In the classes of the images ("teachers").
         store: Their labels ("labels").
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
+        names: How the table calls networks, where the stage that made them knows it best.
         input: What the student and its twins are fed, once they are made.
+        rounding: How the student becomes an int8 file; None for as usual.
         controls: What the table says of further networks, by key.
         calibrated: Keys of those whose temperature was fitted.
         entries: Rows to be measured, teachers first.
@@ -91,7 +93,9 @@ class Walk:
     teachers: list[Teacher] = field(default_factory=list)
     store: LabelStore | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     input: Any = None
+    rounding: Any = None
     controls: dict[str, str] = field(default_factory=dict)
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)

@@ -19,6 +19,7 @@ from ..errors import PocketError
 from ..labels.record import choose_k
 from ..models import LADDER
 from ..models.names import is_pretrained
+from ..models.norms import ENOUGH_IMAGES
 from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
 from ..sources.targets import class_counts
@@ -232,6 +233,28 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
         settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
     )
     return settings, RunConfig(network_of(settings), view, labels, loss, train)
+
+
+def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:
+    """Return the settings of `train` with every open choice made, and what they come down to."""
+    if not dataset.classes:
+        raise PocketError(
+            f"{dataset.name} has no labels to train on. Sort the images into one folder per class, or give --table."
+        )
+    task = task_named(dataset.task)
+    task.refuse(settings, len(dataset.classes))
+    side = settings.size
+    settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
+    if training.batch_size < ENOUGH_IMAGES <= len(dataset.train):  # for BatchNorm, which most models have
+        settings = dataclasses.replace(settings, batch_size=ENOUGH_IMAGES)
+        training = dataclasses.replace(training, batch_size=ENOUGH_IMAGES)
+    settings, view = decide_view(settings, dataset, training.epochs)
+    smoothing = task.smoothing if settings.label_smoothing is None else settings.label_smoothing
+    loss = LossConfig(
+        weight=0.0, label_smoothing=smoothing, class_weights=class_weights(dataset.train, settings.balance)
+    )
+    network = NetworkConfig(str(settings.model), replace_norm=settings.replace_norm)
+    return settings, RunConfig(network=network, view=view, loss=loss, train=training)
 
 
 def network_of(settings: Any) -> NetworkConfig:

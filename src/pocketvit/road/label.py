@@ -85,3 +85,6 @@ class Label(Stage):
 
     def run(self, walk: Walk) -> None:
         walk.store = label_road(walk.road, walk.teachers, walk.config.labels)
+        walk.extra["labels"] = [
+            walk.store.key(teacher) for teacher in walk.teachers
+        ]  # for `compress`, which loads none

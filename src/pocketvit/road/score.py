@@ -265,12 +265,13 @@ class Score(Stage):
     def run(self, walk: Walk) -> None:
         road, networks = walk.road, walk.networks
         student, side = networks["student"], walk.input
+        plainly = "student, distilled" if walk.teachers else walk.config.network.name
         entries = [
             *walk.entries,
-            self._network(walk, "student", "student, distilled" if walk.teachers else walk.config.network.name, side),
+            self._network(walk, "student", walk.names.get("student", plainly), side),
             Entry(
-                "int8", "student, int8 file", "int8", side[0], file_answers(walk.folder / INT8), None,
-                walk.folder / INT8, "student" in walk.calibrated,
+                "int8", walk.names.get("int8", "student, int8 file"), "int8", side[0],
+                file_answers(walk.folder / INT8), None, walk.folder / INT8, "student" in walk.calibrated,
             ),
         ]  # fmt: skip
         few = getattr(walk.settings, "few_labels", 0)
@@ -300,7 +301,8 @@ class Score(Stage):
         after = answered if "student" in walk.calibrated else None
         walk.extra["reliability"] = reliability_report(raw.probabilities, after, road.scored, road.task)
         if walk.config.network.tokens >= 2 and road.scored is not None:
-            walk.extra["tokens"] = token_report(student, walk.entries, road, side)
+            teachers = [entry for entry in walk.entries if entry.role == "teacher"]
+            walk.extra["tokens"] = token_report(student, teachers, road, side)
             log.info("tokens   %s", walk.extra["tokens"]["words"])
 
     @staticmethod
@@ -315,7 +317,7 @@ class Score(Stage):
     def _teachers_int8(walk: Walk, folder: Path) -> list[Entry]:
         """Each teacher as its own int8 file: what one would ship without a student."""
         road, entries = walk.road, []
-        for entry, teacher in zip(walk.entries, walk.teachers, strict=True):
+        for entry, teacher in zip(walk.entries, walk.teachers, strict=False):
             if road.scored is None or count_parameters(teacher.module) > _EXPORTED:
                 continue
             fp32, int8 = folder / f"{entry.key}.onnx", folder / f"{entry.key}-int8.onnx"

@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from ..deployment.export import export_onnx
-from ..deployment.int8 import quantize_int8
 from ..deployment.package import write_device_zip
 from ..deployment.parity import check_parity
 from ..models.saving import save_model
@@ -20,6 +19,7 @@ from ..views import Views
 from ..views.preprocessing import Preprocessing
 from .base import Cost, Stage, Walk
 from .images import Road
+from .rounding import USUAL, Rounding, write_int8
 from .train import calibrate
 
 log = logging.getLogger("pocketvit")
@@ -34,8 +34,28 @@ def preprocessing_of(road: Road, input: Input) -> Preprocessing:
     return Preprocessing.of(road.view, input, window=train.window, tile=tile)
 
 
-def write_student(model: nn.Module, road: Road, folder: Path, input: Input) -> None:
-    """Save a network as timm reads it, export it to fp32 and int8 ONNX, check both, and pack ``device.zip``."""
+def write_student(
+    model: nn.Module,
+    road: Road,
+    folder: Path,
+    input: Input,
+    rounding: Rounding = USUAL,
+    *,
+    rounded: nn.Module | None = None,
+) -> str:
+    """Save a network as timm reads it, export it to fp32 and int8 ONNX, check both, and pack ``device.zip``.
+
+    Args:
+        model: The network.
+        road: Its images.
+        folder: Of the run.
+        input: What it is fed.
+        rounding: How it becomes an int8 file.
+        rounded: The same network as it was trained with its rounding.
+
+    Returns:
+        How the int8 file keeps to the fp32 one, in words.
+    """
     model = model.cpu().eval()
     about: dict[str, Any] = {
         "classes": road.dataset.classes,
@@ -45,12 +65,14 @@ def write_student(model: nn.Module, road: Road, folder: Path, input: Input) -> N
     save_model(model, folder / "student", **about)
     fp32, int8 = folder / FP32, folder / INT8
     export_onnx(model, fp32, **about)
-    quantize_int8(fp32, int8)
+    kept = write_int8(model, fp32, int8, road, input, rounding, trained=rounded)
     source = road.scored or road.dataset.train
     pixels = Views(source, road.view.plain()).render(np.arange(min(64, len(source))), 0).pixels
     log.info("export   %s: %s", FP32, check_parity(model, fp32, pixels).text())
     log.info("         %s: %s", INT8, check_parity(model, int8, pixels).text())
+    log.info("         %s: %s", INT8, kept)
     write_device_zip(folder / "device.zip", int8)
+    return kept
 
 
 class Ship(Stage):
@@ -67,7 +89,12 @@ class Ship(Stage):
     def run(self, walk: Walk) -> None:
         student, road, side = walk.networks["student"], walk.road, walk.input
         walk.networks["uncalibrated"] = copy.deepcopy(student)  # for the reliability plot
+        rounded = walk.networks.get("rounded")  # calibrated before its integers were fixed
         for key in ("student", "alone", "ceiling"):
+            if rounded is not None and key == "student":
+                continue
             if key in walk.networks and calibrate(walk.networks[key], road, side):
                 walk.calibrated.add(key)
-        write_student(student, road, walk.folder, side)
+        rounding = walk.rounding or USUAL
+        kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)
+        walk.notes.append(f"the int8 file: {kept}")

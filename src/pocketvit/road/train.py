@@ -46,6 +46,7 @@ def train_network(
     input: Input | None = None,
     teachers: Sequence[Teacher] = (),
     store: LabelStore | None = None,
+    keys: Sequence[str] = (),
     live: bool = False,
     views: Views | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -60,6 +61,7 @@ def train_network(
         input: What it is fed; None for what `input_of` says.
         teachers: Whose labels are learned; none for plain supervision with a fresh view every epoch.
         store: Where their labels are; None with ``live``.
+        keys: Of the store's teachers whose labels are learned, where these are not loaded.
         live: Run the teachers on every batch instead.
         views: To train on, instead of the road's.
         on_epoch: Called with each line of metrics.
@@ -75,7 +77,7 @@ def train_network(
         views,
         train.batch_size,
         labels=store,
-        teachers=[store.key(teacher) for teacher in teachers] if store is not None else (),
+        teachers=[*keys, *(store.key(teacher) for teacher in teachers)] if store is not None else (),
         task=road.task,
         view_count=config.labels.views if store is not None else None,
         live=list(teachers) if live else None,

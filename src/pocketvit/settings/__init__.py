@@ -3,15 +3,14 @@
 from .base import Settings, listed, setting, settings_of
 from .calling import gather, speak, verb
 from .configfile import differences, dump, load, plain
+from .devices import Compress, Export, Serve
 from .values import Budget, Hours, parse_budget
 from .verbs import (
     VERBS,
     Bench,
     Compare,
-    Compress,
     Demo,
     Distill,
-    Export,
     Label,
     Pack,
     Predict,
@@ -36,6 +35,7 @@ __all__ = [
     "Predict",
     "Report",
     "RunRecipe",
+    "Serve",
     "Settings",
     "Synthesize",
     "Train",

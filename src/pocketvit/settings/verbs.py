@@ -13,6 +13,7 @@ from typing import Literal
 from ..config import TermConfig
 from ..errors import PocketError
 from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting
+from .devices import Compress, Export, Serve
 from .groups import (
     IMAGES,
     LIGHT_TEACHERS,
@@ -44,7 +45,6 @@ from .values import (
     read_bytes,
     read_match,
     read_names,
-    read_picture,
     read_window,
 )
 
@@ -290,38 +290,6 @@ class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
         self.require_teacher()
 
 
-class Export(Loading, verb="export"):
-    """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip."""
-
-    model: Model = setting(
-        "a run or student folder, a timm name, hf-hub:NAME, a weights file (with --arch), MODULE:FUNCTION",
-        kw_only=False,
-    )
-    out: str | Path | None = setting(
-        "the folder to write into; by default exported/NAME", default=None, metavar="FOLDER", compared=False
-    )
-    picture: str | None = setting(
-        "size of the camera's pictures, to have resizing, normalization and softmax inside the graph",
-        default=None, metavar="WIDTHxHEIGHT", read=read_picture,
-    )  # fmt: skip
-    classes: str | Sequence[str] | None = setting(
-        "names of the outputs, with commas; by default those of the model, else numbers",
-        default=(), read=read_names, metavar="NAMES",
-    )  # fmt: skip
-
-    @property
-    def picture_size(self) -> tuple[int, int] | None:
-        """(height, width) of the camera's pictures."""
-        if self.picture is None:
-            return None
-        width, height = map(int, self.picture.split("x"))
-        return height, width
-
-    def look(self) -> None:
-        super().look()
-        check_model(self, "model", self.model)
-
-
 class Pack(Reading, Place, verb="pack"):
     """Put images into memory-mapped packs, which other verbs find again (they do it by themselves)."""
 
@@ -371,35 +339,8 @@ class RunRecipe(Place, verb="run"):
 # The verbs in the order of the road; the first ones stand on the first page.
 VERBS: dict[str, type[Settings]] = {
     kind.verb: kind
-    for kind in (Demo, Distill, Predict, Bench, Report, Train, Label, Synthesize, Export, Pack, Compare, RunRecipe)
-}
-
-
-class Compress(Steps, Output, Resumable, verb="compress"):
-    """Make a student smaller - pruned, weight-multiplexed, quantized - and recover it from its stored labels."""
-
-    model: Model = setting("a run folder", kw_only=False, exists="a run folder (`ls runs/`)")
-    prune: float | None = setting(
-        "share of heads and channels to take away", default=None, above=0, below=1, common=True
+    for kind in (
+        Demo, Distill, Predict, Bench, Report,
+        Train, Label, Synthesize, Compress, Export, Serve, Pack, Compare, RunRecipe,
     )
-    share: int | None = setting(
-        "let so many consecutive blocks share their linear layers", default=None, low=2, high=64, common=True
-    )
-    quantize: Literal["none", "dynamic", "static", "qat"] = setting(
-        "how the file is quantized: weights alone, weights and activations, or trained for it",
-        default="none",
-        common=True,
-    )
-    bits: int = setting("of the weights, with --quantize qat", default=8, low=2, high=8)
-    recover: bool = setting("train it again, from the stored labels of its run", default=True, common=True)
-    max_drop: float = setting("points of accuracy that may be lost", default=0.5, low=0, high=100, common=True)
-    target: str | None = setting(
-        "prune until it fits: a size, a time or both", default=None, read=read_budget, metavar="3MB,20ms", common=True
-    )
-
-    def check(self) -> None:
-        super().check()
-        if self.bits not in (2, 4, 8):
-            raise self.refused("bits", "give 8, 4 or 2")
-        if self.bits != 8 and self.quantize != "qat":
-            raise self.refused("bits", "so few bits have to be trained. Add --quantize qat")
+}  # fmt: skip

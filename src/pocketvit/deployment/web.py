@@ -1,0 +1,156 @@
+"""A folder for any static web server: a page that runs the model in the browser, and nothing is sent anywhere.
+
+The model runs under onnxruntime-web (WebAssembly), whose files, 14 MB, come from its npm package. The page asks no
+other server for anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from .. import files as storage
+from ..errors import PocketError
+from .package import TOLERANCE, draw_golden, golden_size
+from .run import OnnxModel
+
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+PAGE = ("index.html", "app.mjs", "preprocessing.mjs")
+_CHECK = """
+import { readFileSync } from "node:fs";
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { prepare, probabilities } from "./preprocessing.mjs";
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+ort.env.wasm.wasmBinary = readFileSync("./ort/ort-wasm-simd-threaded.wasm");
+const about = JSON.parse(readFileSync("./model.json"));
+const picture = JSON.parse(readFileSync(process.argv[2]));
+const session = await ort.InferenceSession.create(readFileSync(about.file), { executionProviders: ["wasm"] });
+const side = about.preprocessing.input_size;
+const answers = [];
+for (const tile of prepare({ ...picture, data: Uint8Array.from(picture.data) }, about.preprocessing)) {
+  const feed = { [session.inputNames[0]]: new ort.Tensor("float32", tile, [1, 3, side, side]) };
+  answers.push(probabilities((await session.run(feed))[session.outputNames[0]].data, about.activation));
+}
+console.log(JSON.stringify(answers));
+"""
+
+
+def find_runtime(given: Path | str | None = None) -> Path:
+    """Return the folder with onnxruntime-web's files: the given one, or that of ``node_modules`` here or above.
+
+    Raises:
+        PocketError: It is not there; says how to get it.
+    """
+    here = Path.cwd()
+    places = [Path(given), Path(given) / "dist"] if given else []
+    if not given:
+        places = [folder / "node_modules" / "onnxruntime-web" / "dist" for folder in (here, *here.parents)]
+    for place in places:
+        if all((place / name).is_file() for name in RUNTIME):
+            return place
+    where = f"is not in {given}" if given else "is not here"
+    raise PocketError(
+        f"onnxruntime-web {where}, which runs the model in the browser. Get it once with `npm install onnxruntime-web` "
+        "in this folder, or give --runtime FOLDER (its dist folder)."
+    )
+
+
+def write_web(folder: Path | str, onnx_path: Path | str, runtime: Path) -> str:
+    """Write the page, the model and its runtime into ``folder``; return what was checked, in words.
+
+    Args:
+        folder: Made if need be.
+        onnx_path: An exported file without the preprocessing inside.
+        runtime: Of `find_runtime`.
+
+    Raises:
+        PocketError: The file cannot be shown, or answers otherwise under onnxruntime-web than here.
+    """
+    folder, onnx_path = Path(folder), Path(onnx_path)
+    model = OnnxModel(onnx_path)
+    about = model.signature
+    if about.source_size or about.preprocessing.window or about.task.kind == "boxes":
+        raise PocketError(
+            f"{onnx_path}: the page shows models of 8-bit pictures that answer one score a class, without "
+            "preprocessing inside the file. Export without --picture."
+        )
+    values = {
+        "file": onnx_path.name,
+        "classes": list(model.classes),
+        "activation": about.task.kind,
+        "preprocessing": about.preprocessing.to_dict(),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        new = Path(made) / "web"
+        (new / "ort").mkdir(parents=True)
+        for name in RUNTIME:
+            shutil.copyfile(runtime / name, new / "ort" / name)
+        for name in PAGE:
+            (new / name).write_text((files(__package__) / "web" / name).read_text(encoding="utf-8"), encoding="utf-8")
+        shutil.copyfile(onnx_path, new / onnx_path.name)
+        storage.write_json(new / "model.json", values)
+        told = _check(new, model)
+        for path in sorted(new.rglob("*")):  # whole, or nothing of it
+            target = folder / path.relative_to(new)
+            if path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+    return told
+
+
+def _check(folder: Path, model: OnnxModel) -> str:
+    """Let node run the page's own code on a drawn picture; it must answer as this package does."""
+    node = shutil.which("node")
+    if node is None:
+        return "not checked: there is no node here to run it; open the page to try it"
+    picture = draw_golden(*golden_size(model))
+    expected = model.label([picture])[0]
+    given = folder.parent / "picture.json"
+    storage.write_json(given, {"height": picture.shape[0], "width": picture.shape[1], "data": picture.ravel().tolist()})
+    (folder / "check.mjs").write_text(_CHECK, encoding="utf-8")
+    done = subprocess.run(
+        [node, "check.mjs", str(given.resolve())], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    (folder / "check.mjs").unlink()
+    if done.returncode:
+        lines = [line for line in done.stderr.strip().splitlines() if "Error" in line] or ["no message"]
+        raise PocketError(f"onnxruntime-web does not run this model: {lines[0].strip()}. Nothing was written.")
+    found = np.mean(json.loads(done.stdout.strip().splitlines()[-1]), axis=0)
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE[model.signature.precision]["probability"]:
+        raise PocketError(
+            f"onnxruntime-web answers otherwise than here (difference {difference:.2g} of a probability): nothing was "
+            "written. Export the fp32 file, and please report this."
+        )
+    return f"checked under onnxruntime-web: largest difference of a probability {difference:.2g}"
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".wasm": "application/wasm",
+    }  # fmt: skip
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: every picture would be a line."""
+
+
+def server(folder: Path, port: int, host: str = "127.0.0.1") -> http.server.ThreadingHTTPServer:
+    """Return a server of a folder, not yet running; port 0 takes any.
+
+    Raises:
+        PocketError: The port is taken.
+    """
+    try:
+        return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(folder)))
+    except OSError as error:
+        raise PocketError(f"--port {port} cannot be used ({error.strerror}). Give another, or 0 for any.") from error

@@ -1,0 +1,169 @@
+"""A finished run opened again: its student, its images and views, and the labels it learned, without any teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import RunConfig
+from ..errors import PocketError
+from ..labels import LabelStore
+from ..models import load_model
+from ..models.saving import LoadedModel
+from ..objectives.gating import FROM_VALIDATION
+from ..rundir import Run
+from ..sources import Dataset
+from ..sources.tiles import whole
+from ..training.step import Input
+from .decide import decide, decide_model
+from .images import Road, open_dataset, open_road
+from .score import Entry
+
+log = logging.getLogger("pocketvit")
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """What a run stands on.
+
+    Attributes:
+        chain: The run that trained on images, and what was compressed from it, up to the run itself.
+        settings: Of the origin.
+        config: What decided its student; its losses as far as stored labels serve them.
+        student: Its student, as it was saved.
+        input: What the student is fed.
+        dataset: Its images, opened.
+        notes: What is otherwise than in its training.
+    """
+
+    chain: tuple[Run, ...]
+    settings: Any
+    config: RunConfig
+    student: LoadedModel
+    input: Input
+    dataset: Dataset
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of the origin: packs and labels lie beside it."""
+        return self.chain[0].folder
+
+    def road(self, device: str | None) -> Road:
+        """Return the road of the origin, as its student saw it."""
+        road = open_road(self.dataset, self.config.view, self.folder.parent / "shared", device=device)
+        few = getattr(self.settings, "few_labels", 0)
+        return road.with_few_labels(few) if few else road
+
+    def labels(self, road: Road) -> tuple[LabelStore | None, list[str]]:
+        """Return the store that its student learned from and the keys of its teachers; none for a run without teachers.
+
+        Raises:
+            PocketError: The labels are gone, or are of others.
+        """
+        results = self.chain[0].results
+        names = [str(teacher["name"]) for teacher in results.get("teachers", [])]
+        if not names:
+            return None, []
+        folder = road.store_folder(self.config.labels)
+        try:
+            store = LabelStore(folder)
+            keys = [store.key(name) for name in results.get("labels") or names]
+        except PocketError as error:
+            raise PocketError(
+                f"the soft labels that {self.folder} learned from are not in {folder}: {error} Put the folder back, "
+                "run its `pocketvit distill` again, which makes them anew, or give --no-recover."
+            ) from error
+        return store, keys
+
+
+_DECIDES = {"distill": decide, "train": decide_model}  # the verbs that train a student
+
+
+def reopen(path: Path | str, images: Any = None) -> Reopened:
+    """Open a finished run, or one that was compressed from another.
+
+    Args:
+        path: Its folder.
+        images: Where its images are now, if they have moved.
+
+    Raises:
+        PocketError: It is unfinished, its images are gone, or it was made by a verb that trains no student.
+    """
+    run = Run(path)
+    if not (run.folder / "student").is_dir():
+        raise PocketError(f"{run.folder} has no student yet. Finish it first: give its command again with --resume.")
+    chain = [run]
+    while (settings := chain[0].settings).verb == "compress":
+        chain.insert(0, Run(_beside(settings.model, chain[0].folder)))
+    origin = chain[0]
+    if settings.verb not in _DECIDES:
+        raise PocketError(f"{origin.folder} was made by `pocketvit {settings.verb}`, which trains no student.")
+    images = settings.images if images is None else images
+    if isinstance(images, str) and images.startswith("("):
+        raise PocketError(f"the images of {origin.folder} were a {images[1:-1]} given in Python. Give them again.")
+    if isinstance(images, str) and images != "digits" and not Path(images).exists():
+        raise PocketError(
+            f"the images of {origin.folder} are not at {images} any more. Say where they are: --images PATH."
+        )
+    if images is None:
+        raise PocketError(f"{origin.folder} was made without images, and compressing needs some: give --images PATH.")
+    settings = dataclasses.replace(settings, images=images)
+    dataset = open_dataset(settings)
+    _, config = _DECIDES[settings.verb](settings, dataset, ())
+    student = load_model(run.folder / "student")
+    if student.classes and tuple(student.classes) != tuple(dataset.classes):
+        raise PocketError(
+            f"{run.folder} knows the classes {', '.join(student.classes[:5])}..., and the images have "
+            f"{', '.join(dataset.classes[:5])}.... Give the images that it was trained on."
+        )
+    notes = []
+    if config.loss.terms:
+        notes.append("features of the teachers are not stored: recovered from their answers alone")
+    weights = config.loss.teacher_weights
+    if weights in FROM_VALIDATION:
+        notes.append(f"teachers were weighed {weights.replace('_', ' ')}; in recovery they count alike")
+        weights = "fixed"
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, terms=(), teacher_weights=weights))
+    about = student.preprocessing
+    side = (about.input_size, about.mean, about.std)
+    return Reopened(tuple(chain), settings, config, student, side, dataset, tuple(notes))
+
+
+def _beside(path: Any, folder: Path) -> Path:
+    """Return the run that another one names, which may have moved together with it."""
+    named = Path(str(path))
+    moved = folder.parent / named.name
+    if (named / "config.yaml").is_file():
+        return named
+    if (moved / "config.yaml").is_file():
+        return moved
+    raise PocketError(f"{folder} was compressed from {path}, which is gone. Put it back, or begin with another run.")
+
+
+def teacher_rows(origin: Run, road: Road) -> list[Entry]:
+    """Return the rows of a run's teachers from its own results, so that none has to be loaded."""
+    results = origin.results
+    held = origin.folder / "predictions.npz"
+    arrays = dict(np.load(held)) if held.is_file() else {}
+    source = road.scored
+    same = source is not None and source.parents is None and list(arrays.get("names", ())) == list(whole(source).names)
+    entries = []
+    for row in results["rows"]:
+        if row.get("role") != "teacher" or row.get("status") != "measured":
+            continue
+        figures = ("parameters", "flops", "bytes", *(() if same else ("accuracy", "interval", "n", "auc", "ece")))
+        entries.append(
+            Entry(
+                row["key"], row["name"], "teacher", 0, calibrated=False,
+                note=f"not loaded: its answers and size are those in {origin.folder.name}",
+                probabilities=arrays.get(row["key"]) if same else None,
+                extra={name: row[name] for name in figures if row.get(name) is not None},
+            )
+        )  # fmt: skip
+    return entries

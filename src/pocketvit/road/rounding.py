@@ -1,0 +1,136 @@
+"""int8 files that keep what they promise: checked on validation images, layers taken back where they lose too much."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from torch import nn
+
+from ..compression import Calibration, Quantized, calibration_views, fake_quantize, quantize
+from ..deployment.int8 import BITS, open_graph, quantize_int8, save_int8
+from ..deployment.signature import Signature
+from ..sources.base import Source
+from ..sources.subset import Subset
+from ..training.step import Input
+from .answering import file_answers, road_answers
+from .images import Road, known
+
+log = logging.getLogger("pocketvit")
+
+CHECKED = 1000  # images at most on which a file is compared with its fp32 form, and no more are needed for half a point
+CALIBRATED = 256  # views that scales of activations are taken from
+MAX_DROP = 0.5  # points
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a network becomes an int8 file.
+
+    Attributes:
+        activations: Their scales are found while the file runs ("dynamic"), or were calibrated ("static": QDQ, which
+            accelerators of phones take).
+        bits: Of weights; 7 is safe on every x86 processor.
+        max_drop: Points that the file may lose to its fp32 form.
+    """
+
+    activations: Literal["dynamic", "static"] = "dynamic"
+    bits: int = BITS
+    max_drop: float = MAX_DROP
+
+
+USUAL = Rounding()
+
+
+def write_int8(
+    model: nn.Module,
+    fp32: Path,
+    int8: Path,
+    road: Road,
+    input: Input,
+    rounding: Rounding,
+    *,
+    trained: nn.Module | None = None,
+) -> str:
+    """Write the int8 file of a network beside its fp32 file, good enough on the road's validation images; say how.
+
+    Args:
+        model: The network.
+        fp32: Its exported file.
+        int8: To be written.
+        road: Gives images to check on (validation; without labels there, how many training views are answered alike)
+            and to calibrate with (training).
+        input: What the network is fed.
+        rounding: How.
+        trained: The network that was trained with its rounding (`fake_quantize`), whose integers are taken.
+
+    Raises:
+        PocketError: Calibration images are of no use, or not even the file with every layer in fp32 is good enough.
+    """
+    graph, signature = open_graph(fp32)
+    score, words = file_score(road, signature, fp32)
+    plain = rounding.activations == "dynamic" and trained is None
+    if plain and rounding.bits == BITS:
+        lost = 100 * (score(graph) - score(onnx.load(quantize_int8(fp32, int8))))
+        if lost <= rounding.max_drop:
+            return Quantized(graph, lost, ()).text() + words
+        log.info("         the int8 file loses %.2f points%s: layers are taken back", lost, words)
+    calibration = calibrating(road)
+    if trained is None:
+        trained = fake_quantize(
+            model, calibration.pixels, input, bits=rounding.bits, activations=rounding.activations, learned=False
+        )
+    found = quantize(trained, graph, score, calibration.pixels, input, max_drop=rounding.max_drop)
+    save_int8(found.model, signature, int8)
+    how = "" if rounding.activations == "dynamic" else f"; scales from {calibration.text()}"
+    return found.text() + words + how
+
+
+def calibrating(road: Road) -> Calibration:
+    """Return the views that scales are taken from."""
+    return calibration_views(road.views, CALIBRATED)
+
+
+def file_score(road: Road, signature: Signature, fp32: Path) -> tuple[Callable[[onnx.ModelProto], float], str]:
+    """Return what scores a graph (0 to 1) under ONNX Runtime, and on what, in words.
+
+    On validation images it is the task's score; where they have no labels, the share of training images that the graph
+    answers as its fp32 form does.
+    """
+    source = road.dataset.val
+    labelled = source is not None and known(source) and bool(len(source))
+    some = _some(source if labelled and source is not None else road.dataset.train)
+
+    def answers(path: Path) -> np.ndarray:
+        return road_answers({"": file_answers(path)}, road, some)[""]
+
+    expected = None if labelled else answers(fp32)
+
+    def score(graph: onnx.ModelProto) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            given = answers(save_int8(_copy(graph), signature, Path(folder) / "graph.onnx"))
+        if expected is not None:
+            return float(road.task.agreement(expected, given))
+        return float(road.task.validate(given, some.targets)[road.task.score])
+
+    where = f"{len(some):,} validation images" if labelled else f"{len(some):,} training images, by agreement with fp32"
+    return score, f" on {where}"
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _some(source: Source) -> Source:
+    """Return at most `CHECKED` images, spread evenly."""
+    if len(source) <= CHECKED:
+        return source
+    return Subset(source, np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(np.int64)))

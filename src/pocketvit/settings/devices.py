@@ -1,0 +1,161 @@
+"""The settings of the verbs behind the training: a smaller student, its files, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..errors import PocketError
+from .base import ImageSet, Model, Settings, setting
+from .groups import IMAGES, Device, Loading, Pictures, Resumable, check_model
+from .values import Budget, parse_budget, read_budget, read_name, read_names, read_picture
+
+
+class Compress(Pictures, Device, Resumable, verb="compress"):
+    """Make a student smaller - pruned, weight-multiplexed, quantized - and recover it from its stored labels.
+
+    No teacher is loaded: the labels that the run learned from are read again. The new run lies beside the old one, with
+    a row for each in its table, and may be compressed again.
+    """
+
+    model: Model = setting("a run folder", kw_only=False, exists="a run folder (`ls runs/`)")
+    prune: float | None = setting(
+        "share of the parameters to take away: token width, heads, MLPs", default=None, above=0, below=1, common=True
+    )
+    share: int | None = setting(
+        "let so many consecutive blocks share their linear layers", default=None, low=2, high=64, common=True
+    )
+    quantize: Literal["none", "dynamic", "static", "qat"] = setting(
+        "how the int8 file is made: scales of activations found while it runs (none: the same), calibrated scales "
+        "(QDQ, which accelerators take), or trained with the rounding", default="none", common=True,
+    )  # fmt: skip
+    bits: int = setting(
+        "of the weights, with --quantize qat: 8 (products use 7 of them), 4 or 2", default=8, low=2, high=8
+    )
+    target: str | None = setting(
+        "prune until the int8 file fits: a size, a time on this machine, or both",
+        default=None, read=read_budget, metavar="3MB,20ms", common=True,
+    )  # fmt: skip
+    recover: bool = setting("train it again, from the stored labels of its run", default=True, common=True)
+    epochs: int | None = setting(
+        "of recovery; by default half of the first training's, a quarter with --quantize qat alone",
+        default=None, low=1, high=1_000_000, common=True,
+    )  # fmt: skip
+    lr: float | None = setting(
+        "learning rate of recovery; by default half of the first training's, a tenth with --quantize qat alone",
+        default=None, above=0,
+    )  # fmt: skip
+    max_drop: float = setting(
+        "points that the int8 file may lose to its fp32 form on validation images: layers that cost more stay fp32",
+        default=0.5, low=0, high=100, common=True, compared=False,
+    )  # fmt: skip
+    images: ImageSet | None = setting(
+        "where the run's images are now, if they have moved", default=None, exists=IMAGES, compared=False,
+    )  # fmt: skip
+    name: str | None = setting(
+        "of the new run; by default that of the old one, and what was done to it", default=None, read=read_name,
+        metavar="NAME", common=True, compared=False, group="output",
+    )  # fmt: skip
+    out: str | Path | None = setting(
+        "the folder of runs; by default that of the run", default=None, metavar="FOLDER", compared=False, group="output"
+    )
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the device allows."""
+        return None if self.target is None else parse_budget(self.target)
+
+    @property
+    def tag(self) -> str:
+        """What stands in the new run's name behind that of the old one."""
+        parts = [
+            "pruned" if self.prune or self.target else "",
+            f"shared{self.share}" if self.share else "",
+            f"qat{self.bits}" if self.quantize == "qat" else self.quantize if self.quantize != "none" else "",
+        ]
+        return "-".join(filter(None, parts))
+
+    def check(self) -> None:
+        super().check()
+        if self.prune is not None and self.target is not None:
+            raise self.refused("target", "it finds by itself how much to prune. Leave --prune away")
+        if self.bits not in (2, 4, 8):
+            raise self.refused("bits", "give 8, 4 or 2")
+        if self.bits != 8 and self.quantize != "qat":
+            raise self.refused("bits", "so few bits have to be trained. Add --quantize qat")
+        if self.quantize == "qat" and not self.recover:
+            raise self.refused("quantize", "qat is training. Leave --no-recover away, or take static")
+        if not self.recover and (self.epochs is not None or self.lr is not None):
+            raise PocketError("--epochs and --lr are those of recovery, and --no-recover was given.")
+        if self.epochs is not None and self.quantize != "qat" and not (self.prune or self.share or self.target):
+            raise self.refused("epochs", f"--quantize {self.quantize} trains nothing. Leave it away, or take qat")
+
+    def look(self) -> None:
+        super().look()
+        if self.prune is None and self.share is None and self.target is None and self.quantize == "none":
+            raise PocketError("nothing to do: give --prune 0.5, --share 2, --target 1MB or --quantize static.")
+
+
+class Export(Loading, verb="export"):
+    """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip.
+
+    --target web makes a folder for a static web server, with a page that runs the model in the browser; --target phone
+    int8 with scales calibrated on a run's images, for one picture at a time, as accelerators of phones ask for.
+    """
+
+    model: Model = setting(
+        "a run or student folder, a timm name, hf-hub:NAME, a weights file (with --arch), MODULE:FUNCTION",
+        kw_only=False,
+    )
+    target: Literal["cpu", "phone", "web"] = setting("what the files are for", default="cpu", common=True)
+    out: str | Path | None = setting(
+        "the folder to write into; by default exported/NAME, or exported/NAME-TARGET",
+        default=None, metavar="FOLDER", compared=False,
+    )  # fmt: skip
+    runtime: str | Path | None = setting(
+        "where onnxruntime-web is, for --target web; by default in node_modules", default=None, metavar="FOLDER",
+        exists="the dist folder of onnxruntime-web",
+    )  # fmt: skip
+    max_drop: float = setting(
+        "points that the int8 file may lose, with --target phone: layers that cost more stay fp32",
+        default=0.5, low=0, high=100,
+    )  # fmt: skip
+    picture: str | None = setting(
+        "size of the camera's pictures, to have resizing, normalization and softmax inside the graph",
+        default=None, metavar="WIDTHxHEIGHT", read=read_picture,
+    )  # fmt: skip
+    classes: str | Sequence[str] | None = setting(
+        "names of the outputs, with commas; by default those of the model, else numbers",
+        default=(), read=read_names, metavar="NAMES",
+    )  # fmt: skip
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) of the camera's pictures."""
+        if self.picture is None:
+            return None
+        width, height = map(int, self.picture.split("x"))
+        return height, width
+
+    def check(self) -> None:
+        super().check()
+        if self.target != "cpu" and self.picture is not None:
+            raise self.refused("picture", f"--target {self.target} takes pictures of any size. Leave it away")
+
+    def look(self) -> None:
+        super().look()
+        check_model(self, "model", self.model)
+
+
+class Serve(Settings, verb="serve"):
+    """Show a model in the browser: a page on this machine that labels dropped pictures with onnxruntime-web."""
+
+    model: Model = setting(
+        "a run or student folder", kw_only=False, exists="a run folder (`ls runs/`) or a student folder"
+    )
+    port: int = setting("of the page; 0 for any that is free", default=8000, low=0, high=65_535, common=True)
+    runtime: str | Path | None = setting(
+        "where onnxruntime-web is; by default in node_modules", default=None, metavar="FOLDER",
+        exists="the dist folder of onnxruntime-web",
+    )  # fmt: skip

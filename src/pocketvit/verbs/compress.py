@@ -1,0 +1,40 @@
+"""`pocketvit compress RUN`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ..rundir import Run
+from ..settings import Compress, verb
+
+
+@verb(Compress)
+def compress(settings: Compress) -> Run:
+    """Make a student smaller - pruned, weight-multiplexed, quantized - and recover it from its stored labels.
+
+    No teacher is loaded. The new run lies beside the old one and may be compressed again.
+    """
+    from ..road.base import Walk, walk
+    from ..road.begin import check_device
+    from ..road.compress import Compress as Shrink
+    from ..road.compress import Reopen, recovered
+    from ..road.reopen import reopen
+    from ..road.report import Report
+    from ..road.score import Score
+    from ..road.ship import Ship
+
+    if isinstance(settings.resume, str) and Run(settings.resume).finished:
+        return Run(settings.resume)
+    check_device(settings.device)
+    folder = Path(settings.model.folder if isinstance(settings.model, Run) else str(settings.model))
+    settings = dataclasses.replace(settings, model=str(folder), out=str(settings.out or folder.parent))
+    source = reopen(folder, settings.images)
+    run = Run.begin(settings.name or f"{folder.name}-{settings.tag}", settings)
+    if not run.finished:
+        with run.logging():
+            run.say([f"the student of {folder}, without its teachers", *source.notes])
+            config = recovered(source.config, settings)
+            stages = (Reopen(source), Shrink(source), Ship(), Score(), Report())
+            walk(stages, Walk(settings, config, run.folder, source.dataset, device=settings.device))
+    return run

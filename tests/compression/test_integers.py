@@ -1,0 +1,111 @@
+"""Integers in graphs: which products run in them, what they weigh, and that packing loses nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, cosine, exported, kinds, run, student, weight_bytes
+
+from pocketvit.compression import answers, fake_quantize, grids_of, round_to_grid, share, write_integers
+from pocketvit.compression.grid import pack, weight_range
+from pocketvit.deployment.int8 import quantize_int8
+
+
+def copy(graph):
+    again = type(graph)()
+    again.CopyFrom(graph)
+    return again
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_packing_keeps_every_integer(bits):
+    low, high = weight_range(bits)
+    integers = np.random.default_rng(0).integers(low, high + 1, (7, 9)).astype(np.int8)
+    packed = pack(integers, bits)
+    assert len(packed) == -(-integers.size * bits // 8)
+    planes = [(packed >> (bits * plane)) & (2**bits - 1) for plane in range(8 // bits)]
+    spread = np.concatenate(planes)[: integers.size].astype(np.int8) + low
+    np.testing.assert_array_equal(spread.reshape(integers.shape), integers)
+
+
+@pytest.mark.parametrize("bits", [8, 7, 4, 2])
+def test_rounding_errs_by_half_a_step_at_most(bits):
+    weight = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
+    grid = round_to_grid(weight, bits)
+    low, high = weight_range(bits)
+    assert low <= grid.integers.min() <= grid.integers.max() <= high
+    assert (np.abs(grid.weight() - weight) <= 0.5001 * grid.scale[:, None]).all()
+
+
+def test_dynamic_products_run_in_integers_and_attention_is_left_alone(plain):
+    model, graph = plain
+    graph = copy(graph)
+    products = sum(kind in ("MatMul", "Gemm") for kind in kinds(graph))
+    assert len(write_integers(graph, bits=7)) == 8
+    assert kinds(graph).count("MatMulInteger") == 8
+    left = sum(kind in ("MatMul", "Gemm") for kind in kinds(graph))
+    assert left == products - 8
+    assert cosine(run(graph, OTHERS), answers(model, OTHERS, INPUT)) > 0.97
+
+
+def test_static_products_become_one_kernel_each(plain, tmp_path):
+    model, graph = plain
+    graph = copy(graph)
+    rounded = fake_quantize(model, PIXELS, INPUT, bits=7, learned=False)  # 8 overflow on x86 processors without VNNI
+    write_integers(graph, grids_of(rounded))
+    given = run(graph, OTHERS, saved=tmp_path / "optimized.onnx")
+    fused = kinds(onnx.load(tmp_path / "optimized.onnx"))
+    assert sum("MatMulInteger" in kind or "QLinearMatMul" in kind for kind in fused) == 8
+    assert cosine(given, answers(rounded, OTHERS, INPUT)) > 0.995
+
+
+def test_fewer_bits_are_fewer_bytes(plain):
+    model, graph = plain
+    sizes = []
+    for bits in (8, 4, 2):
+        smaller = copy(graph)
+        write_integers(smaller, grids_of(fake_quantize(model, PIXELS, INPUT, bits=bits)))
+        sizes.append(weight_bytes(smaller))
+    eight, four, two = sizes
+    assert eight < 0.35 * weight_bytes(graph)
+    assert four < 0.65 * eight
+    assert two < 0.75 * four
+
+
+def test_what_is_shared_is_stored_once(tmp_path):
+    shared = share(student(depth=4), 4)
+    graph = exported(shared, tmp_path)
+    done = write_integers(graph, bits=7)
+    assert kinds(graph).count("MatMulInteger") == 16
+    assert sorted(done.values()).count(4) == 4  # layers that stand in the graph four times
+    one = student(depth=1)
+    alone = exported(one, tmp_path)
+    write_integers(alone)
+    assert weight_bytes(graph) < 1.6 * weight_bytes(alone)
+    assert cosine(run(graph, OTHERS), answers(shared, OTHERS, INPUT)) > 0.97
+
+
+def test_layers_that_are_kept_stay_as_they_were(plain):
+    model, graph = plain
+    graph = copy(graph)
+    kept = model.blocks[0].mlp.fc1.weight.detach().numpy()
+    write_integers(graph, keep=[kept])
+    found = [onnx.numpy_helper.to_array(weight) for weight in graph.graph.initializer]
+    assert any(one.shape == kept.shape[::-1] and np.array_equal(one.T, kept) for one in found) or any(
+        one.shape == kept.shape and np.array_equal(one, kept) for one in found
+    )
+    assert kinds(graph).count("MatMulInteger") == 7
+
+
+def test_an_int8_file_answers_like_the_network(plain, tmp_path):
+    from pocketvit.deployment import OnnxModel, export_onnx
+    from pocketvit.views.preprocessing import Preprocessing
+
+    model, _ = plain
+    about = Preprocessing.plain(INPUT)
+    fp32 = export_onnx(model, tmp_path / "a.onnx", classes=CLASSES, preprocessing=about)
+    opened = OnnxModel(quantize_int8(fp32, tmp_path / "b.onnx"))
+    given = opened.probabilities(OTHERS)
+    expected = answers(model, OTHERS, INPUT).softmax(1).numpy()
+    assert cosine(given, expected) > 0.99
