@@ -8,6 +8,7 @@ from .adapt import Adapt
 from .base import Cost, Stage, Walk, plan, walk
 from .baselines import Baselines
 from .folds import Folds
+from .hours import Hours
 from .images import Open, Road, open_road
 from .label import Label
 from .report import Report
@@ -15,7 +16,10 @@ from .score import Score
 from .ship import Ship
 from .train import Train
 
-DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Train(), Baselines(), Folds(), Ship(), Score(), Report())
+_FIGURES: tuple[Stage, ...] = (Ship(), Score(), Report())
+DISTILL: tuple[Stage, ...] = (
+    Open(), Adapt(), Label(), Hours(*_FIGURES), Train(), Baselines(), Folds(), *_FIGURES,
+)  # fmt: skip
 """Images and teachers in; a small, exported, measured and reported student out."""
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "Baselines",
     "Cost",
     "Folds",
+    "Hours",
     "Label",
     "Open",
     "Report",

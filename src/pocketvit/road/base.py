@@ -71,13 +71,15 @@ class Walk:
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
         input: What the student and its twins are fed, once they are made.
         calibrated: Keys of those whose temperature was fitted.
-        entries: Rows to be measured, teachers first.
+        entries: The teachers' rows, to be measured.
+        beside: Further rows to be measured, which stand at the end.
         rows: Measured ("rows").
         answered: The student's, one row per tile where images are tiled; None without a scored split.
         fold_rows: Pooled rows of a cross-validation.
         arrays: Everyone's answers, for ``predictions.npz``.
         notes: Sentences under the table.
         extra: Further fields of ``results.json``.
+        began: When this process set out, of `time.monotonic`.
     """
 
     settings: Any
@@ -93,12 +95,14 @@ class Walk:
     input: Any = None
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
+    beside: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     answered: Any = None
     fold_rows: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     def seconds(self, *stages: str) -> float:
         """Return what these stages of this run took, over all interruptions."""

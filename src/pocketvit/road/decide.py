@@ -150,6 +150,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
+        schedule="cosine" if getattr(settings, "time", None) is None else "wsd",  # which can be extended
         accumulate=settings.accumulate,
         drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
         precision=settings.precision,

@@ -22,7 +22,7 @@ from ..sources.subset import Subset
 from ..sources.tiles import whole
 from ..teachers import Teacher
 from ..training.predict import plain_pixels
-from .base import Stage, Walk
+from .base import Cost, Stage, Walk
 from .images import Road
 from .score import find
 from .ship import INT8
@@ -39,6 +39,9 @@ class Report(Stage):
     reads = ("images", "rows")
     writes = ("report",)
     everyone = False
+
+    def cost(self, walk: Walk) -> Cost:
+        return Cost(seconds=10.0)  # plots and heat maps
 
     def run(self, walk: Walk) -> None:
         road, settings, config = walk.road, walk.settings, walk.config

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..config import RunConfig
-from ..files import read_json, sha256_of, write_json
+from ..files import human_time, read_json, sha256_of, write_json
 from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..models import scale_heads
@@ -166,8 +166,9 @@ def describe(config: RunConfig) -> str:
     stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     stem = " and ".join(filter(None, parts))
+    length = f"{human_time(train.seconds)}, about {train.epochs} epochs," if train.seconds else f"{train.epochs} epochs"
     return (
-        f"{network.name}{f' with {stem}' if stem else ''}, {train.epochs} epochs in batches of {train.batch_size}, "
+        f"{network.name}{f' with {stem}' if stem else ''}, {length} in batches of {train.batch_size}, "
         f"{train.optimizer} {train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share "
         f"{loss.weight:g}" + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
     )
