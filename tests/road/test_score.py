@@ -30,7 +30,7 @@ def measure_rows(source, entries, *, task="classification", validation=None):
 
 def said_of(path, source, view):
     """What an exported file answers to a split."""
-    return answers({"": file_answers(path)}, source, view)[""]
+    return answers({"": file_answers(path)}, source, view, task_named("classification"))[""]
 
 
 class Unusual(nn.Module):
@@ -109,9 +109,9 @@ def test_images_without_labels_give_agreement_alone(road, exported):
 def test_answers_of_a_file_are_those_of_its_network(road, exported):
     source = road.dataset.test
     both = {"file": file_answers(exported), "live": network_answers(Own(), (SIDE, *HALF), road.task)}
-    given = answers(both, road.pixels(source), road.view)
+    given = answers(both, source, road.view, road.task, road.pixels(source))
     assert given["file"] == pytest.approx(given["live"], abs=1e-4)
-    assert np.array_equal(answers(both, source, road.view)["live"], given["live"])
+    assert np.array_equal(answers(both, source, road.view, road.task)["live"], given["live"])
 
 
 class TwoTokens(nn.Module):

@@ -15,7 +15,6 @@ from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, write_labels
 from pocketvit.objectives.terms import FeatureTerms
 from pocketvit.road.features import teacher_features
-from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.training import Feed, fit, read_metrics
 from pocketvit.training.features import LiveFeatures
@@ -24,7 +23,6 @@ from pocketvit.views import Views
 
 LOSS = LossConfig(objective="kl", temperature=1.0, weight=0.5, terms=(TermConfig("fitnets"), TermConfig("rkd", 0.5)))
 EPOCHS = 2
-TASK = task_named("classification")
 
 
 class Conv(nn.Module):

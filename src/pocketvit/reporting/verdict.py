@@ -145,8 +145,8 @@ def gap(ours: Row, theirs: Row, task: Task) -> Gap | None:
     size = f"{scale * abs(a - b):.{digits}f}"
     words = "exactly as much" if float(size) == 0 else f"{size}{unit} {'more' if a > b else 'less'}"
     if interval is not None:
-        low, high = (f"{scale * bound:+.{digits}f}" for bound in interval)
-        words += f", 95 % interval {low} to {high}"
+        ends = " to ".join(f"{scale * bound:+.{digits}f}" for bound in interval)
+        words += f", 95 % interval {ends}"
     return Gap(a - b, interval, words)
 
 
@@ -335,5 +335,9 @@ def _first(rows: Sequence[Row], role: str) -> Row | None:
 
 def _best(rows: Sequence[Row], role: str, task: Task) -> Row | None:
     """Return the row of a role with the best figure: of several teachers the one that is hardest to match."""
-    some = [row for row in rows if row.role == role]
-    return max(some, key=lambda row: -math.inf if figure(row, task)[0] is None else figure(row, task)[0], default=None)
+
+    def rank(row: Row) -> float:
+        value = figure(row, task)[0]
+        return -math.inf if value is None else value
+
+    return max((row for row in rows if row.role == role), key=rank, default=None)

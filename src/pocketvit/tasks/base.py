@@ -52,6 +52,7 @@ class Task(ABC):
         unit: What an accuracy counts, in words: "images" or "labels".
         compares: Whether `compare` knows methods for it.
         exclusive: Whether an image has one answer, so that one class can be taken for another.
+        calibrates: Whether heads get a temperature that is fitted on validation images.
         figure: The field of a row by which files are compared: "accuracy", "auc".
         decided: When a label is called there, in words for people; "" where the likeliest class is the answer.
     """
@@ -64,6 +65,7 @@ class Task(ABC):
     unit: ClassVar[str] = "images"
     compares: ClassVar[bool] = True
     exclusive: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
     figure: ClassVar[str] = "accuracy"
     decided: ClassVar[str] = ""
 
