@@ -32,6 +32,7 @@ from .base import Stage, Walk, plan, walk
 from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, open_dataset
+from .students import choose_student
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -68,9 +69,10 @@ def check_network(name: str, option: str = "--student") -> None:
 def check_student(settings: Any) -> None:
     """Refuse a student, or a stem or attention that it cannot have, before anything is read."""
     name, stem, attention = settings.student, settings.stem, settings.attention
-    check_network(name)
+    if name != "auto":
+        check_network(name)
     changed = stem not in ("auto", "patch") or attention != "plain"
-    if not changed or name in LADDER:
+    if not changed or name in LADDER or name == "auto":
         return
     if stem in ("coadvise", "conv", "hybrid"):
         raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
@@ -125,6 +127,9 @@ def begin(
         specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
     dataset = open_dataset(settings)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
+    if hasattr(settings, "student"):
+        settings, told = choose_student(settings, dataset)
+        notes = [*notes, *told]
     if getattr(settings, "time", None) is not None:
         if settings.resume:
             settings = as_before(settings, Run.newest(settings, settings.name or dataset.name + of))

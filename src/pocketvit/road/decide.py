@@ -30,6 +30,7 @@ from ..views.kinds import PHOTO, careful
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
 MOST_EPOCHS = 200
 VIEWS = 10
+USUAL_STUDENT = "pocket_s"
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
 
@@ -218,6 +219,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     """
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
     task_named(dataset.task).refuse(settings, classes)
+    if settings.student == "auto":
+        settings = dataclasses.replace(settings, student=USUAL_STUDENT)
     side = settings.size or view_size(dataset.train)
     settings, train = decide_training(settings, dataset, name=settings.student, side=side)
     settings, view = decide_view(settings, dataset, train.epochs)

@@ -1,8 +1,8 @@
 """A budget of time, which counts the whole command: from opening the images to the report.
 
 Beforehand steps and labels are timed, and epochs and views chosen that fill the time (`fill_hours`): they decide how
-much views vary, and how many are labelled. What ends a training is the clock. Once the labels are there, what is left less
-what the figures will take is divided evenly: every network of the table learns for as long (`Hours`).
+much views vary, and how many are labelled. What ends a training is the clock. Once the labels are there, what is left
+less what the figures will take is divided evenly: every network of the table learns for as long (`Hours`).
 """
 
 from __future__ import annotations

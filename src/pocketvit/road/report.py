@@ -15,7 +15,9 @@ from ..files import atomic, human_bytes, write_json
 from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
+from ..reporting.forecast import told
 from ..reporting.page import write_report
+from ..reporting.results import read_metrics
 from ..reporting.saliency import heat_maps
 from ..rundir import machine
 from ..sources.subset import Subset
@@ -161,6 +163,10 @@ def _notes(walk: Walk) -> list[str]:
             notes.append(
                 "with as many views as epochs the first student costs what live teachers cost; the next are cheaper"
             )
+    val = walk.road.dataset.val
+    if config.train.seconds and val is not None:
+        lines, shorter = (read_metrics(walk.folder / f"{name}.jsonl") for name in ("metrics", "extended"))
+        notes += filter(None, [told(lines, len(val), shorter)])
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None):

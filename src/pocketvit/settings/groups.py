@@ -183,9 +183,6 @@ class Architecture(Settings, group="student"):
     attention: Attention = setting(
         "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
     )
-    init_from: str | None = setting(
-        "start the student from the weights of a larger ViT: teacher, or a model's name", default=None, metavar="NAME"
-    )
 
     def check(self) -> None:
         super().check()

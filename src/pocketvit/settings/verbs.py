@@ -66,9 +66,10 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
     """What `Distill` and `Compare` have in common."""
 
     student: str | Path = setting(
-        "a size of the ladder (pocket_xxs, _xs, _s, _m, _l, _xl), or any timm model; pretrained "
-        "where weights are named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER",
-        default="pocket_s", metavar="NAME", group="student", common=True,
+        "a size of the ladder (pocket_xxs, _xs, _s, _m, _l, _xl), or any timm model; pretrained where weights are "
+        "named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER; auto is pocket_s, or for images of 96 pixels and more a small "
+        "pretrained ViT where the hub can be reached",
+        default="auto", metavar="NAME", group="student", common=True,
     )  # fmt: skip
 
     def check(self) -> None:
@@ -106,7 +107,8 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     )
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes", "grid"] = setting(
         "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
-        "there are two classes, or mld (a binary KL per label) where images have several labels, or boxes where they have boxes (grid needs a "
+        "there are two classes, or mld (a binary KL per label) where images have several labels, or boxes where they "
+        "have boxes (grid needs a "
         "detector of the student's own places, run live)",
         default="auto", group="objective",
     )  # fmt: skip
