@@ -41,6 +41,8 @@ class SupportVectors(nn.Module):
             weights[ends[i] : ends[i + 1], pair] = machine.dual_coef_[j - 1, ends[i] : ends[i + 1]]
             weights[ends[j] : ends[j + 1], pair] = machine.dual_coef_[i, ends[j] : ends[j + 1]]
             signs[pair, i], signs[pair, j] = 1, -1
+        if self.num_classes == 2:  # scikit-learn turns the sign of a single pair
+            signs = -signs
         for name, value in (
             ("vectors", machine.support_vectors_),
             ("weights", weights),

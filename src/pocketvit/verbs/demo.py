@@ -22,7 +22,7 @@ def demo(settings: Demo) -> Run:
     from ..road.classic import Classic
     from ..road.large import LargeTeacher
 
-    teacher = LargeTeacher("cifar_resnet20x2", TrainConfig(epochs=5, batch_size=64, precision="fp32"))
+    teacher = LargeTeacher("cifar_resnet20x2", TrainConfig(epochs=8, batch_size=64, precision="fp32"))
     return go(
         Distill(
             images="digits",
