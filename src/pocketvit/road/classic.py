@@ -43,20 +43,18 @@ class SupportVectors(nn.Module):
             signs[pair, i], signs[pair, j] = 1, -1
         if self.num_classes == 2:  # scikit-learn turns the sign of a single pair
             signs = -signs
-        for name, value in (
-            ("vectors", machine.support_vectors_),
-            ("weights", weights),
-            ("bias", machine.intercept_),
-            ("signs", signs),
-        ):
-            kept = torch.from_numpy(np.ascontiguousarray(value)).float()
-            setattr(self, name, nn.Parameter(kept, requires_grad=False))
+        self.vectors, self.weights = _fixed(machine.support_vectors_), _fixed(weights)
+        self.bias, self.signs = _fixed(machine.intercept_), _fixed(signs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = greys(x)
         squares = x.square().sum(1, keepdim=True) + self.vectors.square().sum(1) - 2 * x @ self.vectors.T
         decisions = torch.exp(-self.gamma * squares) @ self.weights + self.bias
         return torch.sign(decisions) @ self.signs
+
+
+def _fixed(values: np.ndarray) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(np.ascontiguousarray(values)).float(), requires_grad=False)
 
 
 def greys(x: Tensor) -> Tensor:
