@@ -219,15 +219,15 @@ class Steps(Settings, group="training"):
     """How weights are found."""
 
     epochs: int | None = setting(
-        "passes over the training images; by default about 250,000 images of 32 px are seen, fewer of larger ones, in 5 "
-        "to 200 epochs; 10 where the weights are pretrained",
+        "passes over the training images; by default about 250,000 images of 32 px are seen, fewer of larger ones, in "
+        "5 to 200 epochs; 10 where the weights are pretrained",
         default=None, low=1, high=1_000_000, common=True,
     )  # fmt: skip
     batch_size: int | None = setting("images per batch", default=None, low=1, high=1_048_576)
     lr: float | None = setting(
-        "learning rate; by default 0.005 with muon and 0.0003 for pretrained weights in batches of 64, 0.001 with adamw "
-        "in batches of 128, by the square root of the batch", default=None, above=0,
-    )
+        "learning rate; by default 0.005 with muon and 0.0003 for pretrained weights in batches of 64, 0.001 with "
+        "adamw in batches of 128, by the square root of the batch", default=None, above=0,
+    )  # fmt: skip
     optimizer: Literal["auto", "muon", "adamw", "sgd"] = setting(
         "of the weights; auto is muon from scratch and adamw for what was trained before", default="auto"
     )
