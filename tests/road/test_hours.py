@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import pytest
@@ -20,8 +19,14 @@ from pocketvit.training import Stepper, budget, read_metrics
 class Costing(Stage):
     """A stage that costs so much an epoch, a view, and at any rate."""
 
-    def __init__(self, name: str, epoch: float = 0.0, view: float = 0.0, always: float = 0.0) -> None:
+    def __init__(
+        self, name: str, epoch: float = 0.0, view: float = 0.0, always: float = 0.0, networks: int = 0
+    ) -> None:
         self.name, self.epoch, self.view, self.always = name, epoch, view, always  # type: ignore[misc]
+        self.networks = networks
+
+    def trains(self, walk: Walk) -> int:
+        return self.networks
 
     def cost(self, walk: Walk) -> Cost:
         settings = walk.settings
@@ -64,17 +69,15 @@ def test_no_time_for_an_epoch_says_what_everything_takes():
         filled("2min")
 
 
-def walk_of(folder, hours, **changes) -> Walk:
-    state = Walk(settings(hours, baseline=False, folds=0, **changes), run_config(), folder)
+def walk_of(folder, hours) -> Walk:
+    state = Walk(settings(hours, epochs=1, views=1), run_config(), folder)
     state.road = type("Road", (), {"processes": type("Who", (), {"rank": 0, "world": 1})})  # type: ignore[assignment]
-    state.road.dataset = type("Images", (), {"classes": ("a", "b")})  # type: ignore[misc]
     return state
 
 
 def test_the_time_that_is_left_is_shared_evenly_and_is_the_same_after_a_stop(tmp_path):
-    stage = Hours(Costing("score", always=600.0))
+    stage = Hours(Costing("train", networks=1), Costing("beside", networks=1), Costing("score", always=600.0))
     both = walk_of(tmp_path, 1.0)
-    both.settings = dataclasses.replace(both.settings, baseline=True, epochs=1, views=1)
     both.began = time.monotonic() - 1000
     stage.run(both)
     each = both.config.train.seconds
@@ -87,8 +90,7 @@ def test_the_time_that_is_left_is_shared_evenly_and_is_the_same_after_a_stop(tmp
 def test_more_hours_come_on_top(tmp_path):
     write_json(tmp_path / "hours.json", {"hours": 1.0, "each": 1234.0})
     state = walk_of(tmp_path, 1.5)
-    state.settings = dataclasses.replace(state.settings, epochs=1, views=1)
-    Hours(Costing("score", always=300.0)).run(state)
+    Hours(Costing("train", networks=1), Costing("score", always=300.0)).run(state)
     assert state.config.train.seconds == pytest.approx(1234 + 1800 - 300, abs=2)
 
 
@@ -96,7 +98,7 @@ def test_a_budget_that_labelling_used_up_is_told(tmp_path):
     state = walk_of(tmp_path, 0.01)
     state.began -= 100
     with pytest.raises(PocketError, match="leaves no time to train"):
-        Hours().run(state)
+        Hours(Costing("train", networks=1)).run(state)
 
 
 @pytest.mark.slow

@@ -14,18 +14,24 @@ from .label import Label
 from .report import Report
 from .score import Score
 from .ship import Ship
+from .synthesize import Controls, Synthesize
 from .train import Train
 
 _FIGURES: tuple[Stage, ...] = (Ship(), Score(), Report())
-DISTILL: tuple[Stage, ...] = (
-    Open(), Adapt(), Label(), Hours(*_FIGURES), Train(), Baselines(), Folds(), *_FIGURES,
-)  # fmt: skip
+_LEARNING: tuple[Stage, ...] = (Train(), Baselines(), Folds(), *_FIGURES)
+_CONTROLLED: tuple[Stage, ...] = (Train(), Controls(), *_FIGURES)
+DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Hours(*_LEARNING), *_LEARNING)
 """Images and teachers in; a small, exported, measured and reported student out."""
 
+DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL[:3], Hours(*_CONTROLLED), *_CONTROLLED)
+"""The same with a teacher alone: images are made from it, and beside the student stands one that saw noise."""
+
 __all__ = [
+    "DATA_FREE",
     "DISTILL",
     "Adapt",
     "Baselines",
+    "Controls",
     "Cost",
     "Folds",
     "Hours",
@@ -36,6 +42,7 @@ __all__ = [
     "Score",
     "Ship",
     "Stage",
+    "Synthesize",
     "Train",
     "Walk",
     "open_road",

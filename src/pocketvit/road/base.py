@@ -70,6 +70,7 @@ class Walk:
         store: Their labels ("labels").
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
         input: What the student and its twins are fed, once they are made.
+        controls: What the table says of further networks, by key.
         calibrated: Keys of those whose temperature was fitted.
         entries: The teachers' rows, to be measured.
         beside: Further rows to be measured, which stand at the end.
@@ -93,6 +94,7 @@ class Walk:
     store: LabelStore | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
     input: Any = None
+    controls: dict[str, str] = field(default_factory=dict)
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     beside: list[Entry] = field(default_factory=list)
@@ -142,6 +144,10 @@ class Stage(ABC):
     def cost(self, walk: Walk) -> Cost:
         """Return what it would still cost. The images are open and the teachers loaded; nothing is written."""
         return Cost()
+
+    def trains(self, walk: Walk) -> int:
+        """Return how many networks it trains that share a budget of time (see `hours`)."""
+        return 0
 
     @abstractmethod
     def run(self, walk: Walk) -> None:

@@ -83,6 +83,9 @@ class Baselines(Stage):
         seconds, weights = training_seconds(walk)
         return Cost(len(wanted) * seconds, len(wanted) * 7 * weights)
 
+    def trains(self, walk: Walk) -> int:
+        return len(self.wanted(walk, self.ceiling))
+
     def run(self, walk: Walk) -> None:
         wanted = self.wanted(walk, self.ceiling)
         if "alone" in wanted:
@@ -106,7 +109,7 @@ class Baselines(Stage):
         """Return the keys of the networks that are asked for."""
         settings = walk.settings
         asked = {
-            "alone": getattr(settings, "baseline", False) and bool(walk.road.dataset.classes),
+            "alone": settings.baseline and bool(walk.road.dataset.classes),
             "ceiling": ceiling and bool(getattr(settings, "few_labels", 0)),
             "against": bool(getattr(settings, "against", None)),
         }

@@ -33,6 +33,7 @@ from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, open_dataset
 from .students import choose_student
+from .synthesize import promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -125,7 +126,10 @@ def begin(
         check_network(settings.against, "--against")
     if specs:
         specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
-    dataset = open_dataset(settings)
+    if getattr(settings, "data_free", False):
+        dataset, specs = promised(settings, specs)
+    else:
+        dataset = open_dataset(settings)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset)

@@ -17,12 +17,11 @@ from ..files import human_time, read_json, write_json, write_text
 from ..rundir import Run
 from ..training.distributed import from_rank_zero, join_processes
 from .base import Stage, Walk, plan
-from .baselines import Baselines
 from .decide import VIEWS
 
 _LABELS = 0.3  # share of the time that labelling may take, unless views are asked for
 _TRIAL = 10  # epochs and views whose cost is asked of the stages
-_BEFORE = ("adapt", "ship", "score", "report")  # stages whose cost does not depend on epochs and views
+_BEFORE = ("synthesize", "adapt", "ship", "score", "report")  # stages whose cost does not depend on epochs and views
 
 
 def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any], Walk]) -> Any:
@@ -62,7 +61,11 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
 
 
 class Hours(Stage):
-    """How long each training may take; nothing without a budget of time."""
+    """How long each training may take; nothing without a budget of time.
+
+    Args:
+        after: The stages that follow. Networks that they train share what the others leave.
+    """
 
     name = "hours"
     reads = ("images",)
@@ -76,10 +79,11 @@ class Hours(Stage):
         hours, ledger = walk.settings.time.hours, walk.folder / "hours.json"
         kept = read_json(ledger) if ledger.is_file() else {}
         if kept.get("hours") != hours:
-            rest = sum(stage.cost(walk).seconds for stage in self.after)
+            networks = {stage: stage.trains(walk) for stage in self.after}
+            rest = sum(stage.cost(walk).seconds for stage, count in networks.items() if not count)
             here = time.monotonic() - walk.began
             spent = here if kept else max(here, sum(walk.spent().values()))
-            more = (3600 * (hours - kept.get("hours", 0.0)) - spent - rest) / trainings(walk)
+            more = (3600 * (hours - kept.get("hours", 0.0)) - spent - rest) / sum(networks.values())
             if more <= 0:
                 raise PocketError(
                     f"--hours {hours:.3g} leaves no time to train: {human_time(spent)} are gone and the figures take "
@@ -94,12 +98,6 @@ class Hours(Stage):
         walk.notes.append(
             f"{human_time(3600 * hours)} for everything, of which each network learned for {human_time(kept['each'])}"
         )
-
-
-def trainings(walk: Walk) -> int:
-    """Return how many networks share the time: the student, those beside it, and both in every fold."""
-    folds = getattr(walk.settings, "folds", None) or 0
-    return (1 + len(Baselines.wanted(walk))) * (1 + folds)
 
 
 def given_more(settings: Any) -> bool:

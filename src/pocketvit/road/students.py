@@ -47,7 +47,8 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     side = settings.size or view_size(dataset.train)
     free = (settings.stem, settings.attention, settings.patch, settings.tokens) == ("auto", "plain", None, 0)
     usual = dataclasses.replace(settings, student=USUAL_STUDENT)
-    if side < PHOTOGRAPHS or not free or not task_named(dataset.task).finetunes:
+    data_free = getattr(settings, "data_free", False)  # pretrained weights have seen images
+    if side < PHOTOGRAPHS or data_free or not free or not task_named(dataset.task).finetunes:
         return usual, []
     try:
         load_teacher(PRETRAINED)

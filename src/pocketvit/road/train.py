@@ -187,6 +187,9 @@ class Train(Stage):
         told = (f"views    {size}", f"student  {describe(walk.config)}")
         return Cost(seconds, 7 * weights, told)
 
+    def trains(self, walk: Walk) -> int:
+        return 1
+
     def run(self, walk: Walk) -> None:
         log.info("student  %s", describe(walk.config))
         student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.teachers, store=walk.store)

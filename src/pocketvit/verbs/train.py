@@ -21,8 +21,8 @@ def train(settings: Train) -> Run:
 
     check_network(str(settings.model), "--model")
     of = f"-{Path(settings.model).name.replace(':', '_')}"
-    figures = (Ship(), Score(), Report())
-    return go(settings, (Open(), Hours(*figures), Fit(), *figures), decide_all=decide_model, of=of)
+    learning = (Fit(), Ship(), Score(), Report())
+    return go(settings, (Open(), Hours(*learning), *learning), decide_all=decide_model, of=of)
 
 
 def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Train, Any]:
