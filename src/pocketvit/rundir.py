@@ -93,11 +93,7 @@ class Run:
     @classmethod
     def unfinished(cls, parent: Path | str, name: str, settings: Settings) -> Run:
         """Return the newest run of that name; an error if its settings are others."""
-        numbered = ((int(match[1]), match[0]) for match in _numbered(Path(parent), name))
-        found = sorted(entry for entry in numbered if (Path(parent) / entry[1] / "config.yaml").is_file())
-        if not found:
-            raise PocketError(f"nothing to resume: no run {name}-N in {parent}. Leave --resume away to start one.")
-        run = cls(Path(parent) / found[-1][1])
+        run = cls._last(Path(parent), name)
         changes = differences(run.settings, settings)
         if changes:
             raise PocketError(
@@ -105,6 +101,19 @@ class Run:
                 f"`--resume {run.folder}` to go on with its own, or leave --resume away to start a new run."
             )
         return run
+
+    @classmethod
+    def newest(cls, settings: Any, name: str) -> Run:
+        """Return the run that ``settings.resume`` goes on with: the one it names, else the newest of that name."""
+        return cls._last(Path(settings.out), name) if isinstance(settings.resume, bool) else cls(settings.resume)
+
+    @classmethod
+    def _last(cls, parent: Path, name: str) -> Run:
+        numbered = ((int(match[1]), match[0]) for match in _numbered(parent, name))
+        found = sorted(entry for entry in numbered if (parent / entry[1] / "config.yaml").is_file())
+        if not found:
+            raise PocketError(f"nothing to resume: no run {name}-N in {parent}. Leave --resume away to start one.")
+        return cls(parent / found[-1][1])
 
     @property
     def settings(self) -> Any:

@@ -23,7 +23,14 @@ def student(tokens=0, **changes):
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("pocket_xs", 0.5), ("pocket_s", 1.0), ("pocket_m", 2.0), ("pocket_l", 3.5), ("pocket_xl", 6.0)],
+    [
+        ("pocket_xxs", 0.21),
+        ("pocket_xs", 0.5),
+        ("pocket_s", 1.0),
+        ("pocket_m", 2.0),
+        ("pocket_l", 3.5),
+        ("pocket_xl", 6.0),
+    ],
 )
 def test_ladder_sizes(name, millions):
     with torch.device("meta"):

@@ -42,7 +42,7 @@ def test_the_first_page_names_the_groups_and_the_defaults():
     text = page(Distill)
     assert "--help all" in text
     assert "images | views | teachers" in text
-    assert "(default pocket_s)" in text
+    assert "(default auto)" in text
     assert "--stem" not in text
     assert "--[no-]flip" in page(Distill, "views")
     assert "  --baseline" not in page(Distill, "evidence")

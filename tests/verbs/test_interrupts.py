@@ -18,7 +18,7 @@ from pocketvit.settings import VERBS
 OWN = "--teacher walk_fakes:make_own --teacher-size 16 --teacher-norm half"
 # For each verb a command, and a function under way in which Ctrl-C is pressed.
 PLACES = {
-    "demo": ("demo", "pocketvit.road.adapt.ready_teachers"),
+    "demo": ("demo", "pocketvit.road.large.train_teacher"),
     "distill": (f"distill photos {OWN} --student pocket_xs --patch 8", "pocketvit.road.label.label_road"),
     "predict": ("predict RUN photo.png", "pocketvit.deployment.predict.decode"),
     "bench": ("bench RUN", "pocketvit.road.bench.measure_rows"),

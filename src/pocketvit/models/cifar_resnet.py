@@ -108,12 +108,14 @@ class CifarResNet(nn.Module):
 
 
 _DEPTHS = (8, 20, 32, 44, 56, 110)
-default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": small_cfg("linear", "conv1") for depth in _DEPTHS})
+default_cfgs = generate_default_cfgs(
+    {f"cifar_resnet{name}": small_cfg("linear", "conv1") for name in (*_DEPTHS, "20x2")}
+)
 
 
-def _create(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(depth: int, pretrained: bool, wide: str = "", **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(
-        CifarResNet, f"cifar_resnet{depth}", pretrained, **{"blocks": (depth - 2) // 6, **kwargs}
+        CifarResNet, f"cifar_resnet{depth}{wide}", pretrained, **{"blocks": (depth - 2) // 6, **kwargs}
     )
 
 
@@ -127,6 +129,12 @@ def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """0.27 M parameters."""
     return _create(20, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet20x2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Twice as wide: 1.08 M parameters."""
+    return _create(20, pretrained, "x2", **{"width": 32, **kwargs})
 
 
 @register_model

@@ -221,7 +221,7 @@ def create_detector(
     """Make an untrained detector on a student.
 
     Args:
-        name: Of the student: ``pocket_xs`` .. ``pocket_xl``, or any timm model. For the others of its arguments see
+        name: Of the student: ``pocket_xxs`` .. ``pocket_xl``, or any timm model. For the others of its arguments see
             `create_student`; its patches are 16 pixels where nothing else is asked for.
         num_classes: Without background.
         image_size: Side of the square input in pixels, a multiple of four times ``finest``.

@@ -102,7 +102,7 @@ def create_student(
     """Make an untrained student.
 
     Args:
-        name: ``pocket_xs`` .. ``pocket_xl``, or any timm model.
+        name: ``pocket_xxs`` .. ``pocket_xl``, or any timm model.
         num_classes: of every head.
         image_size: side of the square input in pixels.
         patch_size: None for `default_patch` on the ladder, and for timm's own otherwise.

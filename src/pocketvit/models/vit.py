@@ -1,4 +1,4 @@
-"""ViT students on timm's VisionTransformer: a ladder of five sizes, any image and patch size, distillation tokens.
+"""ViT students on timm's VisionTransformer: a ladder of six sizes, any image and patch size, distillation tokens.
 
 Without or with one distillation token a student *is* a stock timm architecture (``vit_tiny_patch16_224`` or
 ``deit_tiny_distilled_patch16_224`` with other arguments), so that it saves as one. With a token and a head for each of
@@ -44,8 +44,9 @@ class Rung:
         return {"embed_dim": self.embed_dim, "depth": depth, "num_heads": self.num_heads}
 
 
-# About 12 * depth * embed_dim^2 parameters: 0.46, 1.0, 1.9, 3.6 and 6.3 M on patches.
+# About 12 * depth * embed_dim^2 parameters: 0.21, 0.46, 1.0, 1.9, 3.6 and 6.3 M on patches.
 LADDER: dict[str, Rung] = {
+    "pocket_xxs": Rung(64, 4, 3),
     "pocket_xs": Rung(96, 4, 3),
     "pocket_s": Rung(128, 5, 3),
     "pocket_m": Rung(160, 6, 4),

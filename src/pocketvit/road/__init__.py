@@ -8,6 +8,7 @@ from .adapt import Adapt
 from .base import Cost, Stage, Walk, plan, walk
 from .baselines import Baselines
 from .folds import Folds
+from .hours import Hours
 from .images import Open, Road, open_road
 from .label import Label
 from .report import Report
@@ -16,10 +17,13 @@ from .ship import Ship
 from .synthesize import Controls, Synthesize
 from .train import Train
 
-DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Train(), Baselines(), Folds(), Ship(), Score(), Report())
+_FIGURES: tuple[Stage, ...] = (Ship(), Score(), Report())
+_LEARNING: tuple[Stage, ...] = (Train(), Baselines(), Folds(), *_FIGURES)
+_CONTROLLED: tuple[Stage, ...] = (Train(), Controls(), *_FIGURES)
+DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Hours(*_LEARNING), *_LEARNING)
 """Images and teachers in; a small, exported, measured and reported student out."""
 
-DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL[:4], Controls(), *DISTILL[6:])
+DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL[:3], Hours(*_CONTROLLED), *_CONTROLLED)
 """The same with a teacher alone: images are made from it, and beside the student stands one that saw noise."""
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "Controls",
     "Cost",
     "Folds",
+    "Hours",
     "Label",
     "Open",
     "Report",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from .base import Cost, Stage, Walk
 from .images import Road, known
 from .light import LIGHT, learned_from, light_side, light_training, train_light_teachers
 from .probe import PATIENCE, adapt
-from .rates import step_rate
+from .rates import forward_seconds, step_rate
 from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
@@ -246,14 +245,7 @@ def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     dataset = road.dataset
     if not dataset.classes or align(teacher, dataset.classes) is not None:
         return 0.0
-    size = min(8, len(dataset.train))
-    pixels = road.views.render(np.arange(size), 0).pixels
-    outputs, teacher.raw_outputs = teacher.raw_outputs, max(1, teacher.raw_outputs)
-    teacher.logits(pixels)
-    start = time.perf_counter()
-    teacher.logits(pixels)
-    forward = (time.perf_counter() - start) / size
-    teacher.raw_outputs = outputs
+    forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]
     probe = forward * sum(map(len, seen))
     tuning = 3.5 * 5 * forward * len(dataset.train)

@@ -74,13 +74,15 @@ class Walk:
         rounding: How the student becomes an int8 file; None for as usual.
         controls: What the table says of further networks, by key.
         calibrated: Keys of those whose temperature was fitted.
-        entries: Rows to be measured, teachers first.
+        entries: The teachers' rows, to be measured.
+        beside: Further rows to be measured, which stand at the end.
         rows: Measured ("rows").
         answered: The student's, one row per tile where images are tiled; None without a scored split.
         fold_rows: Pooled rows of a cross-validation.
         arrays: Everyone's answers, for ``predictions.npz``.
         notes: Sentences under the table.
         extra: Further fields of ``results.json``.
+        began: When this process set out, of `time.monotonic`.
     """
 
     settings: Any
@@ -99,12 +101,14 @@ class Walk:
     controls: dict[str, str] = field(default_factory=dict)
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
+    beside: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     answered: Any = None
     fold_rows: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     def seconds(self, *stages: str) -> float:
         """Return what these stages of this run took, over all interruptions."""
@@ -144,6 +148,10 @@ class Stage(ABC):
     def cost(self, walk: Walk) -> Cost:
         """Return what it would still cost. The images are open and the teachers loaded; nothing is written."""
         return Cost()
+
+    def trains(self, walk: Walk) -> int:
+        """Return how many networks it trains that share a budget of time (see `hours`)."""
+        return 0
 
     @abstractmethod
     def run(self, walk: Walk) -> None:

@@ -64,21 +64,31 @@ def train_against(road: Road, config: RunConfig, folder: Path, name: str) -> nn.
 
 
 class Baselines(Stage):
-    """Networks to compare the student with, each on an equal budget."""
+    """Networks to compare the student with, each on an equal budget.
+
+    Args:
+        ceiling: Whether a student that saw few labels is also compared with itself on all of them.
+    """
 
     name = "baselines"
     reads = ("images",)
     writes = ("alone", "ceiling", "against")
 
+    def __init__(self, *, ceiling: bool = True) -> None:
+        self.ceiling = ceiling
+
     def cost(self, walk: Walk) -> Cost:
-        wanted = self._wanted(walk)
+        wanted = self.wanted(walk, self.ceiling)
         if not wanted:
             return Cost()
         seconds, weights = training_seconds(walk)
         return Cost(len(wanted) * seconds, len(wanted) * 7 * weights)
 
+    def trains(self, walk: Walk) -> int:
+        return len(self.wanted(walk, self.ceiling))
+
     def run(self, walk: Walk) -> None:
-        wanted = self._wanted(walk)
+        wanted = self.wanted(walk, self.ceiling)
         if "alone" in wanted:
             alone = train_alone(pupils(walk), walk.config, walk.folder / "alone")
             if alone is not None:
@@ -96,11 +106,12 @@ class Baselines(Stage):
                 walk.extra["against_failed"] = str(error)
 
     @staticmethod
-    def _wanted(walk: Walk) -> list[str]:
+    def wanted(walk: Walk, ceiling: bool = True) -> list[str]:
+        """Return the keys of the networks that are asked for."""
         settings = walk.settings
         asked = {
             "alone": settings.baseline and bool(walk.road.dataset.classes),
-            "ceiling": bool(getattr(settings, "few_labels", 0)),
+            "ceiling": ceiling and bool(getattr(settings, "few_labels", 0)),
             "against": bool(getattr(settings, "against", None)),
         }
         return [name for name, wanted in asked.items() if wanted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..models.names import is_pretrained
 from ..models.registry import suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
+from ..settings import dump
 from ..sources import Dataset
 from ..tasks import task_named
 from ..training.distributed import Processes
@@ -28,7 +30,9 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers
 from .base import Stage, Walk, plan, walk
 from .decide import decide
+from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, open_dataset
+from .students import choose_student
 from .synthesize import promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
@@ -66,9 +70,10 @@ def check_network(name: str, option: str = "--student") -> None:
 def check_student(settings: Any) -> None:
     """Refuse a student, or a stem or attention that it cannot have, before anything is read."""
     name, stem, attention = settings.student, settings.stem, settings.attention
-    check_network(name)
+    if name != "auto":
+        check_network(name)
     changed = stem not in ("auto", "patch") or attention != "plain"
-    if not changed or name in LADDER:
+    if not changed or name in LADDER or name == "auto":
         return
     if stem in ("coadvise", "conv", "hybrid"):
         raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
@@ -96,8 +101,23 @@ class Begun:
         )
 
 
-def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -> Begun:
-    """Load the teachers, open the images, and make every choice; the student too, unless it is ``chosen``."""
+def begin(
+    settings: Any,
+    decide_all: Decide = decide,
+    *,
+    chosen: bool = False,
+    stages: Sequence[Stage] = (),
+    of: str = "",
+) -> Begun:
+    """Load the teachers, open the images, and make every choice; the student too, unless it is ``chosen``.
+
+    Args:
+        settings: Of the verb.
+        decide_all: Makes the choices.
+        chosen: Whether the student is chosen.
+        stages: What a budget of time is to be spent on.
+        of: See `go`.
+    """
     check_device(settings.device)
     specs: list[Any] = given_teachers(settings.teacher) if hasattr(settings, "teacher") else []
     if hasattr(settings, "student"):
@@ -111,8 +131,28 @@ def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -
     else:
         dataset = open_dataset(settings)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
+    if hasattr(settings, "student"):
+        settings, told = choose_student(settings, dataset)
+        notes = [*notes, *told]
+    if getattr(settings, "time", None) is not None:
+        if settings.resume:
+            settings = as_before(settings, Run.newest(settings, settings.name or dataset.name + of))
+        elif settings.epochs is None:
+            settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
     settings, config = decide_all(settings, dataset, specs)
     return Begun(settings, config, dataset, specs, notes)
+
+
+def _trial(settings: Any, dataset: Dataset, specs: list[Any], decide_all: Decide) -> Walk:
+    """Return a walk that is only asked what it would cost: the images open, the teachers loaded, nothing written."""
+    settings, config = decide_all(settings, dataset, specs)
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    state = Begun(settings, config, dataset, specs, []).walk(Path(settings.out) / "plan")
+    views = Views(dataset.train, config.view, seed=VIEW_SEED)
+    state.road = Road(dataset, views, Path(settings.out) / "shared", Processes(0, 1, device))
+    if hasattr(settings, "teacher"):
+        state.teachers = plan_teachers(settings, specs, dataset, config.view.view_size, str(device))
+    return state
 
 
 def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[Any, list[str]]:
@@ -141,29 +181,26 @@ def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, o
         decide_all: Makes the choices.
         of: What stands in the run's name behind that of the images.
     """
+    began = time.monotonic()
     named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
-    if named and Run(settings.resume).finished:
+    if named and Run(settings.resume).finished and not given_more(settings):
         return Run(settings.resume)
-    begun = begin(settings, decide_all, chosen=named)
+    begun = begin(settings, decide_all, chosen=named, stages=stages, of=of)
     run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
+    if getattr(begun.settings, "time", None) is not None and begun.settings.hours != run.settings.hours:
+        reopen(run, dump(begun.settings))
     if not run.finished:
         with run.alone(), run.logging():
             run.say(begun.notes)
-            walk(stages, begun.walk(run.folder))
+            walk(stages, dataclasses.replace(begun.walk(run.folder), began=began))
     return run
 
 
 def plan_of(settings: Any, stages: Sequence[Stage], decide_all: Decide = decide) -> Outcome:
     """Return images, split, hours and bytes of a walk; write nothing."""
-    begun = begin(settings, decide_all)
-    dataset, config = begun.dataset, begun.config
-    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    views = Views(dataset.train, config.view, seed=VIEW_SEED)
-    state = begun.walk(Path(settings.out) / "plan")
-    state.road = Road(dataset, views, Path(settings.out) / "shared", Processes(0, 1, device))
-    if hasattr(settings, "teacher"):
-        state.teachers = plan_teachers(settings, begun.specs, dataset, config.view.view_size, str(device))
-    costs = plan(stages, state)
+    begun = begin(settings, decide_all, stages=stages)
+    dataset = begun.dataset
+    costs = plan(stages, _trial(begun.settings, dataset, begun.specs, decide_all))
     seconds = {name: cost.seconds for name, cost in costs.items() if cost.seconds}
     total, size = sum(seconds.values()), sum(cost.bytes for cost in costs.values())
     spent = ", ".join(f"{name} {human_time(one)}" for name, one in seconds.items())

@@ -32,6 +32,7 @@ from ..views.synthetic import hard_views
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
 MOST_EPOCHS = 200
 VIEWS = 10
+USUAL_STUDENT = "pocket_s"
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
 
@@ -154,6 +155,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
+        schedule="cosine" if getattr(settings, "time", None) is None else "wsd",  # which can be extended
         accumulate=settings.accumulate,
         drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
         precision=settings.precision,
@@ -223,6 +225,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     """
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
     task_named(dataset.task).refuse(settings, classes)
+    if settings.student == "auto":
+        settings = dataclasses.replace(settings, student=USUAL_STUDENT)
     side = settings.size or view_size(dataset.train)
     settings, train = decide_training(settings, dataset, name=settings.student, side=side)
     settings, view = decide_view(settings, dataset, train.epochs)

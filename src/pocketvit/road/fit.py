@@ -28,6 +28,9 @@ class Fit(Stage):
         seconds, weights = training_seconds(walk)
         return Cost(seconds, 7 * weights, (f"model    {describe(walk.config)}",))
 
+    def trains(self, walk: Walk) -> int:
+        return 1
+
     def run(self, walk: Walk) -> None:
         settings, road, config = walk.settings, walk.road, walk.config
         if settings.init is None and not is_pretrained(config.network.name):

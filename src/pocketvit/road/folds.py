@@ -61,6 +61,9 @@ class Folds(Stage):
             return Cost(told=(f"folds    {more}, unless the images have their own split",))
         return Cost()
 
+    def trains(self, walk: Walk) -> int:
+        return (walk.settings.folds or 0) * sum(stage.trains(walk) for stage in _FOLD)
+
     def run(self, walk: Walk) -> None:
         datasets = fold_datasets(walk)
         if datasets and affordable(walk):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,16 +61,23 @@ def light_training(road: Road, config: RunConfig) -> TrainConfig:
     """How light teachers are trained: for fewer epochs than a ViT, which learns more slowly."""
     # Their BatchNorm wants so many images per process, whatever suits the student; they are small enough for it.
     batch = max(config.train.batch_size, ENOUGH_IMAGES * road.processes.world)
-    return dataclasses.replace(config.train, epochs=max(5, config.train.epochs // 2), batch_size=batch)
+    epochs = max(5, config.train.epochs // 2)
+    return dataclasses.replace(config.train, epochs=epochs, batch_size=batch, schedule="cosine", seconds=0.0)
 
 
 def train_teacher(
-    road: Road, name: str, train: TrainConfig, *, input_size: int, view: ViewConfig | None = None
+    road: Road,
+    name: str,
+    train: TrainConfig,
+    *,
+    input_size: int,
+    view: ViewConfig | None = None,
+    optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> Teacher:
     """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
     dataset = road.dataset
-    rate = 2e-3 * math.sqrt(train.batch_size / 128)
-    train = dataclasses.replace(train, optimizer="adamw", learning_rate=rate, ema=0.0, drop_path=0.0)
+    rate = 5e-3 * math.sqrt(train.batch_size / 64) if optimizer == "muon" else 2e-3 * math.sqrt(train.batch_size / 128)
+    train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate, ema=0.0, drop_path=0.0)
     views = Views(dataset.train, view or road.view, seed=TEACHER_SEED)
     _, mean, std = road.input
     side = (input_size, mean, std)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
+from ..teachers import Teacher
 from ..views import Views
 from .base import Walk
 from .students import input_of, make_network
@@ -33,6 +34,21 @@ def step_rate(model: nn.Module, views: Views, train: TrainConfig, side: int) -> 
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
     return batch / seconds
+
+
+def forward_seconds(teacher: Teacher, views: Views) -> float:
+    """Seconds that a teacher takes for an image, from a batch of at most 8 after one to warm up."""
+    size = min(8, len(views.order(0)))
+    pixels = views.render(np.arange(size), 0).pixels
+    outputs, teacher.raw_outputs = teacher.raw_outputs, max(1, teacher.raw_outputs)  # none yet, before it is adapted
+    try:
+        for _ in range(2):
+            start = time.perf_counter()
+            teacher.logits(pixels)
+            seconds = time.perf_counter() - start
+    finally:
+        teacher.raw_outputs = outputs
+    return seconds / size
 
 
 def training_seconds(walk: Walk) -> tuple[float, int]:

@@ -15,14 +15,16 @@ from ..files import atomic, human_bytes, write_json
 from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
+from ..reporting.forecast import told
 from ..reporting.page import write_report
+from ..reporting.results import read_metrics
 from ..reporting.saliency import heat_maps
 from ..rundir import machine
 from ..sources.subset import Subset
 from ..sources.tiles import whole
 from ..teachers import Teacher
 from ..training.predict import plain_pixels
-from .base import Stage, Walk
+from .base import Cost, Stage, Walk
 from .images import Road
 from .score import find
 from .ship import INT8
@@ -39,6 +41,9 @@ class Report(Stage):
     reads = ("images", "rows")
     writes = ("report",)
     everyone = False
+
+    def cost(self, walk: Walk) -> Cost:
+        return Cost(seconds=10.0)  # plots and heat maps
 
     def run(self, walk: Walk) -> None:
         road, settings, config = walk.road, walk.settings, walk.config
@@ -161,6 +166,10 @@ def _notes(walk: Walk) -> list[str]:
             notes.append(
                 "with as many views as epochs the first student costs what live teachers cost; the next are cheaper"
             )
+    val = walk.road.dataset.val
+    if config.train.seconds and val is not None:
+        lines, shorter = (read_metrics(walk.folder / f"{name}.jsonl") for name in ("metrics", "extended"))
+        notes += filter(None, [told(lines, len(val), shorter)])
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None):

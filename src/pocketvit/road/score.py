@@ -33,6 +33,7 @@ from ..views.preprocessing import Preprocessing
 from .answering import Answers, file_answers, network_answers, road_answers, teacher_answers
 from .base import Cost, Stage, Walk
 from .images import Road, known
+from .rates import forward_seconds
 from .ship import FP32, INT8
 
 log = logging.getLogger("pocketvit")
@@ -260,7 +261,11 @@ class Score(Stage):
     everyone = False
 
     def cost(self, walk: Walk) -> Cost:
-        return Cost(seconds=15.0)  # about a second of timing per row, and a few of memory
+        seconds = 15.0  # about a second of timing per row, and a few of memory
+        source = walk.road.scored
+        if source is not None:  # everyone answers it; a teacher twice, with its int8 file
+            seconds += 2 * len(source) * sum(forward_seconds(teacher, walk.road.views) for teacher in walk.teachers)
+        return Cost(seconds)
 
     def run(self, walk: Walk) -> None:
         road, networks = walk.road, walk.networks
@@ -285,6 +290,7 @@ class Score(Stage):
             stats = input_stats(networks["against"])
             own = (stats.input_size, stats.mean, stats.std)
             entries.append(self._network(walk, "against", f"{walk.settings.against}, pretrained", own))
+        entries += walk.beside
         with tempfile.TemporaryDirectory() as folder:
             entries += self._teachers_int8(walk, Path(folder))
             log.info("measure  %d models, one thread, in turns", len(entries))

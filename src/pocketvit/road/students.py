@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,10 +14,56 @@ from ..models.inputs import input_stats
 from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
+from ..sources import Dataset
+from ..tasks import task_named
 from ..teachers import load_teacher
 from ..teachers.finetune import new_head
 from ..training.step import Input
+from .decide import USUAL_STUDENT, view_size
 from .images import Road
+
+PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
+PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
+
+
+def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
+    """Return the settings with a student, and what is to be said of its weights.
+
+    Pretrained where weights are named, which must be there before anything long is done; where nothing is named, a
+    small pretrained one for images of `PHOTOGRAPHS` pixels and more, if it can be had.
+
+    Raises:
+        PocketError: The weights that are named cannot be had.
+    """
+    name, cost = str(settings.student), _from_scratch(len(dataset.train))
+    if name != "auto":
+        if not is_pretrained(name):
+            return settings, []
+        try:
+            load_teacher(name)
+        except PocketError as error:
+            raise PocketError(f"--student {name}: {error} Or take --student {USUAL_STUDENT}: {cost}") from None
+        return settings, [f"student  {name}: its pretrained weights, under a new head"]
+    side = settings.size or view_size(dataset.train)
+    free = (settings.stem, settings.attention, settings.patch, settings.tokens) == ("auto", "plain", None, 0)
+    usual = dataclasses.replace(settings, student=USUAL_STUDENT)
+    data_free = getattr(settings, "data_free", False)  # pretrained weights have seen images
+    if side < PHOTOGRAPHS or data_free or not free or not task_named(dataset.task).finetunes:
+        return usual, []
+    try:
+        load_teacher(PRETRAINED)
+    except PocketError:
+        return usual, [f"student  {USUAL_STUDENT}, as no pretrained one can be had without the hub: {cost}"]
+    chosen = f"student  {PRETRAINED}: its pretrained weights (Apache-2.0), under a new head (--student names another)"
+    return dataclasses.replace(settings, student=PRETRAINED), [chosen]
+
+
+def _from_scratch(images: int) -> str:
+    behind = "stays far behind" if images < 20_000 else "needs hours to come near"
+    return (
+        f"it learns from scratch, which with {images:,} images {behind} a pretrained one. Give weights that you have "
+        "as --student local-dir:FOLDER."
+    )
 
 
 def make_network(

@@ -191,6 +191,9 @@ class Controls(Stage):
             sum(one[1] for one in banks) + len(wanted) * 7 * weights,
         )
 
+    def trains(self, walk: Walk) -> int:
+        return len(self._wanted(walk))
+
     def run(self, walk: Walk) -> None:
         for key, (name, request) in self._wanted(walk).items():
             log.info("control  %s", name)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..config import RunConfig
-from ..files import counted, read_json, sha256_of, write_json
+from ..files import counted, human_time, read_json, sha256_of, write_json
 from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..models import scale_heads
@@ -176,9 +176,10 @@ def describe(config: RunConfig) -> str:
     stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     stem = " and ".join(filter(None, parts))
+    epochs = counted(train.epochs, "epoch")
+    length = f"{human_time(train.seconds)}, about {epochs}," if train.seconds else epochs
     return (
-        f"{network.name}{f' with {stem}' if stem else ''}, {counted(train.epochs, 'epoch')} in batches of "
-        f"{train.batch_size}, "
+        f"{network.name}{f' with {stem}' if stem else ''}, {length} in batches of {train.batch_size}, "
         f"{train.optimizer} {train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share "
         f"{loss.weight:g}" + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
     )
@@ -196,6 +197,9 @@ class Train(Stage):
         size = f"{walk.road.view.view_size} px, {walk.config.labels.views} stored per image"
         told = (f"views    {size}", f"student  {describe(walk.config)}")
         return Cost(seconds, 7 * weights, told)
+
+    def trains(self, walk: Walk) -> int:
+        return 1
 
     def run(self, walk: Walk) -> None:
         log.info("student  %s", describe(walk.config))

@@ -185,9 +185,6 @@ class Architecture(Settings, group="student"):
     attention: Attention = setting(
         "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
     )
-    init_from: str | None = setting(
-        "start the student from the weights of a larger ViT: teacher, or a model's name", default=None, metavar="NAME"
-    )
 
     def check(self) -> None:
         super().check()
@@ -232,13 +229,15 @@ class Steps(Settings, group="training"):
     """How weights are found."""
 
     epochs: int | None = setting(
-        "passes over the training images; by default about 60,000 images are seen, in 10 to 100 epochs",
+        "passes over the training images; by default about 250,000 images of 32 px are seen, fewer of larger ones, in "
+        "5 to 200 epochs; 10 where the weights are pretrained",
         default=None, low=1, high=1_000_000, common=True,
     )  # fmt: skip
     batch_size: int | None = setting("images per batch", default=None, low=1, high=1_048_576)
     lr: float | None = setting(
-        "learning rate; by default 0.001 for batches of 128, by the square root of the batch", default=None, above=0
-    )
+        "learning rate; by default 0.005 with muon and 0.0003 for pretrained weights in batches of 64, 0.001 with "
+        "adamw in batches of 128, by the square root of the batch", default=None, above=0,
+    )  # fmt: skip
     optimizer: Literal["auto", "muon", "adamw", "sgd"] = setting(
         "of the weights; auto is muon from scratch and adamw for what was trained before", default="auto"
     )
@@ -254,7 +253,8 @@ class Training(Steps, group="training"):
     """How one network is trained."""
 
     hours: str | float | None = setting(
-        "stop after this time, as 0.5 or 30min, with a schedule that fits it; +0.5 gives a resumed run so much more",
+        "end after this time, as 0.5 or 30min: all of the command, from the images to the report; with --resume, +0.5 "
+        "gives a finished run so much more",
         default=None, metavar="X", read=read_hours, common=True, compared=False,
     )  # fmt: skip
     balance: Literal["none", "sampling", "weights"] = setting(

@@ -52,8 +52,9 @@ from .values import (
 class Demo(Resumable, Pictures, Place, verb="demo"):
     """Distill on a real dataset that is built in, in minutes on a laptop's processor.
 
-    Two teachers of different bias learn handwritten digits from all labels. The student sees all images but only 50
-    labels, and what the teachers say. Beside it stand the same student with the 50 labels alone, and with all labels.
+    A large teacher learns handwritten digits from all labels. The student sees all images but only 50 labels, and what
+    the teacher says. Beside it stand the same student with the 50 labels alone, the teacher's own int8 file, and what
+    one would do without any of this: scikit-learn's SVM, on the 50 labels and on all.
     """
 
     makes = "distill"
@@ -65,9 +66,10 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
     """What `Distill` and `Compare` have in common."""
 
     student: str | Path = setting(
-        "a size of the ladder (pocket_xs, pocket_s, pocket_m, pocket_l, pocket_xl), or any timm model; pretrained "
-        "where weights are named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER",
-        default="pocket_s", metavar="NAME", group="student", common=True,
+        "a size of the ladder (pocket_xxs, _xs, _s, _m, _l, _xl), or any timm model; pretrained where weights are "
+        "named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER; auto is pocket_s, or for images of 96 pixels and more a small "
+        "pretrained ViT where the hub can be reached",
+        default="auto", metavar="NAME", group="student", common=True,
     )  # fmt: skip
 
     def check(self) -> None:

@@ -53,6 +53,7 @@ class Task(ABC):
         compares: Whether `compare` knows methods for it.
         exclusive: Whether an image has one answer, so that one class can be taken for another.
         calibrates: Whether heads get a temperature that is fitted on validation images.
+        finetunes: Whether a classifier's published weights, under a new head, learn it.
         figure: The field of a row by which files are compared: "accuracy", "auc".
         decided: When a label is called there, in words for people; "" where the likeliest class is the answer.
     """
@@ -66,6 +67,7 @@ class Task(ABC):
     compares: ClassVar[bool] = True
     exclusive: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
+    finetunes: ClassVar[bool] = True
     figure: ClassVar[str] = "accuracy"
     decided: ClassVar[str] = ""
 

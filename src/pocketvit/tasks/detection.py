@@ -80,6 +80,7 @@ class Detection(Task):
     unit = "boxes"
     compares = False
     calibrates = False
+    finetunes = False
 
     # What is asked for
 

@@ -11,11 +11,12 @@ from ..settings import Train, verb
 @verb(Train)
 def train(settings: Train) -> Run:
     """Train a teacher, or any other model, on labelled images: from scratch, or from weights that are there."""
-    from ..road import Open, Report, Score, Ship
+    from ..road import Hours, Open, Report, Score, Ship
     from ..road.begin import check_network, go
     from ..road.decide import decide_model
     from ..road.fit import Fit
 
     check_network(str(settings.model), "--model")
     of = f"-{Path(settings.model).name.replace(':', '_')}"
-    return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model, of=of)
+    learning = (Fit(), Ship(), Score(), Report())
+    return go(settings, (Open(), Hours(*learning), *learning), decide_all=decide_model, of=of)

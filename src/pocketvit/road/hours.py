@@ -1,0 +1,140 @@
+"""A budget of time, which counts the whole command: from opening the images to the report.
+
+Beforehand steps and labels are timed, and epochs and views chosen that fill the time (`fill_hours`): they decide how
+much views vary, and how many are labelled. What ends a training is the clock. Once the labels are there, what is left
+less what the figures will take is divided evenly: every network of the table learns for as long (`Hours`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import PocketError
+from ..files import human_time, read_json, write_json, write_text
+from ..rundir import Run
+from ..training.distributed import from_rank_zero, join_processes
+from .base import Stage, Walk, plan
+from .decide import VIEWS
+
+_LABELS = 0.3  # share of the time that labelling may take, unless views are asked for
+_TRIAL = 10  # epochs and views whose cost is asked of the stages
+_BEFORE = ("synthesize", "adapt", "ship", "score", "report")  # stages whose cost does not depend on epochs and views
+
+
+def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any], Walk]) -> Any:
+    """Return the settings with the epochs and views that fill their time, as far as they were left open.
+
+    Args:
+        settings: With ``time``.
+        stages: To be walked; say what they cost.
+        state_of: Makes the start of a walk with settings, every choice made.
+
+    Raises:
+        PocketError: There is not even time for one epoch and one view.
+    """
+    has_views = hasattr(settings, "views")
+    if getattr(settings, "folds", 0) is None:
+        settings = dataclasses.replace(settings, folds=0)  # students more, which nobody asked for
+    trial = {"epochs": _TRIAL} | ({"views": settings.views or VIEWS} if has_views else {})
+    state = state_of(dataclasses.replace(settings, **trial))
+    seconds = {name: cost.seconds for name, cost in plan(stages, state).items()}
+    views_of_trial = state.config.labels.views
+    view = seconds.pop("label", 0.0) / views_of_trial
+    before = sum(seconds.pop(name, 0.0) for name in _BEFORE)
+    epoch = sum(seconds.values()) / _TRIAL
+    left = 3600 * settings.time.hours - before
+    views = (settings.views if has_views else None) or max(1, min(VIEWS, int(_LABELS * left / view) if view else VIEWS))
+    epochs = int((left - views * view) / epoch) if epoch else 1
+    if epochs < 1:
+        labelling = f"labelling {views} view{'s' * (views > 1)} of every image takes about {human_time(views * view)}, "
+        raise PocketError(
+            f"--hours {settings.time.hours:.3g} is too short: {labelling if view else ''}an epoch of all that is "
+            f"trained about {human_time(epoch)}, the rest about {human_time(before)}. Give more time, fewer images, a "
+            "smaller student, or leave the baseline out (--no-baseline)."
+        )
+    chosen = {"epochs": epochs} | ({"views": min(views, epochs)} if has_views else {})
+    who = join_processes(settings.device or "auto")
+    return dataclasses.replace(settings, **from_rank_zero(chosen, who.world))
+
+
+class Hours(Stage):
+    """How long each training may take; nothing without a budget of time.
+
+    Args:
+        after: The stages that follow. Networks that they train share what the others leave.
+    """
+
+    name = "hours"
+    reads = ("images",)
+
+    def __init__(self, *after: Stage) -> None:
+        self.after = after
+
+    def run(self, walk: Walk) -> None:
+        if walk.settings.time is None:
+            return
+        hours, ledger = walk.settings.time.hours, walk.folder / "hours.json"
+        kept = read_json(ledger) if ledger.is_file() else {}
+        if kept.get("hours") != hours:
+            networks = {stage: stage.trains(walk) for stage in self.after}
+            rest = sum(stage.cost(walk).seconds for stage, count in networks.items() if not count)
+            here = time.monotonic() - walk.began
+            spent = here if kept else max(here, sum(walk.spent().values()))
+            more = (3600 * (hours - kept.get("hours", 0.0)) - spent - rest) / sum(networks.values())
+            if more <= 0:
+                raise PocketError(
+                    f"--hours {hours:.3g} leaves no time to train: {human_time(spent)} are gone and the figures take "
+                    f"about {human_time(rest)}. Give more."
+                )
+            kept = {"hours": hours, "each": round(kept.get("each", 0.0) + more, 3)}
+            kept = from_rank_zero(kept, walk.road.processes.world)
+            if walk.road.processes.rank == 0:
+                write_json(ledger, kept)
+        train = dataclasses.replace(walk.config.train, seconds=kept["each"])
+        walk.config = dataclasses.replace(walk.config, train=train)
+        walk.notes.append(
+            f"{human_time(3600 * hours)} for everything, of which each network learned for {human_time(kept['each'])}"
+        )
+
+
+def given_more(settings: Any) -> bool:
+    """Whether a named run is given another budget of time than it had."""
+    budget = getattr(settings, "time", None)
+    return budget is not None and (budget.more or settings.hours != Run(settings.resume).settings.hours)
+
+
+def as_before(settings: Any, run: Run) -> Any:
+    """Return settings that go on with a run by the clock: what was left open is as the run chose it.
+
+    Hours with a + come on top of those that a finished run had; one that is not finished uses up its own first.
+
+    Raises:
+        PocketError: The run did not go by the clock, or had more hours already.
+    """
+    old = run.settings
+    had = getattr(old, "time", None)
+    if had is None:
+        raise PocketError(
+            f"{run.folder} was planned in epochs, and its learning rate has gone down for these: it cannot be given "
+            "more time. Train anew with --hours, which can."
+        )
+    hours = settings.time.hours
+    if settings.time.more:
+        hours = had.hours + (hours if run.finished else 0.0)
+    if hours < had.hours:
+        raise PocketError(f"{run.folder} was given {had.hours:.3g} hours; it can be given more (+X), not less.")
+    open_ = {
+        field.name: getattr(old, field.name)
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) == field.default and hasattr(old, field.name)
+    }
+    return dataclasses.replace(settings, **{**open_, "hours": hours})
+
+
+def reopen(run: Run, text: str) -> None:
+    """Let a finished run go on, whose ``config.yaml`` is now ``text``: its student and figures stay until new ones."""
+    write_text(run.folder / "config.yaml", text)
+    run.report.unlink(missing_ok=True)

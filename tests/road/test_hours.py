@@ -1,0 +1,138 @@
+"""A budget of time: views and epochs fill it, every network has the same share, and a finished run can have more."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from walk_fakes import CHOICES, Own, run_config
+
+import pocketvit
+from pocketvit.errors import PocketError
+from pocketvit.files import read_json, write_json
+from pocketvit.road import Cost, Hours, Stage, Walk
+from pocketvit.road.hours import fill_hours
+from pocketvit.settings import Distill
+from pocketvit.training import Stepper, budget, read_metrics
+
+
+class Costing(Stage):
+    """A stage that costs so much an epoch, a view, and at any rate."""
+
+    def __init__(
+        self, name: str, epoch: float = 0.0, view: float = 0.0, always: float = 0.0, networks: int = 0
+    ) -> None:
+        self.name, self.epoch, self.view, self.always = name, epoch, view, always  # type: ignore[misc]
+        self.networks = networks
+
+    def trains(self, walk: Walk) -> int:
+        return self.networks
+
+    def cost(self, walk: Walk) -> Cost:
+        settings = walk.settings
+        return Cost(self.always + settings.epochs * self.epoch + settings.views * self.view)
+
+    def run(self, walk: Walk) -> None:
+        raise AssertionError("a plan walks nothing")
+
+
+STAGES = (
+    Costing("adapt", always=50.0),
+    Costing("label", view=60.0),
+    Costing("train", epoch=10.0),
+    Costing("baselines", epoch=10.0),
+    Costing("score", always=50.0),
+)
+
+
+def settings(hours, **changes) -> Distill:
+    return Distill(images="digits", teacher=Own(), hours=hours, **changes)
+
+
+def filled(hours, **changes) -> Distill:
+    def state_of(trial):
+        return Walk(trial, run_config(views=trial.views), None)
+
+    return fill_hours(settings(hours, **changes), STAGES, state_of)
+
+
+def test_epochs_and_views_fill_the_time():
+    chosen = filled("20min")  # 1,100 s beside the rest; 30 % of them for labels of 60 s a view
+    assert (chosen.views, chosen.epochs) == (5, (1100 - 5 * 60) // 20)
+    assert filled("10h").views == 10
+    assert filled("20min", views=2).epochs == (1100 - 2 * 60) // 20
+    assert chosen.folds == 0
+
+
+def test_no_time_for_an_epoch_says_what_everything_takes():
+    with pytest.raises(PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min"):
+        filled("2min")
+
+
+def walk_of(folder, hours) -> Walk:
+    state = Walk(settings(hours, epochs=1, views=1), run_config(), folder)
+    state.road = type("Road", (), {"processes": type("Who", (), {"rank": 0, "world": 1})})  # type: ignore[assignment]
+    return state
+
+
+def test_the_time_that_is_left_is_shared_evenly_and_is_the_same_after_a_stop(tmp_path):
+    stage = Hours(Costing("train", networks=1), Costing("beside", networks=1), Costing("score", always=600.0))
+    both = walk_of(tmp_path, 1.0)
+    both.began = time.monotonic() - 1000
+    stage.run(both)
+    each = both.config.train.seconds
+    assert each == pytest.approx((3600 - 1000 - 600) / 2, abs=60)
+    again = walk_of(tmp_path, 1.0)
+    stage.run(again)
+    assert again.config.train.seconds == each
+
+
+def test_more_hours_come_on_top(tmp_path):
+    write_json(tmp_path / "hours.json", {"hours": 1.0, "each": 1234.0})
+    state = walk_of(tmp_path, 1.5)
+    Hours(Costing("train", networks=1), Costing("score", always=300.0)).run(state)
+    assert state.config.train.seconds == pytest.approx(1234 + 1800 - 300, abs=60)
+
+
+def test_a_budget_that_labelling_used_up_is_told(tmp_path):
+    state = walk_of(tmp_path, 0.01)
+    state.began -= 100
+    with pytest.raises(PocketError, match="leaves no time to train"):
+        Hours(Costing("train", networks=1)).run(state)
+
+
+@pytest.mark.slow
+def test_a_run_by_the_clock_is_extended_from_where_its_curve_stood(photos, tmp_path, monkeypatch):
+    """Scenario 16, on a clock that a step moves by ten seconds."""
+    watch = [0.0]
+    monkeypatch.setattr(budget, "now", lambda: watch[0])
+    take = Stepper.take
+
+    def taking(stepper, batches):
+        watch[0] += 10.0
+        return take(stepper, batches)
+
+    monkeypatch.setattr(Stepper, "take", taking)
+    images = {"images": str(photos), "teacher": Own(), "out": str(tmp_path)}
+    asked = {**images, **CHOICES, "epochs": 4, "baseline": False}
+    run = pocketvit.distill(hours="20min", **asked)
+    first, shorter = read_json(run.folder / "hours.json"), read_metrics(run.folder / "metrics.jsonl")
+    assert shorter[-1]["elapsed"] == pytest.approx(first["each"], rel=0.05)
+    more = pocketvit.distill(hours="+20min", resume=True, **asked)
+    assert more.folder == run.folder
+    assert more.settings.hours == pytest.approx(2 / 3)
+    longer = read_metrics(run.folder / "metrics.jsonl")
+    assert longer[-1]["elapsed"] > 1.5 * shorter[-1]["elapsed"]
+    before = [line["loss"] for line in shorter]
+    kept = [line["loss"] for line in longer]
+    assert kept[: len(before) // 2] == before[: len(before) // 2]  # nothing was trained anew
+    again = pocketvit.distill(resume=str(run.folder), teacher=Own())
+    assert again.finished
+    assert read_metrics(run.folder / "metrics.jsonl") == longer
+    with pytest.raises(PocketError, match="not less"):
+        pocketvit.distill(resume=str(run.folder), teacher=Own(), hours=0.1)
+
+
+def test_a_run_in_epochs_cannot_be_given_hours(walked):
+    with pytest.raises(PocketError, match="planned in epochs"):
+        pocketvit.distill(resume=str(walked.run.folder), teacher=Own(), hours="+1")

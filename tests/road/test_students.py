@@ -1,0 +1,80 @@
+"""Which student is trained: a pretrained one where its weights are named, or where photographs and the hub allow it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from walk_fakes import CHOICES, COLOURS, Own, tiny
+
+import pocketvit
+from pocketvit.config import NetworkConfig
+from pocketvit.errors import PocketError
+from pocketvit.files import read_json
+from pocketvit.models import hub, save_model
+from pocketvit.road import students
+from pocketvit.road.students import PRETRAINED, choose_student, make_network
+from pocketvit.settings import Distill
+from pocketvit.sources import open_images
+from pocketvit.training import Stepper
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A folder of a small network with a thousand classes."""
+    return save_model(tiny(), tmp_path / "published")
+
+
+def test_a_student_starts_from_the_weights_that_are_named(road, pretrained):
+    start = load_file(pretrained / "model.safetensors")
+    model = make_network(NetworkConfig(f"local-dir:{pretrained}"), road)
+    weights = model.state_dict()
+    head = {name for name in start if start[name].shape != weights[name].shape}
+    assert {weights[name].shape[0] for name in head} == {len(COLOURS)}
+    assert all(torch.equal(weights[name], start[name]) for name in start.keys() - head)
+
+
+@pytest.mark.slow
+def test_it_is_named_trained_and_loaded_by_timm_alone(photos, pretrained, tmp_path, caplog):
+    """Scenarios 14 and 17."""
+    choices = {**CHOICES, "student": f"local-dir:{pretrained}", "stem": "auto", "patch": None, "baseline": False}
+    caplog.set_level("INFO", "pocketvit")
+    run = pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), **choices | {"epochs": 1, "views": 1})
+    assert f"student  local-dir:{pretrained}: its pretrained weights" in caplog.text
+    model = timm.create_model(f"local-dir:{run.folder / 'student'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 160, 160)
+    assert torch.allclose(model(x), run.student(x), atol=1e-5)
+    assert run.results["rows"][1]["parameters"] < 1e6
+    assert read_json(run.folder / "student" / "config.json")["architecture"] == "test_resnet"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr(hub, "_answers", lambda: False)
+
+
+def test_a_named_student_without_a_hub_is_told_before_anything_long(photos, tmp_path, offline, monkeypatch):
+    monkeypatch.setattr(Stepper, "take", None)
+    with pytest.raises(PocketError, match=r"--student vit_tiny.*cannot be reached.*learns from scratch, which with 48"):
+        pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), student=PRETRAINED)
+
+
+def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, offline, monkeypatch):
+    dataset = open_images(str(photos))
+    asked = Distill(images=str(photos), teacher=Own())
+    small, said = choose_student(asked, dataset)
+    assert (small.student, said) == ("pocket_s", [])  # 16 pixels: no weights are at home there
+    large = dataclasses.replace(asked, size=96)
+    without, said = choose_student(large, dataset)
+    assert without.student == "pocket_s"
+    assert "without the hub: it learns from scratch" in said[0]
+    monkeypatch.setattr(students, "load_teacher", lambda name: name)
+    chosen, said = choose_student(large, dataset)
+    assert chosen.student == PRETRAINED
+    assert "Apache-2.0" in said[0]
+    assert choose_student(dataclasses.replace(large, stem="conv"), dataset)[0].student == "pocket_s"
+    boxes = dataclasses.replace(dataset, task="detection")
+    assert choose_student(large, boxes)[0].student == "pocket_s"
