@@ -124,6 +124,7 @@ def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, mo
     bench = runpy.run_path(str(SCRIPTS / "bench.py"))
     monkeypatch.delitem(sys.modules, "predict")
     monkeypatch.delitem(sys.modules, "preprocessing")
+    monkeypatch.delitem(sys.modules, "boxes")
     expected, found = (np.random.default_rng(seed).dirichlet(np.full(1000, 50.0)) for seed in (0, 1))
     golden = {"picture": "golden.png", "label": "0", "probabilities": expected, "tolerance": package.TOLERANCE["int8"]}
     bench["check"].__globals__["HERE"] = unpacked
@@ -137,7 +138,10 @@ def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, mo
         def __call__(self, picture):
             return self.found
 
-        def answer(self, probabilities):
+        def scores(self, found):
+            return found
+
+        def answer(self, found):
             return [["0", 1.0]]
 
     assert np.abs(expected - found).max() < 0.003

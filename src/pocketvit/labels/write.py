@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..errors import PocketError
 from ..files import require_space
+from ..sources.targets import image_level
 from ..views.ahead import Ahead
 from ..views.streaming import chunks
 from .manifest import MANIFEST, check_same_images, digest, manifest_record, new_manifest, read_manifest
@@ -214,7 +215,7 @@ def _tasks(store: LabelStore, writers: list[_Writer], count: int) -> list[_Task]
 def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> None:
     """Render, label and write; the next views are rendered and the last shard is written meanwhile."""
     total = sum(task.rows for task in tasks)
-    targets = torch.from_numpy(np.ascontiguousarray(source.targets))
+    targets = torch.from_numpy(np.ascontiguousarray(image_level(source.targets)))
     with contextlib.ExitStack() as stack:
         shown = None if progress and total else True  # None: only where standard error is a terminal
         bar = stack.enter_context(tqdm(total=total, desc="labelling", unit="img", disable=shown))

@@ -336,7 +336,6 @@ def _first(rows: Sequence[Row], role: str) -> Row | None:
 def _best(rows: Sequence[Row], role: str, task: Task) -> Row | None:
     """Return the row of a role with the best figure: of several teachers the one that is hardest to match."""
 
-
     def rank(row: Row) -> float:
         value = figure(row, task)[0]
         return -math.inf if value is None else value

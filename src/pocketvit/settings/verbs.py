@@ -103,9 +103,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     unlabelled: ImageSet | None = setting(
         "a folder of images without labels, which the teachers label too", default=None, exists=IMAGES, group="images"
     )
-    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld"] = setting(
+    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes"] = setting(
         "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
-        "there are two classes, or mld (a binary KL per label) where images have several labels",
+        "there are two classes, mld (a binary KL per label) where images have several labels, or boxes where they "
+        "have boxes",
         default="auto", group="objective",
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(
@@ -162,6 +163,10 @@ class Predict(Settings, verb="predict"):
     window: str | tuple[float, float] | None = setting(
         "intensities that become black and white in what is not 8-bit; by default those of the run",
         default=None, metavar="LOW,HIGH", read=read_window,
+    )  # fmt: skip
+    save: str | Path | None = setting(
+        "write the images into this folder, with the answers (boxes, labels) drawn on them",
+        default=None, metavar="FOLDER", common=True,
     )  # fmt: skip
     top: int = setting(
         "how many classes to list for each image; above 1 the likeliest labels, there or not",

@@ -15,6 +15,7 @@ from .boxes import Boxes
 from .decode import to_rgb8
 from .findings import DEPTHS
 from .listing import FileSource
+from .targets import Targets
 
 SMALLEST = 8  # pixels: below that a tile shows nothing
 
@@ -175,14 +176,14 @@ class Whole:
     Attributes:
         names: [N] of the images.
         classes: names of the classes.
-        targets: int64 [N], or [N, C] for several labels an image.
+        targets: of them.
         groups: int64 [N], or None.
         parents: int64 [M], the image of each tile; None where images are whole.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    targets: np.ndarray
+    targets: Targets
     groups: np.ndarray | None
     parents: np.ndarray | None
 
@@ -198,7 +199,7 @@ def whole(source: Source) -> Whole:
         _, first = np.unique(source.parents, return_index=True)
         names = tuple(names[tile].rpartition("#")[0] for tile in first)
     groups = None if source.groups is None else source.groups[first]
-    return Whole(names, source.classes, np.asarray(source.targets)[first], groups, source.parents)
+    return Whole(names, source.classes, source.targets[first], groups, source.parents)
 
 
 def starts(side: int, tile: int) -> list[int]:
