@@ -228,7 +228,7 @@ def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> Non
                 parts = [[] for _ in task.writers]
             classes = torch.stack([targets[positions], targets[np.asarray(seen.partner, np.int64)]], 1)
             for writer, part in zip(task.writers, parts, strict=True):
-                part.append(_label(writer, seen.pixels, classes, positions, view, source))
+                part.append(_label(writer, seen.pixels, classes, (views, positions, view), source))
             bar.update(len(positions))
             if first + len(positions) == task.rows:
                 _finish(pending)  # at most one shard per teacher waits in memory
@@ -257,12 +257,12 @@ def _batches(tasks: Sequence[_Task], views: Any) -> Iterator[tuple[np.ndarray, i
 
 
 def _label(
-    writer: _Writer, pixels: torch.Tensor, classes: torch.Tensor, positions: np.ndarray, view: int, source: Any
+    writer: _Writer, pixels: torch.Tensor, classes: torch.Tensor, where: tuple[Any, np.ndarray, int], source: Any
 ) -> dict[str, np.ndarray]:
     """Run one teacher over a batch: the arrays of a shard's next rows."""
-    teacher = writer.teacher
+    teacher, (_, positions, view) = writer.teacher, where
     try:
-        arrays = label(teacher, writer.record, pixels, classes)
+        arrays = label(teacher, writer.record, pixels, classes, where)
     except torch.OutOfMemoryError as error:
         raise PocketError(
             f"the memory of {teacher.device} is too small for {teacher.name} with batches of {writer.batch}. "

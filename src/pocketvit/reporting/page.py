@@ -92,19 +92,20 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     samples = evidence.load_samples(results) if images else None
     missing = [why] if why else []
     rows, name = _plotted(results)
+    title = {"accuracy": "Accuracy"}.get(name, name)
     parts: dict[str, Any] = {
         "headline": compared_words(results.comparison) or words.headline(results),
         "tiles": [] if results.comparison else words.tiles(results),
         "curve_of": _curve_of(results),
         "differences": words.differences(results),
-        "size": _svg(plots.accuracy_against(rows, "bytes", name), f"{anchor}-size", f"{name} against file size"),
+        "size": _svg(plots.accuracy_against(rows, "bytes", name), f"{anchor}-size", f"{title} against file size"),
         "latency": _svg(
-            plots.accuracy_against(rows, "latency_p50", name), f"{anchor}-latency", f"{name} against latency"
+            plots.accuracy_against(rows, "latency_p50", name), f"{anchor}-latency", f"{title} against latency"
         ),
         "comparison": _svg(
             difference_plot(results.comparison), f"{anchor}-comparison", "Differences to the baseline, and their cost"
         ),
-        "bars": _svg(plots.bars(rows, name=name), f"{anchor}-bars", f"{name} and file size of each row"),
+        "bars": _svg(plots.bars(rows, name=name), f"{anchor}-bars", f"{title} and file size of each row"),
         "plotted": {row.key for row in rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
         "curves": _curves(results, anchor),
         "confusion": None,

@@ -189,7 +189,7 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
     for number, teacher in enumerate(teachers, 1):
         entry = teacher_entry(teacher, road, number)
         entries.append(entry)
-        if source is None or not known(source):
+        if source is None or not known(source) or entry.probabilities is None:
             continue
         scores = road.task.validate(entry.probabilities, source.targets)
         log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)

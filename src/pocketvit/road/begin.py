@@ -22,6 +22,7 @@ from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..sources import Dataset
 from ..tasks import task_named
+from ..teachers.given import given_teacher
 from ..training.distributed import Processes
 from ..views import Views
 from ..views.preprocessing import Preprocessing
@@ -106,6 +107,8 @@ def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -
     if specs:
         specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
     dataset = open_dataset(settings)
+    if getattr(settings, "teacher_labels", None):
+        specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     settings, config = decide_all(settings, dataset, specs)
     return Begun(settings, config, dataset, specs, notes)
@@ -128,20 +131,23 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
 
 
-def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, of: str = "") -> Run:
+def go(
+    settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, of: Callable[[Any], str] | None = None
+) -> Run:
     """Walk the stages into a new run folder, or go on with an unfinished one; return the run.
 
     Args:
         settings: Of the verb.
         stages: To walk.
         decide_all: Makes the choices.
-        of: What stands in the run's name behind that of the images.
+        of: Says what stands in the run's name behind that of the images, of the settings as they were decided.
     """
     named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
     if named and Run(settings.resume).finished:
         return Run(settings.resume)
     begun = begin(settings, decide_all, chosen=named)
-    run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
+    behind = "" if of is None else of(begun.settings)
+    run = Run.begin(settings.name or begun.dataset.name + behind, begun.settings)
     if not run.finished:
         with run.logging():
             run.say(begun.notes)

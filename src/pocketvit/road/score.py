@@ -26,6 +26,7 @@ from ..sources.base import Source
 from ..sources.tiles import whole
 from ..tasks import Task
 from ..teachers import Teacher
+from ..teachers.given import GivenTeacher
 from ..training.predict import predict_logits
 from ..training.step import Input
 from ..views.preprocessing import Preprocessing
@@ -113,6 +114,9 @@ def teacher_entry(teacher: Teacher, road: Road, number: int) -> Entry:
         calibrated=False,
         note=" ".join(teacher.notes),
     )
+    if isinstance(teacher, GivenTeacher):  # it cannot be asked, and costs nothing
+        entry.answer, entry.model, entry.note = None, None, "stored answers, and no network"
+        entry.probabilities = None if road.scored is None else teacher.given(road.scored)
     take_answers([entry], road)
     return entry
 

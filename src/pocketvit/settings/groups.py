@@ -23,6 +23,7 @@ Stem = Literal["auto", "patch", "hybrid", "conv", "shifted", "summed", "concaten
 Augment = Literal["auto", "none", "light", "medium", "strong"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
+BUILT_IN = ("digits", "scenes")
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
 
@@ -45,7 +46,7 @@ class Images(Reading, group="images"):
 
     images: ImageSet | None = setting(
         '"digits", a folder (class/name.jpg, or train/val/test folders of that), a .npz or .csv file',
-        default=None, kw_only=False, exists=IMAGES, besides=("digits",), common=True,
+        default=None, kw_only=False, exists=IMAGES, besides=BUILT_IN, common=True,
     )  # fmt: skip
     val: ImageSet | None = setting("images to validate on", default=None, exists=IMAGES)
     test: ImageSet | None = setting("images to test on, which nothing else sees", default=None, exists=IMAGES)

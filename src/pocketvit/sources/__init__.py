@@ -52,10 +52,11 @@ def open_images(
     ``seed`` and the image's path (or index): the same on any machine, and an added image reshuffles no others.
 
     Args:
-        images: "digits"; a folder (``class/name.jpg``, train/val/test folders of that, a flat folder without labels,
-            or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
-            ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and labels; a MedMNIST-layout
-            ``.npz``; a pair (array of images, labels); or a `Dataset`, which is returned as it is.
+        images: "digits" or "scenes" (drawn, with boxes); a folder (``class/name.jpg``, train/val/test folders of that,
+            a flat folder without labels, or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal
+            VOC XML or YOLO txt with ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and
+            labels; a MedMNIST-layout ``.npz``; a pair (array of images, labels); or a `Dataset`, which is returned as
+            it is.
         labels: CSV file of names and labels of the images in a folder.
         group: heading of the column (such as patient) whose equal cells stay on one side of every split.
         val, test: images of these splits, of the same kind and classes.
@@ -92,6 +93,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     from .cifar import find_cifar, list_cifar
     from .detection import find_detection
     from .folders import list_folder
+    from .scenes import list_scenes
     from .tables import list_table
 
     is_table = isinstance(images, str | Path) and Path(images).suffix.lower() in (".csv", ".tsv")
@@ -107,8 +109,9 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
             f"images are a {type(images).__name__}: give a folder, a file, 'digits', or a pair (array, labels)"
         )
     path = Path(images).expanduser()
-    if str(images) == "digits" and not path.exists():
-        return list_digits()
+    built_in = {"digits": list_digits, "scenes": list_scenes}.get(str(images))
+    if built_in is not None and not path.exists():
+        return built_in()
     if not path.exists():
         raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'")
     if labels is not None:

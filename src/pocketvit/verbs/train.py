@@ -19,9 +19,13 @@ def train(settings: Train) -> Run:
     from ..road.begin import check_network, go
     from ..road.fit import Fit
 
-    check_network(str(settings.model), "--model")
-    of = f"-{Path(settings.model).name.replace(':', '_')}"
-    return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model, of=of)
+    if settings.model != "auto":
+        check_network(str(settings.model), "--model")
+    return go(settings, (Open(), Fit(), Ship(), Score(), Report()), decide_all=decide_model, of=_named)
+
+
+def _named(settings: Train) -> str:
+    return f"-{Path(settings.model).name.replace(':', '_')}"
 
 
 def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Train, Any]:
@@ -36,6 +40,8 @@ def decide_model(settings: Train, dataset: Any, teachers: Sequence[Any] = ()) ->
             f"{dataset.name} has no labels to train on. Sort the images into one folder per class, or give --table."
         )
     task = task_named(dataset.task)
+    if settings.model == "auto":
+        settings = dataclasses.replace(settings, model=task.light[0])
     task.refuse(settings, len(dataset.classes))
     side = settings.size
     settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
