@@ -42,9 +42,8 @@ def config(small: bool = False) -> RunConfig:
             network=NetworkConfig("pocket_xs", patch=8), labels=LabelConfig(views=8), view=view, loss=loss, train=train
         )
     return RunConfig(
-        student="deit_tiny_patch16_224",
-        patch_size=2,
-        views=100,
+        network=NetworkConfig("deit_tiny_patch16_224", patch=2),
+        labels=LabelConfig(views=100),
         view=STRONG,
         loss=loss,
         train=TrainConfig(

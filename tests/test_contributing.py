@@ -75,7 +75,7 @@ def test_the_source_is_checked_and_split_like_any_other(page_code, tmp_path):
 def test_the_objective_is_the_squared_distance_and_refuses_the_largest_logits_alone(page_code):
     student, teacher = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 0.0, 0.0]])
     objective = tasks.task_named("classification").objective("mse")
-    assert objective.function(student, FullLabels(teacher), temperature=2.0).tolist() == [13 / 3]
+    assert objective.function(student, FullLabels(teacher), temperature=2.0).tolist() == pytest.approx([13 / 3])
     assert objective.needs_at(1.0) == "full"
     assert tasks.task_named("classification").loss(LossConfig(objective="mse")) is not None
     with pytest.raises(PocketError, match="the objective mse needs the logits of all 3 classes"):

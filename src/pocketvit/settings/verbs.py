@@ -112,10 +112,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     unlabelled: ImageSet | None = setting(
         "a folder of images without labels, which the teachers label too", default=None, exists=IMAGES, group="images"
     )
-    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes"] = setting(
+    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes", "grid"] = setting(
         "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
-        "there are two classes, mld (a binary KL per label) where images have several labels, or boxes where they "
-        "have boxes",
+        "there are two classes, mld (a binary KL per label) where images have several labels, or boxes where they have "
+        "boxes (grid, from Python, needs a detector of the student's own places, run live)",
         default="auto", group="objective",
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(

@@ -99,6 +99,11 @@ class Detection(Task):
         objective = getattr(settings, "objective", "auto")
         if objective != "auto":
             self.objective(objective)
+        if objective == "grid":
+            raise PocketError(
+                "--objective grid asks a teacher about every batch, and labels are stored here: use --objective boxes. "
+                "(In Python: train_network(..., live=True) with LossConfig(objective='grid').)"
+            )
         for name, usual, why in (
             ("teacher_weights", "fixed", "looks at the one class of an image"),
             ("balance", "none", "is for one class per image"),
