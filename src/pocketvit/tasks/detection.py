@@ -88,7 +88,7 @@ class Detection(Task):
     exclusive = False
     explains = False
     pools = False
-    light = ("pocket_l",)
+    light = ("pocket_m",)
     light_side = None
     shown = 0.15  # a picture has many boxes, each seen at many places
 
