@@ -21,6 +21,7 @@ from ..models.registry import suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..sources import Dataset
+from ..sources.detection import without_boxes
 from ..tasks import task_named
 from ..teachers.given import given_teacher
 from ..training.distributed import Processes
@@ -109,6 +110,8 @@ def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -
     dataset = open_dataset(settings)
     if getattr(settings, "teacher_labels", None):
         specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
+    if not dataset.classes and specs and all(teacher.kind == "boxes" for teacher in specs):
+        dataset = without_boxes(dataset)  # what is asked of the images is what their teachers answer
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     settings, config = decide_all(settings, dataset, specs)
     return Begun(settings, config, dataset, specs, notes)

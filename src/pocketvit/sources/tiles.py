@@ -52,7 +52,7 @@ class Tiles(Source):
         if tile < SMALLEST:
             raise PocketError(f"tiles of {tile} pixels show nothing: give {SMALLEST} or more, as --tile 256")
         self.source, self.tile, self.images = source, tile, len(source)
-        self.sides = _sides(source)
+        self.sides = sides_of(source)
         parents, boxes, names = [], [], []
         for parent, (height, width) in enumerate(self.sides.tolist()):
             for row, top in enumerate(starts(height, tile)):
@@ -208,7 +208,7 @@ def starts(side: int, tile: int) -> list[int]:
     return [0] if count <= 1 else [index * (side - tile) // (count - 1) for index in range(count)]
 
 
-def _sides(source: Source) -> np.ndarray:
+def sides_of(source: Source) -> np.ndarray:
     """Return int64 [N, 2], height and width of each image."""
     if source.size is not None:
         return np.tile(np.array(source.size, np.int64), (len(source), 1))

@@ -309,6 +309,9 @@ class Detection(Task):
         point: OperatingPoint | None = None,
     ) -> BoxJudgement:
         given = None if teacher is None else detections(teacher)
+        if not targets.known.any():
+            same = None if given is None else agreement(detections(probabilities), given)
+            return BoxJudgement(DetectionScores.unknown(len(classes), same), tuple(classes))
         scores = score_boxes(detections(probabilities), targets, len(classes), teacher=given, groups=groups)
         return BoxJudgement(scores, tuple(classes))
 

@@ -43,7 +43,8 @@ def boxes_side_by_side(source: Source, found: Mapping[str, Detections]) -> dict[
             mine = one[position]
             panels.append(_panel(pixels, mine.corners, mine.labels))
             hits = _hits(true, mine)
-            said.append(f"{hits} of {len(true.labels)} found, {len(mine.labels) - hits} others")
+            found_words = f"{hits} of {len(true.labels)} found, {len(mine.labels) - hits} others"
+            said.append(found_words if true.known[0] else f"{len(mine.labels)} boxes")
         pictures.append(np.stack(panels))
         words.append(said)
     return {

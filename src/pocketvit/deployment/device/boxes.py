@@ -22,7 +22,7 @@ def best_boxes(output):
     order = order[scores[order] > LEAST]
     places, labels = np.divmod(order, output.shape[1] - 4)
     rows = np.column_stack([output[places, :4].clip(0, 1), scores[order], labels])
-    kept = []
+    kept: list[np.ndarray] = []
     while len(rows) and len(kept) < MOST:
         kept.append(rows[0])
         rows = rows[1:][(rows[1:, 5] != rows[0, 5]) | (overlaps(rows[0], rows[1:]) <= OVERLAP)]
