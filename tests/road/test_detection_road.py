@@ -259,3 +259,13 @@ def test_the_unnamed_teacher_is_a_larger_detector(voc, tmp_path, monkeypatch):
     assert row(run, "teacher-1")["name"] == "teacher: pocket_s"
     assert row(run, "teacher-1")["map"] is not None
     assert row(run, "teacher-1-int8")["map"] is not None
+
+
+def test_a_detector_answers_images_that_nobody_annotated(voc, teacher, tmp_path):
+    run = distill(str(voc / "JPEGImages"), teacher=teacher, out=str(tmp_path), **CHOICES | {"epochs": 1, "views": 1})
+    student = row(run, "student")
+    assert run.results["dataset"]["task"] == "detection"
+    assert student["map"] is None
+    assert student["agreement"] is not None
+    assert run.results["dataset"]["classes"] == sorted(CLASSES)
+    assert "unknown" in str(run)

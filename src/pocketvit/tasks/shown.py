@@ -26,7 +26,7 @@ def boxes_side_by_side(source: Source, found: Mapping[str, Detections]) -> dict[
         source: The scored split, with its true boxes.
         found: By who found them, in pixels of the images.
     """
-    truth: Boxes = source.targets  # type: ignore[assignment]
+    truth: Boxes = source.targets
     shown = {title: one.where(one.scores >= SHOWN) for title, one in found.items()}
     student = shown["student"] if "student" in shown else next(iter(shown.values()))
     missed = np.array([len(truth[row].labels) - _hits(truth[row], student[row]) for row in range(len(truth))])
