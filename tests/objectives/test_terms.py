@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import timm
 import torch
@@ -60,8 +58,16 @@ def learn(teachers, *terms: TermConfig, steps: int = 1, student=None, **train):
     loss = LossConfig(objective="kl", temperature=1.0, weight=0.5, terms=terms)
     model = student or network("pocket_xs")
     parts = FeatureTerms(loss, model, SIDE, teachers) if terms else None
-    config = TrainConfig(precision="fp32", epochs=1, warmup_epochs=0, learning_rate=5e-4, **train)
-    stepper = Stepper(model, INPUT, task_named("classification").loss(loss), config, 100, terms=parts)
+    config = TrainConfig(precision="fp32", epochs=1, warmup=0.0, learning_rate=5e-4, **train)
+    stepper = Stepper(
+        model,
+        INPUT,
+        task_named("classification").loss(loss),
+        config,
+        100,
+        task=task_named("classification"),
+        terms=parts,
+    )
     look = LiveFeatures(teachers, [parts.teacher_layers(index) if parts else () for index in range(len(teachers))])
     found = []
     for _ in range(steps):
@@ -253,11 +259,3 @@ def test_any_module_can_be_a_teacher_of_features():
     own = load_teacher(Own(), input_size=SIDE, norm="half")
     stepper, _ = learn([own], TermConfig("fitnets"))
     assert stepper.terms.terms[0].pairs == [("blocks.3", "body")]
-
-
-def test_a_config_with_terms_survives_yaml():
-    from pocketvit.config import from_dict, to_dict
-
-    config = LossConfig(terms=(TermConfig("rkd", 0.5), TermConfig("cskd")))
-    assert from_dict(LossConfig, to_dict(config)) == config
-    assert dataclasses.replace(config, terms=()) == LossConfig()

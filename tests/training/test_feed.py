@@ -14,6 +14,7 @@ from training_fakes import MIXED, PLAIN, TASK, ArraySource, FixedTeacher
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import decode, write_labels
+from pocketvit.tasks import task_named
 from pocketvit.training import Feed
 from pocketvit.views import Views
 
@@ -170,13 +171,13 @@ def test_labels_of_other_images_views_or_outputs_are_refused(feeds, tmp_path):
     views = Views(ArraySource(), MIXED)
     store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 1, progress=False, batch_size=16)
     taught = {"labels": store, "teachers": ["teacher0"]}
-    feeds(**taught, kind="softmax")
+    feeds(**taught, task=task_named("classification"))
     with pytest.raises(PocketError, match=r"other images.*images: 45 there, 44 here"):
         feeds(count=44, **taught)
     with pytest.raises(PocketError, match=r"other views.*flip: 0.5 there, 0.25 here"):
         feeds(config=dataclasses.replace(MIXED, flip=0.25), **taught)
     with pytest.raises(PocketError, match="of the kind softmax, and what learns from them takes sigmoid"):
-        feeds(**taught, kind="sigmoid")
+        feeds(**taught, task=task_named("multilabel"))
 
 
 def test_the_fingerprint_knows_teachers_classes_and_targets(feeds):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,10 +57,10 @@ def test_photographs_are_left_alone_and_a_mistyped_kind_is_named() -> None:
 def test_what_the_user_says_of_mirroring_counts_more_than_the_kind() -> None:
     array = np.random.default_rng(0).integers(0, 256, (20, 70, 90), dtype=np.uint8)
     dataset = open_images((array, np.arange(20) % 2), progress=False)
-    kind = {"size": None, "augment": "medium", "modality": "xray"}
-    assert view_config(dataset, **kind).flip == 0
-    assert view_config(dataset, **kind, flip=True).flip == 0.5
-    assert view_config(dataset, size=None, augment="medium", flip=False).flip == 0
+    xray = dataclasses.replace(dataset, modality="xray")
+    assert view_config(xray, size=64, augment="medium").flip == 0
+    assert view_config(xray, size=64, augment="medium", flip=True).flip == 0.5
+    assert view_config(dataset, size=64, augment="medium", flip=False).flip == 0
     whole = view_config(dataset, size=64, augment="medium", aspect="pad")
     assert (whole.fit, whole.crop) == ("pad", "padded")
     assert view_config(dataset, size=80, augment="medium", aspect="pad").crop == "padded"  # all of it is to be seen

@@ -15,7 +15,6 @@ from .boxes import Boxes
 from .decode import to_rgb8
 from .findings import DEPTHS
 from .listing import FileSource
-from .targets import Targets
 
 SMALLEST = 8  # pixels: below that a tile shows nothing
 
@@ -183,7 +182,7 @@ class Whole:
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    targets: Targets
+    targets: Any
     groups: np.ndarray | None
     parents: np.ndarray | None
 

@@ -239,7 +239,7 @@ def _places(dataset: Dataset) -> dict[str, tuple[str, int]]:
 
 def _columns(rows: list[tuple[int, list[float], int, float]], source: Source) -> Detections:
     rows = sorted(rows, key=lambda row: row[0])
-    sizes = source.targets.sizes  # type: ignore[union-attr]
+    sizes = source.targets.sizes
     owner = np.array([row[0] for row in rows], np.int64)
     corners = np.array([row[1] for row in rows], np.float32).reshape(-1, 4)
     limits = sizes[owner][:, [1, 0, 1, 0]].astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..rundir import Run
 from ..settings import Demo, Distill, verb
 
@@ -20,7 +22,7 @@ def demo(settings: Demo) -> Run:
     from ..road import DISTILL
     from ..road.begin import go
 
-    common = {
+    common: dict[str, Any] = {
         "student": "pocket_xs", "precision": "fp32", "folds": 0, "seed": settings.seed, "resume": settings.resume,
         "out": settings.out, "no_images": settings.no_images,
     }  # fmt: skip
