@@ -123,7 +123,7 @@ def test_every_foreign_word_leads_to_a_verb_that_exists():
         (["distill", "photos", "more"], "unrecognized arguments: more."),
         (
             ["distill", "photos", "--augment", "heavy"],
-            "--augment heavy: give one of auto, none, light, medium, strong.",
+            "--augment heavy: give one of auto, none, light, medium, strong, hard.",
         ),
         (["distill", "photos", "--epochs", "many"], "--epochs many: give a whole number"),
         (["distill", "photos", "--epochs", "-3"], "--epochs -3: give a whole number"),

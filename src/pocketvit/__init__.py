@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .verbs.predict import predict
     from .verbs.report import report
     from .verbs.run import run
+    from .verbs.synthesize import synthesize
     from .verbs.train import train
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "predict",
     "report",
     "run",
+    "synthesize",
     "train",
 ]
 

@@ -44,6 +44,8 @@ FOREIGN = {
     "classify": "predict",
     "convert": "export",
     "quantize": "export",
+    "generate": "synthesize",
+    "invert": "synthesize",
     "cache": "label",
     "labels": "label",
     "recipe": "run",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from walk_fakes import SIDE
@@ -11,6 +13,7 @@ from pocketvit.errors import PocketError
 from pocketvit.road import begin, decide
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
+from pocketvit.views.synthetic import hard_views
 
 
 def pictures(height, width, count=20):
@@ -46,6 +49,18 @@ def test_each_strength_of_augmentation_adds_to_the_one_before():
     assert view("light", vertical_flip=True).vertical_flip == 0.5
     large = decide.view_config(dataset, size=128, augment="light", flip=True, vertical_flip=False)
     assert large.crop == "random_resized"
+
+
+def test_synthetic_images_are_seen_hard_unless_said_otherwise():
+    made = dataclasses.replace(pictures(SIDE, SIDE), synthetic="data-free")
+    for settings, expected in (
+        (Distill("x"), hard_views(SIDE)),
+        (Distill("x", flip=False), dataclasses.replace(hard_views(SIDE), flip=0.0)),
+        (Distill("x", augment="none"), ViewConfig(view_size=SIDE)),
+    ):
+        decided, view = decide.decide_view(settings, made, 50)
+        assert view == expected
+        assert decide.decide_view(decided, made, 50) == (decided, view)
 
 
 def test_epochs_show_about_the_budget():

@@ -81,7 +81,7 @@ def test_every_setting_has_words_and_whole_numbers_have_bounds(kind):
         ("teacher_size", "1e20", "--teacher-size 1e20: give a whole number"),
         ("size", 2000, "--size 2000: give a whole number from 4 to 1,024."),
         ("folds", 1, "--folds 1: one fold leaves nothing"),
-        ("augment", "hevy", "--augment hevy: give one of auto, none, light, medium, strong."),
+        ("augment", "hevy", "--augment hevy: give one of auto, none, light, medium, strong, hard."),
         ("augment", "strng", "Did you mean strong?"),
         ("flip", "yes", "--flip yes: give true or false."),
         ("flip", 1, "--flip 1: give true or false."),

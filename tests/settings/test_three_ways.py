@@ -74,7 +74,8 @@ def possible(values):
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]
     if "data_free" in values:
-        for name in ("images",) if values["data_free"] else ("data", "method"):
+        divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds")
+        for name in divided if values["data_free"] else ("data", "method", "count"):
             changed.pop(name)
     return changed
 

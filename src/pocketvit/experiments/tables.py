@@ -174,7 +174,7 @@ def _difference(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) 
 
 def _short(difference: Difference) -> str:
     if difference.interval is None:
-        return f"{100 * difference.mean:+.2f} (one seed)"
+        return f"{100 * difference.mean:+.2f} ({'one seed' if difference.seeds == 1 else 'the same in all seeds'})"
     low, high = difference.interval
     seen = "" if difference.seen else "; no difference seen" if low <= 0 <= high else "; two seeds cannot claim one"
     return f"{100 * difference.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}{seen})"

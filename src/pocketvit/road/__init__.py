@@ -13,15 +13,21 @@ from .label import Label
 from .report import Report
 from .score import Score
 from .ship import Ship
+from .synthesize import Controls, Synthesize
 from .train import Train
 
 DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Train(), Baselines(), Folds(), Ship(), Score(), Report())
 """Images and teachers in; a small, exported, measured and reported student out."""
 
+DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL[:4], Controls(), *DISTILL[6:])
+"""The same with a teacher alone: images are made from it, and beside the student stands one that saw noise."""
+
 __all__ = [
+    "DATA_FREE",
     "DISTILL",
     "Adapt",
     "Baselines",
+    "Controls",
     "Cost",
     "Folds",
     "Label",
@@ -31,6 +37,7 @@ __all__ = [
     "Score",
     "Ship",
     "Stage",
+    "Synthesize",
     "Train",
     "Walk",
     "open_road",

@@ -70,6 +70,7 @@ class Walk:
         store: Their labels ("labels").
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
         input: What the student and its twins are fed, once they are made.
+        controls: What the table says of further networks, by key.
         calibrated: Keys of those whose temperature was fitted.
         entries: Rows to be measured, teachers first.
         rows: Measured ("rows").
@@ -91,6 +92,7 @@ class Walk:
     store: LabelStore | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
     input: Any = None
+    controls: dict[str, str] = field(default_factory=dict)
     calibrated: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)

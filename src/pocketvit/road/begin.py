@@ -31,6 +31,7 @@ from .adapt import given_teachers, load_teachers, plan_teachers
 from .base import Stage, Walk, plan, walk
 from .decide import decide
 from .images import VIEW_SEED, Road, open_dataset
+from .synthesize import promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -107,7 +108,10 @@ def begin(settings: Any, decide_all: Decide = decide, *, chosen: bool = False) -
         check_network(settings.against, "--against")
     if specs:
         specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
-    dataset = open_dataset(settings)
+    if getattr(settings, "data_free", False):
+        dataset, specs = promised(settings, specs)
+    else:
+        dataset = open_dataset(settings)
     if getattr(settings, "teacher_labels", None):
         specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
     if not dataset.classes and specs and all(teacher.kind == "boxes" for teacher in specs):

@@ -25,6 +25,7 @@ from ..sources.targets import class_counts
 from ..tasks import task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
+from ..views.synthetic import hard_views
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -58,11 +59,11 @@ def view_config(
     resample: str = "lanczos",
     aspect: str = "crop",
 ) -> ViewConfig:
-    """Return the training views for ``augment`` in none, light, medium, strong.
+    """Return the training views for ``augment`` in none, light, medium, strong, hard.
 
     Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
-    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021). What would change the label of an image of
-    this kind is left out (`views.kinds`).
+    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021); hard is for synthetic images (`hard_views`).
+    What would change the label of an image of this kind is left out (`views.kinds`).
 
     Args:
         dataset: Its training images give the size; it may say its kind of images.
@@ -85,6 +86,8 @@ def view_config(
         values |= {"randaugment_ops": 2, "randaugment_magnitude": 7.0, "erase": 0.25}
     if augment == "strong":
         values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
+    if augment == "hard":
+        values = vars(dataclasses.replace(hard_views(side), resample=plain.resample, fit=plain.fit))
     view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
     return dataclasses.replace(
         view,
@@ -162,7 +165,9 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
 def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:
     """Return the settings with the views' size and augmentation decided, and the views they come down to."""
     augment = settings.augment
-    if augment == "auto":
+    if augment == "auto" and dataset.synthetic:
+        augment = "hard"
+    elif augment == "auto":
         augment = "medium" if epochs is not None and epochs >= LONG else "light"
     size = task_named(dataset.task).side(view_size(dataset.train)) if settings.size is None else settings.size
     view = view_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ..sources.base import Source
 from ..sources.pack import pack_bytes
 from ..sources.subset import Subset, balanced, hide_labels
 from ..sources.targets import labelled
+from ..synthesis.bank import find_bank
 from ..tasks import Task, task_named
 from ..training.distributed import Processes, join_processes
 from ..training.predict import plain_pixels
@@ -130,6 +132,9 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
 def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
     """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
     images = settings.images
+    bank = find_bank(images)
+    if bank is not None:
+        return _open_bank(bank, settings)
     beside: dict[str, Any] = {
         name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
     }
@@ -139,6 +144,29 @@ def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
     if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
     return dataset
+
+
+def _open_bank(file: Path, settings: Any) -> Dataset:
+    """Open synthetic images: all are for training, and real test images are of any kind and size."""
+    for name in ("val", "group", "tile", "unlabelled", "table"):
+        if getattr(settings, name, None) is not None:
+            raise settings.refused(name, f"{file} holds synthetic images without labels. Leave it away")
+    made, test = open_images(file, val_fraction=0, progress=False), open_test(settings)
+    if test is None:
+        return made
+    return dataclasses.replace(made, classes=test.classes, test=test.test)
+
+
+def open_test(settings: Any) -> Dataset | None:
+    """Open real images beside synthetic ones: the test split where there is one, else all; None without ``test``."""
+    if getattr(settings, "test", None) is None:
+        return None
+    found = open_images(settings.test, window=settings.window, val_fraction=0, progress=False)
+    if found.task not in ("classification", "ordinal"):
+        raise settings.refused("test", "images are synthesized for one class per image, and these are of another kind")
+    scored = copy.copy(found.test or found.train)
+    scored.split = "test"
+    return dataclasses.replace(found, test=scored)
 
 
 def tell_dataset(dataset: Dataset) -> None:

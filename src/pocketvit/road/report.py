@@ -54,7 +54,7 @@ class Report(Stage):
             curves={"student": walk.folder / "metrics.jsonl", "alone": walk.folder / "alone" / "metrics.jsonl"},
             notes=[*walk.notes, *_notes(walk)],
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
-            differences=_differences(walk.rows),
+            differences=_differences(walk.rows, walk.controls),
             extra=walk.extra | {"seconds": walk.spent()},
             pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered, road.task) | _compared(walk),
         )
@@ -148,12 +148,15 @@ def _compared(walk: Walk) -> dict[str, np.ndarray]:
     return {} if source is None or not answers else walk.road.task.compared(source, answers)
 
 
-def _differences(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What one seed allows to be said of distilled against alone."""
-    distilled, alone = find(rows, "student").get("accuracy"), find(rows, "alone").get("accuracy")
-    if distilled is None or alone is None:
-        return []
-    return [f"distilled minus alone: {paired_difference([distilled], [alone]).words()}"]
+def _differences(rows: Sequence[dict[str, Any]], controls: Mapping[str, str]) -> list[str]:
+    """What one seed allows to be said of the student against itself alone, and against each control."""
+    student, said = find(rows, "student").get("accuracy"), []
+    words = {"alone": "distilled minus alone"} | {key: f"against the {name}" for key, name in controls.items()}
+    for key, name in words.items():
+        other = find(rows, key).get("accuracy")
+        if student is not None and other is not None:
+            said.append(f"{name}: {paired_difference([student], [other]).words()}")
+    return said
 
 
 def _notes(walk: Walk) -> list[str]:

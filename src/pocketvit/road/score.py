@@ -283,6 +283,7 @@ class Score(Stage):
             entries.append(self._network(walk, "alone", name, side))
         if "ceiling" in networks:
             entries.append(self._network(walk, "ceiling", "student, all labels", side))
+        entries += [self._network(walk, key, name, side) for key, name in walk.controls.items()]
         if "against" in networks:
             stats = input_stats(networks["against"])
             own = (stats.input_size, stats.mean, stats.std)
@@ -309,7 +310,7 @@ class Score(Stage):
     @staticmethod
     def _network(walk: Walk, key: str, name: str, side: Input) -> Entry:
         model = walk.networks[key].cpu()
-        role = {"alone": "baseline"}.get(key, key)
+        role = "other" if key in walk.controls else {"alone": "baseline"}.get(key, key)
         file = walk.folder / FP32 if key == "student" else None
         answer = network_answers(model, side, walk.road.task)
         return Entry(key, name, role, side[0], answer, model, file, key in walk.calibrated)

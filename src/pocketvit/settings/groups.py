@@ -20,9 +20,10 @@ from .values import (
 )
 
 Stem = Literal["auto", "patch", "hybrid", "conv", "shifted", "summed", "concatenated", "coadvise"]
-Augment = Literal["auto", "none", "light", "medium", "strong"]
+Augment = Literal["auto", "none", "light", "medium", "strong", "hard"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
+Method = Literal["auto", "drawn", "pushed", "inverted", "photograph", "noise"]
 BUILT_IN = ("digits", "scenes")
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
@@ -76,7 +77,8 @@ class Views(Settings, group="views"):
         default=None, low=4, high=1024, common=True,
     )  # fmt: skip
     augment: Augment = setting(
-        "how much views vary; strong adds Mixup and CutMix; auto is light for short trainings, medium for long ones",
+        "how much views vary; strong adds Mixup and CutMix, hard crops a quarter as well; auto is light for short "
+        "trainings, medium for long ones, hard for synthetic images",
         default="auto", common=True,
     )  # fmt: skip
     flip: bool | None = setting(
@@ -215,8 +217,16 @@ class Objective(Settings, group="objective"):
 class Synthesis(Settings, group="data-free"):
     """How images are made out of a teacher."""
 
-    data: ImageSet | None = setting("a few real images to start from", default=None, exists=IMAGES)
-    method: str = setting("how images are made; auto goes by the kind of teacher", default="auto", metavar="NAME")
+    data: ImageSet | None = setting("a few real images to use too; their labels are not looked at", default=None,
+                                    exists=IMAGES, common=True)  # fmt: skip
+    method: Method = setting(
+        "how images are made: drawn and chosen by the teacher (auto); these pushed to their class; these optimized "
+        "(inverted); or noise or one photograph, the controls", default="auto",
+    )  # fmt: skip
+    count: int | None = setting(
+        "images to make; by default 20,000 of 32 pixels, fewer of larger ones",
+        default=None, low=1, high=100_000_000, common=True,
+    )  # fmt: skip
 
 
 class Steps(Settings, group="training"):

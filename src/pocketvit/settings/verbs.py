@@ -148,9 +148,13 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
-        for name, unsaid in (("data", None), ("method", "auto")):
+        for name, unsaid in (("data", None), ("method", "auto"), ("count", None)):
             if not self.data_free and getattr(self, name) != unsaid:
                 raise self.refused(name, "this is for images made from the teacher. Add --data-free")
+        for name in ("val", "table", "group", "tile", "unlabelled", "few_labels", "folds"):
+            if self.data_free and getattr(self, name):
+                raise self.refused(name, "with --data-free there are no images to divide or to read labels of. Leave "
+                                         "it away; --test names images to score on")  # fmt: skip
 
     def require_images(self) -> None:
         if self.data_free:
@@ -287,6 +291,21 @@ class Label(Images, Views, Teachers, Adapting, Labels, Device, Place, verb="labe
         self.require_teacher()
 
 
+class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
+    """Make images out of a teacher alone: an ordinary source, balanced over the classes, with its provenance."""
+
+    plan: bool = setting("print time and bytes, and write nothing", default=False, common=True, saved=False)
+    classes: str | Sequence[str] | None = setting(
+        "names or numbers (from 0) of the classes to make, with commas between; by default all",
+        default=(), read=read_names, metavar="NAMES",
+    )  # fmt: skip
+    seed: int = setting("of everything random", default=0, low=0, high=2**63 - 1)
+
+    def look(self) -> None:
+        super().look()
+        self.require_teacher()
+
+
 class Export(Loading, verb="export"):
     """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip."""
 
@@ -367,26 +386,9 @@ class RunRecipe(Place, verb="run"):
 
 # The verbs in the order of the road; the first ones stand on the first page.
 VERBS: dict[str, type[Settings]] = {
-    kind.verb: kind for kind in (Demo, Distill, Predict, Bench, Report, Train, Label, Export, Pack, Compare, RunRecipe)
+    kind.verb: kind
+    for kind in (Demo, Distill, Predict, Bench, Report, Train, Label, Synthesize, Export, Pack, Compare, RunRecipe)
 }
-
-
-class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
-    """Make images out of teachers alone: an ordinary source, balanced over the classes, with what they were made of."""
-
-    count: int = setting("images to make", default=5000, low=1, high=100_000_000, common=True)
-    size: int | None = setting(
-        "their side in pixels; by default the teacher's", default=None, low=4, high=1024, common=True
-    )
-    classes: str | Sequence[str] | None = setting(
-        "names or numbers of the classes to make, with commas between; by default all",
-        default=(), read=read_names, metavar="NAMES",
-    )  # fmt: skip
-    seed: int = setting("of everything random", default=0, low=0, high=2**63 - 1)
-
-    def look(self) -> None:
-        super().look()
-        self.require_teacher()
 
 
 class Compress(Steps, Output, Resumable, verb="compress"):

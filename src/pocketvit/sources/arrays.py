@@ -36,6 +36,8 @@ def list_digits() -> Listing:
 def list_npz(path: Path) -> Listing:
     """List a MedMNIST-layout file: ``train_images`` and ``train_labels``, likewise val and test, perhaps ``classes``.
 
+    ``synthetic`` is one sentence on what the images were made from, where they are no photographs.
+
     Raises:
         PocketError: not such a file, or one with volumes, or Python objects.
     """
@@ -55,6 +57,7 @@ def list_npz(path: Path) -> Listing:
                     labels = archive[f"{split}_labels"] if f"{split}_labels" in found else None
                     splits[split] = (archive[f"{split}_images"], labels)
             classes = tuple(str(name) for name in archive["classes"]) if "classes" in found else None
+            synthetic = str(archive["synthetic"][0]) if "synthetic" in found else ""
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "pickle" in str(error):
             raise PocketError(
@@ -64,7 +67,11 @@ def list_npz(path: Path) -> Listing:
         raise PocketError(f"{path} is not a readable .npz file ({error}): copy it again") from error
     except MemoryError as error:
         raise PocketError(f"{path} does not fit into memory: use a folder of images instead") from error
-    return _of_medmnist(list_arrays(path.stem, splits, classes or _names(path.stem, splits)))
+    listing = list_arrays(path.stem, splits, classes or _names(path.stem, splits))
+    if synthetic:  # a bank of `pocketvit synthesize`
+        listing.name, listing.synthetic = path.absolute().parent.name, synthetic
+        listing.notes.append(f"synthetic images, {synthetic}")
+    return _of_medmnist(listing)
 
 
 def _names(name: str, splits: dict[str, Split]) -> tuple[str, ...] | None:

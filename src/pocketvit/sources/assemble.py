@@ -61,6 +61,7 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
         listing.modality,
         listing.group,
         checked.group_names,
+        listing.synthetic,
     )
 
 

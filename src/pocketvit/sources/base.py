@@ -166,6 +166,7 @@ class Dataset:
             "histology" or "dermatoscopy".
         group: column of the patients (or whatever else stays on one side of every split), if one was named.
         group_names: cell of that column by `Source.groups`; images whose cell is empty have higher numbers.
+        synthetic: what synthetic training images were made from; "" for images that somebody gave.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Dataset:
     modality: str | None = None
     group: str | None = None
     group_names: tuple[str, ...] = ()
+    synthetic: str = ""
 
     @property
     def research(self) -> bool:

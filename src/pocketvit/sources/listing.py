@@ -25,7 +25,7 @@ class Listing:
         targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1; or `Boxes`.
         images: where the pixels are: files, or arrays.
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
-        task, modality, group: see `Dataset`.
+        task, modality, group, synthetic: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
         whose: whose the given splits are, to be said; by default the name's.
     """
@@ -45,6 +45,7 @@ class Listing:
     group: str | None = None
     groups: list[str] | None = None
     whose: str | None = None
+    synthetic: str = ""
 
     def __len__(self) -> int:
         return len(self.names)

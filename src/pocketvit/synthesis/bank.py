@@ -6,16 +6,16 @@ its provenance. While it is being made its pieces lie in numbered shards, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import differences
 from ..errors import PocketError
 from ..files import read_json, require_space, write_json
+from ..labels.manifest import differences
 from ..sources import Dataset
 from ..sources.arrays import list_arrays
 from ..sources.assemble import assemble
@@ -24,9 +24,13 @@ from .shards import Shards, map_arrays, write_npz
 
 MANIFEST, IMAGES = "bank.json", "images.npz"
 _FORMAT = 1
+_BEFORE = {"config.yaml", "train.log", "start"}  # what may lie in its folder before a bank is begun
 _THUMBNAIL = 8  # side of what near duplicates are found by
 _ALIKE = 0.02  # root mean square difference of two thumbnails (of 1) below which two pictures are one
 _BLOCK = 2048
+
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Pictures uint8 [n, 3, S, S], the teacher's logits [n, C], and how each came about, int8 [n]."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,18 @@ class Bank:
     def dataset(self) -> Dataset:
         """Return the pictures as training images of an ordinary source, memory-mapped; nothing is held out."""
         listing = list_arrays(self.folder.name, {"train": (self.images, None)})
+        listing.synthetic = provenance(self.provenance)
+        listing.notes.append(f"synthetic images, {listing.synthetic}")
         return assemble(listing, val_fraction=0, seed=0, window=None, progress=False)
+
+
+def find_bank(images: Any) -> Path | None:
+    """Return the file of a bank's images, where a user names that or the bank's folder; None for anything else."""
+    if not isinstance(images, str | Path):
+        return None
+    path = Path(images).expanduser()
+    file = path / IMAGES if path.is_dir() else path
+    return file if file.name == IMAGES and file.is_file() and (file.parent / MANIFEST).is_file() else None
 
 
 class BankFolder:
@@ -91,7 +106,7 @@ class BankFolder:
                     f"{self.folder} holds a bank that was asked for otherwise ({'; '.join(lines[:3])}). Ask for the "
                     "same one to continue it, or choose another folder with --out."
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and {path.name for path in self.folder.iterdir()} - _BEFORE:
             raise PocketError(f"{self.folder} is not empty and holds no bank: choose another folder with --out.")
         else:
             require_space(self.folder, bytes, f"the bank in {self.folder}")
@@ -107,7 +122,7 @@ class BankFolder:
 
     def finish(
         self,
-        parts: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+        parts: Iterator[Piece],
         count: int,
         size: int,
         width: int,
@@ -118,7 +133,7 @@ class BankFolder:
         """Write the bank and delete the shards.
 
         Args:
-            parts: consecutive (images uint8 [n, 3, S, S], logits [n, C], origin [n]); read once.
+            parts: consecutive; read once.
             count: pictures in all parts.
             size: S.
             width: C.
@@ -137,12 +152,14 @@ class BankFolder:
                 yield pixels.transpose(0, 2, 3, 1)
             assert start == count, f"{start} pictures instead of {count}"
 
+        said = np.array([provenance({"provenance": self.provenance, "made": dict(made)})])
         write_npz(
             self.folder / IMAGES,
             {
                 "train_images": ((count, size, size, 3), np.dtype(np.uint8), images()),
                 "logits": (logits.shape, logits.dtype, iter([logits])),
                 "origin": (origin.shape, origin.dtype, iter([origin])),
+                "synthetic": (said.shape, said.dtype, iter([said])),
             },
         )
         about = {"origins": list(origins), "classes": list(classes), "made": dict(made)}
@@ -176,37 +193,27 @@ def open_bank(folder: Path | str) -> Bank:
     )
 
 
-def join_banks(folder: Path | str, banks: Sequence[Bank]) -> Bank:
-    """Make one bank of several of the same teacher, such as drawn and inverted images.
+def provenance(about: Mapping[str, Any]) -> str:
+    """Say in one sentence whether real images stand behind a bank, and what else does.
 
-    Raises:
-        PocketError: they are of different teachers or sizes, or the folder holds another bank.
+    Args:
+        about: its record ``provenance`` (what was asked for) and ``made`` (what came out).
     """
-    first = banks[0]
-    teacher = first.provenance["provenance"]["teacher"]
-    for bank in banks[1:]:
-        if bank.provenance["provenance"]["teacher"] != teacher or bank.images.shape[1:] != first.images.shape[1:]:
-            raise PocketError(
-                f"{bank.folder} and {first.folder} were made from different teachers or for different sizes: a bank's "
-                "answers are one teacher's. Make both from the same one."
-            )
-    record = {"method": "joined", "teacher": teacher, "banks": [bank.provenance["provenance"] for bank in banks]}
-    count = sum(map(len, banks))
-    place = BankFolder(folder, record, bytes=sum(bank.images.nbytes for bank in banks))
-    if place.finished:
-        return open_bank(folder)
-    origins = tuple(dict.fromkeys(name for bank in banks for name in bank.origins))
+    real = _most(about["provenance"], "real_images")
+    if real:
+        amount = "one real image" if real == 1 else f"{real:,} real images"
+        return f"NOT data-free: made with {amount}"
+    kept = about["made"].get("priors", [])
+    used = f", what it keeps of its data ({'; '.join(kept)})" if kept else ""
+    return f"data-free: no real image, and of real data nothing but the teacher{used} and its preprocessing were used"
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for bank in banks:
-            numbers = np.array([origins.index(name) for name in bank.origins], np.int8)
-            for start in range(0, len(bank), _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                yield bank.images[rows].transpose(0, 3, 1, 2), bank.logits[rows], numbers[bank.origin[rows]]
 
-    priors = list(dict.fromkeys(line for bank in banks for line in bank.provenance["made"].get("priors", [])))
-    size, width = first.images.shape[1], first.logits.shape[1]
-    return place.finish(parts(), count, size, width, first.classes, origins, {"priors": priors})
+def _most(record: Any, name: str) -> int:
+    """The largest value of a field anywhere in a record: a bank that starts from another holds that one's."""
+    if isinstance(record, dict):
+        own = record.get(name, 0)
+        return max([own if isinstance(own, int) else 0, *(_most(part, name) for part in record.values())])
+    return max((_most(part, name) for part in record), default=0) if isinstance(record, list) else 0
 
 
 def class_names(teacher: Teacher) -> tuple[str, ...]:

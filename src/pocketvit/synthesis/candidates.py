@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -164,6 +165,29 @@ class RealImages:
         for number in np.unique(view):
             rows = np.flatnonzero(view == number)
             result[rows] = self._views.render(position[rows], int(number)).pixels.numpy()
+        return result
+
+
+class Mixed:
+    """Several rows taken in turns, such as drawn pictures and views of a few real images."""
+
+    name = "mixed"
+
+    def __init__(self, rows: Sequence[Candidates]) -> None:
+        self.rows, self.size = tuple(rows), rows[0].size
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        parts = [row.provenance for row in self.rows]
+        return {"images": self.name, "rows": parts, "real_images": sum(part["real_images"] for part in parts)}
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        turn, which = np.divmod(np.asarray(indices, np.int64), len(self.rows))
+        result = np.empty((len(turn), 3, self.size, self.size), np.uint8)
+        for number, row in enumerate(self.rows):
+            own = np.flatnonzero(which == number)
+            if len(own):
+                result[own] = row.take(turn[own])
         return result
 
 

@@ -97,7 +97,7 @@ def _answers(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise PocketError(
             f"{teacher.name} cannot take pictures of {teacher.input_size} x {teacher.input_size} pixels "
-            f"({first[:200]}). Set the size that it was trained with, with --input."
+            f"({first[:200]}). Set the size that it was trained with, with --teacher-size."
         ) from error
 
 
@@ -127,8 +127,8 @@ def _check_values(teacher: Teacher, logits: torch.Tensor) -> None:
         )
     if float((logits - logits.mean(0)).abs().max()) <= 1e-4 * max(1.0, float(logits.abs().max())):
         raise PocketError(
-            f"{teacher.name} says the same of every picture: its weights, its normalization (--norm) or its input size "
-            f"({teacher.input_size}, --input) are not those it was trained with."
+            f"{teacher.name} says the same of every picture: its weights, its normalization (--teacher-norm) or its "
+            f"input size ({teacher.input_size}, --teacher-size) are not those it was trained with."
         )
 
 
@@ -153,7 +153,7 @@ def _one_class(teacher: Teacher, logits: torch.Tensor) -> PocketError:
     label = teacher.classes[number] if teacher.classes and teacher.columns is None else f"number {number}"
     return PocketError(
         f"{teacher.name} gives one class ({label}) to whatever it is shown: it has collapsed, or its normalization "
-        "(--norm) or input size (--input) is wrong. Check its accuracy on a few real images."
+        "(--teacher-norm) or input size (--teacher-size) is wrong. Check its accuracy on a few real images."
     )
 
 
@@ -161,5 +161,5 @@ def _weak(teacher: Teacher) -> PocketError:
     return PocketError(
         f"{teacher.name} is confident of nothing: no drawn picture gets a class with a probability of "
         f"{_CONFIDENT:.0%}, not even after some steps towards it. It is untrained or very weak, or its normalization "
-        "(--norm) or input size (--input) is wrong. Check its accuracy on a few real images."
+        "(--teacher-norm) or input size (--teacher-size) is wrong. Check its accuracy on a few real images."
     )

@@ -1,12 +1,13 @@
 """Invert once, store, train many: drawn pictures or noise are optimized until the teacher's priors hold for them.
 
 DeepInversion (Yin et al. 2020) with what has been learnt since: starts from pictures of the class instead of noise
-where they can be had, half the size first where they cannot, balanced classes in every batch, softened targets, and in
-a second round the student's disagreement. What is stored has been through 8 bits, and is what the teacher is asked.
+where they can be had, half the size first where they cannot, balanced classes in every batch, softened targets. What is
+stored has been through 8 bits, and is what the teacher is asked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator
@@ -16,22 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from ..config import to_dict
 from ..errors import PocketError
 from ..labels.plan import default_batch
 from ..teachers import Teacher
-from ..teachers.teacher import hash_tensors
-from .bank import Bank, BankFolder, class_names, near_duplicates, open_bank, softmax, thumbnails
+from .bank import Bank, BankFolder, Piece, class_names, near_duplicates, open_bank, softmax, thumbnails
 from .candidates import Candidates
 from .check import check_teacher
-from .drawn import teacher_record
-from .priors import Adversary, PriorConfig, Priors, disagreement
+from .drawn import bank_bytes, teacher_record
+from .priors import PriorConfig, Priors
 from .procedural import Procedural
-from .sparse import Sparse
-from .statistics import Card
 
 log = logging.getLogger("pocketvit")
 
@@ -48,8 +45,6 @@ class InversionConfig:
     rate: float = 0.03  # of Adam, of pixels in 0..1
     coarse: float = 0.0  # share of the steps at half the size: worth it from noise, where nothing is yet
     shift: float = 0.125  # of the side, by which images are rolled at every step
-    adversarial: float = 0.0  # weight of a student's disagreement
-    sparse: tuple[float, ...] = ()  # share of a ViT's patches that is kept from each of as many equal stages on
     confidence: float = 0.5  # that the teacher must have in the class in the end
     priors: PriorConfig = PriorConfig()  # noqa: RUF009 (frozen)
     seed: int = 0
@@ -61,8 +56,6 @@ def invert_bank(
     config: InversionConfig = InversionConfig(),
     *,
     start: Bank | Candidates | None = None,
-    card: Card | None = None,
-    student: tuple[nn.Module, Adversary] | None = None,
     progress: bool = True,
 ) -> Bank:
     """Make a bank of optimized images, or go on making it, or open it when it is made.
@@ -72,8 +65,6 @@ def invert_bank(
         teacher: is inverted.
         config: how.
         start: a bank, whose images of the wanted class are optimized; candidates; None for procedural pictures.
-        card: a statistics card: then the result is not data-free.
-        student: a network and its answers to images in 0..1, for ``config.adversarial``.
         progress: show a bar.
 
     Raises:
@@ -82,23 +73,18 @@ def invert_bank(
     """
     if config.images < 1 or config.steps < 1:
         raise PocketError(f"inversion of {config.images} images in {config.steps} steps: both must be at least 1.")
-    if (config.adversarial > 0) != (student is not None):
-        raise PocketError("an adversarial weight and a student belong together: give both or neither.")
     start = start if start is not None else Procedural(config.seed, teacher.input_size)
     provenance = {
         "method": "inverted",
-        "config": to_dict(config),
+        "config": dataclasses.asdict(config),
         "start": _start_record(start),
         **teacher_record(teacher),
-        "statistics_card_images": 0 if card is None else card.images,
-        "student": None if student is None else hash_tensors(student[0]),
     }
-    size = config.images * (3 * teacher.input_size**2 + 2 * teacher.num_outputs)
-    place = BankFolder(folder, provenance, bytes=2 * size)
+    place = BankFolder(folder, provenance, bytes=bank_bytes(config.images, teacher))
     if place.finished:
         return open_bank(folder)
     check = check_teacher(teacher)
-    log.info("%s", check.words)
+    log.info("         %s", check.words)
     if not check.differentiable:
         raise PocketError(
             f"no gradient passes through {teacher.name}, so images cannot be optimized for it (is it quantized?). "
@@ -107,9 +93,9 @@ def invert_bank(
     batch = config.batch or min(256, 2 * default_batch(teacher.input_size, [teacher]))
     batch = max(2, min(batch, config.images))
     shards = place.shards("inverted")
-    with Priors(teacher, config.priors, card) as priors:
+    with Priors(teacher, config.priors) as priors:
         log.info("priors   %s", "; ".join(priors.words))
-        inverter = Inverter(teacher, priors, config, student[1] if student else None)
+        inverter = Inverter(teacher, priors, config)
         starts = _Starts(start, teacher.num_outputs, config.seed)
         for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
             if number not in shards:
@@ -143,7 +129,7 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
         "kept     %d of %d images (%d not of their class, %d alike)", kept.sum(), len(kept), *list(made.values())[1:]
     )
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def parts() -> Iterator[Piece]:
         begin = 0
         for piece in pieces:
             rows = np.flatnonzero(kept[begin : begin + len(piece["targets"])])
@@ -161,13 +147,10 @@ class Inverter:
         teacher: differentiated through.
         priors: whose hooks are in the teacher.
         config: how.
-        adversary: a student's answers, for ``config.adversarial``.
     """
 
-    def __init__(
-        self, teacher: Teacher, priors: Priors, config: InversionConfig, adversary: Adversary | None = None
-    ) -> None:
-        self.teacher, self.priors, self.config, self.adversary = teacher, priors, config, adversary
+    def __init__(self, teacher: Teacher, priors: Priors, config: InversionConfig) -> None:
+        self.teacher, self.priors, self.config = teacher, priors, config
 
     def run(self, images: Tensor, targets: Tensor, number: int) -> Tensor:
         """Optimize images.
@@ -187,39 +170,26 @@ class Inverter:
         targets = targets.to(device)
         coarse = round(config.coarse * config.steps) if size >= 16 else 0
         stages = [(coarse, size // 2)] * (coarse > 0) + [(config.steps - coarse, size)]
-        sparse = Sparse(self.teacher.module, config.sparse, config.steps) if config.sparse else None
         done = 0
-        try:
-            for steps, side in stages:
-                x = F.interpolate(x, (side, side), mode="bilinear", antialias=True) if x.shape[-1] != side else x
-                x = x.detach().requires_grad_()
-                optimizer = torch.optim.Adam([x], lr=config.rate, betas=(0.5, 0.9))
-                for _ in range(steps):
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * done / config.steps))
-                    loss = self._loss(x, targets, size, generator, sparse)
-                    (x.grad,) = torch.autograd.grad(loss, x)
-                    optimizer.step()
-                    with torch.no_grad():
-                        x.clamp_(0, 1)
-                    done += 1
-                x = x.detach()
-        finally:
-            if sparse is not None:
-                x = sparse.filled(x)
-                sparse.remove()
+        for steps, side in stages:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True) if x.shape[-1] != side else x
+            x = x.detach().requires_grad_()
+            optimizer = torch.optim.Adam([x], lr=config.rate, betas=(0.5, 0.9))
+            for _ in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * done / config.steps))
+                (x.grad,) = torch.autograd.grad(self._loss(x, targets, size, generator), x)
+                optimizer.step()
+                with torch.no_grad():
+                    x.clamp_(0, 1)
+                done += 1
+            x = x.detach()
         return (x * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
-    def _loss(self, x: Tensor, targets: Tensor, size: int, generator: torch.Generator, sparse: Sparse | None) -> Tensor:
+    def _loss(self, x: Tensor, targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
         shown = F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x
-        if sparse is None:  # patches that were dropped stay where they are
-            shown = moved(shown, self.config.shift, generator)
-        logits = self.teacher.differentiable(shown)
-        if sparse is not None:
-            sparse.advance()
+        logits = self.teacher.differentiable(moved(shown, self.config.shift, generator))
         loss, _ = self.priors(x, logits, targets)
-        if self.adversary is not None:
-            loss = loss - self.config.adversarial * disagreement(logits, self.adversary(shown)).mean()
         return loss
 
 

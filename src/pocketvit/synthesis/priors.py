@@ -3,14 +3,14 @@
 BatchNorm layers keep the moments of the data, and images are asked to match them (DeepInversion, Yin et al. 2020). A
 network without BatchNorm keeps none: then the patches of a ViT are asked to differ as those of photographs do
 (PSAQ-ViT, Li et al. 2022), normalized channels to carry about equal shares, and features to be strongly active (DAFL,
-Chen et al. 2019); or a statistics card gives the moments. Every prior says what it holds on to, and one that finds
+Chen et al. 2019). Every prior says what it holds on to, and one that finds
 nothing is an error: a sum over no layers would be a zero that nobody notices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import PocketError
-from ..models import forward_heads
 from ..teachers import Teacher
-from ..training import Input
-from ..views.resize import resize
-from .statistics import Card, Inputs, Moments, kept_moments, moments_of, norm_layers
+from .statistics import Inputs, Moments, kept_moments, moments_of, norm_layers
 
 _BINS = 24  # of the density of patch similarities
 _ROWS = 16  # patches of an image whose similarities to all others are looked at
@@ -35,7 +32,7 @@ _EPSILON = 1e-5
 class PriorConfig:
     """What each prior weighs beside the cross-entropy with the wanted class, where the teacher has a hold for it."""
 
-    statistics: float = 1.0  # moments of BatchNorm, or of a card
+    statistics: float = 1.0  # moments of BatchNorm
     patches: float = 0.5  # similarity entropy of a ViT's patches
     channels: float = 0.05  # equal shares of LayerNorm's and GroupNorm's channels, in all depths
     activation: float = 0.05  # of what the head sees
@@ -67,13 +64,12 @@ class StatisticsPrior:
 
     name = "statistics"
 
-    def __init__(self, module: nn.Module, kept: Mapping[str, Moments], words: str) -> None:
+    def __init__(self, module: nn.Module, kept: Mapping[str, Moments]) -> None:
         if not kept:
             raise PocketError(
-                f"{type(module).__name__} keeps no BatchNorm statistics: this prior has nothing to hold on to. "
-                "Give a statistics card, or leave the choice of priors to the teacher's layers."
+                f"{type(module).__name__} keeps no BatchNorm statistics: this prior has nothing to hold on to."
             )
-        self.kept, self.words = kept, words
+        self.kept, self.words = kept, f"moments of {len(kept)} BatchNorm layers"
         self._inputs = Inputs(module, kept)
 
     def loss(self) -> Tensor:
@@ -238,22 +234,18 @@ class Priors:
     Args:
         teacher: gets hooks until `remove` is called (also a context manager).
         config: weights; a prior of weight 0 is left out.
-        card: moments of a teacher's features; makes the result statistics-assisted.
 
     Attributes:
         words: what each holds on to, for the log and the provenance.
     """
 
-    def __init__(self, teacher: Teacher, config: PriorConfig = PriorConfig(), card: Card | None = None) -> None:
+    def __init__(self, teacher: Teacher, config: PriorConfig = PriorConfig()) -> None:
         module = teacher.module
         self.config, self.classes = config, teacher.num_outputs
         self.parts: dict[str, tuple[float, FeaturePrior]] = {}
         kept = kept_moments(module)
-        if config.statistics and card is not None:
-            words = f"moments of {len(card.moments)} layers from a statistics card ({card.images:,} real images)"
-            self._add(config.statistics, StatisticsPrior(module, card.moments, words))
-        elif config.statistics and kept:
-            self._add(config.statistics, StatisticsPrior(module, kept, f"moments of {len(kept)} BatchNorm layers"))
+        if config.statistics and kept:
+            self._add(config.statistics, StatisticsPrior(module, kept))
         if config.patches and attention_projections(module):
             self._add(config.patches, PatchPrior(module))
         if config.channels and "statistics" not in self.parts and norm_layers(module):
@@ -327,31 +319,3 @@ def out_of_range(images: Tensor) -> Tensor:
     mean = F.relu(0.15 - mean) + F.relu(mean - 0.85)
     std = F.relu(0.08 - std) + F.relu(std - 0.4)
     return pixels.mean() + mean.mean() + std.mean()
-
-
-Adversary = Callable[[Tensor], Tensor]
-"""From images in 0..1 to a student's logits [B, C], through which gradients flow."""
-
-
-def disagreement(teacher: Tensor, student: Tensor) -> Tensor:
-    """Jensen-Shannon divergence [B] of two networks' answers, 0 where their likeliest classes differ already.
-
-    Where they differ the student has plainly not learnt it, and pushing further makes nonsense that neither knows;
-    where they agree, it finds what the student is not sure of yet (ADI, Yin et al. 2020; the mask: DAFL's successors).
-    """
-    p, q = teacher.softmax(1), student.softmax(1)
-    middle = (0.5 * (p + q)).clamp_min(1e-12).log()
-    halves = (p * (p.clamp_min(1e-12).log() - middle)).sum(1) + (q * (q.clamp_min(1e-12).log() - middle)).sum(1)
-    return 0.5 * halves * (teacher.argmax(1) == student.argmax(1)).float()
-
-
-def student_answers(student: nn.Module, input: Input) -> Adversary:
-    """Return a student's answers to images in 0..1, of its first head; its mode is the caller's affair."""
-    size, mean, std = input
-    shape = (1, -1, 1, 1)
-
-    def answers(images: Tensor) -> Tensor:
-        shift, scale = (torch.tensor(part, device=images.device).view(shape) for part in (mean, std))
-        return forward_heads(student, (resize(images, (size, size)) - shift) / scale)[0].float()
-
-    return answers

@@ -1,24 +1,14 @@
-"""Means and variances of a teacher's features: those that BatchNorm keeps, and those on a card beside the teacher.
-
-A network without BatchNorm stores no moments of its data. A *statistics card*, written when the teacher is trained,
-gives them; what is synthesized with one is "statistics-assisted" and not "data-free".
-"""
+"""Means and variances of what a teacher's layers are fed: those that BatchNorm keeps, and those of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import PocketError
-from ..teachers import Teacher
-from ..training.checkpoint import read_checkpoint, save_checkpoint
-
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-_FORMAT = "pocketvit statistics card 1"
 
 
 @dataclass(frozen=True)
@@ -73,70 +63,3 @@ class Inputs:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def make_card(teacher: Teacher, batches: Iterable[Tensor], path: Path | str) -> None:
-    """Write a teacher's statistics card: the moments of what its normalization layers are fed.
-
-    Args:
-        teacher: as it will be synthesized from.
-        batches: uint8 [B, 3, S, S] of its training images, as it sees them.
-        path: of the card, ``statistics.safetensors`` beside the teacher.
-
-    Raises:
-        PocketError: it has no normalization layer, or there are no images.
-    """
-    paths = [path for path, layer in teacher.module.named_modules() if isinstance(layer, NORMS)]
-    if not paths:
-        raise PocketError(f"{teacher.name} has no normalization layers, so that there is nothing for a card to hold.")
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
-    images = parts = 0
-    inputs = Inputs(teacher.module, paths)
-    try:
-        for batch in batches:
-            teacher.logits(batch)
-            images += len(batch)
-            parts += 1
-            for name, x in inputs.take().items():
-                found = moments_of(x.detach())
-                weight = len(batch)
-                first, second = found.mean.double() * weight, (found.var + found.mean**2).double() * weight
-                before = sums.get(name)
-                sums[name] = (first, second) if before is None else (before[0] + first, before[1] + second)
-    finally:
-        inputs.remove()
-    if not images:
-        raise PocketError("a statistics card needs images: there are none.")
-    tensors = {}
-    for name, (first, second) in sums.items():
-        mean = first / images
-        tensors[f"{name}.mean"] = mean.float().cpu()
-        tensors[f"{name}.var"] = (second / images - mean**2).clamp_min(0).float().cpu()
-    save_checkpoint(
-        Path(path), tensors, {"format": _FORMAT, "weights": teacher.fingerprint["weights"], "images": images}
-    )
-
-
-@dataclass(frozen=True)
-class Card:
-    """A statistics card: moments by module path, and of how many real images they were taken."""
-
-    moments: Mapping[str, Moments]
-    images: int
-
-
-def read_card(path: Path | str, teacher: Teacher) -> Card:
-    """Read a teacher's card.
-
-    Raises:
-        PocketError: the file is no card, or another teacher's.
-    """
-    tensors, about = read_checkpoint(Path(path))
-    if about.get("format") != _FORMAT:
-        raise PocketError(f"{path} is no statistics card: `pocketvit train` writes one beside a teacher.")
-    if about.get("weights") != teacher.fingerprint["weights"]:
-        raise PocketError(f"the statistics card {path} belongs to other weights than those of {teacher.name}.")
-    names = sorted({name.rsplit(".", 1)[0] for name in tensors})
-    device = teacher.device
-    found = {name: Moments(tensors[f"{name}.mean"].to(device), tensors[f"{name}.var"].to(device)) for name in names}
-    return Card(found, about["images"])

@@ -76,6 +76,8 @@ def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
     if teacher.classes is None:
         if teacher.num_outputs != len(dataset_classes):
             return None
+        if teacher.columns is not None:  # somebody has said which output is whose
+            return teacher
         shown = ", ".join(dataset_classes[:3]) + (", ..." if len(dataset_classes) > 3 else "")
         return teacher.with_columns(
             None, f"{teacher.name}: its classes have no names; assumed to be the images' classes in order ({shown})."

@@ -12,9 +12,11 @@ def distill(settings: Distill) -> Run | Outcome:
 
     Checks and splits the images, makes every teacher answer in their classes, stores the teachers' labels once,
     trains the student (and, for comparison, the same student without a teacher), exports it to ONNX (fp32 and int8),
-    measures the files and writes the report. What is there already is reused.
+    measures the files and writes the report. What is there already is reused. With ``data_free`` the images are made
+    from the teacher.
     """
-    from ..road import DISTILL
+    from ..road import DATA_FREE, DISTILL
     from ..road.begin import go, plan_of
 
-    return plan_of(settings, DISTILL) if settings.plan else go(settings, DISTILL)
+    stages = DATA_FREE if settings.data_free else DISTILL
+    return plan_of(settings, stages) if settings.plan else go(settings, stages)

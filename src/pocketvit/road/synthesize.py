@@ -1,0 +1,219 @@
+"""Without images: the stage that makes them from the teacher, before all others, and the one that says what for.
+
+Training never sees a real image, unless some were given for that (``--data``): the test images are judged at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PocketError
+from ..files import sha256_of
+from ..sources import Checks, Dataset, Source, open_images, pack_dataset
+from ..synthesis import Bank, Candidates, gallery
+from ..synthesis.methods import Request, bank_cost, make_bank, words
+from ..teachers import Teacher, align
+from ..teachers.classes import match_classes
+from ..training.distributed import join_processes, lead_first
+from .base import Cost, Stage, Walk
+from .images import open_test, shared_folder
+from .label import label_road
+from .rates import training_seconds
+from .train import train_network
+
+log = logging.getLogger("pocketvit")
+
+COUNT = 20_000  # images of 32 px that are made by default
+SEED = 0  # of the images, so that students of every seed share a bank
+
+
+class Promised(Source):
+    """Images that are still to be made: it stands for them in plans and choices, and shows unchosen pictures."""
+
+    def __init__(self, row: Candidates, count: int, name: str) -> None:
+        self.row = row
+        super().__init__(
+            name=name, split="train", classes=(), ids=np.arange(count, dtype=np.uint64),
+            targets=np.full(count, -1, np.int64), names=[str(number) for number in range(count)], window=None,
+            size=(row.size, row.size), fingerprint=sha256_of([row.provenance, count]),
+        )  # fmt: skip
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
+        return self.row.take(np.array([position]))[0].transpose(1, 2, 0), -1
+
+
+def count_for(settings: Any, teacher: Teacher) -> int:
+    """How many images are made: as many as was said, else `COUNT` of 32 px, fewer of larger ones."""
+    return settings.count or max(1000, round(COUNT * min(1.0, 32 / teacher.input_size)))
+
+
+def request_of(settings: Any, teacher: Teacher, *, method: str | None = None, data: bool = True) -> Request:
+    """Return what the settings ask for: their method, or another one; with their real images, or without."""
+    few = None
+    if data and settings.data is not None:
+        few = open_images(settings.data, val_fraction=0, progress=False).train
+    return Request(method or settings.method, count_for(settings, teacher), few, seed=SEED)
+
+
+def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
+    """Return what will be learned from before it is made, and the teachers in its classes.
+
+    The classes are those of the test images, where these were given and labelled: matched by name, or by number or in
+    order where the teacher does not name its own. Else they are the teacher's.
+
+    Raises:
+        PocketError: There is no teacher, or none of its classes are those of the test images.
+    """
+    settings.require_teacher()
+    test = open_test(settings)
+    classes = test.classes if test is not None else ()
+    mapped = [_of_classes(teacher, classes) for teacher in teachers] if classes else list(teachers)
+    request = request_of(settings, mapped[0])
+    count, size = request.images, mapped[0].input_size
+    train = Promised(request.row(size), count, mapped[0].name)
+    notes = [f"the images are made from the teacher {mapped[0].name} ({request.chosen})"]
+    if len(mapped) > 1:
+        notes.append("the first teacher chooses the images, all of them answer")
+    if test is not None:
+        notes.append(f"test: {len(test.test or ()):,} images of {test.name}, looked at when all is trained")
+    else:
+        notes.append("no test images (--test FOLDER): how good the student is on real ones stays unknown")
+    checks = Checks({"train": {"": count}}, sizes={(size, size): count}, modes={"RGB": count})
+    dataset = Dataset(
+        f"{mapped[0].name}-no-images", classes, train, None, None if test is None else test.test, tuple(notes), checks,
+        synthetic=request.chosen,
+    )  # fmt: skip
+    return dataset, mapped
+
+
+def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
+    """Return a teacher that answers in the classes of the test images."""
+    numbers = [int(name) for name in classes if name.isdecimal()]
+    if teacher.classes is None and len(numbers) == len(classes) and max(numbers) < teacher.num_outputs:
+        return teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number.")
+    aligned = align(teacher, classes)
+    if aligned is not None:  # what is assumed for that is said by the stage of teachers
+        return teacher.with_columns(aligned.columns)
+    named = ", ".join((teacher.classes or ())[:5]) or "without names"
+    raise PocketError(
+        f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
+        f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or "
+        "by its numbers from 0."
+    )
+
+
+def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
+    """Return a teacher that answers in the classes that were asked for, by name or number; all of them without any."""
+    if not wanted:
+        return teacher
+    numbers = [int(name) for name in wanted if name.isdecimal()]
+    if len(numbers) == len(wanted):
+        if max(numbers) >= teacher.num_outputs or len(set(numbers)) < max(2, len(numbers)):
+            raise PocketError(f"--classes: give two or more different numbers below {teacher.num_outputs}.")
+        return teacher.with_columns(np.array(numbers))
+    columns = match_classes(teacher.classes or (), wanted)
+    if columns is None:
+        known = f"it names {', '.join(teacher.classes[:8])}" if teacher.classes else "its classes have no names"
+        raise PocketError(f"--classes {','.join(wanted)}: not classes of {teacher.name} ({known}). Numbers serve too.")
+    return teacher.with_columns(columns)
+
+
+def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
+    """Where a bank lies that runs beside each other share."""
+    asked = dataclasses.asdict(dataclasses.replace(request, data=None))
+    few = None if request.data is None else request.data.fingerprint
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
+    return shared / "banks" / f"{name}-{request.chosen}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
+
+
+class Synthesize(Stage):
+    """Images made from the teacher: the training split of everything that follows."""
+
+    name = "synthesize"
+    writes = ("bank",)
+
+    def cost(self, walk: Walk) -> Cost:
+        seconds, size = bank_cost(walk.specs[0], request_of(walk.settings, walk.specs[0]))
+        return Cost(seconds, size)
+
+    def run(self, walk: Walk) -> None:
+        request = request_of(walk.settings, walk.specs[0])
+        bank = _made(walk, request)
+        for line in words(bank):
+            log.info("         %s", line)
+        walk.notes += words(bank)
+        if len(bank) < request.images:
+            walk.notes.append(f"{request.images - len(bank):,} of {request.images:,} images were rejected")
+        walk.images = _dataset(walk.images, bank)
+
+
+def _made(walk: Walk, request: Request) -> Bank:
+    """Make a bank in the folder that runs share, or open it there."""
+    teacher: Teacher = walk.specs[0]
+    folder = bank_folder(shared_folder(walk), teacher, request)
+    log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.chosen, teacher.name, folder)
+    with lead_first(join_processes(walk.device or "auto")):
+        bank = make_bank(folder, teacher, request)
+        if not (folder / "gallery.png").is_file():
+            gallery(bank, folder / "gallery.png", words(bank))
+    return bank
+
+
+def _dataset(asked: Dataset, bank: Bank) -> Dataset:
+    """Return a bank's images in place of the promised ones."""
+    made = bank.dataset()
+    return dataclasses.replace(
+        made, name=asked.name, classes=asked.classes, test=asked.test, notes=(*made.notes, *asked.notes)
+    )
+
+
+class Controls(Stage):
+    """The same student at equal steps on noise, and without the real images where a few were given."""
+
+    name = "controls"
+    reads = ("images", "teachers", "student")
+    writes = ("controls",)
+
+    def cost(self, walk: Walk) -> Cost:
+        wanted = self._wanted(walk)
+        if not wanted:
+            return Cost()
+        seconds, weights = training_seconds(walk)
+        banks = [bank_cost(walk.specs[0], request) for _, request in wanted.values()]
+        return Cost(
+            sum(one[0] for one in banks) + len(wanted) * seconds,
+            sum(one[1] for one in banks) + len(wanted) * 7 * weights,
+        )
+
+    def run(self, walk: Walk) -> None:
+        for key, (name, request) in self._wanted(walk).items():
+            log.info("control  %s", name)
+            bank = _made(walk, request)
+            packed = pack_dataset(_dataset(walk.images, bank), walk.road.shared / "packs")
+            road = walk.road.with_train(packed.train)
+            # As many steps as the student had, should fewer images have been kept.
+            shown = len(walk.road.dataset.train) * walk.config.train.epochs
+            train = dataclasses.replace(walk.config.train, epochs=max(1, round(shown / len(bank))))
+            labels = dataclasses.replace(walk.config.labels, views=min(walk.config.labels.views, train.epochs))
+            config = dataclasses.replace(walk.config, train=train, labels=labels)
+            store = label_road(road, walk.teachers, labels)
+            walk.networks[key] = train_network(road, config, walk.folder / key, teachers=walk.teachers, store=store)
+            walk.controls[key] = name
+
+    @staticmethod
+    def _wanted(walk: Walk) -> dict[str, tuple[str, Request]]:
+        """Controls by key: what is said of each, and its images. Without test images nothing could be compared."""
+        settings, teacher = walk.settings, walk.specs[0]
+        if walk.images.test is None or not settings.baseline:
+            return {}
+        wanted = {"noise": ("student, from noise alone", request_of(settings, teacher, method="noise", data=False))}
+        if settings.data is not None:
+            bare = request_of(settings, teacher, data=False)
+            wanted = {"without": ("student, without the real images", bare), **wanted}
+        return wanted

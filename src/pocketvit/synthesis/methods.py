@@ -1,0 +1,152 @@
+"""The methods of making images that users choose by name, what each costs, and what is said of the result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import PocketError
+from ..sources import Source
+from ..teachers import Teacher
+from .bank import Bank, provenance
+from .candidates import Candidates, Mixed, Noise, Photograph, RealImages, sample_photograph
+from .drawn import DrawnConfig, bank_bytes, draw_bank
+from .inversion import InversionConfig, invert_bank
+from .procedural import Procedural
+
+METHODS = {
+    "drawn": "pictures drawn at random, chosen by the teacher",
+    "pushed": "drawn and chosen, then moved a few grey levels to the class that the teacher should see",
+    "inverted": "drawn and chosen, then optimized for what the teacher keeps of its data",
+    "photograph": "crops of one photograph (a control, not data-free)",
+    "noise": "independent random pixels (a control)",
+}
+BEST = "drawn"  # what auto stands for
+_STEPS = {"pushed": 8, "inverted": 30}  # of gradient
+_CAME = {
+    "looked_at": "pictures looked at",
+    "rejected": "not of their class and left out",
+    "near_duplicates": "near duplicates left out",
+}
+_PROBE = 32  # images of a measurement, fewer where they are large
+
+
+@dataclass(frozen=True)
+class Request:
+    """A bank to be made.
+
+    Attributes:
+        method: A name of `METHODS`, or "auto".
+        images: How many.
+        data: A few real images to start from; then the bank is not data-free.
+        seed: Of everything random.
+    """
+
+    method: str = "auto"
+    images: int = 20_000
+    data: Source | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method != "auto" and self.method not in METHODS:
+            raise PocketError(f"--method {self.method}: give auto or one of {', '.join(METHODS)}.")
+        if self.data is not None and self.chosen in ("noise", "photograph"):
+            raise PocketError(f"--method {self.chosen} is a control and takes no --data. Leave one of them away.")
+
+    @property
+    def chosen(self) -> str:
+        """The method, auto resolved."""
+        return BEST if self.method == "auto" else self.method
+
+    def row(self, size: int) -> Candidates:
+        """The pictures that the teacher chooses from."""
+        if self.chosen == "noise":
+            return Noise(self.seed, size)
+        if self.chosen == "photograph":
+            picture, name = sample_photograph(size)
+            return Photograph(picture, self.seed, size, name)
+        drawn = Procedural(self.seed, size)
+        return drawn if self.data is None else Mixed([drawn, RealImages(self.data, self.seed, size)])
+
+    def config(self) -> DrawnConfig:
+        """How they are chosen."""
+        steps = _STEPS["pushed"] if self.chosen == "pushed" else 0
+        looked_at = 1.0 if self.chosen == "noise" else DrawnConfig.looked_at
+        return DrawnConfig(self.images, looked_at=looked_at, steps=steps, seed=self.seed)
+
+
+def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progress: bool = True) -> Bank:
+    """Make the bank that is asked for, go on making it, or open it when it is made.
+
+    Args:
+        folder: Of the bank; what it starts from lies in ``start`` beside its files.
+        teacher: Chooses, and is differentiated through where the method does that.
+        request: What is asked for.
+        progress: Show bars.
+
+    Raises:
+        PocketError: The teacher cannot be used so, or the folder holds another bank.
+    """
+    row = request.row(teacher.input_size)
+    if request.chosen != "inverted":
+        return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
+    start = draw_bank(Path(folder) / "start", teacher, request.config(), candidates=row, progress=progress)
+    config = InversionConfig(request.images, steps=_STEPS["inverted"], seed=request.seed)
+    return invert_bank(folder, teacher, config, start=start, progress=progress)
+
+
+def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
+    """Return seconds on this machine, after timing a few images, and bytes on disk; nothing is written."""
+    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size))
+    config, count = request.config(), request.images
+    seconds = config.candidates * (drawing + asking)
+    size = bank_bytes(count, teacher) + config.candidates * teacher.num_outputs * 2
+    if request.chosen in _STEPS:
+        seconds += count * _STEPS[request.chosen] * optimizing
+    return seconds, size * (2 if request.chosen == "inverted" else 1)
+
+
+def _measure(teacher: Teacher, row: Candidates) -> tuple[float, float, float]:
+    """Return seconds an image: drawing one, asking the teacher, and a gradient through it."""
+    count = max(4, min(_PROBE, _PROBE * 64**2 // teacher.input_size**2))
+    images = row.take(np.arange(count))  # to warm up
+    start = time.perf_counter()
+    images = row.take(np.arange(count, 2 * count))
+    drawing = time.perf_counter() - start
+    pixels = torch.from_numpy(images)
+    teacher.logits(pixels)
+    start = time.perf_counter()
+    teacher.logits(pixels).cpu()
+    asking = time.perf_counter() - start
+    x = (pixels.to(teacher.device).float() / 255).requires_grad_()
+    start = time.perf_counter()
+    logits = teacher.differentiable(x)
+    if logits.requires_grad:
+        torch.autograd.grad(logits.sum(), x)[0].cpu()
+    optimizing = time.perf_counter() - start
+    return drawing / count, asking / count, optimizing / count
+
+
+def words(bank: Bank) -> list[str]:
+    """Say what a bank was made from, and what came out, in sentences."""
+    record, made = bank.provenance["provenance"], bank.provenance["made"]
+    teacher, norm = record["teacher"], record["teacher"]["preprocessing"]
+    counts = np.bincount(bank.logits.argmax(1), minlength=bank.logits.shape[1])
+    shares = f"the teacher's rarest of {len(counts)} classes has {counts.min() / len(bank):.1%} of them"
+    came = [f"{made[name]:,} {said}" for name, said in _CAME.items() if name in made]
+    lines = [
+        provenance(bank.provenance),
+        f"teacher {teacher['name']}, {norm['input_size']} px, mean {_plain(norm['mean'])}, std {_plain(norm['std'])}; "
+        f"weights {teacher['weights'][:12]}",
+        f"{len(bank):,} images of {bank.images.shape[1]} px; {shares}, the commonest {counts.max() / len(bank):.1%}; "
+        f"its highest probability is {bank.probabilities.max(1).mean():.2f} on average",
+    ]
+    return lines + ([", ".join(came)] if came else [])
+
+
+def _plain(values: list[float]) -> str:
+    return "/".join(f"{value:.3g}" for value in values)

@@ -1,0 +1,114 @@
+"""The road without images: what is said, what stands beside the student, and that training saw nothing real."""
+
+import numpy as np
+import pytest
+import synthesis_fakes
+
+import pocketvit
+from pocketvit.errors import PocketError
+from pocketvit.files import read_json
+from pocketvit.road.images import open_dataset
+from pocketvit.settings import Distill
+from pocketvit.sources import open_images
+from pocketvit.synthesis import Procedural
+from pocketvit.teachers import load_teacher
+
+QUICK = {
+    "data_free": True, "teacher_size": 16, "teacher_norm": "none", "student": "pocket_xs", "count": 64, "epochs": 2,
+    "views": 1, "precision": "fp32", "batch_size": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def coloured():
+    """Real images: pictures by the strongest colour, that the teacher has not seen."""
+    pixels = Procedural(7, 16).take(np.arange(60)).transpose(0, 2, 3, 1)
+    return pixels, pixels.mean((1, 2)).argmax(1)
+
+
+def test_a_student_without_images_stands_beside_one_from_noise(network, coloured, tmp_path):
+    few = tmp_path / "few.npz"
+    np.savez(few, train_images=coloured[0][:5])
+    run = pocketvit.distill(teacher=network, test=coloured, data=few, out=tmp_path / "runs", **QUICK)
+    rows = {row["key"]: row for row in run.results["rows"]}
+    assert {"teacher-1", "student", "noise", "without"} <= rows.keys()
+    for key in ("student", "noise", "without"):
+        assert rows[key]["n"] == 60
+    assert rows["student"]["calibrated"] is False
+    worth = [line for line in run.results["differences"] if "without the real images" in line]
+    assert "points (one seed" in worth[0]
+    assert run.results["dataset"]["counts"] == {"train": 64, "test": 60}
+    said = (run.folder / "train.log").read_text(encoding="utf-8")
+    for words in ("NOT data-free: made with 5 real images", "from noise alone", "classes were matched by number"):
+        assert words in said
+    assert "NOT data-free: made with 5 real images" in run.report.read_text(encoding="utf-8")
+    banks = sorted((tmp_path / "runs" / "shared" / "banks").glob("*/gallery.html"))
+    assert len(banks) == 3
+    # Every image that training saw is one of a bank.
+    made = {
+        picture.tobytes()
+        for bank in banks
+        for picture in open_images(bank.parent / "images.npz").train.rgb(np.arange(57))
+    }
+    assert not made & {picture.tobytes() for picture in coloured[0]}
+
+
+def test_without_test_images_accuracy_is_unknown(network, tmp_path):
+    run = pocketvit.distill(teacher=network, out=tmp_path / "runs", **QUICK)
+    rows = {row["key"]: row for row in run.results["rows"]}
+    assert rows["student"].get("accuracy") is None
+    assert "noise" not in rows
+    assert "unknown" in str(run)
+    assert "stays unknown" in (run.folder / "train.log").read_text(encoding="utf-8")
+    assert read_json(run.folder / "student" / "config.json")["label_names"] == ["class 0", "class 1", "class 2"]
+
+
+def test_a_plan_writes_nothing(network, coloured, tmp_path):
+    plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path / "runs", plan=True, **QUICK)
+    assert {"synthesize", "label", "train", "controls"} <= plan.data["seconds"].keys()
+    assert plan.data["counts"]["train"] == 64
+    assert not (tmp_path / "runs" / "shared").exists()
+
+
+def test_classes_of_other_names_are_refused(network, coloured, tmp_path):
+    pixels, labels = coloured
+    named = load_teacher(network, input_size=16, norm="none", classes=synthesis_fakes.CLASSES)
+    test = (pixels, np.array(["cat", "dog", "eel"])[labels])
+    with pytest.raises(PocketError, match=r"the 3 classes of the test images \(cat, dog, eel\) are not among the 3"):
+        pocketvit.distill(teacher=named, test=test, out=tmp_path, **QUICK)
+
+
+def test_combinations_that_cannot_be_are_refused():
+    for given, message in (
+        ({"val": "few"}, "--val few: with --data-free there are no images"),
+        ({"few_labels": 5}, "--few-labels 5"),
+        ({"method": "drwan"}, "Did you mean drawn"),
+    ):
+        with pytest.raises(PocketError, match=message):
+            Distill(data_free=True, teacher="a", **given)
+    with pytest.raises(PocketError, match="--count 5: this is for images made from the teacher"):
+        Distill("photos", count=5)
+
+
+def test_the_verb_makes_a_source_with_a_page(network, coloured, tmp_path):
+    options = {"teacher": network, "teacher_size": 16, "teacher_norm": "none", "out": tmp_path, "count": 30}
+    plan = pocketvit.synthesize(**options, plan=True)
+    assert plan.data["images"] == 30
+    assert not list(tmp_path.iterdir())
+    made = pocketvit.synthesize(**options, classes="2,0")
+    assert "data-free: no real image" in str(made)
+    assert "pocketvit distill" in str(made)
+    dataset = open_images(made.data["images"], progress=False)
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 30
+    again = pocketvit.synthesize(**options, classes="2,0", resume=True)
+    assert again.data["folder"] == made.data["folder"]
+    settings = Distill(made.data["folder"], test=coloured, teacher="t")
+    opened = open_dataset(settings)
+    assert len(opened.train) == 30
+    assert len(opened.test) == 60
+    assert opened.val is None
+    assert opened.classes == ("0", "1", "2")
+    with pytest.raises(PocketError, match="holds synthetic images without labels"):
+        open_dataset(Distill(made.data["images"], val=coloured, teacher="t"))
+    with pytest.raises(PocketError, match="different numbers below 3"):
+        pocketvit.synthesize(**options, classes="0,7")
