@@ -269,3 +269,19 @@ def test_a_detector_answers_images_that_nobody_annotated(voc, teacher, tmp_path)
     assert student["agreement"] is not None
     assert run.results["dataset"]["classes"] == sorted(CLASSES)
     assert "unknown" in str(run)
+
+
+def test_stored_boxes_are_all_there_is_of_a_teacher(drawn, voc, tmp_path):
+    entries = [
+        {"image_id": scene.name, "category_id": sorted(CLASSES).index(label), "bbox": [x0, y0, x1 - x0, y1 - y0],
+         "score": 0.9}
+        for scene in drawn for label, x0, y0, x1, y1 in scene.boxes
+    ]  # fmt: skip
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(entries))
+    run = distill(str(voc), teacher_labels=str(path), out=str(tmp_path / "runs"), **CHOICES | {"epochs": 1, "views": 1})
+    assert row(run, "teacher-1")["map"] == pytest.approx(1.0)
+    assert row(run, "student")["map"] is not None
+    assert "stored answers" in str(run)
+    with pytest.raises(PocketError, match="Leave --teacher away"):
+        distill(str(voc), teacher_labels=str(path), teacher="pocket_s", out=str(tmp_path))
