@@ -56,7 +56,7 @@ def unpacked(plain, tmp_path):
 
 @pytest.mark.parametrize("script", package.SCRIPTS)
 def test_scripts_need_only_onnxruntime_numpy_and_pillow(script):
-    allowed = {"onnxruntime", "numpy", "PIL", "predict", "preprocessing", *sys.stdlib_module_names}
+    allowed = {"onnxruntime", "numpy", "PIL", "boxes", "predict", "preprocessing", *sys.stdlib_module_names}
     for node in ast.walk(ast.parse((SCRIPTS / script).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
@@ -124,6 +124,7 @@ def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, mo
     bench = runpy.run_path(str(SCRIPTS / "bench.py"))
     monkeypatch.delitem(sys.modules, "predict")
     monkeypatch.delitem(sys.modules, "preprocessing")
+    monkeypatch.delitem(sys.modules, "boxes")
     expected, found = (np.random.default_rng(seed).dirichlet(np.full(1000, 50.0)) for seed in (0, 1))
     golden = {"picture": "golden.png", "label": "0", "probabilities": expected, "tolerance": package.TOLERANCE["int8"]}
     bench["check"].__globals__["HERE"] = unpacked
@@ -137,7 +138,10 @@ def test_a_wrong_answer_shows_even_where_every_probability_is_small(unpacked, mo
         def __call__(self, picture):
             return self.found
 
-        def answer(self, probabilities):
+        def scores(self, found):
+            return found
+
+        def answer(self, found):
             return [["0", 1.0]]
 
     assert np.abs(expected - found).max() < 0.003

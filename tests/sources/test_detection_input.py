@@ -258,3 +258,15 @@ def test_a_broken_image_goes_with_its_boxes(yolo):
     assert len(dataset.train) == 5
     assert len(dataset.train.targets) == 5
     assert not any("outside" in note or "zero" in note for note in dataset.notes)
+
+
+def test_images_without_annotations_become_a_set_that_nobody_looked_at(tmp_path):
+    from pocketvit.sources.detection import without_boxes
+
+    for number, size in enumerate(((30, 20), (20, 30), (24, 24))):
+        Image.new("RGB", size, (number, 9, 9)).save(tmp_path / f"{number}.png")
+    dataset = without_boxes(open_images(tmp_path, val_fraction=0))
+    assert dataset.task == "detection"
+    assert dataset.train.targets.sizes.tolist() == [[20, 30], [30, 20], [24, 24]]
+    assert not dataset.train.targets.known.any()
+    assert len(dataset.train.targets) == 3

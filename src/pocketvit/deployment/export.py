@@ -86,18 +86,18 @@ def export_onnx(
             output = network(example)
     except Exception as error:
         raise PocketError(f"{type(model).__name__} does not take {side}x{side} pixels: {_first_line(error)}") from error
-    if not isinstance(output, torch.Tensor) or output.shape != (count, len(signature.classes)):
+    if len(output) != count or task.classes_in(output) != len(signature.classes):
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise PocketError(
             f"{type(model).__name__} answers {shape} for {count} image{'s' * (count > 1)}, but there are "
-            f"{len(signature.classes)} classes: [{count}, {len(signature.classes)}] was expected. Give the class names "
+            f"{len(signature.classes)} classes. Give the class names "
             "that belong to this model."
         )
     whole: nn.Module = network
     if source_size is not None:
         whole = PictureInput(network, signature)
         example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
-    names = ("picture", "probabilities") if source_size else ("pixels", "logits")
+    names = ("picture", "probabilities") if source_size else ("pixels", task.output)
     proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
     proto.graph.input[0].doc_string = describe_input(signature)
     write_signature(proto, signature)

@@ -46,7 +46,8 @@ class Model(ABC):
         Raises:
             PocketError: A picture cannot be taken by this model, or the answer is not finite.
         """
-        return self.answer([self.prepare(picture) for picture in pictures])
+        sizes = [picture.shape[:2] for picture in pictures]
+        return self.answer([self.prepare(picture) for picture in pictures], sizes)
 
     def prepare(self, picture: np.ndarray) -> torch.Tensor:
         """Return what is kept of a picture uint8 [H, W, 3] to answer it: its views, of tiles several.
@@ -56,14 +57,26 @@ class Model(ABC):
         """
         return self.preprocessing.views([picture])
 
-    def answer(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
-        """Return the probabilities float32 [N, C] of N prepared pictures; those of a picture's tiles are averaged."""
+    def answer(self, prepared: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
+        """Return the answers (as a rule probabilities float32 [N, C]) to N prepared pictures.
+
+        Those of a picture's tiles are averaged; answers that lie in the view (boxes) are placed in the picture.
+
+        Args:
+            prepared: Of `prepare`.
+            sizes: (height, width) of the pictures, where answers are to be placed.
+        """
         if not prepared:
             return np.zeros((0, len(self.classes)), np.float32)
         answers = self.probabilities(torch.cat(list(prepared)))
         if len(answers) == len(prepared):
-            return answers
+            return self._placed(answers, sizes)
         return per_image(answers, np.repeat(np.arange(len(prepared)), list(map(len, prepared)))).astype(np.float32)
+
+    def _placed(self, answers: np.ndarray, sizes: Sequence[tuple[int, int]] | None) -> np.ndarray:
+        if sizes is None:
+            return answers
+        return self.task.placed(answers, self.preprocessing.view, np.array(sizes, np.int64).reshape(-1, 2))
 
     def _checked(self, views: np.ndarray | torch.Tensor) -> torch.Tensor:
         given = views if isinstance(views, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(views))

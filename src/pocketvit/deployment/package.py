@@ -25,7 +25,7 @@ from .run import OnnxModel
 # Processors round in their own way (and some older x86 saturate int8 sums): largest difference of a probability, and
 # relative distance of the centred logits, that a device may show.
 TOLERANCE = {"int8": {"probability": 0.03, "logits": 0.1}, "fp32": {"probability": 0.002, "logits": 0.005}}
-SCRIPTS = ("preprocessing.py", "predict.py", "bench.py")  # each imports only those before it
+SCRIPTS = ("preprocessing.py", "boxes.py", "predict.py", "bench.py")  # each imports only those before it
 
 
 def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray | None = None) -> Path:
@@ -48,7 +48,8 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
     if not model.signature.weights:
         raise PocketError(f"{onnx_path} is of an older pocketvit. Export it again: `pocketvit export RUN`.")
     picture = draw_golden(*golden_size(model)) if golden is None else np.ascontiguousarray(golden)
-    probabilities = model.label([picture])[0]
+    answer = model.label([picture])[0]
+    probabilities = model.task.class_scores(answer, len(model.classes))
     tolerance = TOLERANCE[model.signature.precision]
     image = io.BytesIO()
     Image.fromarray(picture).save(image, "PNG", optimize=True)
@@ -57,7 +58,7 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
         "model": onnx_path.name,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "picture": "golden.png",
-        "label": model.task.named(model.task.answered(probabilities[None])[0], model.classes) or "none",
+        "label": model.task.named(model.task.answered(answer[None])[0], model.classes) or "none",
         "probabilities": [float(f"{value:.6g}") for value in probabilities],
         "tolerance": tolerance,
         "made_with": {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__},

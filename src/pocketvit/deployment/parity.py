@@ -67,11 +67,12 @@ def check_parity(
     finally:
         model.train(training)
     logits = torch.cat(parts)
+    inside = signature.source_size is not None
     answers = task.probabilities(logits).numpy()
     found = exported.outputs(array)
-    expected = answers if signature.source_size else logits.numpy()
-    given = found if signature.source_size else task.probabilities(torch.from_numpy(found)).numpy()
-    expected, found = expected.astype(np.float64), found.astype(np.float64)
+    expected = task.graph(logits).numpy() if inside else logits.numpy()
+    given = task.from_graph(found) if inside else task.probabilities(torch.from_numpy(found)).numpy()
+    expected, found = (values.reshape(len(values), -1).astype(np.float64) for values in (expected, found))
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.maximum(norms, 1e-30)
     parity = Parity(

@@ -43,7 +43,7 @@ class PictureInput(nn.Module):
         self.register_buffer("picture_shift", (-mean / std).float().view(1, 3, 1, 1))
 
     def forward(self, picture: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to probabilities float32 [B, C]."""
+        """uint8 [B, H, W, 3] to what `Task.graph` makes of the outputs, probabilities float32 [B, C] as a rule."""
         x = self.picture_resize(self.picture_fit(picture.permute(0, 3, 1, 2).float()))
         return self.task(self.network(x * self.picture_scale + self.picture_shift))
 
@@ -51,7 +51,7 @@ class PictureInput(nn.Module):
 class _Probabilities(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self.of = task.probabilities
+        self.of = task.graph
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.of(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PocketError
+from ..files import atomic
 from ..sources.decode import SUFFIXES, BrokenImage, decode
 from ..sources.folders import find_files, is_image
 from ..sources.objects import as_pixels
@@ -62,6 +64,7 @@ def predict_images(
     *,
     window: tuple[float, float] | None = None,
     top: int = 1,
+    save: Path | None = None,
 ) -> list[Prediction]:
     """Label pictures, in the order given; what cannot be read is reported and the others go on.
 
@@ -71,11 +74,12 @@ def predict_images(
             arrays [H, W] or [H, W, C] of any depth; one of them or many.
         window: intensities that become black and white, in place of the model's own, for what is not 8-bit.
         top: how many classes are listed.
+        save: a folder to write the pictures into, with the answers drawn on them.
 
     Raises:
         PocketError: a path that does not exist, a folder without pictures, or a model that cannot be opened.
     """
-    return list(predictions(model, images, window=window, top=top))
+    return list(predictions(model, images, window=window, top=top, save=save))
 
 
 def predictions(
@@ -84,41 +88,57 @@ def predictions(
     *,
     window: tuple[float, float] | None = None,
     top: int = 1,
+    save: Path | None = None,
 ) -> Iterator[Prediction]:
     """Yield what `predict_images` returns, as it is found."""
     given = list_pictures([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images)
     opened = model if isinstance(model, Model) else open_model(model)
-    about = opened.preprocessing
+    about, taken = opened.preprocessing, set[str]()
     if window is not None:
         about = dataclasses.replace(about, window=(float(window[0]), float(window[1])))
 
-    def read(name: str, picture: Picture) -> tuple[Any, Prediction]:
-        """Return what the model takes of one picture (of a large one a small part), and what is known so far."""
+    def read(name: str, picture: Picture) -> tuple[Any, tuple[int, int], Prediction]:
+        """Return what the model takes of one picture (of a large one a small part), its size, and what is known."""
         try:
-            pixels = decode(picture) if isinstance(picture, (str, Path)) else as_pixels(picture, name)
-            return opened.prepare(about.to_rgb8(pixels)), Prediction(name, warning=about.doubts(pixels) or "")
+            pixels = _pixels(name, picture)
+            known = Prediction(name, warning=about.doubts(pixels) or "")
+            return opened.prepare(about.to_rgb8(pixels)), pixels.shape[:2], known
         except BrokenImage as error:
-            return None, Prediction(name, error=error.why)
+            return None, (0, 0), Prediction(name, error=error.why)
         except PocketError as error:
-            return None, Prediction(name, error=str(error))
+            return None, (0, 0), Prediction(name, error=str(error))
 
     for start in range(0, len(given), _BATCH):
         batch = given[start : start + _BATCH]
-        found: list[tuple[Any, Prediction]] = [(None, Prediction(name)) for name, _ in batch]
+        found: list[tuple[Any, tuple[int, int], Prediction]] = [(None, (0, 0), Prediction(name)) for name, _ in batch]
 
         def work(place: int, batch: Any = batch, found: Any = found) -> None:
             found[place] = read(*batch[place])
 
         spread(work, range(len(batch)))
-        usable = [prepared for prepared, _ in found if prepared is not None]
-        answers = iter(opened.answer(usable))
-        for prepared, prediction in found:
+        usable = [(prepared, size) for prepared, size, _ in found if prepared is not None]
+        answers = iter(opened.answer([prepared for prepared, _ in usable], [size for _, size in usable]))
+        for (prepared, _, prediction), (name, picture) in zip(found, batch, strict=True):
             if prepared is None:
                 yield prediction
                 continue
             if prediction.warning:
                 log.warning("warning  %s %s", prediction.file, prediction.warning)
-            yield dataclasses.replace(prediction, answer=opened.task.answer(next(answers), opened.classes, top))
+            answer = next(answers)
+            if save is not None:
+                drawn = opened.task.draw(about.to_rgb8(_pixels(name, picture)), answer, opened.classes, top)
+                _write(drawn, save, Path(name).stem, taken)
+            yield dataclasses.replace(prediction, answer=opened.task.answer(answer, opened.classes, top))
+
+
+def _write(picture: np.ndarray, folder: Path, stem: str, taken: set[str]) -> None:
+    """Write a picture under a name that no other picture of this call has."""
+    name = next(
+        one for number in itertools.count(1) if (one := f"{stem}-{number}" if number > 1 else stem) not in taken
+    )
+    taken.add(name)
+    with atomic(folder / f"{name}.jpg") as temporary:
+        Image.fromarray(picture).save(temporary, "JPEG", quality=92)
 
 
 def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
@@ -145,3 +165,8 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
         else:
             raise PocketError(f"there is no file or folder {path}.")
     return found
+
+
+def _pixels(name: str, picture: Picture) -> np.ndarray:
+    """Return [H, W] or [H, W, C] in native depth."""
+    return decode(picture) if isinstance(picture, (str, Path)) else as_pixels(picture, name)

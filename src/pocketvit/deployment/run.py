@@ -79,14 +79,18 @@ class OnnxModel(Model):
             )
         return torch.tensor(picture)[None]
 
-    def answer(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+    def answer(self, prepared: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
         """See `Model`."""
         if not self.signature.source_size or not prepared:
-            return super().answer(prepared)
-        return finite(self.outputs(torch.cat(list(prepared))), self.name)
+            return super().answer(prepared, sizes)
+        found = self.task.from_graph(finite(self.outputs(torch.cat(list(prepared))), self.name))
+        return self._placed(found, sizes)
 
     def outputs(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return what the file itself answers, float32 [B, C]: logits, or probabilities with preprocessing inside.
+        """Return what the file itself answers, float32 [B, ...].
+
+        That is a network's outputs (as a rule logits [B, C]), or with preprocessing inside what `Task.graph` makes of
+        them.
 
         An int8 file is run image by image: its activations share one scale a batch, and a device sees one image at a
         time, so that a batch would be another (slightly worse) model than the one that ships.

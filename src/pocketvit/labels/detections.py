@@ -26,11 +26,18 @@ class BoxLabels(RaggedLabels):
 
     Attributes:
         activation: See `Boxes`.
+        unknown: Classes that the detector does not know, and so says nothing of.
     """
 
-    def __init__(self, offsets: Tensor, items: Mapping[str, Tensor], activation: str = "sigmoid") -> None:
+    def __init__(
+        self,
+        offsets: Tensor,
+        items: Mapping[str, Tensor],
+        activation: str = "sigmoid",
+        unknown: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(offsets, items)
-        self.activation = activation
+        self.activation, self.unknown = activation, unknown
 
     @property
     def boxes(self) -> Tensor:
@@ -60,15 +67,19 @@ class Boxes(Record):
         k: Most boxes of an image, the likeliest; 0 is all.
         activation: "sigmoid", or "softmax" with "no object" as the last class.
         least: Boxes whose likeliest class has less than this probability are left out.
+        unknown: Numbers of the classes that the teacher does not know, with commas between.
     """
 
     kind = "boxes"
     activation: str = "sigmoid"
     least: float = 0.01
+    unknown: str = ""
 
     @classmethod
     def of(cls, teacher: Any, k: int | None) -> Boxes:
-        return cls(teacher.num_outputs, DEFAULT_BOXES if k is None else k, getattr(teacher, "activation", "sigmoid"))
+        unknown = ",".join(map(str, getattr(teacher, "unknown", ())))
+        activation = getattr(teacher, "activation", "sigmoid")
+        return cls(teacher.num_outputs, DEFAULT_BOXES if k is None else k, activation, unknown=unknown)
 
     def fields(self) -> dict[str, Field]:
         width = self.num_classes + (self.activation == "softmax")
@@ -109,7 +120,8 @@ class Boxes(Record):
         count, width = int(offsets[-1]), self.fields()["logits"].shape[0]
         boxes = torch.empty((count, 4), dtype=torch.int16)  # bits of uint16, which few torch operations know
         logits = torch.empty((count, width), dtype=torch.float16)
-        labels = BoxLabels(torch.from_numpy(offsets), {"boxes": boxes, "logits": logits}, self.activation)
+        unknown = tuple(map(int, self.unknown.split(","))) if self.unknown else ()
+        labels = BoxLabels(torch.from_numpy(offsets), {"boxes": boxes, "logits": logits}, self.activation, unknown)
         return labels, {"boxes": boxes.numpy().view(np.uint16), "logits": logits.numpy()}
 
     def difference(self, stored: BoxLabels, outputs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -168,6 +168,7 @@ def _timed(teachers: Sequence[tuple[Any, Record]], views: Any, positions: Any) -
     start = time.perf_counter()
     pixels = views.render(positions, 0).pixels
     unknown = torch.full((len(pixels), 2), -1)
-    encoded = [label(teacher, record, pixels, unknown) for teacher, record in teachers]
+    where = (views, positions, 0)
+    encoded = [label(teacher, record, pixels, unknown, where) for teacher, record in teachers]
     seconds = time.perf_counter() - start
     return seconds, [float(arrays[OFFSETS][-1]) / len(pixels) if OFFSETS in arrays else 0.0 for arrays in encoded]

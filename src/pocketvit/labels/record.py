@@ -170,13 +170,29 @@ def record_of(teacher: Any, k: int | None = None) -> Record:
     return record_kind(getattr(teacher, "kind", "softmax")).of(teacher, k)
 
 
-def label(teacher: Any, record: Record, pixels: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
-    """Return a teacher's record arrays for uint8 views [B, 3, S, S] of images with these targets [B, 2, ...]."""
+def label(
+    teacher: Any, record: Record, pixels: Tensor, targets: Tensor, where: tuple[Any, np.ndarray, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Return a teacher's record arrays for uint8 views [B, 3, S, S] of images with these targets [B, 2, ...].
+
+    Args:
+        teacher: Live; or stored answers, which look up ``where`` instead of looking (``teachers.given``).
+        record: What is kept.
+        pixels: The views.
+        targets: Of the images and of those they are mixed with.
+        where: The `Views`, positions int64 [B] and number of the view that ``pixels`` are.
+    """
+    teacher = asked_where(teacher, where)
     outputs = record.ask(teacher, pixels)
     try:
         return record.encode(outputs, targets)
     except PocketError as error:
         raise PocketError(f"the teacher {teacher.name} {error}") from error
+
+
+def asked_where(teacher: Any, where: tuple[Any, np.ndarray, int] | None) -> Any:
+    """Return a teacher of stored answers bound to the views that it is asked about; any other as it is."""
+    return teacher.at(*where) if where is not None and hasattr(teacher, "at") else teacher
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import PocketError
 from ..views import stream
+from .record import asked_where
 from .store import LabelStore
 
 # Largest |stored - live| logit, relative to the record's largest |logit| (at least 1). fp16 storage alone costs 2^-11 =
@@ -80,7 +81,8 @@ def verify(
             stored = store.read(key, view, positions)
             for start, seen in enumerate(stream(views, positions, view, batch_size)):
                 rows = np.arange(start * batch_size, start * batch_size + len(seen.pixels))
-                worst.append(record.difference(stored.index(rows), record.ask(teacher, seen.pixels)))
+                live = asked_where(teacher, (views, positions[rows], view))
+                worst.append(record.difference(stored.index(rows), record.ask(live, seen.pixels)))
         difference = torch.cat(worst)
         precision = str(teacher.fingerprint.get("precision", "fp32"))
         elsewhere = tuple(line for line in warnings if teacher.name in line)

@@ -23,6 +23,7 @@ import torch
 from ..errors import PocketError
 from ..files import require_space
 from ..progress import Bar
+from ..sources.targets import image_level
 from ..views.ahead import Ahead
 from ..views.streaming import chunks
 from .manifest import MANIFEST, check_same_images, digest, manifest_record, new_manifest, read_manifest
@@ -214,7 +215,7 @@ def _tasks(store: LabelStore, writers: list[_Writer], count: int) -> list[_Task]
 def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> None:
     """Render, label and write; the next views are rendered and the last shard is written meanwhile."""
     total = sum(task.rows for task in tasks)
-    targets = torch.from_numpy(np.ascontiguousarray(source.targets))
+    targets = torch.from_numpy(np.ascontiguousarray(image_level(source.targets)))
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(Bar(total, "labelling", shown=progress))
         disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shards"))
@@ -226,7 +227,7 @@ def _run(tasks: Sequence[_Task], views: Any, source: Any, progress: bool) -> Non
                 parts = [[] for _ in task.writers]
             classes = torch.stack([targets[positions], targets[np.asarray(seen.partner, np.int64)]], 1)
             for writer, part in zip(task.writers, parts, strict=True):
-                part.append(_label(writer, seen.pixels, classes, positions, view, source))
+                part.append(_label(writer, seen.pixels, classes, (views, positions, view), source))
             bar.update(len(positions))
             if first + len(positions) == task.rows:
                 _finish(pending)  # at most one shard per teacher waits in memory
@@ -255,12 +256,12 @@ def _batches(tasks: Sequence[_Task], views: Any) -> Iterator[tuple[np.ndarray, i
 
 
 def _label(
-    writer: _Writer, pixels: torch.Tensor, classes: torch.Tensor, positions: np.ndarray, view: int, source: Any
+    writer: _Writer, pixels: torch.Tensor, classes: torch.Tensor, where: tuple[Any, np.ndarray, int], source: Any
 ) -> dict[str, np.ndarray]:
     """Run one teacher over a batch: the arrays of a shard's next rows."""
-    teacher = writer.teacher
+    teacher, (_, positions, view) = writer.teacher, where
     try:
-        arrays = label(teacher, writer.record, pixels, classes)
+        arrays = label(teacher, writer.record, pixels, classes, where)
     except torch.OutOfMemoryError as error:
         raise PocketError(
             f"the memory of {teacher.device} is too small for {teacher.name} with batches of {writer.batch}. "

@@ -53,6 +53,12 @@ class DetectionScores:
     curves: np.ndarray
     agreement: float | None = None
 
+    @classmethod
+    def unknown(cls, classes: int, agreement: float | None) -> DetectionScores:
+        """Return what can be said of images that nobody annotated."""
+        nothing = np.full(classes, np.nan)
+        return cls(0, 0, None, None, None, None, {}, nothing, nothing, None, np.full((classes, 101), np.nan), agreement)
+
 
 def score_boxes(
     found: Detections,

@@ -138,7 +138,9 @@ def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
     return (logits.sigmoid() - wanted).square() * entropy
 
 
-def boxes_loss(answers: Dense, targets: BoxTargets, grid: Grid) -> tuple[Tensor, Terms]:
+def boxes_loss(
+    answers: Dense, targets: BoxTargets, grid: Grid, class_weights: Tensor | None = None
+) -> tuple[Tensor, Terms]:
     """Compare a detector's answers with boxes: FCOS, Tian et al., ICCV 2019; images that nobody looked at are left out.
 
         classes = sum of alpha |sigmoid(x) - y|^2 BCE(x, y) over places and classes
@@ -146,6 +148,12 @@ def boxes_loss(answers: Dense, targets: BoxTargets, grid: Grid) -> tuple[Tensor,
         middles = sum of BCE with sqrt(min(l, r) / max(l, r) min(t, b) / max(t, b)) over them
 
     each weighted by its box and divided by the weights of those places. Where only an ignored box is, nothing is asked.
+
+    Args:
+        answers: Of the detector.
+        targets: Boxes in the frame of a view.
+        grid: The detector's.
+        class_weights: float32 [C], how much each class counts, and the boxes of it; None for all alike.
 
     Returns:
         The sum of the three, and they, detached.
@@ -170,8 +178,12 @@ def boxes_loss(answers: Dense, targets: BoxTargets, grid: Grid) -> tuple[Tensor,
     weight_BP = weight_BP * targets.known[:, None]
     total = (weight_BP * there).sum().clamp_min(1)
     balance = ALPHA * wanted + (1 - ALPHA) * (1 - wanted)
-    classes = (weight_BP[..., None] * balance * quality_focal(answers.logits, wanted)).sum() / total
+    asked = balance * quality_focal(answers.logits, wanted)
     box_weights = weight_BP[there]
+    if class_weights is not None:
+        asked = asked * class_weights
+        box_weights = box_weights * class_weights[targets.classes.argmax(1)][owner]
+    classes = (weight_BP[..., None] * asked).sum() / total
     found = grid.boxes(answers.distances)[there]
     boxes = (box_weights * generalized_box_iou_loss(found, corners_M4[owner])).sum() / total
     place_boxes = grid.places.expand(len(places), -1, -1)[there]
@@ -239,7 +251,11 @@ def learn_boxes(answers: Dense, labels: BoxLabels, *, grid: Grid, side: int) -> 
     """Learn a teacher's stored (or live) boxes of the same views: `pseudo_targets`, then `boxes_loss`."""
     middle, half = labels.boxes[:, :2], labels.boxes[:, 2:] / 2
     corners = torch.cat([middle - half, middle + half], 1) * side
-    return boxes_loss(answers, pseudo_targets(labels.offsets.cpu(), corners, labels.probabilities, side), grid)
+    weights = None
+    if labels.unknown:  # it says nothing of these, which is not to say that there are none
+        weights = answers.logits.new_ones(answers.logits.shape[2])
+        weights[list(labels.unknown)] = 0
+    return boxes_loss(answers, pseudo_targets(labels.offsets.cpu(), corners, labels.probabilities, side), grid, weights)
 
 
 def learn_grid(answers: Dense, labels: Dense, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:

@@ -18,7 +18,15 @@ from .table import Table
 from .text import escape_markdown
 
 _PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense")
-_PROBABILITIES = {"softmax": ".softmax(1)", "sigmoid": ".sigmoid()"}
+# What the code on the card imports besides, and how it reads the outputs.
+_READ = {
+    "softmax": ("", "probabilities = model(pixels).softmax(1).mean(0)  # over tiles, where pictures are cut into any"),
+    "sigmoid": ("", "probabilities = model(pixels).sigmoid().mean(0)  # over tiles, where pictures are cut into any"),
+    "boxes": (
+        "from boxes import best_boxes, placed  # beside this card: numpy",
+        "found = best_boxes(model(pixels)[0].numpy())  # [K, 6]: left, top, right, bottom (shares), score, class",
+    ),
+}
 _UNKNOWN = "unknown: check it before you publish"
 
 
@@ -62,12 +70,15 @@ def write_card(folder: Path | str, out: Path | str | None = None) -> Path:
         teachers=teachers,
         config=config,
         about=about,
-        probabilities=_PROBABILITIES[results.task.kind],
+        more=_READ[results.task.kind][0],
+        reading=_READ[results.task.kind][1],
         needs_pocketvit=bool(own.get("needs_pocketvit")),
     )
     write_text(out, text)
     if about is not None:
         write_text(config_path.parent / "preprocessing.py", script("preprocessing.py"))
+        if _READ[results.task.kind][0]:
+            write_text(config_path.parent / "boxes.py", script("boxes.py"))
     return out
 
 
@@ -95,24 +106,25 @@ def _front_matter(results: Results, teachers: list[dict[str, str]]) -> dict[str,
     shared = licences.pop() if len(licences) == 1 else ""
     front: dict[str, Any] = {
         "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm", "pocketvit", "knowledge-distillation"],
+        "pipeline_tag": results.task.hub,
+        "tags": [results.task.hub, "timm", "pocketvit", "knowledge-distillation"],
         "license": shared if shared in _PERMISSIVE else "other",
     }
     hub = [teacher["source"].removeprefix("hf-hub:") for teacher in teachers if teacher["source"].startswith("hf-hub:")]
     if hub:
         front["base_model"] = hub
     row = results.student or results.shipped
-    if row is not None and row.accuracy is not None:
+    metric = None if row is None else ("mAP", row.map) if row.map is not None else ("accuracy", row.accuracy)
+    if metric is not None and metric[1] is not None:
         name = _harmless(str(results.dataset.get("name") or "images"))
         front["model-index"] = [
             {
                 "name": _harmless(results.title),
                 "results": [
                     {
-                        "task": {"type": "image-classification"},
+                        "task": {"type": results.task.hub},
                         "dataset": {"name": name, "type": name, "split": results.scored_on},
-                        "metrics": [{"type": "accuracy", "value": round(row.accuracy, 5)}],
+                        "metrics": [{"type": metric[0], "value": round(metric[1], 5)}],
                     }
                 ],
             }

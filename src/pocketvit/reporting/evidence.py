@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 from ..errors import PocketError
 from ..files import read_arrays
 from ..tasks import Task
+from .by_box import seen
 from .results import Results, Row
 
 MAX_DISAGREEMENTS = 24  # images on which student and teachers differ that a report shows
@@ -41,12 +42,14 @@ class Samples:
         views: uint8 [m, S, S, 3] with their ``view_labels`` (class indices or words).
         test: scored position -> uint8 [S, S, 3].
         heat: scored images with maps of where the student looks.
+        seen: scored images with boxes on them, see `by_box.seen`.
     """
 
     views: np.ndarray
     view_labels: tuple[str, ...]
     test: dict[int, np.ndarray]
     heat: tuple[Heat, ...] = ()
+    seen: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def load_samples(results: Results) -> Samples:
     images = arrays.get("test_images", np.zeros((0, 1, 1, 3), np.uint8))
     positions = arrays.get("test_positions", np.arange(len(images)))
     test = {int(position): image for position, image in zip(positions, images, strict=False)}
-    return Samples(views, (*words, *[""] * (len(views) - len(words))), test, _heat(arrays))
+    return Samples(views, (*words, *[""] * (len(views) - len(words))), test, _heat(arrays), tuple(seen(arrays)))
 
 
 def _label_words(results: Results, label: Any) -> str:

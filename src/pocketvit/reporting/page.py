@@ -20,6 +20,7 @@ from PIL import Image
 from ..errors import PocketError
 from ..files import human_bytes, write_text
 from . import evidence, plots, words
+from .by_box import box_table
 from .by_label import label_table
 from .comparison import compared_words, difference_plot
 from .results import Results, Row, load_results, read_metrics
@@ -90,24 +91,30 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     predictions, why = evidence.load_predictions(results)
     samples = evidence.load_samples(results) if images else None
     missing = [why] if why else []
+    rows, name = _plotted(results)
+    title = {"accuracy": "Accuracy"}.get(name, name)
     parts: dict[str, Any] = {
         "headline": compared_words(results.comparison) or words.headline(results),
         "tiles": [] if results.comparison else words.tiles(results),
         "curve_of": _curve_of(results),
         "differences": words.differences(results),
-        "size": _svg(plots.accuracy_against(results.rows, "bytes"), f"{anchor}-size", "Accuracy against file size"),
+        "size": _svg(plots.accuracy_against(rows, "bytes", name), f"{anchor}-size", f"{title} against file size"),
         "latency": _svg(
-            plots.accuracy_against(results.rows, "latency_p50"), f"{anchor}-latency", "Accuracy against latency"
+            plots.accuracy_against(rows, "latency_p50", name), f"{anchor}-latency", f"{title} against latency"
         ),
         "comparison": _svg(
             difference_plot(results.comparison), f"{anchor}-comparison", "Differences to the baseline, and their cost"
         ),
-        "bars": _svg(plots.bars(results.rows), f"{anchor}-bars", "Accuracy and file size of each row"),
-        "plotted": {row.key for row in results.rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
+        "bars": _svg(plots.bars(rows, name=name), f"{anchor}-bars", f"{title} and file size of each row"),
+        "plotted": {row.key for row in rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
         "curves": _curves(results, anchor),
         "confusion": None,
         "errors": None,
         "labels": label_table(results),
+        "boxes": box_table(results),
+        "precision": _svg(plots.precision_recall(results.rows), f"{anchor}-precision", "Precision against recall"),
+        "with_curve": {row.key for row in results.rows if row.curve},
+        "seen": [],
         "reliability": _svg(
             plots.reliability_curves(results.reliability),
             f"{anchor}-reliability",
@@ -126,6 +133,10 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
         ]
     if samples is not None:
         parts["heat"] = [_heat(results, heat) for heat in samples.heat]
+        parts["seen"] = [
+            {**one, "panels": [{**panel, "uri": _data_uri(panel["pixels"])} for panel in one["panels"]]}
+            for one in samples.seen
+        ]
     if predictions is not None:
         parts["errors"] = _errors(results, predictions, look, anchor)
         parts["confusion"] = _confusion(results, predictions, anchor)
@@ -140,12 +151,23 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     return Run(results, Table.of(results), look, parts, anchor)
 
 
+def _plotted(results: Results) -> tuple[tuple[Row, ...], str]:
+    """Return the rows with the task's figure in the accuracy's place, and what that is called."""
+    if not any(row.map is not None for row in results.rows):
+        return results.rows, "accuracy"
+    return tuple(replace(row, accuracy=row.map, interval=row.map_interval) for row in results.rows), "mAP"
+
+
 def _curves(results: Results, anchor: str) -> dict[str, Any] | None:
     folder = results.folder or Path()
     curves = {key: read_metrics(folder / path) for key, path in results.curves.items()}
+    found = any("val_accuracy" in line for lines in curves.values() for line in lines)
+    score = "val_accuracy" if found else results.task.score
     drawings = {
-        what: _svg(plots.learning_curves(results.rows, curves, what), f"{anchor}-{what}", title)
-        for what, title in (("val_accuracy", "Validation accuracy by epoch"), ("loss", "Training loss by epoch"))
+        ("loss" if what == "loss" else "score"): _svg(
+            plots.learning_curves(results.rows, curves, what), f"{anchor}-{what}", title
+        )
+        for what, title in ((score, "The validation split by epoch"), ("loss", "Training loss by epoch"))
     }
     shown = [key for key, metrics in curves.items() if metrics]
     return {**drawings, "keys": shown} if any(drawings.values()) else None

@@ -20,8 +20,10 @@ from .results import Curve, Row
 from .style import SENTINELS, figure, looks
 from .text import accuracy_text
 
+_SHOWN = {"val_accuracy": "accuracy", "val_auc": "AUC", "val_map": "mAP"}
 
-def accuracy_against(rows: Sequence[Row], cost: str) -> Figure | None:
+
+def accuracy_against(rows: Sequence[Row], cost: str, name: str = "accuracy") -> Figure | None:
     """Plot accuracy, with its interval, against ``cost``: "bytes" (file size) or "latency_p50" (milliseconds)."""
     points = [(row, getattr(row, cost)) for row in rows if row.accuracy is not None and getattr(row, cost)]
     if len(points) < 2:
@@ -47,7 +49,7 @@ def accuracy_against(rows: Sequence[Row], cost: str) -> Figure | None:
         costs = [x for _, x in points]
         _cost_axis(axes, min(costs), max(costs), show)
         axes.set_xlabel(words)
-        _percent_axis(axes, "accuracy")
+        _percent_axis(axes, name)
         return drawing
 
 
@@ -64,7 +66,7 @@ def learning_curves(rows: Sequence[Row], curves: Mapping[str, list[dict[str, Any
         return None
     with figure(440, 270, f"curves-{what}") as drawing:
         axes = drawing.subplots()
-        scale = 100 if what == "val_accuracy" else 1
+        scale = 1 if what == "loss" else 100
         for key, points in lines.items():
             style = look.get(key)
             colour = SENTINELS[style.role if style else "other"]
@@ -75,8 +77,8 @@ def learning_curves(rows: Sequence[Row], curves: Mapping[str, list[dict[str, Any
             )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if what == "val_accuracy":
-            _percent_axis(axes, "accuracy on the validation split")
+        if what != "loss":
+            _percent_axis(axes, f"{_SHOWN[what]} on the validation split")
         else:
             axes.set_title("training loss", loc="left", fontsize=11.5, color=SENTINELS["muted"])
             axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -202,14 +204,39 @@ def roc(truth: np.ndarray, score: np.ndarray, row: Row, role: str) -> Figure | N
         return drawing
 
 
+def precision_recall(rows: Sequence[Row]) -> Figure | None:
+    """Plot precision against recall of boxes at an overlap of .5, mean over classes, a line for each row."""
+    look = looks(rows)
+    shown = [row for row in rows if row.curve]
+    if not shown:
+        return None
+    with figure(440, 360, "precision-recall") as drawing:
+        axes = drawing.subplots()
+        for row in shown:
+            recall = np.linspace(0, 100, len(row.curve))
+            style = look[row.key]
+            axes.plot(recall, 100 * np.array(row.curve), color=SENTINELS[row.role], linestyle=style.dashes, linewidth=2)
+        axes.set_xlim(-1, 101)
+        axes.set_ylim(-1, 101)
+        axes.set_xlabel("recall: true boxes that are found")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        _percent_axis(axes, "precision: boxes that are right")
+        return drawing
+
+
 def bars(
-    rows: Sequence[Row], colours: Mapping[str, str] = SENTINELS, background: str = "none", caption: str = ""
+    rows: Sequence[Row],
+    colours: Mapping[str, str] = SENTINELS,
+    background: str = "none",
+    caption: str = "",
+    name: str = "accuracy",
 ) -> Figure | None:
     """Draw accuracy, with intervals, and file size of each row as bars that start at zero.
 
     Args:
         colours: placeholders for an SVG, or a palette for a picture file.
         caption: a line under the bars.
+        name: of the figure, where it is no accuracy.
     """
     if not any(row.accuracy is not None for row in rows):
         return None
@@ -219,7 +246,7 @@ def bars(
         drawing.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.02)  # type: ignore[union-attr, call-arg]
         _bar_panel(
             panels[0],
-            "accuracy, with its 95 % interval",
+            f"{name}, with its 95 % interval",
             [(100 * row.accuracy if row.accuracy is not None else None, accuracy_text(row), row) for row in rows],
             colours,
             top=100,

@@ -27,9 +27,13 @@ all labels.
 Interval = tuple[float, float]
 
 _FIGURES = (
-    "auc", "balanced_accuracy", "average_precision", "kappa", "mae", "sensitivity", "specificity", "threshold"
+    "map", "map_50", "map_75", "recall", "auc", "balanced_accuracy", "average_precision", "kappa", "mae", "sensitivity",
+    "specificity", "threshold",
 )  # fmt: skip
-_INTERVALS = ("auc_interval", "balanced_interval", "kappa_interval", "sensitivity_interval", "specificity_interval")
+_INTERVALS = (
+    "map_interval", "auc_interval", "balanced_interval", "kappa_interval", "sensitivity_interval",
+    "specificity_interval",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,15 @@ class Row:
     threshold: float | None = None
     positive: str = ""
     chosen: str = ""  # how and on what the threshold was chosen
+    map: float | None = None  # of boxes: COCO's mean average precision
+    map_interval: Interval | None = None
+    map_50: float | None = None  # at an overlap of .5
+    map_75: float | None = None
+    recall: float | None = None
+    boxes: int | None = None  # true ones
+    by_class: tuple[tuple[str, float | None], ...] = ()  # average precision
+    by_size: tuple[tuple[str, float | None], ...] = ()
+    curve: tuple[float, ...] = ()  # precision at recalls 0, .01 to 1 and an overlap of .5, mean over classes
 
     @classmethod
     def read(cls, value: Row | Mapping[str, Any]) -> Row:
@@ -122,6 +135,10 @@ class Row:
             class_auc=tuple(map(_number, aucs)) if isinstance(aucs, list) else (),
             positive=str(value.get("positive") or ""),
             chosen=str(value.get("chosen") or ""),
+            boxes=_count(value.get("boxes")),
+            by_class=tuple((str(name), _number(one)) for name, one in _mapping(value.get("by_class")).items()),
+            by_size=tuple((str(name), _number(one)) for name, one in _mapping(value.get("by_size")).items()),
+            curve=tuple(one for one in map(_number, _list(value.get("curve"))) if one is not None),
         )
 
 
@@ -359,6 +376,10 @@ def _interval(value: Any) -> Interval | None:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _pair(value: Any) -> list[Any]:

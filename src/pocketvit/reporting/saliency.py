@@ -54,7 +54,7 @@ def heat_maps(
         ``heat_gradient`` float16 [k, S', S'] and, of a plain vision transformer, ``heat_rollout`` float16 [k, h, w] on
         its grid of patches; each map from 0 to 1.
     """
-    if source is None or probabilities is None or not len(source):
+    if source is None or probabilities is None or not len(source) or not task.explains:
         return {}
     chosen = choose_images(probabilities, source.targets, task)
     pixels = plain_pixels(Subset(source, chosen), view)

@@ -29,6 +29,7 @@ from .text import (
     figure_text,
     human_count,
     interval_text,
+    map_text,
     milliseconds,
     padded,
     percent,
@@ -182,6 +183,12 @@ class Table:
             where = f"{self.scored_on} (n images)" if self.scored_on else "n test images"
             rule = f" ({self.task.decided})" if self.task.decided else ""
             lines.append(f"accuracy: share of {self.task.counted(where)} that is right{rule}, with its 95 % interval")
+        if any(row.map is not None for row in self.rows):
+            where = f"{self.scored_on} (n images)" if self.scored_on else "n test images"
+            lines.append(
+                f"mAP: COCO's mean average precision over overlaps of .50 to .95, on {where}, with its 95 % interval "
+                "(groups of images left out in turns); AP50: at an overlap of .50"
+            )
         lines += self._explained()
         if any(row.ece is not None and not row.calibrated for row in self.rows):
             lines.append("* uncalibrated: no temperature was fitted")
@@ -250,8 +257,10 @@ class Table:
 def _columns(rows: tuple[Row, ...]) -> list[Column]:
     columns = [
         Column("accuracy", accuracy_text, "share of the images that the model gets right"),
+        Column("mAP", map_text, "COCO's mean average precision of boxes, and its 95 % interval"),
+        Column("AP50", lambda row: figure_text(row.map_50, None), "average precision at an overlap of .5"),
         Column("interval", interval_text, "95 % interval: where the accuracy on further images of this kind may lie"),
-        Column("n", lambda row: MISSING if row.n is None else f"{row.n:,}", "images the accuracy was counted on"),
+        Column("n", lambda row: MISSING if row.n is None else f"{row.n:,}", "images that were scored"),
         Column(
             "AUC",
             auc_text,
@@ -265,9 +274,9 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
         Column("kappa", _kappa, "quadratic weighted kappa, with its 95 % interval: 0 is chance, 1 every grade right"),
         Column("MAE", lambda row: MISSING if row.mae is None else f"{row.mae:.2f}", "mean error in grades"),
         Column("seeds", lambda row: str(row.seeds) if row.measured else MISSING, "trainings behind the row"),
-        Column("agrees", lambda row: percent(row.agreement), "share of the images where it says what the teachers say"),
+        Column("agrees", lambda row: percent(row.agreement), "share of the answers that are those of the teachers"),
         Column("ECE", _ece, "expected calibration error: 0 is perfectly calibrated"),
-        Column("worst class", _worst_class, "the class with the lowest accuracy", numeric=False),
+        Column("worst class", _worst_class, "the class with the lowest figure", numeric=False),
         Column(
             "sensitivity", lambda row: share_text(row.sensitivity, row.sensitivity_interval), "positives that are found"
         ),
@@ -288,10 +297,12 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
     several = any(row.seeds > 1 for row in rows)
     if all(percent(row.balanced_accuracy or row.accuracy) == percent(row.accuracy) for row in rows):
         columns = [column for column in columns if column.title != "balanced"]  # classes of one size: it says the same
+    first = "mAP" if any(row.map is not None for row in rows) else "accuracy"
+    columns = [column for column in columns if column.title == first or column.title not in ("mAP", "accuracy")]
     return [
         column
         for column in columns
-        if column.title == "accuracy"
+        if column.title == first
         or (column.title == "seeds" and several)
         or (column.title != "seeds" and any(column.cell(row) not in empty for row in rows))
     ]
@@ -302,6 +313,9 @@ def _ece(row: Row) -> str:
 
 
 def _worst_class(row: Row) -> str:
+    found = [(value, name) for name, value in row.by_class if value is not None]
+    if len(found) > 1:
+        return f"{min(found)[1]}: {min(found)[0]:.3f}"
     return MISSING if row.min_class is None else f"{row.min_class[0]}: {percent(row.min_class[1])}"
 
 

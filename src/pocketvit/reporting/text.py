@@ -33,6 +33,13 @@ def accuracy_text(row: Row) -> str:
     return "unknown" if row.accuracy is None else percent(row.accuracy, row.n)
 
 
+def map_text(row: Row) -> str:
+    """Return the mean average precision with its interval, or why there is none."""
+    if not row.measured:
+        return "not run"
+    return "unknown" if row.map is None else figure_text(row.map, row.map_interval)
+
+
 def auc_text(row: Row) -> str:
     """Return the AUC with its interval: ``0.913 (0.881–0.940)``."""
     return figure_text(row.auc, row.auc_interval)

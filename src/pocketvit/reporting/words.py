@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ..files import human_bytes
 from .results import Results, Row
-from .text import human_count, interval_text, milliseconds, percent
+from .text import figure_text, human_count, interval_text, milliseconds, percent
 from .verdict import at_equal_precision
 
 RESEARCH = (
@@ -31,6 +31,8 @@ def headline(results: Results) -> str:
     if row is None:
         return "Nothing was measured in this run."
     what = f"A {human_bytes(row.bytes)} file" if row.bytes else row.name[:1].upper() + row.name[1:]
+    if row.map is not None:
+        return _boxes_headline(results, row, what)
     if row.accuracy is None:
         reason = "there were no test images" if not row.n else "it was not measured"
         first = f"{what}; its accuracy is unknown, as {reason}"
@@ -62,22 +64,49 @@ def headline(results: Results) -> str:
     return f"{first}." + (f" {second[:1].upper()}{second[1:]}." if second else "")
 
 
+def _boxes_headline(results: Results, row: Row, what: str) -> str:
+    """The same of boxes."""
+    interval = f" (95 % interval {row.map_interval[0]:.3f} to {row.map_interval[1]:.3f})" if row.map_interval else ""
+    first = f"{what} that finds" if row.bytes else f"{what} finds"
+    first += f" boxes with a mAP of {figure_text(row.map, None)}{interval}, AP50 {figure_text(row.map_50, None)}, on "
+    first += f"{row.n or 0:,} {results.scored_on} images"
+    more = []
+    teachers = [figure_text(teacher.map, None) for teacher in results.teacher_rows if teacher.map is not None]
+    if teachers and row.role != "teacher":
+        more.append(f"its teacher{'s have' if len(teachers) > 1 else ' has'} {' and '.join(teachers)}")
+    baseline = results.baseline
+    if baseline is not None and results.student is not None and results.student.role == "student":
+        known = baseline.measured and baseline.map is not None
+        figure = figure_text(baseline.map, None) if known else "was not run"
+        more.append(f"the same student without a teacher {figure}")
+    second = "; ".join(more)
+    return f"{first}." + (f" {second[:1].upper()}{second[1:]}." if second else "")
+
+
 def tiles(results: Results) -> list[Tile]:
     """Return the large figures for the file that ships: accuracy, size, latency, agreement; only what is known."""
     row = results.shipped
     if row is None:
         return []
-    result = [
-        Tile(
-            "accuracy",
-            "unknown" if row.accuracy is None else percent(row.accuracy, row.n),
-            "no test images"
-            if row.accuracy is None
-            else f"{interval_text(row)} %, {row.n:,} images"
-            if row.interval and row.n
-            else "no interval was computed",
-        )
-    ]
+    result = (
+        []
+        if row.map is not None
+        else [
+            Tile(
+                "accuracy",
+                "unknown" if row.accuracy is None else percent(row.accuracy, row.n),
+                "no test images"
+                if row.accuracy is None
+                else f"{interval_text(row)} %, {row.n:,} images"
+                if row.interval and row.n
+                else "no interval was computed",
+            )
+        ]
+    )
+    if row.map is not None:
+        spread = f"{row.map_interval[0]:.3f}–{row.map_interval[1]:.3f}" if row.map_interval else "no interval"
+        result.append(Tile("mAP", f"{row.map:.3f}", f"{spread}, {row.n or 0:,} images"))
+        result.append(Tile("AP50", figure_text(row.map_50, None), f"{row.boxes or 0:,} true boxes"))
     if row.auc is not None:
         low_high = f"{row.auc_interval[0]:.3f}–{row.auc_interval[1]:.3f}" if row.auc_interval else "no interval"
         result.append(Tile("AUC", f"{row.auc:.3f}", f"{low_high}; 0.5 is chance"))
@@ -111,7 +140,7 @@ def differences(results: Results) -> tuple[str, ...]:
     """Return the tested differences, or the sentence that says why none may be claimed."""
     if results.differences:
         return results.differences
-    measured = [row for row in results.rows if row.measured and row.accuracy is not None]
+    measured = [row for row in results.rows if row.measured and (row.accuracy is not None or row.map is not None)]
     if len(measured) < 2:
         return ()
     seeds = min(row.seeds for row in measured)
@@ -134,13 +163,13 @@ def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
     distilled = results.student is not None and results.student.role == "student"
     if distilled and not any(other.role == "against" for other in results.rows):
         sentences.append("What one would ship otherwise (a small pretrained network such as MobileNetV3): not run.")
-    if any(row.accuracy is None for row in measured):
-        names = ", ".join(row.name for row in measured if row.accuracy is None)
-        sentences.append(f"Accuracy is unknown for: {names}.")
+    unknown = [row.name for row in measured if row.accuracy is None and row.map is None]
+    if unknown:
+        sentences.append(f"Accuracy is unknown for: {', '.join(unknown)}.")
     small = min((row.n for row in measured if row.n), default=None)
     if small is not None and small < 500:
         sentences.append(
-            f"The accuracies rest on {small} images; fewer than 500 leave wide intervals, and pooled folds would use "
+            f"The figures rest on {small} images; fewer than 500 leave wide intervals, and pooled folds would use "
             "every image."
         )
     if results.scored_on != "test":

@@ -14,13 +14,13 @@ from ..config import changed
 from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..metrics import wilson_interval
-from ..models import create_model
 from ..sources import Dataset
 from ..sources.targets import labelled
+from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .base import Cost, Stage, Walk
 from .images import Road, known
-from .light import LIGHT, learned_from, light_side, light_training, train_light_teachers
+from .light import learned_from, light_side, light_training, train_light_teachers
 from .probe import PATIENCE, adapt
 from .rates import forward_seconds, step_rate
 from .score import Entry, teacher_entry
@@ -89,7 +89,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     (a softmax's logits as independent labels), and learns the task where it is not.
     """
     classes, kind = road.dataset.classes, road.task.kind
-    aligned = align(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
+    aligned = road.task.aligned(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
     if aligned is not None and aligned.kind != kind and road.task.reads(aligned.kind):
         aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read by itself (a {kind}).")
     if aligned is not None and aligned.kind != kind and not classes:
@@ -164,10 +164,10 @@ class Adapt(Stage):
     def cost(self, walk: Walk) -> Cost:
         road, config = walk.road, walk.config
         if not walk.specs:
-            train, side = light_training(road, config), light_side(road.view.view_size)
+            train, side = light_training(road, config), light_side(road.task, road.view.view_size)
             shown = len(road.dataset.train) * train.epochs
             rates = [step_rate(teacher.module, road.views, train, side) for teacher in walk.teachers]
-            told = f"no teacher named: {' and '.join(LIGHT)} are trained on your labels"
+            told = f"no teacher named: {' and '.join(road.task.light)} trained on your labels"
             return Cost(sum(shown / rate for rate in rates), told=(told,))
         seconds = sum(_adapting(teacher, road, _wanted(walk.settings)) for teacher in walk.teachers)
         return Cost(seconds, told=tuple(line for teacher in walk.teachers for line in _told(teacher, road.dataset)))
@@ -186,7 +186,7 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
     for number, teacher in enumerate(teachers, 1):
         entry = teacher_entry(teacher, road, number)
         entries.append(entry)
-        if source is None or not known(source):
+        if source is None or not known(source) or entry.probabilities is None:
             continue
         scores = road.task.validate(entry.probabilities, source.targets)
         log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)
@@ -207,10 +207,10 @@ def plan_teachers(settings: Any, specs: Sequence[Any], dataset: Dataset, side: i
     """Return the teachers as far as a plan needs them: loaded, or untrained light ones."""
     if specs:
         return load_teachers(settings, specs, device)
-    teachers = []
-    for name in LIGHT:
-        size = light_side(side)
-        model = create_model(name, num_classes=max(2, len(dataset.classes)), image_size=size)
+    teachers, task = [], task_named(dataset.task)
+    for name in task.light:
+        size = light_side(task, side)
+        model = task.light_network(name, classes=max(2, len(dataset.classes)), side=size)
         teacher = load_teacher(model, input_size=size, norm="imagenet", device=device)
         teacher.name = name
         teachers.append(teacher)
@@ -222,7 +222,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
     classes = len(walk.road.dataset.classes)
     result = []
     for teacher in walk.teachers:
-        aligned = align(teacher, walk.road.dataset.classes) if classes else teacher
+        aligned = walk.road.task.aligned(teacher, walk.road.dataset.classes) if classes else teacher
         if aligned is None:  # any columns do: only their number and the network's speed count here
             teacher.raw_outputs = max(1, teacher.raw_outputs)
             aligned = teacher.with_columns(np.zeros(classes, np.int64))
@@ -233,7 +233,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
 def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
     lines = [f"teacher  {teacher.name}: input {teacher.input_size} px", *teacher.notes]
-    aligned = align(teacher, dataset.classes) if dataset.classes else teacher
+    aligned = task_named(dataset.task).aligned(teacher, dataset.classes) if dataset.classes else teacher
     if aligned is None:
         has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
@@ -243,7 +243,7 @@ def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
 def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     """Seconds of a probe and, where it would be done, of fine-tuning."""
     dataset = road.dataset
-    if not dataset.classes or align(teacher, dataset.classes) is not None:
+    if not dataset.classes or road.task.aligned(teacher, dataset.classes) is not None:
         return 0.0
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]

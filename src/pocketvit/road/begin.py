@@ -23,7 +23,9 @@ from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..settings import dump
 from ..sources import Dataset
+from ..sources.detection import without_boxes
 from ..tasks import task_named
+from ..teachers.given import given_teacher
 from ..training.distributed import Processes
 from ..views import Views
 from ..views.preprocessing import Preprocessing
@@ -130,6 +132,10 @@ def begin(
         dataset, specs = promised(settings, specs)
     else:
         dataset = open_dataset(settings)
+    if getattr(settings, "teacher_labels", None):
+        specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
+    if not dataset.classes and specs and all(teacher.kind == "boxes" for teacher in specs):
+        dataset = without_boxes(dataset)  # what is asked of the images is what their teachers answer
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset)

@@ -103,9 +103,9 @@ def images_for(side: int) -> float:
     return IMAGE_BUDGET * min(1.0, 32 / side)
 
 
-def epochs_for(count: int, side: int) -> int:
-    """Epochs over ``count`` training images of ``side`` pixels, from 5 to `MOST_EPOCHS`."""
-    return max(5, min(MOST_EPOCHS, math.ceil(images_for(side) / max(1, count))))
+def epochs_for(count: int, side: int, share: float = 1.0) -> int:
+    """Epochs over ``count`` training images of ``side`` pixels, from 5 to `MOST_EPOCHS`; ``share`` is a task's."""
+    return max(5, min(MOST_EPOCHS, math.ceil(share * images_for(side) / max(1, count))))
 
 
 def batch_size_for(count: int, most: int = 128) -> int:
@@ -149,7 +149,9 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         optimizer = "adamw" if pretrained else "muon"
     epochs = settings.epochs
     if epochs is None:
-        epochs = 10 if pretrained else epochs_for(count, side or view_size(dataset.train))
+        epochs = (
+            10 if pretrained else epochs_for(count, side or view_size(dataset.train), task_named(dataset.task).shown)
+        )
     batch = settings.batch_size or batch_size_for(count, 64 if optimizer == "muon" else 128)
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
@@ -170,7 +172,7 @@ def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[An
         augment = "hard"
     elif augment == "auto":
         augment = "medium" if epochs is not None and epochs >= LONG else "light"
-    size = view_size(dataset.train) if settings.size is None else settings.size
+    size = task_named(dataset.task).side(view_size(dataset.train)) if settings.size is None else settings.size
     view = view_config(
         dataset, size=size, augment=augment, flip=settings.flip, vertical_flip=settings.vertical_flip,
         resample=settings.resample, aspect=settings.aspect,
@@ -246,6 +248,8 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
             f"{dataset.name} has no labels to train on. Sort the images into one folder per class, or give --table."
         )
     task = task_named(dataset.task)
+    if settings.model == "auto":
+        settings = dataclasses.replace(settings, model=task.light[0])
     task.refuse(settings, len(dataset.classes))
     side = settings.size
     settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)

@@ -79,6 +79,10 @@ def fold_datasets(walk: Walk) -> list[Dataset]:
     """Return a dataset per fold; none where they were neither asked for nor are of use, or cannot be made unasked."""
     settings, given = walk.settings, walk.settings.images
     count, asked = labelled_images(walk.road.dataset), settings.folds is not None
+    if not walk.road.task.pools:
+        if asked and settings.folds:
+            raise PocketError("--folds: boxes of several folds are not pooled yet. Leave it away.")
+        return []
     if settings.val is not None or settings.test is not None:  # a split of their own
         if asked and settings.folds:
             raise PocketError("--folds divides the images anew, and --val and --test are a split: leave one away.")

@@ -7,15 +7,16 @@ import logging
 import math
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from ..config import LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig, changed
 from ..errors import PocketError
 from ..files import sha256_of
-from ..models import create_model
+from ..models import LADDER
 from ..models.norms import ENOUGH_IMAGES
 from ..sources import Dataset
+from ..sources.targets import targets_digest
+from ..tasks import Task, task_named
 from ..teachers import Teacher, load_teacher
 from ..views import Views
 from .decide import class_weights
@@ -24,9 +25,7 @@ from .train import train_network
 
 log = logging.getLogger("pocketvit")
 
-# Of different inductive bias (convolution, involution), trained when none is named.
-LIGHT = ("cifar_resnet20", "cifar_rednet11")
-LIGHT_SIDE = 32  # they look at small pictures; 64 tokens of a student see about as much
+LIGHT = task_named("classification").light
 TEACHER_SEED = 1  # of the views that teachers learn from: others than those that they label
 
 
@@ -35,30 +34,32 @@ def learned_from(dataset: Dataset) -> dict[str, Any]:
     seen = {split: source for split, source in dataset.splits.items() if split != "test"}
     parts: dict[str, Any] = {"classes": list(dataset.classes), "task": dataset.task}
     for split, source in seen.items():
-        labels = np.ascontiguousarray(source.targets)
-        parts[split] = [source.fingerprint, sha256_of(labels.tolist())]
+        parts[split] = [source.fingerprint, targets_digest(source.targets)]
     return parts
 
 
 def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:
-    """Train a small convolution and a small involution network on the user's labels, to teach the student."""
+    """Train the task's light networks on the user's labels, to teach the student."""
     if not road.dataset.classes:
         raise PocketError(
             "the images have no labels and no teacher is named: there is nothing to learn from. Name one with "
             "--teacher, or sort the images into one folder per class."
         )
-    log.info("teacher  none named: two light ones are trained on your labels (%s)", ", ".join(LIGHT))
-    side = light_side(road.view.view_size)
-    return [train_teacher(road, name, light_training(road, config), input_size=side) for name in LIGHT]
+    names = road.task.light
+    log.info("teacher  none named: trained on your labels (%s)", ", ".join(names))
+    side = light_side(road.task, road.view.view_size)
+    return [train_teacher(road, name, light_training(road, config), input_size=side) for name in names]
 
 
-def light_side(side: int) -> int:
+def light_side(task: Task, side: int) -> int:
     """Side in pixels of what light teachers see, of views of ``side``."""
-    return min(LIGHT_SIDE, side)
+    return side if task.light_side is None else min(task.light_side, side)
 
 
 def light_training(road: Road, config: RunConfig) -> TrainConfig:
     """How light teachers are trained: for fewer epochs than a ViT, which learns more slowly."""
+    if all(name in LADDER for name in road.task.light):  # no BatchNorm, and they learn as the student does
+        return config.train
     # Their BatchNorm wants so many images per process, whatever suits the student; they are small enough for it.
     batch = max(config.train.batch_size, ENOUGH_IMAGES * road.processes.world)
     epochs = max(5, config.train.epochs // 2)
@@ -76,8 +77,11 @@ def train_teacher(
 ) -> Teacher:
     """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
     dataset = road.dataset
-    rate = 5e-3 * math.sqrt(train.batch_size / 64) if optimizer == "muon" else 2e-3 * math.sqrt(train.batch_size / 128)
-    train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate, ema=0.0, drop_path=0.0)
+    train = dataclasses.replace(train, ema=0.0, drop_path=0.0)
+    if name not in LADDER:
+        batch = train.batch_size
+        rate = 5e-3 * math.sqrt(batch / 64) if optimizer == "muon" else 2e-3 * math.sqrt(batch / 128)
+        train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate)
     views = Views(dataset.train, view or road.view, seed=TEACHER_SEED)
     _, mean, std = road.input
     side = (input_size, mean, std)
@@ -88,7 +92,7 @@ def train_teacher(
     done = (folder / "checkpoints" / "last.safetensors").is_file()
     log.info("         %s at %d px%s", name, input_size, ", from an earlier run" if done else "")
     torch.manual_seed(train.seed)
-    model = create_model(name, num_classes=len(dataset.classes), image_size=input_size)
+    model = road.task.light_network(name, classes=len(dataset.classes), side=input_size)
     train_network(road, config, folder, model=model, input=side, views=views)
     teacher = load_teacher(
         model, input_size=input_size, norm=(mean, std), classes=dataset.classes, device=str(road.device)

@@ -31,6 +31,7 @@ from .ship import INT8
 
 log = logging.getLogger("pocketvit")
 
+_TITLES = {"teacher": "teacher-1", "student": "student", "student without a teacher": "alone"}
 _SAMPLES = 32  # images of each kind that the report shows
 
 
@@ -60,7 +61,7 @@ class Report(Stage):
             teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
             differences=_differences(walk.rows, walk.controls),
             extra=walk.extra | {"seconds": walk.spent()},
-            pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered, road.task),
+            pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered, road.task) | _compared(walk),
         )
         write_card(walk.folder)
         write_report(walk.folder, images=not settings.no_images)
@@ -137,12 +138,19 @@ def _samples(road: Road, shown: np.ndarray) -> dict[str, np.ndarray]:
     train = road.dataset.train
     some = np.linspace(0, len(train) - 1, num=min(_SAMPLES, len(train))).astype(np.int64)
     views = road.views.render(some, 0).pixels.permute(0, 2, 3, 1).numpy()
-    arrays = {"views": views, "labels": np.asarray(train.targets)[some]}
+    arrays = road.task.samples(views, train.targets[some], train.classes)
     source = road.scored
     if source is not None and source.parents is None and len(shown):  # a tile is not the image that figures count
         pixels = plain_pixels(Subset(source, shown), road.view)
         arrays |= {"test_images": pixels.permute(0, 2, 3, 1).numpy(), "test_positions": shown}
     return arrays
+
+
+def _compared(walk: Walk) -> dict[str, np.ndarray]:
+    """Answers side by side with the truth, where the task shows them so."""
+    source = walk.road.scored
+    answers = {title: walk.arrays[key] for title, key in _TITLES.items() if key in walk.arrays}
+    return {} if source is None or not answers else walk.road.task.compared(source, answers)
 
 
 def _differences(rows: Sequence[dict[str, Any]], controls: Mapping[str, str]) -> list[str]:

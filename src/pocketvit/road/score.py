@@ -26,7 +26,7 @@ from ..sources.base import Source
 from ..sources.tiles import whole
 from ..tasks import Task
 from ..teachers import Teacher
-from ..teachers.teacher import first_logits
+from ..teachers.given import GivenTeacher
 from ..training.predict import predict_logits
 from ..training.step import Input
 from ..views.preprocessing import Preprocessing
@@ -115,6 +115,9 @@ def teacher_entry(teacher: Teacher, road: Road, number: int) -> Entry:
         calibrated=False,
         note=" ".join(teacher.notes),
     )
+    if isinstance(teacher, GivenTeacher):  # it cannot be asked, and costs nothing
+        entry.answer, entry.model, entry.note = None, None, "stored answers, and no network"
+        entry.probabilities = None if road.scored is None else teacher.given(road.scored)
     take_answers([entry], road)
     return entry
 
@@ -144,7 +147,7 @@ def measure_rows(
     reference = task.merged(teachers) if teachers else None
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {entry.key: _onnx_file(entry, Path(folder)) for entry in entries}
+        files = {entry.key: _onnx_file(entry, Path(folder), task) for entry in entries}
         timed = _latencies(entries, files)
         for entry in entries:
             row: dict[str, Any] = {"key": entry.key, "name": entry.name, "role": entry.role, "status": "measured"}
@@ -181,21 +184,22 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
     return costs
 
 
-def _onnx_file(entry: Entry, folder: Path) -> Path | None:
+def _onnx_file(entry: Entry, folder: Path, task: Task) -> Path | None:
     """The entry's own file, or a temporary export for a fair latency; None where it does not export."""
     if entry.file is not None or entry.model is None or count_parameters(entry.model) > _EXPORTED:
         return entry.file
-    return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side)
+    return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side, task)
 
 
-def export_quietly(model: nn.Module, path: Path, side: int) -> Path | None:
+def export_quietly(model: nn.Module, path: Path, side: int, task: Task) -> Path | None:
     """Export a network for measuring alone; None where it does not export."""
     device = next(model.parameters()).device
     about = Preprocessing.plain((side, (0.0,) * 3, (1.0,) * 3))
     try:
         with torch.no_grad():
-            outputs = model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1]
-        return export_onnx(model, path, classes=[str(index) for index in range(outputs)], preprocessing=about)
+            outputs = task.classes_in(model.eval()(torch.zeros(1, 3, side, side, device=device)))
+        names = [str(index) for index in range(outputs or 0)]
+        return export_onnx(model, path, classes=names, preprocessing=about, task=task)
     except Exception as error:  # any user module may fail here in any way; the figure is then missing, and said so
         log.debug("not exported: %s", error)
         return None
@@ -329,7 +333,7 @@ class Score(Stage):
             fp32, int8 = folder / f"{entry.key}.onnx", folder / f"{entry.key}-int8.onnx"
             about = Preprocessing.of(road.view, (teacher.input_size, teacher.mean, teacher.std))
             try:
-                module = InOurClasses(teacher)
+                module = road.task.in_our_classes(teacher)
                 export_onnx(module, fp32, classes=road.dataset.classes, preprocessing=about, task=road.task)
                 quantize_int8(fp32, int8)
             except PocketError as error:
@@ -355,19 +359,6 @@ class Score(Stage):
             why = walk.extra.pop("against_failed", "what one might ship otherwise; asked for with --against NAME")
             missing.append(not_run("against", f"{asked or 'MobileNetV3-Small'}, pretrained", "against", why))
         return missing
-
-
-class InOurClasses(nn.Module):
-    """A teacher's network with its class map."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.network = teacher.module
-        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = first_logits(self.network(x))
-        return logits if self.columns is None else logits[:, self.columns]
 
 
 def find(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:

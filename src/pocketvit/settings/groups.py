@@ -24,6 +24,7 @@ Augment = Literal["auto", "none", "light", "medium", "strong", "hard"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
 Method = Literal["auto", "drawn", "pushed", "inverted", "photograph", "noise"]
+BUILT_IN = ("digits", "scenes")
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
 
@@ -46,7 +47,7 @@ class Images(Reading, group="images"):
 
     images: ImageSet | None = setting(
         '"digits", a folder (class/name.jpg, or train/val/test folders of that), a .npz or .csv file',
-        default=None, kw_only=False, exists=IMAGES, besides=("digits",), common=True,
+        default=None, kw_only=False, exists=IMAGES, besides=BUILT_IN, common=True,
     )  # fmt: skip
     val: ImageSet | None = setting("images to validate on", default=None, exists=IMAGES)
     test: ImageSet | None = setting("images to test on, which nothing else sees", default=None, exists=IMAGES)

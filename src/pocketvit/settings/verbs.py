@@ -15,6 +15,7 @@ from ..errors import PocketError
 from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting
 from .devices import Compress, Export, Serve
 from .groups import (
+    BUILT_IN,
     IMAGES,
     LIGHT_TEACHERS,
     Adapting,
@@ -59,6 +60,10 @@ class Demo(Resumable, Pictures, Place, verb="demo"):
 
     makes = "distill"
 
+    task: Literal["classification", "detection"] = setting(
+        "detection finds shapes and digits in scenes that it draws itself, with boxes on 60 of 300 of them",
+        default="classification", common=True,
+    )  # fmt: skip
     seed: int = setting("of the student", default=0, low=0, high=2**63 - 1)
 
 
@@ -95,6 +100,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         "choose the largest student that fits: the int8 file's size, the time at batch 1, or both",
         default=None, metavar="3MB,20ms", read=read_budget, common=True, group="student",
     )  # fmt: skip
+    teacher_labels: str | Path | None = setting(
+        "stored answers in a teacher's place: the boxes that it found in these images, in COCO's results format",
+        default=None, metavar="FILE", exists="a JSON file of detections", regular=True, group="teachers",
+    )  # fmt: skip
     plan: bool = setting(
         "print images, split, hours and bytes, and write nothing",
         default=False,
@@ -108,7 +117,7 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes", "grid"] = setting(
         "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
         "there are two classes, mld (a binary KL per label) where images have several labels, or boxes where they have "
-        "boxes (grid needs a detector of the student's own places, run live)",
+        "boxes (grid, from Python, needs a detector of the student's own places, run live)",
         default="auto", group="objective",
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(
@@ -137,6 +146,8 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
 
     def check(self) -> None:
         super().check()
+        if self.teacher_labels is not None and self.teacher:
+            raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
         for name, unsaid in (("data", None), ("method", "auto"), ("count", None)):
@@ -170,6 +181,10 @@ class Predict(Settings, verb="predict"):
         "intensities that become black and white in what is not 8-bit; by default those of the run",
         default=None, metavar="LOW,HIGH", read=read_window,
     )  # fmt: skip
+    save: str | Path | None = setting(
+        "write the images into this folder, with the answers (boxes, labels) drawn on them",
+        default=None, metavar="FOLDER", common=True,
+    )  # fmt: skip
     top: int = setting(
         "how many classes to list for each image; above 1 the likeliest labels, there or not",
         default=1,
@@ -189,7 +204,7 @@ class Bench(Reading, Loading, verb="bench"):
     )
     images: ImageSet | None = setting(
         'labelled images to score on: a folder, a .npz or .csv file, "digits"',
-        default=None, exists=IMAGES, besides=("digits",), group="images",
+        default=None, exists=IMAGES, besides=BUILT_IN, group="images",
     )  # fmt: skip
     split: Literal["train", "val", "test"] = setting("of the images", default="test", group="images")
     teacher: Model | None = setting("a model whose agreement with the others is measured", default=None, metavar="NAME")
@@ -216,7 +231,8 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
 
     model: str | Path = setting(
         "any timm model (pretrained: NAME.TAG, hf-hub:NAME, local-dir:FOLDER), cifar_resnet20 to 110, rednet26 to 152, "
-        "cifar_rednet11 to 56, or a pocket_ student", default="cifar_resnet20", metavar="NAME", common=True,
+        "cifar_rednet11 to 56, or a pocket_ student; auto is cifar_resnet20, or pocket_m where images have boxes",
+        default="auto", metavar="NAME", common=True,
     )  # fmt: skip
     init: str | Path | None = setting(
         "start from this weights file of the model, from a model folder as RUN/student (at another --size its position "
@@ -296,7 +312,7 @@ class Pack(Reading, Place, verb="pack"):
     """Put images into memory-mapped packs, which other verbs find again (they do it by themselves)."""
 
     images: ImageSet = setting(
-        '"digits", a folder, a .npz or .csv file', kw_only=False, exists=IMAGES, besides=("digits",)
+        '"digits", a folder, a .npz or .csv file', kw_only=False, exists=IMAGES, besides=BUILT_IN
     )
 
 

@@ -53,8 +53,8 @@ def open_images(
     ``seed`` and the image's path (or index): the same on any machine, and an added image reshuffles no others.
 
     Args:
-        images: "digits"; a folder (``class/name.jpg``, train/val/test folders of that, a flat folder without labels,
-            or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
+        images: "digits" or "scenes" (drawn, with boxes); a folder (``class/name.jpg``, train/val/test folders of that,
+            a flat folder without labels, or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
             ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and labels; a MedMNIST-layout
             ``.npz``; a pair (array of images, labels); an object with a length whose items are (image, label), as
             torchvision's and Hugging Face's are, or a mapping of "train", "val" and "test" to such objects; or a
@@ -98,6 +98,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     from .detection import find_detection
     from .folders import list_folder
     from .objects import list_objects
+    from .scenes import list_scenes
     from .tables import list_table
 
     is_table = isinstance(images, str | Path) and Path(images).suffix.lower() in (".csv", ".tsv")
@@ -111,8 +112,9 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if not isinstance(images, str | Path):
         return list_objects(images)
     path = Path(images).expanduser()
-    if str(images) == "digits" and not path.exists():
-        return list_digits()
+    built_in = {"digits": list_digits, "scenes": list_scenes}.get(str(images))
+    if built_in is not None and not path.exists():
+        return built_in()
     if not path.exists():
         raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'")
     if labels is not None:

@@ -99,6 +99,13 @@ class Boxes(Ragged):
     known: np.ndarray
     per_image: ClassVar[tuple[str, ...]] = ("offsets", "sizes", "known")
 
+    @classmethod
+    def nobody_looked(cls, sizes: np.ndarray) -> Boxes:
+        """Return the boxes of images int [N, 2] (heights, widths) that nobody annotated."""
+        nothing = np.zeros(0, np.int64)
+        offsets, known = np.zeros(len(sizes) + 1, np.int64), np.zeros(len(sizes), bool)
+        return cls(offsets, np.zeros((0, 4), np.float32), nothing, nothing.astype(np.uint8), sizes, known)
+
     @property
     def ignored(self) -> np.ndarray:
         """bool [M], crowds and difficult ones."""

@@ -51,7 +51,7 @@ class Tiles(Source):
         if tile < SMALLEST:
             raise PocketError(f"tiles of {tile} pixels show nothing: give {SMALLEST} or more, as --tile 256")
         self.source, self.tile, self.images = source, tile, len(source)
-        self.sides = _sides(source)
+        self.sides = sides_of(source)
         parents, boxes, names = [], [], []
         for parent, (height, width) in enumerate(self.sides.tolist()):
             for row, top in enumerate(starts(height, tile)):
@@ -175,14 +175,14 @@ class Whole:
     Attributes:
         names: [N] of the images.
         classes: names of the classes.
-        targets: int64 [N], or [N, C] for several labels an image.
+        targets: of them.
         groups: int64 [N], or None.
         parents: int64 [M], the image of each tile; None where images are whole.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    targets: np.ndarray
+    targets: Any
     groups: np.ndarray | None
     parents: np.ndarray | None
 
@@ -198,7 +198,7 @@ def whole(source: Source) -> Whole:
         _, first = np.unique(source.parents, return_index=True)
         names = tuple(names[tile].rpartition("#")[0] for tile in first)
     groups = None if source.groups is None else source.groups[first]
-    return Whole(names, source.classes, np.asarray(source.targets)[first], groups, source.parents)
+    return Whole(names, source.classes, source.targets[first], groups, source.parents)
 
 
 def starts(side: int, tile: int) -> list[int]:
@@ -207,7 +207,7 @@ def starts(side: int, tile: int) -> list[int]:
     return [0] if count <= 1 else [index * (side - tile) // (count - 1) for index in range(count)]
 
 
-def _sides(source: Source) -> np.ndarray:
+def sides_of(source: Source) -> np.ndarray:
     """Return int64 [N, 2], height and width of each image."""
     if source.size is not None:
         return np.tile(np.array(source.size, np.int64), (len(source), 1))

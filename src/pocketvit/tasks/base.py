@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..config import LossConfig
 from ..errors import PocketError
 from ..labels import FullLabels
 from ..metrics import OperatingPoint
-from ..models import create_student
+from ..models import create_model, create_student
 from ..objectives import Gate, Objective
 from ..sources.targets import to_columns
+from ..teachers import Teacher, align
+from ..teachers.teacher import first_logits
+from ..views.drawing import with_caption
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..config import NetworkConfig, ViewConfig
+    from ..sources.base import Source
     from ..training.feed import Batch
     from ..training.step import Loss
 
@@ -54,7 +57,14 @@ class Task(ABC):
         exclusive: Whether an image has one answer, so that one class can be taken for another.
         calibrates: Whether heads get a temperature that is fitted on validation images.
         finetunes: Whether a classifier's published weights, under a new head, learn it.
-        figure: The field of a row by which files are compared: "accuracy", "auc".
+        figure: The field of a row by which files are compared: "accuracy", "auc", "map".
+        output: What a network's exported file calls its output.
+        hub: What the Hugging Face hub calls it.
+        explains: Whether maps of where a network looks belong to one answer.
+        pools: Whether answers of several folds can be judged together.
+        light: Networks that are trained on the user's labels where no teacher is named, and ``light_side``: the most
+            pixels that they see, None for all.
+        shown: How many images a student sees by default, over those that a classifier sees.
         decided: When a label is called there, in words for people; "" where the likeliest class is the answer.
     """
 
@@ -69,6 +79,13 @@ class Task(ABC):
     calibrates: ClassVar[bool] = True
     finetunes: ClassVar[bool] = True
     figure: ClassVar[str] = "accuracy"
+    output: ClassVar[str] = "logits"
+    hub: ClassVar[str] = "image-classification"
+    explains: ClassVar[bool] = True
+    pools: ClassVar[bool] = True
+    light: ClassVar[tuple[str, ...]] = ("cifar_resnet20", "cifar_rednet11")  # a convolution and an involution
+    light_side: ClassVar[int | None] = 32  # 64 tokens of a student see about as much
+    shown: ClassVar[float] = 1.0
     decided: ClassVar[str] = ""
 
     # What is asked for
@@ -113,6 +130,31 @@ class Task(ABC):
     def reads(self, kind: str) -> bool:
         """Whether outputs that were trained as another kind mean something to this task."""
         return kind == self.kind
+
+    def aligned(self, teacher: Teacher, classes: Sequence[str]) -> Teacher | None:
+        """Return a teacher with its class map onto our classes; None where it has to learn them first.
+
+        Raises:
+            PocketError: It answers another kind of question, and cannot learn this one.
+        """
+        if teacher.kind == "boxes":
+            raise PocketError(
+                f"the teacher {teacher.name} is a detector, and these images have no boxes. Name a classifier, or give "
+                "images with boxes (COCO JSON, Pascal VOC XML, or YOLO txt with data.yaml)."
+            )
+        return align(teacher, classes)
+
+    def in_our_classes(self, teacher: Teacher) -> nn.Module:
+        """Return a teacher's network with its class map: normalized pictures in, outputs of this task out."""
+        return InOurClasses(teacher)
+
+    def light_network(self, name: str, *, classes: int, side: int) -> nn.Module:
+        """Make one of the untrained networks of `light`."""
+        return create_model(name, num_classes=classes, image_size=side)
+
+    def side(self, side: int) -> int:
+        """Return the side of views, in pixels, as near to ``side`` as networks of this task can take."""
+        return side
 
     def view(self, view: ViewConfig) -> ViewConfig:
         """Return training views that targets of this task can follow, as near to ``view`` as that allows."""
@@ -184,6 +226,14 @@ class Task(ABC):
 
     # Answers
 
+    def classes_in(self, outputs: Any) -> int | None:
+        """Return of how many classes a network's outputs [B, ...] are; None where they are of another form."""
+        return outputs.shape[1] if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 else None
+
+    def class_scores(self, answer: np.ndarray, classes: int) -> np.ndarray:
+        """Return float [C], how sure an image's answer is that each class is there."""
+        return answer
+
     @abstractmethod
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the answers of a network's outputs ``model(x)``: the probabilities [B, C] of logits [B, C].
@@ -191,6 +241,14 @@ class Task(ABC):
         Answers of any task are one array per image, so that they are joined, stored and compared alike; what stands in
         it is the task's affair.
         """
+
+    def graph(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return what a file with the preprocessing inside answers, of a network's outputs."""
+        return self.probabilities(outputs)
+
+    def from_graph(self, given: np.ndarray) -> np.ndarray:
+        """Return the answers of what such a file gave."""
+        return given
 
     def placed(self, answers: np.ndarray, view: ViewConfig, sizes: np.ndarray | None) -> np.ndarray:
         """Return answers to plain views as answers to their pictures; only answers that lie in the picture differ.
@@ -231,6 +289,23 @@ class Task(ABC):
     @abstractmethod
     def answered(self, probabilities: np.ndarray) -> Any:
         """Return answers [N] (or [N, C]) in the form of targets, of probabilities [N, C]."""
+
+    def draw(self, picture: np.ndarray, answer: np.ndarray, classes: Sequence[str], top: int = 1) -> np.ndarray:
+        """Return a picture uint8 [H, W, 3] with the answer to it written (or drawn) on it."""
+        return with_caption(picture, self.answer(answer, classes, top).text)
+
+    def samples(self, pixels: np.ndarray, targets: Any, classes: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what ``samples.npz`` keeps of some training views uint8 [n, S, S, 3]: pictures, and words to each."""
+        return {"views": pixels, "labels": np.asarray(targets)}
+
+    def compared(self, source: Source, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what ``samples.npz`` keeps of a scored split to show answers side by side with the truth.
+
+        Args:
+            source: The split.
+            answers: By title: "teacher", "student".
+        """
+        return {}
 
     # Figures
 
@@ -292,6 +367,19 @@ class Task(ABC):
     def arrays(self, targets: Any) -> dict[str, np.ndarray]:
         """Return a source's targets as arrays by name, to be kept beside the answers."""
         return to_columns(targets)
+
+
+class InOurClasses(nn.Module):
+    """A teacher's network with its class map."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.network = teacher.module
+        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = first_logits(self.network(x))
+        return logits if self.columns is None else logits[:, self.columns]
 
 
 _TASKS: dict[str, Task] = {}

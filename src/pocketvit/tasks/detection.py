@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..config import LossConfig, NetworkConfig, ViewConfig
 from ..errors import PocketError
@@ -18,12 +19,13 @@ from ..models.detector import create_detector
 from ..objectives import Gate, Objective
 from ..objectives.detection import OBJECTIVES, BoxTargets, Dense, boxes_loss
 from ..sources.boxes import Boxes, Detections, offsets_of
+from ..teachers import align, align_some
+from ..views.drawing import with_boxes
 from ..views.geometry import carried, framed, inverse, mapped, placements
 from .base import Answer, Task, register
+from .shown import boxes_side_by_side
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..models.detector import Detector
     from ..objectives.batch import Batch
     from ..training.step import Loss
@@ -45,21 +47,20 @@ class BoxJudgement:
             name: None if np.isnan(value) else float(value)
             for name, value in zip(self.classes, scores.by_class, strict=True)
         }
-        worst = min(((value, name) for name, value in found.items() if value is not None), default=None)
         return {
             "map": scores.map,
             "map_50": scores.map_50,
             "map_75": scores.map_75,
-            "interval": None if scores.interval is None else list(scores.interval),
+            "map_interval": None if scores.interval is None else list(scores.interval),
             "n": scores.n,
             "boxes": scores.boxes,
             "by_size": scores.by_size,
             "by_class": found,
+            "curve": [round(float(one), 4) for one in _mean_curve(scores.curves)],
             "by_class_50": {
                 name: None if np.isnan(value) else float(value)
                 for name, value in zip(self.classes, scores.by_class_50, strict=True)
             },
-            "min_class": None if worst is None else [worst[1], worst[0]],
             "recall": scores.recall,
             "agreement": scores.agreement,
         }
@@ -78,9 +79,19 @@ class Detection(Task):
     objectives = OBJECTIVES
     score = "val_map"
     unit = "boxes"
+    figure = "map"
+    output = "boxes_and_scores"
+    hub = "object-detection"
+    decided = f"a score of at least {SHOWN}"
     compares = False
     calibrates = False
     finetunes = False
+    exclusive = False
+    explains = False
+    pools = False
+    light = ("pocket_m",)
+    light_side = None
+    shown = 0.15  # a picture has many boxes, each seen at many places
 
     # What is asked for
 
@@ -89,6 +100,11 @@ class Detection(Task):
         objective = getattr(settings, "objective", "auto")
         if objective != "auto":
             self.objective(objective)
+        if objective == "grid":
+            raise PocketError(
+                "--objective grid asks a teacher about every batch, and labels are stored here: use --objective boxes. "
+                "(In Python: train_network(..., live=True) with LossConfig(objective='grid').)"
+            )
         for name, usual, why in (
             ("teacher_weights", "fixed", "looks at the one class of an image"),
             ("balance", "none", "is for one class per image"),
@@ -102,8 +118,37 @@ class Detection(Task):
         if getattr(settings, "tile", None):
             raise PocketError(f"--tile cuts boxes apart, and {here}. Leave it away.")
 
+    def aligned(self, teacher: Any, classes: Sequence[str]) -> Any:
+        """As far as its classes are ours: of the others the true boxes alone are learned."""
+        if teacher.kind != self.kind:
+            raise PocketError(
+                f"the teacher {teacher.name} answers with one list of classes per image, and these images have boxes. "
+                "Name a detector (of ours, torchvision's or transformers'), or none, to have one trained on your boxes."
+            )
+        found = align(teacher, classes)
+        if found is None and teacher.classes is not None:
+            found = align_some(teacher, classes)
+        if found is None:
+            own = ", ".join((teacher.classes or ())[:5]) or f"{teacher.num_outputs} without names"
+            raise PocketError(
+                f"the teacher {teacher.name} knows none of the images' classes ({', '.join(classes[:5])}): it has "
+                f"{own}. Call your classes as the teacher does, or leave --teacher away to train one on your boxes."
+            )
+        return found
+
+    def in_our_classes(self, teacher: Any) -> nn.Module:
+        return Outputs(teacher)
+
+    def light_network(self, name: str, *, classes: int, side: int) -> nn.Module:
+        return create_detector(name, num_classes=classes, image_size=side, stem="hybrid")
+
     def default_objective(self, classes: int, *, whole: bool) -> tuple[str, float]:
         return "boxes", 1.0
+
+    def side(self, side: int) -> int:
+        """The nearest one below of which maps of three strides can be made."""
+        step = 32 if side >= 160 else 16
+        return max(32, side // step * step)
 
     def view(self, view: ViewConfig) -> ViewConfig:
         """The whole picture, letterboxed, and zoomed in place of cropped; nothing is mixed or turned."""
@@ -154,10 +199,13 @@ class Detection(Task):
             side = batch.pixels.shape[-1]
             terms: dict[str, torch.Tensor] = {}
             truth: Any = 0.0
-            if not batch.soft or config.weight < 1:
-                truth, terms = boxes_loss(answers, targets, grid)
             if not batch.soft:
-                return truth, terms
+                return boxes_loss(answers, targets, grid)
+            untaught = set.intersection(*(set(getattr(soft, "unknown", ())) for soft in batch.soft))
+            if config.weight < 1 or untaught:  # what no teacher knows is learned from true boxes alone
+                weights = torch.full((answers.logits.shape[2],), 1 - config.weight, device=answers.logits.device)
+                weights[list(untaught)] = 1.0
+                truth, terms = boxes_loss(answers, targets, grid, weights)
             parts = []
             for number, soft in enumerate(batch.soft):
                 part, found = objective.function(answers, soft, grid=grid, side=side)  # type: ignore[call-arg,arg-type]
@@ -165,8 +213,7 @@ class Detection(Task):
                 terms |= {f"teacher_{number}_{name}": value for name, value in found.items()}
             taught = torch.stack(parts).mean()
             terms["distillation"] = taught.detach()
-            known = config.weight < 1 and bool(targets.known.any())
-            return (config.weight * taught + (1 - config.weight) * truth if known else taught), terms
+            return (config.weight * taught + truth if bool(targets.known.any()) else taught), terms
 
         return loss
 
@@ -180,6 +227,21 @@ class Detection(Task):
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return best_boxes(logits)
+
+    def graph(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs  # suppression takes as many boxes as there are: it stays outside
+
+    def from_graph(self, given: np.ndarray) -> np.ndarray:
+        return self.probabilities(torch.from_numpy(given)).numpy()
+
+    def classes_in(self, outputs: Any) -> int | None:
+        boxes = isinstance(outputs, torch.Tensor) and outputs.ndim == 3 and outputs.shape[2] > 4
+        return outputs.shape[2] - 4 if boxes else None
+
+    def class_scores(self, answer: np.ndarray, classes: int) -> np.ndarray:
+        best = np.zeros(classes)
+        np.maximum.at(best, answer[:, 5].astype(int), answer[:, 4])
+        return best
 
     def combine(self, heads: Sequence[torch.Tensor]) -> torch.Tensor:
         raise NotImplementedError("the parts of a detector's answer are combined by the detector: call it")
@@ -209,6 +271,17 @@ class Detection(Task):
         ]
         return Answer(_counted([row["label"] for row in rows]), {"boxes": rows})
 
+    def draw(self, picture: np.ndarray, answer: np.ndarray, classes: Sequence[str], top: int = 1) -> np.ndarray:
+        shown = answer[answer[:, 4] >= SHOWN][::-1]  # the best in front
+        return with_boxes(picture, shown[:, :4], shown[:, 5], shown[:, 4], classes)
+
+    def samples(self, pixels: np.ndarray, targets: Any, classes: Sequence[str]) -> dict[str, np.ndarray]:
+        words = [self.named(targets[row], classes) for row in range(len(targets))]
+        return {"views": pixels, "labels": np.array(words)}
+
+    def compared(self, source: Any, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return boxes_side_by_side(source, {title: detections(one) for title, one in answers.items()})
+
     def named(self, target: Any, classes: Sequence[str]) -> str:
         if isinstance(target, Boxes) and not target.known[0]:
             return ""
@@ -237,6 +310,9 @@ class Detection(Task):
         point: OperatingPoint | None = None,
     ) -> BoxJudgement:
         given = None if teacher is None else detections(teacher)
+        if not targets.known.any():
+            same = None if given is None else agreement(detections(probabilities), given)
+            return BoxJudgement(DetectionScores.unknown(len(classes), same), tuple(classes))
         scores = score_boxes(detections(probabilities), targets, len(classes), teacher=given, groups=groups)
         return BoxJudgement(scores, tuple(classes))
 
@@ -245,6 +321,17 @@ class Detection(Task):
 
     def said(self, scores: Mapping[str, float]) -> str:
         return f"mAP {rounded(scores['val_map'])} (AP50 {rounded(scores['val_map_50'])})"
+
+
+class Outputs(nn.Module):
+    """A detector's network that answers outputs (see `models.decoding`) in our classes."""
+
+    def __init__(self, teacher: Any) -> None:
+        super().__init__()
+        self.network, self._outputs = teacher.module, teacher.outputs_of
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._outputs(self.network(x))
 
 
 def detections(answers: np.ndarray) -> Detections:
@@ -257,6 +344,12 @@ def detections(answers: np.ndarray) -> Detections:
         labels=rows[:, 5].astype(np.int64),
         scores=rows[:, 4].astype(np.float32),
     )
+
+
+def _mean_curve(curves: np.ndarray) -> np.ndarray:
+    """Mean over the classes that are there."""
+    there = curves[~np.isnan(curves).any(1)]
+    return there.mean(0) if len(there) else np.zeros(0)
 
 
 def _name(label: int, classes: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Teachers: loading them from anywhere, their own preprocessing, and how their classes map onto ours."""
 
-from .classes import align, match_classes
+from .classes import align, align_some, match_classes
 from .detectors import DetectorTeacher, detector_teacher
 from .finetune import head_names, new_head
 from .loading import load_teacher
@@ -10,6 +10,7 @@ __all__ = [
     "DetectorTeacher",
     "Teacher",
     "align",
+    "align_some",
     "detector_teacher",
     "head_names",
     "load_teacher",

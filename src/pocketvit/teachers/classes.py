@@ -46,6 +46,26 @@ def match_classes(teacher_classes: Sequence[str], dataset_classes: Sequence[str]
     return np.array(columns, np.int64) if columns and len(set(columns)) == len(columns) else None
 
 
+def align_some(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
+    """Return a teacher with a class map onto those of a dataset's classes that it knows; None if it knows none.
+
+    The others have the column -1, and are named in the notes.
+    """
+    found = [match_classes(teacher.classes or (), [name]) for name in dataset_classes]
+    columns = np.array([-1 if one is None else one[0] for one in found], np.int64)
+    known = columns[columns >= 0]
+    if not len(known) or len(set(known)) < len(known):
+        return None
+    pairs = zip(dataset_classes, columns.tolist(), strict=True)
+    shown = ", ".join(f"{name} = its {teacher.classes[at]}" for name, at in pairs if at >= 0)  # type: ignore[index]
+    missing = ", ".join(name for name, at in zip(dataset_classes, columns, strict=True) if at < 0)
+    return teacher.with_columns(
+        columns,
+        f"{teacher.name}: {len(known)} of the images' {len(columns)} classes matched by name ({shown}).",
+        f"{teacher.name}: it does not know {missing}: the student learns that from the true boxes alone.",
+    )
+
+
 def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
     """Return the teacher with the class map onto a dataset's classes, or None if it has to be fine-tuned for them.
 

@@ -34,7 +34,7 @@ FAMILIES: dict[str, Activation] = {
         "sigmoid",
     ),
 }
-_NOTHING = -20.0  # logit of what a detector gives no score for
+NOTHING = -20.0  # logit of what a detector gives no score for
 _SURE = 1e-6  # a score is kept so far from 0 and 1, whose logits are infinite
 _BOXES = 300  # of an image that torchvision's own detectors may find
 _SIDE = 640  # of the picture where one of transformers' does not say its size
@@ -127,7 +127,7 @@ def _read_torchvision(out: tuple[list[dict[str, Tensor]], int, int]) -> Answers:
         count = len(corners)
         box = corners.new_zeros(_BOXES, 4)
         box[:count] = _centred(corners)
-        row = corners.new_full((_BOXES, outputs), _NOTHING)
+        row = corners.new_full((_BOXES, outputs), NOTHING)
         row[torch.arange(count), one["labels"][:_BOXES]] = torch.logit(one["scores"][:_BOXES].clamp(_SURE, 1 - _SURE))
         boxes.append(box)
         logits.append(row)

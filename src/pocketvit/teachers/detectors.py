@@ -19,7 +19,7 @@ from ..models.checkpoint import load_weights, read_weights
 from ..models.decoding import best_places, outputs_of
 from ..models.detector import Detector
 from ..models.hub import explain, hub
-from .detector_forms import Activation, Answers, Form, corners_of, form_of
+from .detector_forms import NOTHING, Activation, Answers, Form, corners_of, form_of
 from .teacher import Teacher
 
 _TORCHVISION = "torchvision:"
@@ -77,6 +77,16 @@ class DetectorTeacher(Teacher):
         boxes, logits = self.answers(pixels)
         return outputs_of(corners_of(boxes), self._probabilities(logits))
 
+    def outputs_of(self, answer: Any) -> Tensor:
+        """Return the same of what the network itself returns, in a form that can be exported."""
+        boxes, logits = self.read(answer)
+        return outputs_of(corners_of(boxes), self._probabilities(self._mapped(logits)))
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """Which of our classes it does not know."""
+        return () if self.columns is None else tuple(map(int, (self.columns < 0).nonzero()[0]))
+
     def detect(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return boxes [n, 4] and logits [n, C or C + 1] of each image, as `labels.Boxes` stores them."""
         boxes, logits = self.answers(pixels)
@@ -110,10 +120,11 @@ class DetectorTeacher(Teacher):
         if self.columns is None:
             return logits
         columns = torch.from_numpy(self.columns).to(logits.device)
+        known = columns >= 0
         if self.activation == "sigmoid":
-            return logits[..., columns]
+            return torch.where(known, logits[..., columns.clamp_min(0)], NOTHING)
         likely = logits.softmax(2)
-        ours = likely[..., columns]
+        ours = torch.where(known, likely[..., columns.clamp_min(0)], 0)
         nothing = (1 - ours.sum(2, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
         return torch.cat([ours.clamp_min(torch.finfo(torch.float32).tiny), nothing], 2).log()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..rundir import Outcome, Run
@@ -19,7 +20,9 @@ def predict(settings: Predict) -> Outcome:
 
     model: Any = settings.model.folder if isinstance(settings.model, Run) else settings.model
     window: Any = settings.window
-    found = predict_images(model, listed(settings.images), window=window, top=settings.top)
+    save = Path(settings.save) if settings.save else None
+    found = predict_images(model, listed(settings.images), window=window, top=settings.top, save=save)
     broken = any(one.answer is None for one in found)
     data = {"predictions": [one.data for one in found]}
-    return Outcome("\n".join(map(str, found)), data, exit_code=1 if broken else 0)
+    told = [*map(str, found), *([f"drawn   {save}"] if save else [])]
+    return Outcome("\n".join(told), data, exit_code=1 if broken else 0)

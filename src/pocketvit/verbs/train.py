@@ -16,7 +16,8 @@ def train(settings: Train) -> Run:
     from ..road.decide import decide_model
     from ..road.fit import Fit
 
-    check_network(str(settings.model), "--model")
-    of = f"-{Path(settings.model).name.replace(':', '_')}"
+    if settings.model != "auto":
+        check_network(str(settings.model), "--model")
+    of = "" if settings.model == "auto" else f"-{Path(settings.model).name.replace(':', '_')}"
     learning = (Fit(), Ship(), Score(), Report())
     return go(settings, (Open(), Hours(*learning), *learning), decide_all=decide_model, of=of)

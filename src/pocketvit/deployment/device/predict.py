@@ -1,4 +1,4 @@
-"""Label pictures with the model in this folder. Needs only onnxruntime, numpy and Pillow.
+"""Label pictures (or find objects in them) with the model in this folder. Needs only onnxruntime, numpy and Pillow.
 
 python predict.py photo.jpg more_photos/
 python predict.py photo.jpg --json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from boxes import SHOWN, best_boxes, placed
 from preprocessing import load, pictures_in, prepare
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +36,7 @@ class Model:
         self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["pocketvit"])
         self.classes = self.about["classes"]
         self.one_class = self.about["activation"] == "softmax"  # else each label is there or not
+        self.boxes = self.about["activation"] == "boxes"
         self.window = self.about["preprocessing"]["window"]
 
     def prepare(self, picture):
@@ -47,8 +49,10 @@ class Model:
         return picture[None]
 
     def run(self, prepared):
-        """Return the probabilities [C] of a prepared picture, the mean of its tiles."""
+        """Return the probabilities [C] of a prepared picture, the mean of its tiles; of a detector its boxes [K, 6]."""
         outputs = [self.session.run(None, {self.input: one[None]})[0][0] for one in prepared]
+        if self.boxes:
+            return best_boxes(outputs[0])
         return np.mean([self.probabilities(one) for one in outputs], axis=0)
 
     def probabilities(self, output):
@@ -61,11 +65,27 @@ class Model:
         return exponent / exponent.sum()
 
     def __call__(self, picture):
-        """Return the probabilities [C] of a picture (uint8 [H, W, 3])."""
-        return self.run(self.prepare(picture))
+        """Return the probabilities [C] of a picture (uint8 [H, W, 3]), or its boxes [K, 6] in pixels."""
+        found = self.run(self.prepare(picture))
+        return placed(found, picture.shape[:2], self.about["preprocessing"]) if self.boxes else found
 
-    def answer(self, probabilities):
-        """Return [label, probability] of the likeliest class, or of every label that is there, the likeliest first."""
+    def scores(self, found):
+        """Return how sure each class is there, [C], of what a call returned."""
+        if not self.boxes:
+            return found
+        best = np.zeros(len(self.classes))
+        np.maximum.at(best, found[:, 5].astype(int), found[:, 4])
+        return best
+
+    def answer(self, found):
+        """Return [label, score] of the likeliest class, or of every label (or box) that is there, the best first.
+
+        Of a box also left, top, right and bottom.
+        """
+        if self.boxes:
+            shown = found[found[:, 4] >= SHOWN]
+            return [[self.classes[int(one[5])], float(one[4]), [round(float(x), 1) for x in one[:4]]] for one in shown]
+        probabilities = found
         ranked = [[self.classes[i], float(probabilities[i])] for i in np.argsort(-probabilities, kind="stable")]
         return ranked[:1] if self.one_class else [one for one in ranked if one[1] >= PRESENT]
 
@@ -82,18 +102,23 @@ def main():
     failed = False
     for path in pictures_in(arguments.pictures):
         try:
-            probabilities = model(load(path, model.window))
+            given = model(load(path, model.window))
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three on damaged files
             print(f"error: {path}: {error}", file=sys.stderr)
             failed = True
             continue
-        found = model.answer(probabilities)
+        found = model.answer(given)
         if arguments.json:
-            scores = [[name, round(float(p), 6)] for name, p in zip(model.classes, probabilities, strict=True)]
+            scores = [[name, round(float(p), 6)] for name, p in zip(model.classes, model.scores(given), strict=True)]
             first = {"label": found[0][0], "score": found[0][1]} if model.one_class else {"labels": found}
+            if model.boxes:
+                first = {"boxes": [{"label": label, "score": score, "box": box} for label, score, box in found]}
             print(json.dumps({"file": str(path), **first, "scores": scores}, ensure_ascii=False))
         else:
-            print(f"{path}: " + (", ".join(f"{name} {p:.3f}" for name, p in found) or "none"))
+            print(
+                f"{path}: "
+                + (", ".join(" ".join([name, f"{p:.3f}", *map(str, box)]) for name, p, *box in found) or "none")
+            )
     return 1 if failed else 0
 
 

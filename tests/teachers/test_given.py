@@ -1,0 +1,147 @@
+"""Stored detections teach as the detector would: matched by image and class, carried into every view."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketvit.config import ViewConfig
+from pocketvit.errors import PocketError
+from pocketvit.labels import LabelStore, verify, write_labels
+from pocketvit.sources import open_images
+from pocketvit.teachers.given import given_teacher
+from pocketvit.views import Views
+from pocketvit.views.geometry import carried, placements
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sources"))
+from drawn_boxes import CLASSES, scenes, write_coco, write_voc, write_yolo
+
+VIEW = ViewConfig(view_size=32, fit="pad", crop="zoom", flip=0.5)
+
+
+def results(drawn, *, image=lambda number, scene: scene.name, first=0) -> list[dict]:
+    """The true boxes as if a detector had found them, each with another score."""
+    entries = []
+    for scene in drawn:
+        for label, x0, y0, x1, y1 in scene.boxes:
+            score = 0.5 + 0.4 * len(entries) / 100
+            box = [x0, y0, x1 - x0, y1 - y0]
+            number = [one for one in drawn if one.split == scene.split].index(scene)
+            entries.append(
+                {"image_id": image(number, scene), "category_id": first + sorted(CLASSES).index(label), "bbox": box,
+                 "score": min(score, 1)}
+            )  # fmt: skip
+    return entries
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return scenes({"train": 12, "val": 4, "test": 4})
+
+
+@pytest.fixture(scope="module")
+def voc(drawn, tmp_path_factory) -> Path:
+    return write_voc(tmp_path_factory.mktemp("given") / "scenes", drawn)
+
+
+def written(tmp_path: Path, document) -> Path:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("form", ["name", "stem", "coco ids", "yolo"])
+def test_images_and_classes_are_found_however_they_are_called(drawn, tmp_path, form):
+    # ids of COCO files of several splits are the same here, so that it is one file
+    train = [scene for scene in drawn if scene.split == "train"]
+    write = {"coco ids": write_coco, "yolo": write_yolo}.get(form, write_voc)
+    place = write(tmp_path / "scenes", train)
+    entries = {
+        "name": results(train),
+        "stem": results(train, image=lambda number, scene: scene.name.removesuffix(".png")),
+        "coco ids": results(train, image=lambda number, scene: 10 + number, first=5),
+        "yolo": results(train, image=lambda number, scene: "images/train/" + scene.name),
+    }[form]
+    dataset = open_images(place, val_fraction=0)
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    found, truth = teacher.given(dataset.train), dataset.train.targets
+    assert teacher.classes == dataset.classes
+    for row in range(len(truth)):
+        mine = found[row][found[row][:, 4] > 0]
+        order = np.lexsort(mine[:, :4].T)
+        true = truth[row]
+        expected = np.lexsort(true.corners.T)
+        np.testing.assert_allclose(mine[order, :4], true.corners[expected], atol=0.01)
+        assert mine[order, 5].tolist() == true.labels[expected].tolist()
+
+
+def test_boxes_follow_every_view_and_are_stored(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    teacher = given_teacher(written(tmp_path, results(drawn)), dataset, voc)
+    views = Views(dataset.train, VIEW, seed=3)
+    store = write_labels(tmp_path / "store", dataset.train, views, [teacher], 2, progress=False)
+    positions = np.arange(len(dataset.train))
+    for view in (0, 1):
+        labels = store.read(store.teachers()[0], view)
+        truth = dataset.train.targets
+        wanted = carried(truth, placements(views, positions, view, truth.sizes), 32)
+        wanted = wanted.where(wanted.flags == 0)
+        assert np.diff(labels.offsets).tolist() == wanted.counts.tolist()
+        middle, half = labels.boxes[:, :2], labels.boxes[:, 2:] / 2
+        corners = 32 * np.concatenate([middle - half, middle + half], 1)
+        order, expected = (
+            np.lexsort((*one.T, images))
+            for one, images in ((np.round(corners), labels.rows.numpy()), (np.round(wanted.corners), wanted.images))
+        )
+        np.testing.assert_allclose(corners[order], wanted.corners[expected], atol=0.01)
+        assert labels.probabilities.argmax(1)[order].tolist() == wanted.labels[expected].tolist()
+    found = verify(LabelStore(tmp_path / "store"), dataset.train, views, [teacher], records=24)
+    assert found[0].worst < 0.01
+
+
+def test_what_it_does_not_know_and_what_does_not_fit_is_said(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    entries = [one for one in results(drawn) if one["category_id"] != 2]
+    entries += [
+        {"image_id": "elsewhere.png", "category_id": 0, "bbox": [1, 1, 5, 5], "score": 0.5},
+        {"image_id": "train01.png", "category_id": 7, "bbox": [1, 1, 5, 5], "score": 0.5},
+        {"image_id": "train01.png", "category_id": 0, "bbox": [1, 1, 0, 5], "score": 0.5},
+    ]
+    teacher = given_teacher(written(tmp_path, entries), dataset, voc)
+    said = " ".join(teacher.notes)
+    assert teacher.unknown == (2,)
+    assert "it says nothing of dot" in said
+    assert "class map: 0 = bar, 1 = blob" in said
+    for what in ("1 boxes of other images", "1 boxes of other classes", "1 boxes of no size"):
+        assert what in said
+    assert teacher.given(dataset.test) is not None
+    own = {"categories": [{"id": 0, "name": "Dot"}, {"id": 1, "name": "cat"}], "annotations": entries}
+    assert given_teacher(written(tmp_path, own), dataset, voc).unknown == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"a": 1}, "COCO's results format"),
+        ([], "COCO's results format"),
+        ([{"image_id": 1}], "none of its categories|lacks image_id"),
+        ([{"image_id": "train01", "category_id": 0, "bbox": [1, 2, 3], "score": 0.5}], "four numbers"),
+        ([{"image_id": "train01", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 2}], "score of 0 to 1"),
+        ([{"image_id": "train01", "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}], "none of its categories"),
+        ([{"image_id": "other", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}], "0 of 12 training images"),
+    ],
+)
+def test_a_file_of_another_form_is_one_message(voc, tmp_path, document, said):
+    with pytest.raises(PocketError, match=said):
+        given_teacher(written(tmp_path, document), open_images(voc), voc)
+
+
+def test_a_file_that_is_no_json_is_one_message(voc, tmp_path):
+    path = tmp_path / "predictions.json"
+    path.write_text("[{")
+    with pytest.raises(PocketError, match="cannot be read as JSON"):
+        given_teacher(path, open_images(voc), voc)
