@@ -10,7 +10,7 @@ from pocketvit.files import read_json
 from pocketvit.road.images import open_dataset
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
-from pocketvit.synthesis import Procedural
+from pocketvit.synthesis import Procedural, open_bank
 from pocketvit.teachers import load_teacher
 
 QUICK = {
@@ -26,9 +26,10 @@ def coloured():
     return pixels, pixels.mean((1, 2)).argmax(1)
 
 
-def test_a_student_without_images_stands_beside_one_from_noise(network, coloured, tmp_path):
+def test_a_student_without_images_stands_beside_one_from_noise(network, coloured, tmp_path, caplog):
+    caplog.set_level("INFO", "pocketvit")  # as the command line does
     few = tmp_path / "few.npz"
-    np.savez(few, train_images=coloured[0][:5])
+    np.savez(few, train_images=Procedural(8, 16).take(np.arange(5)).transpose(0, 2, 3, 1))
     run = pocketvit.distill(teacher=network, test=coloured, data=few, out=tmp_path / "runs", **QUICK)
     rows = {row["key"]: row for row in run.results["rows"]}
     assert {"teacher-1", "student", "noise", "without"} <= rows.keys()
@@ -45,15 +46,12 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     banks = sorted((tmp_path / "runs" / "shared" / "banks").glob("*/gallery.html"))
     assert len(banks) == 3
     # Every image that training saw is one of a bank.
-    made = {
-        picture.tobytes()
-        for bank in banks
-        for picture in open_images(bank.parent / "images.npz").train.rgb(np.arange(57))
-    }
+    made = {picture.tobytes() for bank in banks for picture in open_bank(bank.parent).images}
     assert not made & {picture.tobytes() for picture in coloured[0]}
 
 
-def test_without_test_images_accuracy_is_unknown(network, tmp_path):
+def test_without_test_images_accuracy_is_unknown(network, tmp_path, caplog):
+    caplog.set_level("INFO", "pocketvit")
     run = pocketvit.distill(teacher=network, out=tmp_path / "runs", **QUICK)
     rows = {row["key"]: row for row in run.results["rows"]}
     assert rows["student"].get("accuracy") is None
