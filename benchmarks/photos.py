@@ -1,6 +1,6 @@
 """Photographs of twelve megapixels: memory, the first and the second epoch, and the second start.
 
-    python benchmarks/photos.py [--json] [--photos 200] [--files 10000]
+    python benchmarks/photos.py [--json] [--images 200]
 
 Photographs are drawn (smooth shapes under grain, JPEG quality 92, a third of them turned by EXIF). Four figures:
 
@@ -36,6 +36,9 @@ from pocketvit.sources import open_images, pack_dataset
 from pocketvit.views import Views
 
 SIZE, BATCH = 224, 128
+SIDES = (3000, 4000)  # of a photograph, in pixels
+FILES = 10_000  # small ones, of the second start
+TURNS = 3
 VIEW = ViewConfig(view_size=SIZE, crop="random_resized", flip=0.5)
 _LABEL_AND_TRAIN = """
 import resource, sys, timm, torch, pocketvit
@@ -50,16 +53,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
 def draw(folder: Path, count: int) -> None:
-    """Write photographs of 4000 x 3000 pixels into two class folders."""
+    """Write photographs into two class folders."""
     random = np.random.default_rng(0)
-    grain = random.normal(0, 6, (3200, 4200, 1)).astype(np.float32)
+    height, width = SIDES
+    grain = random.normal(0, 6, (height + 200, width + 200, 1)).astype(np.float32)
     for number in range(count):
         place = folder / ("sea", "land")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
         top, left = random.integers(0, 200, 2)
-        pixels = np.clip(smooth + grain[top : top + 3000, left : left + 4000], 0, 255).astype(np.uint8)
+        pixels = np.clip(smooth + grain[top : top + height, left : left + width], 0, 255).astype(np.uint8)
         exif = Image.Exif()
         exif[0x0112] = 6 if number % 3 == 0 else 1
         Image.fromarray(pixels).save(place / f"{number:04}.jpg", quality=92, exif=exif)
@@ -114,11 +118,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as place:
         photos, small = Path(place, "photos"), Path(place, "small")
-        draw(photos, arguments.photos)
+        draw(photos, arguments.images)
         dataset = open_images(photos, val_fraction=0, progress=False)
         paths = [photos / name for name in dataset.train.names]
         firsts, seconds, theirs = [], [], []
-        for turn in range(arguments.turns):
+        for turn in range(TURNS):
             theirs.append(torchvision_epoch(paths))
             start = time.perf_counter()
             packed = pack_dataset(dataset, Path(place, f"pack{turn}"), progress=False)
@@ -128,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             firsts.append(middle - start)
             seconds.append(time.perf_counter() - middle)
         first, second, other = (float(np.median(times)) for times in (firsts, seconds, theirs))
-        draw_small(small, arguments.files)
+        draw_small(small, FILES)
         starts = []
         for _ in range(2):
             start = time.perf_counter()
@@ -143,20 +147,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             ("first epoch, packing included", first),
             ("second epoch", second),
             ("torchvision, two workers", other),
-            (f"first start over {arguments.files:,} small files", starts[0]),
+            (f"first start over {FILES:,} small files", starts[0]),
             ("second start", starts[1]),
         ],
     )
-    print(f"labelling and one epoch of {arguments.photos} photographs: {peak:.2f} GB at most")
+    print(f"labelling and one epoch of {arguments.images} photographs: {peak:.2f} GB at most")
     return {
         "peak_gb": peak,
         "views_over_torchvision_photos": other / first,
         "second_epoch_over_first": second / first,
         "recheck_over_first": starts[1] / starts[0],
-        "photos": arguments.photos,
-        "files": arguments.files,
     }
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, photos=200, files=10_000, turns=3)
+    run(measure, __doc__, images=200)

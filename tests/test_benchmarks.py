@@ -24,6 +24,7 @@ SMALLER: dict[str, dict[str, Any]] = {
         "_EMBEDDINGS": ((32, 4, 2), (224, 16, 1)),
         "_MODELS": (("pocket_s", 32, 2), ("pocket_l", 224, 1)),
     },
+    "photos": {"FILES": 30, "TURNS": 1, "SIDES": (300, 400), "_LABEL_AND_TRAIN": "import sys; print(len(sys.argv))"},
     "training": {"BATCH": 8},
 }
 

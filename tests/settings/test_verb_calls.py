@@ -86,3 +86,10 @@ def test_a_caller_in_python_sees_the_log(capsys, monkeypatch):
 
     loud(__file__, "a.jpg")
     assert capsys.readouterr().err == "three of four\n"
+
+
+def test_images_by_split_are_taken_and_other_dictionaries_are_not():
+    given = {"train": [("picture", 0)], "test": [("picture", 1)]}
+    assert Distill(images=given).images is given
+    with pytest.raises(PocketError, match="give a name or a path"):
+        Distill(images={"folder": "photos"})

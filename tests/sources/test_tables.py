@@ -254,6 +254,6 @@ def test_classes_are_in_the_same_order_whatever_the_hash_seed(photos, tmp_path):
         subprocess.run(
             [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
         ).stdout
-        for seed in ("1", "2", "3")
+        for seed in ("1", "2")
     }
     assert said == {"('10', '9', 'B', 'b')\n"}

@@ -158,7 +158,7 @@ class Setting:
         elif isinstance(value, int | float):
             if self.kinds & {int, float}:
                 return self._number(value)
-        elif Other in self.kinds and not isinstance(value, bytes | dict | None):
+        elif Other in self.kinds and (not isinstance(value, bytes | dict | None) or _is_by_split(value)):
             return value
         raise ValueError(f"give {self.wanted}")
 
@@ -304,6 +304,11 @@ def near(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean ...?" with the nearest of the known words, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f". Did you mean {close[0]}?" if close else ""
+
+
+def _is_by_split(value: Any) -> bool:
+    """Whether a dictionary is images by split; one of a settings file is a mistake."""
+    return isinstance(value, dict) and "train" in value
 
 
 def check_path(one: Setting, value: Any) -> None:

@@ -48,7 +48,7 @@ def list_objects(given: Any) -> Listing:
     labels = _labels(given)
     classes, targets, task, notes = _targets(labels, _class_names(given), type(given).__name__)
     keys = [str(index) for index in range(count)]
-    name = str(getattr(given, "name", "") or type(given).__name__).lower()
+    name = "images" if isinstance(given, list | tuple) else type(given).__name__.lower()
     return Listing(name, classes, keys, keys, ["train"] * count, targets, Items([given]), notes, task=task)
 
 
