@@ -108,7 +108,7 @@ def rooms() -> list[str]:
 
 
 def test_every_room_stands_in_the_picture():
-    there = {path.name if path.is_dir() else path.stem for path in HOUSE.iterdir() if not path.name.startswith("_")}
+    there = {path.name.removesuffix(".py") for path in HOUSE.iterdir() if not path.name.startswith("_")}
     assert {*rooms()} - {"__init__"} == {name for name in there if not name.startswith("py.")}
 
 

@@ -29,7 +29,7 @@ def test_without_a_terminal_there_is_a_line_a_minute(minutes, caplog, capfd):
         for _ in range(4):
             bar.update(1000)
     assert [record.getMessage().strip() for record in caplog.records] == [
-        "labelling: 2,000 of 4,000 images, about 60 s left",
+        "labelling: 2,000 of 4,000 images, about 1 min left",
         "labelling: 4,000 of 4,000 images, about 0 s left",
     ]
     assert capfd.readouterr().err == ""

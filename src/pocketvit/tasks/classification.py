@@ -100,7 +100,7 @@ class Classification(Task):
     def validate(self, probabilities: Any, targets: Any) -> dict[str, float]:
         probabilities, targets = torch.as_tensor(probabilities), torch.as_tensor(targets)
         labelled = targets >= 0
-        return {"val_accuracy": float((probabilities.argmax(1) == targets)[labelled].float().mean())}
+        return {"val_accuracy": float((probabilities.argmax(1) == targets)[labelled].double().mean())}
 
     def judge(
         self,

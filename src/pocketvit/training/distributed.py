@@ -104,6 +104,19 @@ def is_lost(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
+def lead_first(processes: Processes) -> Iterator[None]:
+    """Let rank 0 do the block before the others, which then find what it left on disk.
+
+    In the block nothing may be done together: the others wait.
+    """
+    if processes.rank > 0:
+        barrier(processes.world)
+    yield
+    if processes.rank == 0:
+        barrier(processes.world)
+
+
+@contextlib.contextmanager
 def _told() -> Iterator[None]:
     try:
         yield
