@@ -142,7 +142,7 @@ def test_the_report_has_a_row_a_label_and_no_confusion_matrix(walked):
     page = (walked.run.folder / "report.html").read_text()
     assert "Label by label" in page
     assert "<h2>What is taken for what</h2>" not in page
-    assert "that are right at 0.5" in page
+    assert "a label is there from a probability of 0.5 on" in page
     card = (walked.run.folder / "student" / "README.md").read_text()
     assert ".sigmoid()" in card
 

@@ -40,15 +40,15 @@ def test_tiles_are_scored_and_predicted_per_image(large, tmp_path):
     answers = np.load(run.folder / "predictions.npz")
     assert all(name.endswith(".png") for name in answers["names"])
     files = sorted(large.rglob("0.png"))
-    exported = predict_images(run.folder / "model.onnx", files, topk=3)
-    live = predict_images(run.folder / "student", files, topk=3)
+    exported = predict_images(run.folder / "model.onnx", files, top=3)
+    live = predict_images(run.folder / "student", files, top=3)
     for one, other in zip(exported, live, strict=True):
-        assert dict(one["topk"]) == pytest.approx(dict(other["topk"]), abs=1e-4)
+        assert dict(one.data["topk"]) == pytest.approx(dict(other.data["topk"]), abs=1e-4)
     with zipfile.ZipFile(run.folder / "device.zip") as archive:
         archive.extractall(tmp_path / "device")
     script = next((tmp_path / "device").rglob("predict.py"))
     said = subprocess.run(
         [sys.executable, str(script), str(files[0]), "--json"], capture_output=True, text=True, check=True
     ).stdout
-    int8 = predict_images(run.folder / "model-int8.onnx", files[:1], topk=3)[0]
-    assert json.loads(said)["scores"] == pytest.approx(dict(int8["topk"]), abs=1e-4)
+    int8 = predict_images(run.folder / "model-int8.onnx", files[:1], top=3)[0]
+    assert json.loads(said)["scores"] == pytest.approx(dict(int8.data["topk"]), abs=1e-4)

@@ -36,7 +36,7 @@ def table(arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], ag
         ("ECE", lambda arm: _mean(found[arm.key], "ece", "{:.3f}")),
         ("parameters, k", lambda arm: _mean(found[arm.key], "parameters", "{:.0f}", 1e-3)),
         ("MFLOPs", lambda arm: _mean(found[arm.key], "flops", "{:.1f}", 1e-6)),
-        ("ms a step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
+        ("ms per step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
         ("seconds", lambda arm: _mean(found[arm.key], "seconds", "{:.0f}")),
     ]
     cells = [[title, *(cell(arm) for arm in arms)] for title, cell in columns]
@@ -174,7 +174,7 @@ def _difference(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) 
 
 def _short(difference: Difference) -> str:
     if difference.interval is None:
-        return f"{100 * difference.mean:+.2f} (one seed)"
+        return f"{100 * difference.mean:+.2f} ({'one seed' if difference.seeds == 1 else 'the same in all seeds'})"
     low, high = difference.interval
     seen = "" if difference.seen else "; no difference seen" if low <= 0 <= high else "; two seeds cannot claim one"
     return f"{100 * difference.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}{seen})"
