@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch_pruning as tp
 from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, student
 from torch import nn
 
 from pocketvit.compression import cost_of, prune, pruning_steps, shape_of
-from pocketvit.compression.prune import _narrow, tp
+from pocketvit.compression.prune import _narrow
 from pocketvit.compression.shapes import Shape, fit_shape
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student, save_model
