@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pocketvit.config import LossConfig, TrainConfig, ViewConfig
 from pocketvit.models import create_model, create_student
@@ -31,15 +32,22 @@ def noise(images: int) -> Source:
     return open_images((pixels.numpy(), (torch.arange(images) % 10).numpy()), val_fraction=0, progress=False).train
 
 
+def settled(network: nn.Module) -> nn.Module:
+    """Give a network the running statistics of a trained one: without, its logits leave fp16."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        for _ in range(4):
+            network.train()(torch.randn(32, 3, 32, 32))
+    return network.eval()
+
+
 def teachers() -> list[Teacher]:
     """The recipe's convolution and involution networks; what they know does not matter here."""
     made = []
     for name in ("cifar_resnet20", "cifar_rednet20"):
-        network = create_model(name, num_classes=10).train()
-        with torch.no_grad():  # running statistics as a trained network has them: without, its logits leave fp16
-            for _ in range(50):
-                network(torch.randn(32, 3, 32, 32))
-        teacher = load_teacher(network, input_size=32, norm="imagenet")
+        teacher = load_teacher(settled(create_model(name, num_classes=10)), input_size=32, norm="imagenet")
         teacher.name = name
         made.append(teacher)
     return made
@@ -51,7 +59,7 @@ def stepper(tokens: int) -> Stepper:
     student.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         precision = choose_precision(FromPixels(student, INPUT), BATCH, 32, Path(folder), torch.device("cpu"))
-    config = TrainConfig(batch_size=BATCH, precision=precision)
+    config = TrainConfig(batch_size=BATCH, precision=precision)  # type: ignore[arg-type]
     return Stepper(student, INPUT, TASK.loss(LossConfig(objective="zscore")), config, 1000, task=TASK)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/involution.py [--json]
 
-The shapes are those of RedNet-50's four stages at 224 px: kernels of 7 x 7, 16 channels a group. The unfold
+The shapes are those of RedNet-50's four stages at 224 px: kernels of 7 x 7, 16 channels per group. The unfold
 formulation copies the input into 49 shifted ones (``F.unfold``), multiplies and sums. Both get the same input and
 kernels. They take turns, and large batches few of them: one step of the unfold formulation takes seconds there.
 
@@ -122,7 +122,7 @@ def _counted_threads(count: Callable[[], _Count]) -> Iterator[None]:
 
         spread(task, parts)
 
-    kernels.spread = counted  # type: ignore[assignment]
+    kernels.spread = counted
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from _steps import settled
 from _timing import alternate, print_table, run
 
 from pocketvit.config import ViewConfig
@@ -31,11 +32,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     targets = torch.arange(images) % 10
     dataset = open_images((pixels.numpy(), targets.numpy()), val_fraction=0, progress=False)
     config = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=2, erase=0.25)
-    network = create_model("cifar_resnet56", num_classes=10).train()
-    with torch.no_grad():  # running statistics as a trained network has them: without, its logits leave fp16
-        for _ in range(50):
-            network(torch.randn(32, 3, 32, 32))
-    teacher = load_teacher(network, input_size=32, norm="imagenet")
+    teacher = load_teacher(settled(create_model("cifar_resnet56", num_classes=10)), input_size=32, norm="imagenet")
     source = dataset.train
     augmented, plain = Views(source, config), Views(source, config.plain())
     views = pixels.permute(0, 3, 1, 2).contiguous()  # channels first, as the views that `label` shows the teacher

@@ -10,6 +10,7 @@ installed version has one (else its bicubic, which is cheaper).
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         pixels = torch.randint(0, 256, (batch, 3, source, source), dtype=torch.uint8, generator=generator)
         medians = alternate(
             {
-                "ours": lambda x=pixels, s=target: resize(x, (s, s)),
-                "pillow": lambda x=pixels, s=target: _pillow(x, s),
-                "torch": lambda x=pixels, s=target: _torch(x, s, mode),
+                "ours": partial(resize, pixels, (target, target)),
+                "pillow": partial(_pillow, pixels, target),
+                "torch": partial(_torch, pixels, target, mode),
             },
             arguments.seconds,
         )

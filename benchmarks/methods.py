@@ -15,7 +15,7 @@ import torch
 from _timing import alternate, print_table, run
 
 from pocketvit.config import LossConfig, TermConfig, TrainConfig
-from pocketvit.labels import SoftLabels
+from pocketvit.labels import FullLabels
 from pocketvit.models import create_model, create_student
 from pocketvit.objectives import OBJECTIVES
 from pocketvit.objectives.terms import TERMS, FeatureTerms
@@ -39,7 +39,7 @@ def step(teacher: Teacher, objective: str | None, term: str | None) -> Callable[
     layers = terms.teacher_layers(0) if terms is not None else []
     look = LiveFeatures([teacher], [layers]) if layers else None
     classes = torch.arange(BATCH) % 10
-    soft = (SoftLabels(torch.randn(BATCH, 10).half()),) if objective or term else ()
+    soft = (FullLabels(torch.randn(BATCH, 10).half()),) if objective or term else ()
     pixels = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8)
 
     def take() -> None:
@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     medians = alternate(candidates, arguments.seconds)
     plain = medians["alone"]
     rows = [(name, 1000 * seconds, BATCH / seconds, seconds / plain) for name, seconds in medians.items()]
-    print_table(("method", "ms a step", "images/s", "over plain"), rows)
+    print_table(("method", "ms per step", "images/s", "over plain"), rows)
     return {f"{name}_over_plain": seconds / plain for name, seconds in medians.items() if name != "alone"}
 
 

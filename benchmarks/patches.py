@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from _timing import alternate, print_table, run
@@ -55,7 +56,9 @@ def embeddings(side: int, patch: int, batch: int, seconds: float) -> dict[str, f
 
 def models(name: str, side: int, batch: int, seconds: float) -> tuple[dict[str, float], float]:
     """Return the medians of a student with plain and with shifted patches, and the ratio of their products."""
-    made = {stem: create_student(name, num_classes=10, image_size=side, stem=stem) for stem in ("patch", "shifted")}
+    made: dict[str, Any] = {
+        stem: create_student(name, num_classes=10, image_size=side, stem=stem) for stem in ("patch", "shifted")
+    }
     plain = count_flops(made["patch"], side)
     patches = made["patch"].patch_embed.num_patches
     patch = side // round(patches**0.5)

@@ -21,8 +21,8 @@ import torch
 from _timing import alternate, print_table, run
 
 from pocketvit.files import write_json
-from pocketvit.labels import LabelStore, SoftLabels, shard
-from pocketvit.labels.record import Layout
+from pocketvit.labels import LabelStore, TopLabels, shard
+from pocketvit.labels.record import Softmax
 
 CLASSES, K, SHARD = 1000, 100, 65_536
 BATCH = 1024
@@ -30,16 +30,22 @@ BATCH = 1024
 
 def make_store(folder: Path, images: int) -> LabelStore:
     """Write one view of random records through the store's own shard writer."""
-    layout = Layout(CLASSES, K, ordered=True)
-    parts = {part: {"fingerprint": part} for part in ("source", "views", "teacher")}
-    parts["source"] |= {"images": images}
-    parts["teacher"] |= {"name": "random", "outputs": CLASSES}
-    manifest = {"format": shard.FORMAT, "k": K, "ordered": True, **parts}
+    record = Softmax(CLASSES, K)
+    manifest = {
+        "format": record.format,
+        "teacher": {"name": "random", "outputs": CLASSES, "fingerprint": "teacher"},
+        "source": {"images": images, "fingerprint": "source"},
+        "views": {"fingerprint": "views"},
+        "k": K,
+        "ordered": True,
+        "batch": BATCH,
+        "rows_per_shard": SHARD,
+    }
     write_json(folder / "random" / "manifest.json", manifest)
     rng = np.random.default_rng(0)
     for start in range(0, images, SHARD):
         rows = min(SHARD, images - start)
-        arrays = layout.empty(rows)
+        arrays = {name: np.empty((rows, *field.shape), field.dtype) for name, field in record.fields().items()}
         arrays["ids"][:] = rng.integers(0, CLASSES, arrays["ids"].shape, dtype=np.uint16)
         arrays["values"][:] = -rng.random(arrays["values"].shape, dtype=np.float32)
         for name in ("maximum", "lse_rest", "mean_rest", "std_rest"):
@@ -56,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         store = make_store(Path(folder), images)
         order = torch.randperm(images, generator=torch.Generator().manual_seed(0))
         batches = order.split(BATCH)
-        held: dict[str, SoftLabels] = {"view": store.read("random", 0)}
+        held: dict[str, TopLabels] = {"view": store.read("random", 0)}
         mapped = SimpleNamespace(
             ids=np.memmap(Path(folder) / "ids", np.uint16, "w+", shape=(images, K)),
             values=np.memmap(Path(folder) / "values", np.float16, "w+", shape=(images, K)),
@@ -96,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             "a row at a time": one_by_one,
         }
         medians = alternate(candidates, arguments.seconds)
-        size = store.layout("random").bytes_per_record
+        size = store.record("random").bytes_per_image
     counts = {name: images // 50 if name == "a row at a time" else images for name in candidates}
     rates = {name: counts[name] / seconds for name, seconds in medians.items()}
     print(f"{images:,} records of top {K} of {CLASSES} classes, {size} bytes each, batches of {BATCH}")

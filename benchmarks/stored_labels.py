@@ -2,7 +2,7 @@
 
     python benchmarks/stored_labels.py [--json]
 
-The same network (about 1 M parameters, one token and head a teacher), views and optimizer; only what it learns from
+The same network (about 1 M parameters, one token and head per teacher), views and optimizer; only what it learns from
 differs: ground truth, the stored outputs of a convolution and an involution teacher, or these two running on each
 batch. A step includes waiting for its batch, and so rendering, reading and gathering labels as far as they are felt.
 """
@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         (name, 1000 * seconds / BLOCK, BLOCK * BATCH / seconds, seconds / plain) for name, seconds in medians.items()
     ]
     print(f"a step of {BATCH} images in {steps.config.precision}")
-    print_table(("learning from", "ms a step", "images/s", "over plain"), rows)
+    print_table(("learning from", "ms per step", "images/s", "over plain"), rows)
     return {"stored_over_plain": stored / plain, "live_over_plain": alive / plain}
 
 

@@ -89,7 +89,7 @@ def timms(source: Source) -> Callable[[], None]:
     model = student()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=RATE, weight_decay=DECAY)
     loss_fn, losses = nn.CrossEntropyLoss(), AverageMeter()
-    dataset = Pictures(source)
+    dataset: Any = Pictures(source)  # timm's loader takes any, and says its own
     loader = create_loader(
         dataset, (3, SIDE, SIDE), BATCH, is_training=True, auto_augment="rand-m7-n2", re_prob=0.25, mean=MEAN, std=STD,
         num_workers=WORKERS, device=torch.device("cpu"),

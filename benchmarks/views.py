@@ -36,7 +36,9 @@ class _Source:
         coarse = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
         self.ids = random.integers(0, 2**63, count, dtype=np.uint64)
         self.size = (size, size)
-        self.images = np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.BICUBIC)) for x in coarse])
+        self.images = np.stack(
+            [np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BICUBIC)) for x in coarse]
+        )
 
     def rgb(self, positions: np.ndarray) -> np.ndarray:
         return self.images[positions]
@@ -102,7 +104,7 @@ def measure_waiting() -> float:
     step, bare = medians.values()
     print(f"a step of {BATCH} images in {steps.config.precision}")
     rows = [(name, 1000 * seconds / BLOCK, BLOCK * BATCH / seconds) for name, seconds in medians.items()]
-    print_table(("batches", "ms a step", "images/s"), rows)
+    print_table(("batches", "ms per step", "images/s"), rows)
     share = (step - bare) / step
     print(f"waiting: {share:.1%} of a step")
     return share

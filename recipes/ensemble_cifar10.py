@@ -24,14 +24,24 @@ TEACHERS = {"conv": "cifar_resnet20", "inv": "cifar_rednet20"}
 
 
 def config(small: bool = False) -> RunConfig:
-    """The student of every arm; only its teachers change."""
+    """The student of every arm; only its teachers change.
+
+    It is measured with plain patches and AdamW; `distill` takes a convolution before the patches, and Muon.
+    """
     epochs = 4 if small else 8
     return RunConfig(
-        network=NetworkConfig("pocket_xs" if small else "pocket_s"),
+        network=NetworkConfig("pocket_xs" if small else "pocket_s", stem="patch"),
         labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
+        train=TrainConfig(
+            epochs=epochs,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            warmup=1 / epochs,
+            precision="bf16",
+        ),
     )
 
 

@@ -5,7 +5,8 @@ Shows   the same student with the convolution and the involution teacher of comp
 Paper   CA-MKD (Zhang et al., ICASSP 2022) weighs by confidence; `pocketvit.objectives.gating` names the others. Beware
         the teacher that is wrong on an image and confident.
 Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
-Cost    after complementary_teachers.py, whose teachers it reuses: about 30 minutes on one processor core.
+Cost    after complementary_teachers.py, whose teachers it reuses: about 30 minutes on one processor core;
+        --small: less than that recipe's.
 Command pocketvit run recipes/gating.py --images data/cifar10.npz
 Result  recipes/gating.md
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import complementary_teachers as base
 import numpy as np
@@ -42,16 +44,21 @@ WAYS = {
 }
 
 
-def wrong_and_confident(road: Road, small: bool):
+def wrong_and_confident(road: Road, small: bool) -> Teacher:
     """A convolution network that has hardly learned, and is four times as sure of itself as it should be."""
     teaching = TrainConfig(epochs=1, batch_size=128, warmup=0.2, precision="fp32", seed=7)
     teacher = train_teacher(road.reduced(1000 if small else 6000), "cifar_resnet20", teaching, input_size=32)
     loud = copy.deepcopy(teacher.module)
-    for parameter in (loud.linear.weight, loud.linear.bias):
+    for parameter in loud.get_submodule("linear").parameters():
         parameter.data.mul_(4.0)
     result = load_teacher(loud, input_size=32, norm=(teacher.mean, teacher.std), classes=teacher.classes)
     result.name = "loud"
     return result
+
+
+def weighed(config: RunConfig, way: Any) -> RunConfig:
+    """The same training with the teachers weighed in another way."""
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, teacher_weights=way))
 
 
 def shortened(config: RunConfig) -> RunConfig:
@@ -79,8 +86,7 @@ def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str
     for way, name in WAYS.items():
         if way == "per_class":
             continue
-        weighed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, teacher_weights=way))
-        gate = teacher_gate(teachers, road, weighed, stored=True)
+        gate = teacher_gate(teachers, road, weighed(config, way), stored=True)
         weights = teacher_weights(way, soft, batch, gate).numpy()
         mixed = sum(weights[:, i, None] * part for i, part in enumerate(probabilities))
         right = (mixed.argmax(1) == targets.numpy()).mean()
@@ -97,16 +103,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     teachers = [*base.teachers_of(road, small, ("conv", "inv")).values(), wrong_and_confident(road, small)]
     road = road.reduced(1000 if small else 6000)
     store = label_road(road, teachers, config.labels)
-    arms = [
-        Arm(
-            way,
-            name,
-            dataclasses.replace(config, loss=dataclasses.replace(config.loss, teacher_weights=way)),
-            tuple(teachers),
-            store,
-        )
-        for way, name in WAYS.items()
-    ]
+    arms = [Arm(way, name, weighed(config, way), tuple(teachers), store) for way, name in WAYS.items()]
     mixtures = mixture_table(road, config, teachers)
     write_text(folder / "mixtures.md", mixtures + "\n")
     found = run_arms(road, arms, range(3), folder)

@@ -1,7 +1,7 @@
 """The trap and the curve: stored labels pay only if the very same view is replayed; how many views are enough?
 
-Shows   a student trained from stored labels of V views an image, V = 1, 5 and one an epoch, replayed, against V = 1 and
-        5 with *other* augmentations than those that were labelled (the trap), against live teachers, and alone.
+Shows   a student trained from stored labels of V views per image, V = 1, 5 and one per epoch, replayed, against V = 1
+        and 5 with *other* augmentations than those that were labelled (the trap), against live teachers, and alone.
 Paper   the trap: a public replication of LIB-KD (arXiv 2310.00369) lost 17 points by it; replay as in TinyViT (ECCV
         2022) and "A good teacher is patient and consistent" (Beyer et al., CVPR 2022).
 Data    CIFAR-10, and the published ResNet-56 for it (0.85 M parameters, 93.39 %), given as --images DATA,WEIGHTS.
@@ -16,10 +16,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.labels import LabelStore, SoftLabels
+from pocketvit.labels import LabelStore
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 from pocketvit.teachers import load_teacher
@@ -28,33 +30,38 @@ EPOCHS = 8
 
 
 def config(views: int, small: bool = False) -> RunConfig:
-    """The student of every arm; only the number of stored views changes."""
+    """The student of every arm; only the number of stored views changes.
+
+    It is measured with plain patches and AdamW; `distill` takes a convolution before the patches, and Muon.
+    """
     epochs = 5 if small else EPOCHS
     return RunConfig(
-        network=NetworkConfig("pocket_xs"),
+        network=NetworkConfig("pocket_xs", stem="patch"),
         labels=LabelConfig(views=min(views, epochs)),
         view=ViewConfig(
             view_size=32, crop="padded", flip=0.5, randaugment_ops=2, randaugment_magnitude=7.0, erase=0.25
         ),
         loss=LossConfig(objective="zscore", temperature=2.0, weight=1.0),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="bf16"),
+        train=TrainConfig(
+            epochs=epochs,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            warmup=1 / epochs,
+            precision="bf16",
+        ),
     )
 
 
-class Unreplayed:
-    """The trap: the labels of ``count`` stored views, shown beside a fresh augmentation every epoch."""
+class Unreplayed(LabelStore):
+    """The trap: the labels of a store's first ``count`` views, shown beside a fresh augmentation every epoch."""
 
     def __init__(self, store: LabelStore, count: int) -> None:
-        self.store, self.count = store, count
+        super().__init__(store.folder)
+        self.count = count
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-    def read(self, teacher: str, view: int) -> SoftLabels:
-        return self.store.read(teacher, view % self.count)
-
-    def prefetch(self, teacher: str, view: int) -> None:
-        self.store.prefetch(teacher, view % self.count)
+    def read(self, teacher: str, view: int, rows: np.ndarray | None = None) -> Any:
+        return super().read(teacher, view % self.count, rows)
 
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:

@@ -1,7 +1,7 @@
 """Nearest, bilinear, bicubic, Lanczos-3 or Lanczos-5: does the kernel that enlarges small images matter?
 
 Shows   one small ViT on blood cells of 28 px enlarged to 56 px by each kernel, and on the same cells after each was
-        shrunk to a size and shape of its own (12 to 28 px a side), as a folder of mixed sizes is.
+        shrunk to a size and shape of its own (12 to 28 px on a side), as a folder of mixed sizes is.
 Paper   arXiv 2404.00949 uses Lanczos-5 (TensorFlow's name) and reports no other kernel; a study of chest X-rays found
         bicubic best of five, Lanczos among them (papers in the recipe's .md).
 Data    blood cells (or any set) as a MedMNIST-layout .npz.
@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from biomedical import config, with_small_val
 from PIL import Image
 
-from pocketvit.config import ViewConfig
+from pocketvit.config import Resample, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.sources import Dataset, Source, open_images
 from pocketvit.views import resize
 
-KERNELS = {
+KERNELS: dict[str, tuple[Resample, int]] = {  # kernel, lobes
     "nearest": ("nearest", 5),
     "bilinear": ("bilinear", 5),
     "bicubic": ("bicubic", 5),
@@ -62,19 +63,22 @@ class Shrunk(Source):
 
 def mixed_sizes(dataset: Dataset) -> Dataset:
     """Return the dataset with every image shrunk to a size of its own."""
-    return dataclasses.replace(dataset, **{split: Shrunk(source) for split, source in dataset.splits.items()})
+    shrunk: dict[str, Any] = {split: Shrunk(source) for split, source in dataset.splits.items()}
+    return dataclasses.replace(dataset, **shrunk)
 
 
-def views_of(kernel: str, fit: str) -> ViewConfig:
+def views_of(kernel: str) -> ViewConfig:
     """The views of one kernel: little is random, so that what differs is the kernel."""
     resample, lobes = KERNELS[kernel]
-    return ViewConfig(view_size=56, resample=resample, lobes=lobes, fit=fit, crop="padded", flip=0.5, vertical_flip=0.5)
+    return ViewConfig(
+        view_size=56, resample=resample, lobes=lobes, fit="stretch", crop="padded", flip=0.5, vertical_flip=0.5
+    )
 
 
-def measured(road: Road, fit: str, folder: Path, small: bool, title: str) -> str:
-    """Train an arm a kernel x 3 seeds on one sort of images."""
+def measured(road: Road, folder: Path, small: bool, title: str) -> str:
+    """Train an arm per kernel x 3 seeds on one sort of images."""
     base = config(small, images=len(road.dataset.train))
-    arms = [Arm(key, NAMES[key], dataclasses.replace(base, view=views_of(key, fit))) for key in KERNELS]
+    arms = [Arm(key, NAMES[key], dataclasses.replace(base, view=views_of(key))) for key in KERNELS]
     found = run_arms(road, arms, range(3), folder)
     return report_arms(road, arms, found, folder, against="lanczos5", title=title)
 
@@ -84,7 +88,7 @@ def overshoot(road: Road) -> str:
     some = torch.from_numpy(road.dataset.train.rgb(np.arange(256))).permute(0, 3, 1, 2).float()
     parts = []
     for key, (kernel, lobes) in KERNELS.items():
-        x = resize(some, (56, 56), kernel, lobes)  # type: ignore[arg-type]
+        x = resize(some, (56, 56), kernel, lobes)
         beyond = ((x < 0) | (x > 255)).float().mean().item()
         parts.append(f"{NAMES[key]} {100 * beyond:.2f} %")
     return "Values beyond 0 to 255 before clamping, 28 to 56 px: " + ", ".join(parts) + "."
@@ -96,13 +100,13 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         raise PocketError("name one set of images: --images FILE.npz, as MedMNIST's files of 28 px.")
     dataset = with_small_val(open_images(images))
     count = min(len(dataset.train), 600 if small else 3000)
-    base = dataclasses.replace(config(small, images=count), view=views_of("lanczos5", "stretch"))
+    base = dataclasses.replace(config(small, images=count), view=views_of("lanczos5"))
     shared = folder.parent / "shared"
     road = open_road(dataset, base.view, shared).reduced(count)
-    one = measured(road, "stretch", folder / "one-size", small, f"{dataset.name}, 28 px enlarged to 56")
+    one = measured(road, folder / "one-size", small, f"{dataset.name}, 28 px enlarged to 56")
     mixed = dataclasses.replace(road, dataset=mixed_sizes(road.dataset))
     mixed = mixed.reduced(np.arange(count))
-    many = measured(mixed, "stretch", folder / "mixed-sizes", small, f"{dataset.name}, sizes of {SIDES} to 56")
+    many = measured(mixed, folder / "mixed-sizes", small, f"{dataset.name}, sizes of {SIDES} to 56")
     return "\n\n".join(
-        ("28 px, all of one size", one, overshoot(road), f"Mixed sizes, {SIDES[0]} to {SIDES[1]} px a side", many)
+        ("28 px, all of one size", one, overshoot(road), f"Mixed sizes, {SIDES[0]} to {SIDES[1]} px on a side", many)
     )

@@ -36,14 +36,24 @@ FEATURES = ("fitnets", "locality", "vkd", "vitkd", "rkd", "similarity", "manifol
 
 
 def config(small: bool = False) -> RunConfig:
-    """The student of every arm; only what it matches changes."""
+    """The student of every arm; only what it matches changes.
+
+    It is measured with plain patches and AdamW; `distill` takes a convolution before the patches, and Muon.
+    """
     epochs = 3 if small else 10
     return RunConfig(
-        network=NetworkConfig("pocket_xs", patch=8),
+        network=NetworkConfig("pocket_xs", patch=8, stem="patch"),
         labels=LabelConfig(views=epochs),
         view=VIEW,
         loss=LossConfig(objective="zscore", temperature=2.0, weight=0.9),
-        train=TrainConfig(epochs=epochs, batch_size=128, learning_rate=1e-3, warmup=1 / epochs, precision="fp32"),
+        train=TrainConfig(
+            epochs=epochs,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            warmup=1 / epochs,
+            precision="fp32",
+        ),
     )
 
 

@@ -98,7 +98,7 @@ def test_table_plot_and_report_hold_every_method(compared):
     assert [row.split(" | ")[0] for row in rows] == ["| kl", "| alone", "| kl+rkd, live teachers"]
     assert "minus *alone*" in head
     assert "agrees with the teacher" in head
-    assert "ms a step" in head
+    assert "ms per step" in head
     assert len({row.count("|") for row in (head, *rows)}) == 1
     assert "2 seeds" in table
     plot, report = (Path(compared.data[file]).read_text(encoding="utf-8") for file in ("plot", "report"))

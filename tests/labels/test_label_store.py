@@ -146,18 +146,6 @@ def test_a_shard_in_the_wrong_view_is_refused(tmp_path):
         store.read("a", 0)
 
 
-def test_what_a_store_serves_depends_on_k_and_the_refusal_names_it(tmp_path):
-    source = FakeSource(50, 40)
-    views = FakeViews(source)
-    full = label(tmp_path / "full", source, views, [FakeTeacher("a", 40)])
-    short = label(tmp_path / "short", source, views, [FakeTeacher("a", 40)], k=5)
-    assert (full.serves("full"), full.serves("topk")) == (True, True)
-    assert (short.serves("full"), short.serves("topk")) == (False, True)
-    assert "'zscore' needs the logits of all classes" in short.refusal("zscore")
-    assert "k = 5 of 40" in short.refusal("zscore")
-    assert "--approximate-tail" in short.refusal("zscore")
-
-
 def test_an_empty_folder_is_no_store(tmp_path):
     with pytest.raises(PocketError, match="no soft labels in"):
         LabelStore(tmp_path)

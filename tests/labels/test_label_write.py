@@ -290,5 +290,3 @@ def test_adding_a_teacher_with_fewer_logits_leaves_the_first_as_it_is(tmp_path):
     assert "a: all 40 logits, 84 bytes per record, complete" in plan.text()
     store = label(tmp_path, classes=40, teachers=teachers[1:], k=3)
     assert [store.record(name).k for name in "ab"] == [0, 3]
-    assert store.serves("full", ["a"])
-    assert not store.serves("full")

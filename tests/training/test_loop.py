@@ -166,6 +166,22 @@ def test_accumulated_batches_step_like_one_large_batch():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_the_loss_knows_how_far_the_training_is():
+    """A temperature that falls on the way has nothing else to go by."""
+    seen = []
+
+    def loss(heads, batch):
+        seen.append(batch.progress)
+        return supervised(heads, batch)
+
+    feed = Feed(Views(ArraySource(48), PLAIN), 16)
+    stepper = Stepper(tiny_vit(), INPUT, loss, config(), 3, task=TASK)
+    for batch in feed.epoch(0):
+        stepper.take([batch])
+    feed.close()
+    assert seen == pytest.approx([0, 1 / 3, 2 / 3])
+
+
 def test_the_best_by_validation_is_kept_apart_from_the_last(tmp_path):
     scores = iter([0.2, 0.9, 0.5])
     kept = []

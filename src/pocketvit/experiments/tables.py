@@ -36,7 +36,7 @@ def table(arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], ag
         ("ECE", lambda arm: _mean(found[arm.key], "ece", "{:.3f}")),
         ("parameters, k", lambda arm: _mean(found[arm.key], "parameters", "{:.0f}", 1e-3)),
         ("MFLOPs", lambda arm: _mean(found[arm.key], "flops", "{:.1f}", 1e-6)),
-        ("ms a step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
+        ("ms per step", lambda arm: _mean(found[arm.key], "step_ms", "{:.3g}")),
         ("seconds", lambda arm: _mean(found[arm.key], "seconds", "{:.0f}")),
     ]
     cells = [[title, *(cell(arm) for arm in arms)] for title, cell in columns]

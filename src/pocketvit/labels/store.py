@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -211,22 +211,6 @@ class LabelStore:
             slots[wanted] = np.arange(len(wanted))
         pieces = [_piece(path, images, slots) for path, _ in shards]
         return gather_pieces(record, images if wanted is None else len(wanted), pieces)
-
-    def serves(self, needs: Literal["full", "topk"], teachers: Sequence[str] | None = None) -> bool:
-        """Whether an objective with these needs can learn from the store (all its teachers, or those named)."""
-        return needs == "topk" or all(self.record(key).k == 0 for key in teachers or self.manifest)
-
-    def refusal(self, objective: str, teachers: Sequence[str] | None = None) -> str:
-        """Say why ``objective``, which needs all logits, cannot be served, and what to do."""
-        short = [self.key(key) for key in teachers or self.manifest if self.record(key).k]
-        record = self.record(short[0])
-        return (
-            f"the objective {objective!r} needs the logits of all classes, but {self.folder} holds only the top "
-            f"k = {record.k} of {record.num_classes} by {', '.join(short)}. Use an objective that the top k serves "
-            "(hard, or kl at temperature 1), label again into another folder with all logits (--top-k 0: "
-            f"{2 * record.num_classes} bytes per image and view instead of {record.bytes_per_image}), or accept an "
-            "approximation of the rest with --approximate-tail."
-        )
 
     def check(self, source: Any = None, views: Any = None, teachers: Sequence[Any] = ()) -> list[str]:
         """Check that the store was made from these images, views and live teachers.

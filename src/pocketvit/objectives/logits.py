@@ -27,6 +27,8 @@ Needs = Literal["full", "topk"]
 
 
 class Function(Protocol):
+    """From the student's logits [B, C] and a teacher's labels to a loss [B]."""
+
     def __call__(self, student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor: ...
 
 

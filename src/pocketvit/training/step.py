@@ -169,9 +169,9 @@ class Stepper:
             if self.terms is not None:
                 heads, projected = heads
         heads = tuple(head.float() for head in heads)
+        batch.progress = self.schedule.progress(self.step)
         loss, terms = self.loss(heads, batch)
         if self.terms is not None:
-            batch.progress = self.schedule.progress(self.step)
             if self.terms.needs_average:
                 batch.average = self._averaged_heads(batch)
             matched, more = self.terms.compare(projected, heads, batch)
