@@ -79,7 +79,7 @@ class BoxTargets:
         return cls(
             torch.from_numpy(boxes.offsets),
             torch.from_numpy(boxes.corners),
-            F.one_hot(torch.from_numpy(boxes.labels), num_classes).float(),
+            torch.eye(num_classes)[torch.from_numpy(boxes.labels)],
             torch.ones(len(boxes.labels)),
             torch.from_numpy(boxes.ignored),
             torch.from_numpy(np.array(boxes.known)),

@@ -202,7 +202,8 @@ class Detection(Task):
             if not batch.soft:
                 return boxes_loss(answers, targets, grid)
             untaught = set.intersection(*(set(getattr(soft, "unknown", ())) for soft in batch.soft))
-            if config.weight < 1 or untaught:  # what no teacher knows is learned from true boxes alone
+            looked = bool(targets.known.any())
+            if looked and (config.weight < 1 or untaught):  # what no teacher knows is learned from true boxes alone
                 weights = torch.full((answers.logits.shape[2],), 1 - config.weight, device=answers.logits.device)
                 weights[list(untaught)] = 1.0
                 truth, terms = boxes_loss(answers, targets, grid, weights)
@@ -213,7 +214,7 @@ class Detection(Task):
                 terms |= {f"teacher_{number}_{name}": value for name, value in found.items()}
             taught = torch.stack(parts).mean()
             terms["distillation"] = taught.detach()
-            return (config.weight * taught + truth if bool(targets.known.any()) else taught), terms
+            return (config.weight * taught + truth if looked else taught), terms
 
         return loss
 
