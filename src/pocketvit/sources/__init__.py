@@ -54,11 +54,11 @@ def open_images(
 
     Args:
         images: "digits" or "scenes" (drawn, with boxes); a folder (``class/name.jpg``, train/val/test folders of that,
-            a flat folder without labels, or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal VOC XML or YOLO txt with
-            ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and labels; a MedMNIST-layout
-            ``.npz``; a pair (array of images, labels); an object with a length whose items are (image, label), as
-            torchvision's and Hugging Face's are, or a mapping of "train", "val" and "test" to such objects; or a
-            `Dataset`, which is returned as it is.
+            a flat folder without labels, or CIFAR as torchvision lays it out); images with boxes as COCO JSON, Pascal
+            VOC XML or YOLO txt with ``data.yaml`` (the folder, or the JSON or YAML file); a CSV file of names and
+            labels; a MedMNIST-layout ``.npz``; a pair (array of images, labels); an object with a length whose items
+            are (image, label), as torchvision's and Hugging Face's are, or a mapping of "train", "val" and "test" to
+            such objects; or a `Dataset`, which is returned as it is.
         labels: CSV file of names and labels of the images in a folder.
         group: heading of the column (such as patient) whose equal cells stay on one side of every split.
         val, test: images of these splits, of the same kind and classes.
