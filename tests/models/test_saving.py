@@ -155,12 +155,6 @@ def test_a_damaged_archive_of_weights_is_one_message(tmp_path):
     torch.save({"w": torch.zeros(3)}, path)
     whole = path.read_bytes()
     directory = whole.index(b"PK\x01\x02")  # the magic number of an archive's list of files
-    for place in (directory, len(whole) // 2, 40):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        try:
-            read_weights(path)  # a byte of padding may be any
-        except PocketError as error:
-            assert "not a whole file of torch.save" in str(error)
     path.write_bytes(whole[:directory] + b"XX" + whole[directory + 2 :])
     with pytest.raises(PocketError, match=r"not a whole file of torch\.save"):
         read_weights(path)
