@@ -150,6 +150,16 @@ class Boom:
         return exec, ("raise SystemExit('code ran')",)
 
 
+def test_a_damaged_archive_of_weights_is_one_message(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(3)}, path)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")  # the magic number of an archive's list of files
+    path.write_bytes(whole[:directory] + b"XX" + whole[directory + 2 :])
+    with pytest.raises(PocketError, match=r"not a whole file of torch\.save"):
+        read_weights(path)
+
+
 def test_code_in_a_file_never_runs(tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": Boom()}, tmp_path / "evil.pth")
     with pytest.raises(PocketError, match="would run code"):

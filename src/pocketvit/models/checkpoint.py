@@ -82,8 +82,11 @@ def _is_script(path: Path) -> bool:
     """Whether the file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # a damaged archive, as reading its weights will say
 
 
 def _conversion(path: Path) -> str:
