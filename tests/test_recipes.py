@@ -34,7 +34,7 @@ IMAGES = {
 # Constants that would make many steps of few images.
 FEWER: dict[str, dict[str, Any]] = {
     "biomedical": {"SHOWN": 640},  # images
-    "small_batches": {"SEEDS": range(1), "BATCHES": (32, 2)},
+    "small_batches": {"SEEDS": range(1)},
 }
 
 
