@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig
 from pocketvit.errors import PocketError
@@ -86,7 +87,8 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     shared = folder.parent / "shared"
     real = open_road(open_images(place / "cifar10.npz", val_fraction=0), config(small).view, shared)
     real = real.reduced(1_200 if small else 12_000)
-    arms, found = [], {}
+    arms: list[Arm] = []
+    found: dict[str, list[dict[str, Any]]] = {}
     for key in only:
         road = real if key == "real" else without_images(real, bank_of(key, teacher, folder, small), shared)
         chosen = config(small, images=len(road.dataset.train))
