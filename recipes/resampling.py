@@ -85,7 +85,8 @@ def measured(road: Road, folder: Path, small: bool, title: str) -> str:
 
 def overshoot(road: Road) -> str:
     """Say how far each kernel leaves the range of intensities on these images, before it is clamped."""
-    some = torch.from_numpy(road.dataset.train.rgb(np.arange(256))).permute(0, 3, 1, 2).float()
+    train = road.dataset.train
+    some = torch.from_numpy(np.stack(list(train.rgb(np.arange(min(256, len(train))))))).permute(0, 3, 1, 2).float()
     parts = []
     for key, (kernel, lobes) in KERNELS.items():
         x = resize(some, (56, 56), kernel, lobes)

@@ -1,18 +1,42 @@
-"""Recipes are documents: each says what it shows, costs and found, and what it describes can be made."""
+"""Recipes are documents that run: each says what it shows, costs and found, and goes from its images to its table."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from pocketvit.config import RunConfig
-from pocketvit.models import create_student
+from pocketvit.experiments import run_arms
+from pocketvit.models import create_model, create_student
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+# Those of the experiments with arms, and what of the drawn images below each takes; {} is where these lie.
+IMAGES = {
+    "biomedical": "{}/cells.npz",
+    "complementary_teachers": "{}/pictures.npz",
+    "deit_tiny_cifar100": "{}/pictures.npz",
+    "ensemble_cifar10": "{}/pictures.npz",
+    "gating": "{}/pictures.npz",
+    "replayed_views": "{}/pictures.npz,{}/cifar_resnet56.th",
+    "resampling": "{}/cells.npz",
+    "small_batches": "{}/pictures.npz,{}/cells.npz",
+    "which_method": "{}/pictures.npz,{}/cifar_resnet20.th",
+}
+
+# Constants that would make many steps of few images.
+FEWER: dict[str, dict[str, Any]] = {
+    "biomedical": {"SHOWN": 640},  # images
+    "small_batches": {"SEEDS": range(1)},
+}
 
 
 @pytest.fixture(params=RECIPES)
@@ -39,3 +63,55 @@ def test_the_student_of_a_recipe_can_be_made(recipe, small):
     assert isinstance(config, RunConfig)
     network = config.network
     create_student(network.name, num_classes=10, image_size=config.view.view_size, patch_size=network.patch)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """A few noisy pictures in four shades of red, of 32 and of 28 pixels, and teachers that have learned nothing."""
+    folder, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    for name, side in (("pictures", 32), ("cells", 28)):
+        arrays = {}
+        for split, count in (("train", 32), ("val", 8), ("test", 8)):
+            labels = np.arange(count)[:, None] % 4
+            noise = rng.integers(0, 128, (count, side, side, 3), dtype=np.uint8)
+            noise[..., 0] += (40 * labels[..., None]).astype(np.uint8)
+            arrays |= {f"{split}_images": noise, f"{split}_labels": labels}
+        np.savez(folder / f"{name}.npz", **arrays)
+    for name in ("cifar_resnet20", "cifar_resnet56"):
+        torch.manual_seed(0)
+        network = create_model(name, num_classes=4)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0
+        with torch.no_grad():
+            network.train()(torch.randn(32, 3, 32, 32))  # running statistics, without which logits leave fp16
+        torch.save({"state_dict": network.state_dict()}, folder / f"{name}.th")
+    return folder
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_recipe_runs_to_its_table(name, drawn, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    module = importlib.import_module(name)
+
+    def run_some(road, arms, seeds, folder):
+        """Train the first two arms and the last one with one seed; the rest counts as the first."""
+        chosen = {arm.key: arm for arm in (*arms[:2], arms[-1])}
+        found = run_arms(road, list(chosen.values()), seeds[:1], folder)
+        for arm in arms:
+            if arm.key not in chosen:
+                shutil.copytree(folder / arms[0].key, folder / arm.key)
+        return {arm.key: found.get(arm.key, found[arms[0].key]) * len(seeds) for arm in arms}
+
+    monkeypatch.setattr(module, "run_arms", run_some)
+    # Emulated where a processor has no bf16, and then ten times as slow.
+    monkeypatch.setattr("pocketvit.training.step.autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("pocketvit.experiments.tables.write_report", lambda *_, **__: None)  # tested with the arms
+    for other, constants in FEWER.items():
+        for constant, few in constants.items():
+            monkeypatch.setattr(importlib.import_module(other), constant, few)
+    folder = tmp_path / name
+    text = module.recipe(IMAGES[name].format(drawn, drawn), folder, True)
+    assert len([line for line in text.splitlines() if line.startswith("| ")]) > 2
+    assert "nan" not in text
+    assert list(folder.rglob("table.md"))
