@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/pocketvit demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
