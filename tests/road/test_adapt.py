@@ -140,7 +140,7 @@ def test_light_teachers_are_trained_on_the_labels_and_found_again(tmp_path, capl
     road = open_road(str(photos), config.view, tmp_path / "shared", device="cpu")
     teachers = ready(road)
     assert [teacher.name for teacher in teachers] == list(light.LIGHT)
-    assert "two light ones are trained on your labels" in caplog.text
+    assert "none named: trained on your labels (cifar_resnet20, cifar_rednet11)" in caplog.text
     assert all(teacher.classes == road.dataset.classes for teacher in teachers)
     caplog.clear()
     again = ready(road)

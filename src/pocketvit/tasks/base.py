@@ -221,8 +221,11 @@ class Task(ABC):
         """Return the loss of logits [B, C] with unmixed, known targets, one per image or per label."""
 
     @abstractmethod
-    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor | None:
-        """Return how many images of a training batch are answered rightly (a sum, on the device); None: not counted."""
+    def right(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return how many images of a training batch are answered rightly, and of how many that is known.
+
+        Sums, on the device; None where this task does not count.
+        """
 
     # Answers
 

@@ -72,9 +72,9 @@ class Classification(Task):
     def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits, targets, label_smoothing=0.05, reduction="none")
 
-    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        # of a mixed view the heavier class counts
-        return (logits.argmax(1) == torch.where(batch.ratio >= 0.5, batch.targets, batch.partner_targets)).sum()
+    def right(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        heavier = torch.where(batch.ratio >= 0.5, batch.targets, batch.partner_targets)  # of a mixed view
+        return (logits.argmax(1) == heavier).sum(), (heavier >= 0).sum()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.softmax(1)

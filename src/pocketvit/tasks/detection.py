@@ -221,7 +221,7 @@ class Detection(Task):
     def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("a detector has no loss of logits alone: see `loss`")
 
-    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+    def right(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
         return None
 
     # Answers

@@ -98,9 +98,9 @@ class MultiLabel(Task):
     def plain_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
 
-    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        heaviest = torch.where((batch.ratio >= 0.5)[:, None], batch.targets, batch.partner_targets)
-        return ((logits >= 0) == heaviest).float().mean(1).sum()
+    def right(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        heavier = torch.where((batch.ratio >= 0.5)[:, None], batch.targets, batch.partner_targets)
+        return ((logits >= 0) == heavier).float().mean(1).sum(), (heavier >= 0).all(1).sum()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.sigmoid()

@@ -49,7 +49,7 @@ class Learner(Protocol):
     def take(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Take one step on one or several batches; return detached sums over this process's images.
 
-        "images" and "loss" are among them; "correct", where it is, is the number of right answers.
+        "images" and "loss" are among them; "correct", where it is, is the number of right answers, of "known" images.
         """
 
     def tensors(self) -> dict[str, torch.Tensor]:

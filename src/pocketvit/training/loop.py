@@ -348,14 +348,14 @@ class _Run:
 
     def _line(self, sums: dict[str, float]) -> dict[str, Any]:
         images = sums.pop("images")
-        right = sums.pop("correct", None)
+        right, known = sums.pop("correct", None), sums.pop("known", 0.0)
         return {
             "epoch": self.epoch + 1,
             "step": self.learner.step,
             "loss": sums.pop("loss") / images,
             "terms": {name: value / images for name, value in sums.items()},
             "lr": self.config.learning_rate * self.learner.schedule.factor(self.learner.step - 1),
-            **({} if right is None else {"train_accuracy": right / images}),
+            **({"train_accuracy": right / known} if right is not None and known else {}),
             "images_per_second": round(images / self.clock.epoch, 1),
             "seconds": round(self.clock.epoch, 3),
         }
@@ -384,7 +384,8 @@ class _Run:
         """Refresh the live figures."""
         if self.lead:
             images = float(self.sums["images"])
-            right = float(self.sums["correct"]) / images if "correct" in self.sums else None
+            known = float(self.sums.get("known", 0))
+            right = float(self.sums["correct"]) / known if known else None
             step, total = self.learner.step, self.learner.schedule.total
             left = (time.monotonic() - self._began) / max(1, step - self._began_at) * (total - step)
             loss = float(self.sums["loss"]) / images

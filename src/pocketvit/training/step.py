@@ -184,7 +184,7 @@ class Stepper:
             counted = {name: value.detach() * len(batch) for name, value in {"loss": loss, **terms}.items()}
             right = self.task.right(heads[0].detach(), batch)
             if right is not None:
-                counted["correct"] = right
+                counted["correct"], counted["known"] = right
             counted["images"] = torch.tensor(len(batch))
             for name, value in counted.items():
                 sums[name] = sums[name] + value if name in sums else value
