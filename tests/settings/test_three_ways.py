@@ -65,6 +65,8 @@ def possible(values):
         changed["tokens"] = 2
     if "tokens" in values and "teacher" in values:
         changed["teacher"] = ["a", "b"]
+    if "teacher" in values:
+        changed.pop("teacher_labels", None)
     if "fine_tune" in values:
         changed["freeze"] = values["freeze"] and not values["fine_tune"]
     if values.get("folds") == 1:
