@@ -46,7 +46,7 @@ class Rung:
 
 # About 12 * depth * embed_dim^2 parameters: 0.21, 0.46, 1.0, 1.9, 3.6 and 6.3 M on patches.
 LADDER: dict[str, Rung] = {
-    "pocket_xxs": Rung(64, 4, 3),
+    "pocket_xxs": Rung(64, 4, 2),
     "pocket_xs": Rung(96, 4, 3),
     "pocket_s": Rung(128, 5, 3),
     "pocket_m": Rung(160, 6, 4),

@@ -46,8 +46,8 @@ def demo(settings: Demo) -> Run:
             size=16,
             flip=False,  # a mirrored digit is another thing
             augment="light",
-            epochs=30,
-            views=6,
+            epochs=20,
+            views=4,
             batch_size=32,
             name="demo",
             **common,
