@@ -51,4 +51,4 @@ def test_tiles_are_scored_and_predicted_per_image(large, tmp_path):
         [sys.executable, str(script), str(files[0]), "--json"], capture_output=True, text=True, check=True
     ).stdout
     int8 = predict_images(run.folder / "model-int8.onnx", files[:1], top=3)[0]
-    assert json.loads(said)["scores"] == pytest.approx(dict(int8.data["topk"]), abs=1e-4)
+    assert dict(json.loads(said)["scores"]) == pytest.approx(dict(int8.data["topk"]), abs=1e-4)

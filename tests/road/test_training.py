@@ -45,7 +45,7 @@ def test_figures_are_taken_on_test_else_on_validation(road):
 
 
 def test_too_few_images_are_refused(tmp_path):
-    one = (np.zeros((1, 8, 8, 3), np.uint8), [0])
+    one = (np.zeros((1, 8, 8, 3), np.uint8), None)
     with pytest.raises(PocketError, match="fewer than two training images"):
         open_road(one, run_config().view, tmp_path / "shared", device="cpu")
 

@@ -216,7 +216,7 @@ def test_interrupted_in_every_stretch_and_resumed_equals_unbroken(walked, photos
             with pytest.raises(KeyboardInterrupt):
                 distill(resume=number > 0)
     assert [path.name for path in tmp_path.iterdir() if path.name != "shared"] == ["photos-1"]
-    monkeypatch.setattr(score, "_onnx_file", lambda entry, folder: entry.file)  # exports that only cost time here
+    monkeypatch.setattr(score, "_onnx_file", lambda entry, *_: entry.file)  # exports that only cost time here
     run = distill()
     assert same_students(run.folder, walked.run.folder)
     assert same_file(run.folder / "student/model.safetensors", walked.run.folder / "student/model.safetensors")
@@ -249,7 +249,7 @@ def test_killed_hard_and_resumed_equals_unbroken(walked, photos, tmp_path):
 
 def test_images_without_any_label_are_enough(photos, tmp_path, monkeypatch):
     """The teacher's classes are then the student's; nothing is scored but agreement."""
-    monkeypatch.setattr(score, "_onnx_file", lambda entry, folder: entry.file)
+    monkeypatch.setattr(score, "_onnx_file", lambda entry, *_: entry.file)
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in photos.rglob("*.png"):

@@ -45,7 +45,7 @@ def test_the_docstring_is_the_function_s_or_that_of_the_settings():
     assert predict.__doc__.startswith("Label images with a run")
     assert distill.__name__ == "distill"
     assert str(inspect.signature(predict)).startswith(
-        "(model: 'Model', images: 'Picture | Sequence[Picture]', *, window:"
+        "(model: 'Model', images: 'Picture | Sequence[Picture]', *, save:"
     )
 
 

@@ -142,8 +142,8 @@ def choose(
             return Choice(found, tuple(tried), _notes(found, tried[:-1], budget))
     smallest = tried[-1]
     raise PocketError(
-        f"no student of the ladder fits --fit {budget}: the smallest, {smallest.name}, {_excess(smallest, budget)}. "
-        "Allow more, or make the images smaller."
+        f"no student of the ladder fits into {budget} (--fit): the smallest, {smallest.name}, "
+        f"{_excess(smallest, budget)}. Allow more, or make the images smaller."
     )
 
 

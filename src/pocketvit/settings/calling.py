@@ -90,12 +90,14 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     run = load(file)
     if run.verb not in (kind.verb, kind.makes):
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
-    own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved}
+    own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved and hasattr(run, one.name)}
     if (Path(folder) / "report.html").is_file():  # it is finished, and only to be shown
         return {**own, **values}
     for name, value in values.items():
         one = find(kind, name)
-        if one.saved and one.compared and not one.exists and plain_value(one.take(value)) != plain_value(own[name]):
+        if name not in own or not one.compared or one.exists:
+            continue
+        if plain_value(one.take(value)) != plain_value(own[name]):
             raise one.refused(value, f"{folder} goes on with its own ({own[name]}). Leave it away")  # paths may move
     return {**_still_there(folder, own, values), **values}
 

@@ -62,7 +62,7 @@ class Demo(Resumable, Pictures, Place, verb="demo"):
 
     task: Literal["classification", "detection"] = setting(
         "detection finds shapes and digits in scenes that it draws itself, with boxes on 60 of 300 of them",
-        default="classification", common=True, saved=False,
+        default="classification", common=True,
     )  # fmt: skip
     seed: int = setting("of the student", default=0, low=0, high=2**63 - 1)
 
