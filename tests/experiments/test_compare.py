@@ -178,4 +178,4 @@ def test_images_without_labels_are_refused(photos, tmp_path):
 def test_an_objective_that_the_labels_cannot_serve_is_refused_before_any_work(photos, tmp_path):
     with pytest.raises(PocketError, match="--top-k 0"):
         compare(str(photos), teacher=teacher(), methods="alone,dist", top_k=2, out=str(tmp_path / "runs"))
-    assert [path.name for path in (tmp_path / "runs" / "shared").iterdir()] == ["checked"]  # what the files hold
+    assert {path.name for path in tmp_path.glob("runs/*/*")} <= {"checked"}  # what was found of the files, no more
