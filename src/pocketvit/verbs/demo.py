@@ -30,8 +30,10 @@ def demo(settings: Demo) -> Run:
         "precision": "fp32", "folds": 0, "seed": settings.seed, "resume": settings.resume, "out": settings.out,
         "no_images": settings.no_images,
     }  # fmt: skip
-    named = not isinstance(settings.resume, bool)  # a run to go on with says itself which demo it is
-    if Run(settings.resume).settings.images == "scenes" if named else settings.task == "detection":
+    boxes = settings.task == "detection"
+    if not isinstance(settings.resume, bool):  # a run to go on with says itself which demo it is
+        boxes = Run(settings.resume).settings.images == "scenes"
+    if boxes:
         scenes = Distill(
             images="scenes", student="pocket_xs", few_labels=SCENES, epochs=8, views=8, batch_size=8, augment="light",
             name="demo-detection", **common,
