@@ -74,7 +74,7 @@ def test_a_time_is_said_not_to_be_measured_on_the_device(ladder):
 
 def test_when_none_fits_it_says_by_how_much(ladder):
     with pytest.raises(
-        PocketError, match=r"--fit 400,000 bytes: the smallest, small, needs 500,256 bytes, 100 kB too much"
+        PocketError, match=r"into 400,000 bytes \(--fit\): the smallest, small, needs 500,256 bytes, 100 kB too much"
     ):
         choose(parse_budget("400kB"), **asked(32, 2), names=ladder)
 
