@@ -48,8 +48,8 @@ ARMS = {
 
 
 def config(small: bool = False, images: int = 12_000) -> RunConfig:
-    """The student of every arm: 60,000 views, however many images they show."""
-    epochs = (6_000 if small else 60_000) // images
+    """The student of every arm: 96,000 views, however many images they show."""
+    epochs = (6_000 if small else 96_000) // images
     return RunConfig(
         network=NetworkConfig("pocket_xs", stem="hybrid"),
         view=hard_views(32),

@@ -52,6 +52,14 @@ def test_an_arm_without_a_row_is_still_drawn():
     assert len(figure.axes[0].lines[0].get_xdata()) == 1
 
 
+def test_curves_run_over_the_time_of_training():
+    lines = [{"epoch": 1, "elapsed": 90.0, "loss": 2.0}, {"epoch": 2, "elapsed": 180.0, "loss": 1.0}]
+    axes = plots.learning_curves(ROWS, {"s": lines}, "loss").axes[0]
+    assert list(axes.lines[0].get_xdata()) == [1.5, 3.0]
+    assert axes.get_xlabel() == "minutes of training"
+    assert plots.learning_curves(ROWS, {"s": [{"epoch": 1, "loss": 2.0}]}, "loss").axes[0].get_xlabel() == "epoch"
+
+
 def test_an_operating_point_lies_where_its_errors_say():
     truth = np.array([True, True, False, False])
     row = Row("s", "student", "student", sensitivity=0.5, specificity=0.75, sensitivity_interval=(0.2, 0.8))

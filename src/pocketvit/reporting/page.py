@@ -167,7 +167,7 @@ def _curves(results: Results, anchor: str) -> dict[str, Any] | None:
         ("loss" if what == "loss" else "score"): _svg(
             plots.learning_curves(results.rows, curves, what), f"{anchor}-{what}", title
         )
-        for what, title in ((score, "The validation split by epoch"), ("loss", "Training loss by epoch"))
+        for what, title in ((score, "The validation split over training"), ("loss", "Training loss over training"))
     }
     shown = [key for key, metrics in curves.items() if metrics]
     return {**drawings, "keys": shown} if any(drawings.values()) else None

@@ -20,6 +20,7 @@ from .results import Curve, Row
 from .style import SENTINELS, figure, looks
 from .text import accuracy_text
 
+_TIMES = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))  # units of a time axis
 _SHOWN = {"val_accuracy": "accuracy", "val_auc": "AUC", "val_map": "mAP"}
 
 
@@ -54,11 +55,17 @@ def accuracy_against(rows: Sequence[Row], cost: str, name: str = "accuracy") -> 
 
 
 def learning_curves(rows: Sequence[Row], curves: Mapping[str, list[dict[str, Any]]], what: str) -> Figure | None:
-    """Plot ``what`` ("val_accuracy" or "loss") over the epochs, a line for each arm of ``curves``."""
+    """Plot ``what`` ("val_accuracy" or "loss") over the time of training, a line for each arm of ``curves``.
+
+    Over the epochs where a line does not say when it was written.
+    """
     look = looks(rows)
+    timed = all("elapsed" in line for metrics in curves.values() for line in metrics)
+    longest = max((line["elapsed"] for metrics in curves.values() for line in metrics), default=0.0) if timed else 0.0
+    unit, word = next(pair for pair in _TIMES if longest >= 2 * pair[0] or pair is _TIMES[-1])
     lines = {}
     for key, metrics in curves.items():
-        pairs = [(m.get("epoch"), m.get(what)) for m in metrics]
+        pairs = [(m["elapsed"] / unit if timed else m.get("epoch"), m.get(what)) for m in metrics]
         pairs = [(x, y) for x, y in pairs if isinstance(x, (int, float)) and isinstance(y, (int, float))]
         if pairs:
             lines[key] = np.array(pairs, dtype=float)
@@ -75,8 +82,8 @@ def learning_curves(rows: Sequence[Row], curves: Mapping[str, list[dict[str, Any
             axes.plot(
                 points[-1:, 0], scale * points[-1:, 1], style.marker if style else "P", color=colour, markersize=7
             )
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel(f"{word} of training" if timed else "epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=not timed))
         if what != "loss":
             _percent_axis(axes, f"{_SHOWN[what]} on the validation split")
         else:
