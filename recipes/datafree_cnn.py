@@ -2,11 +2,12 @@
 
 Shows   what a ViT of half a million parameters learns from a convolutional teacher without seeing a real image: from
         noise, from one photograph cropped, from drawn pictures that the teacher chose, from these moved or optimized
-        for it; beside the same student on real images at equal steps and under the same views, the ceiling.
+        for it; beside the same student on real images at equal steps, the ceiling. What drawn pictures teach by other
+        views, of fewer pictures, by another objective.
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
-Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 12,000 of its
+Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about an hour of one processor core, most of it the teacher's; --small: about 5 minutes.
+Cost    about 2 hours of one processor core, half of it the teacher's; --small: about 8 minutes.
 Command pocketvit run recipes/datafree_cnn.py --images data/
 Result  recipes/datafree_cnn.md
 """
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
@@ -37,47 +39,69 @@ from pocketvit.synthesis import (
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.views.synthetic import hard_views
 
+LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
+HARD = hard_views(32)
+CROPS = ViewConfig(
+    view_size=32, crop="random_resized", crop_scale=(0.25, 1.0), flip=0.5, color_jitter=0.3, cutmix=1.0, mixup=0.4
+)
+VIEWS, IMAGES = 96_000, 32_000  # that a student sees; of how many pictures
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an arm learns from."""
+
+    name: str
+    images: str  # real, or how the bank is made
+    count: int = IMAGES
+    view: ViewConfig = HARD
+    objective: str = "zscore"
+    temperature: float = 2.0
+
+
 ARMS = {
-    "real": "real images (the ceiling)",
-    "noise": "noise",
-    "photograph": "one photograph",
-    "drawn": "drawn, chosen by the teacher",
-    "pushed": "drawn, chosen and pushed",
-    "inverted": "inverted, starting from these",
+    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT),
+    "drawn": Kind("drawn, chosen by the teacher", "drawn"),
+    "drawn-kl": Kind("the same, KL T=4", "drawn", objective="kl", temperature=4.0),
+    "drawn-few": Kind("the same, 12,000 pictures in eight views", "drawn", count=12_000),
+    "drawn-crops": Kind("the same, crops of a quarter and more, all of them mixed", "drawn", count=12_000, view=CROPS),
+    "noise": Kind("noise", "noise"),
+    "photograph": Kind("one photograph", "photograph"),
+    "pushed": Kind("drawn, chosen and pushed", "pushed", count=12_000),
+    "inverted": Kind("inverted, starting from these", "inverted", count=3_000),
 }
 
 
-def config(small: bool = False, images: int = 12_000) -> RunConfig:
-    """The student of every arm: 96,000 views, however many images they show."""
-    epochs = (6_000 if small else 96_000) // images
+def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES) -> RunConfig:
+    """The student of every arm: as many views, however many images they show."""
+    epochs = max(1, (VIEWS // 16 if small else VIEWS) // images)
     return RunConfig(
         network=NetworkConfig("pocket_xs", stem="hybrid"),
-        view=hard_views(32),
+        view=kind.view,
         labels=LabelConfig(views=min(epochs, 10)),
+        # The ground truth has no part in any arm: a bank has none.
+        loss=LossConfig(kind.objective, kind.temperature, weight=1.0),  # type: ignore[arg-type]
         train=TrainConfig(epochs=epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32"),
     )
 
 
-def bank_of(key: str, teacher: Teacher, folder: Path, small: bool) -> Bank:
-    """Make the images of an arm, or open them."""
-    count = 1_200 if small else 12_000
-    place = folder / "banks" / key
-    if key == "noise":
+def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
+    """Make pictures, or open them."""
+    place = folder / "banks" / f"{images}-{count}"
+    if images == "noise":
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=1), candidates=Noise(0, teacher.input_size))
-    if key == "photograph":
+    if images == "photograph":
         picture, name = sample_photograph(teacher.input_size)
         crops = Photograph(picture, 0, teacher.input_size, name)
-        return draw_bank(place, teacher, DrawnConfig(count, looked_at=4), candidates=crops)
-    if key == "drawn":
-        return draw_bank(place, teacher, DrawnConfig(count, looked_at=4))
-    if key == "pushed":
-        return draw_bank(place, teacher, DrawnConfig(count, looked_at=4, steps=8))
-    start = bank_of("drawn", teacher, folder, small)
-    return invert_bank(place, teacher, InversionConfig(count // 4, steps=15), start=start)
+        return draw_bank(place, teacher, DrawnConfig(count, looked_at=2), candidates=crops)
+    if images == "inverted":
+        start = bank_of("drawn", 4 * count, teacher, folder)
+        return invert_bank(place, teacher, InversionConfig(count, steps=15), start=start)
+    return draw_bank(place, teacher, DrawnConfig(count, looked_at=3, steps=8 if images == "pushed" else 0))
 
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
-    """Six arms at equal steps, one seed."""
+    """Every arm at equal steps, one seed."""
     place = Path(images or "data")
     weights = sorted(place.glob("cifar10_resnet*.th"))
     if not (place / "cifar10.npz").is_file() or not weights:
@@ -85,23 +109,24 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     arch = f"cifar_{re.findall(r'resnet[0-9]+', weights[0].name)[0]}"
     teacher = load_teacher(weights[0], arch=arch, input_size=32, norm="imagenet")
     shared = folder.parent / "shared"
-    real = open_road(open_images(place / "cifar10.npz", val_fraction=0), config(small).view, shared)
-    real = real.reduced(1_200 if small else 12_000)
+    real = open_road(open_images(place / "cifar10.npz", val_fraction=0), LIGHT, shared)
+    real = real.reduced(IMAGES // 16 if small else IMAGES)
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}
     for key in only:
-        road = real if key == "real" else without_images(real, bank_of(key, teacher, folder, small), shared)
-        chosen = config(small, images=len(road.dataset.train))
-        # The ground truth has no part in any arm: a bank has none.
-        chosen = dataclasses.replace(chosen, loss=dataclasses.replace(chosen.loss, weight=1.0))
+        kind = ARMS[key]
+        count = kind.count // 16 if small else kind.count
+        road = real
+        if kind.images != "real":
+            road = without_images(real, bank_of(kind.images, count, teacher, folder), kind.view, shared)
+        chosen = config(small, kind, len(road.dataset.train))
         store = label_road(road, [teacher], chosen.labels)
-        arm = Arm(key, ARMS[key], chosen, (teacher,), store)
-        arms.append(arm)
-        found |= run_arms(road, [arm], range(seeds), folder)
+        arms.append(Arm(key, kind.name, chosen, (teacher,), store))
+        found |= run_arms(road, arms[-1:], range(seeds), folder)
     return report_arms(real, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")
 
 
-def without_images(real: Road, bank: Bank, shared: Path) -> Road:
+def without_images(real: Road, bank: Bank, view: ViewConfig, shared: Path) -> Road:
     """A bank's pictures in place of the training images; of the real ones the test split is left, to be scored."""
     made = dataclasses.replace(bank.dataset(), classes=real.dataset.classes, test=real.dataset.test)
-    return open_road(made, real.view, shared)
+    return open_road(made, view, shared)

@@ -43,6 +43,7 @@ class ViewConfig:
     erase: float = 0.0  # probability of random erasing
     mixup: float = 0.0  # alpha of the Beta distribution (0: off)
     cutmix: float = 0.0  # alpha of the Beta distribution (0: off)
+    mix: float = 1.0  # share of the pairs that are mixed, where mixup or cutmix are on
 
     @property
     def mixes(self) -> bool:

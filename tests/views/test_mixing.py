@@ -32,6 +32,19 @@ def test_the_label_weighs_the_share_of_pixels(mixup: float, cutmix: float) -> No
     assert (mix.ratio <= 1).all()
 
 
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_a_share_of_the_pairs_stays_whole_and_the_others_are_mixed_as_ever(mixup: float, cutmix: float) -> None:
+    numbers = draw(0, np.arange(4000, dtype=np.uint64), 0, {"mix": MIX_DRAWS})["mix"]
+    always, half = mix_of(numbers, SIZE, mixup, cutmix), mix_of(numbers, SIZE, mixup, cutmix, 0.5)
+    whole = (half.ratio == 1) & (half.level == RATIO_LEVELS) & (half.box[:, 2] == half.box[:, 0])
+    assert abs(whole.mean() - 0.5) < 0.05
+    for one, other in zip(always, half, strict=True):
+        assert np.array_equal(one[~whole], other[~whole])
+    assert np.array_equal(
+        mix_pictures(_constant(4000, 0), _constant(4000, 200), half)[whole], _constant(whole.sum(), 0)
+    )
+
+
 def test_mixup_is_a_rounded_weighted_mean() -> None:
     random = np.random.default_rng(0)
     own, partner = random.integers(0, 256, (2, RATIO_LEVELS + 1, 3, SIZE, SIZE)).astype(np.uint8)

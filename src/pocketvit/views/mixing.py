@@ -24,7 +24,7 @@ class Mix(NamedTuple):
     ratio: np.ndarray  # float32 [n]: weight of the own label
 
 
-def mix_of(numbers: np.ndarray, size: int, mixup: float, cutmix: float) -> Mix:
+def mix_of(numbers: np.ndarray, size: int, mixup: float, cutmix: float, share: float = 1.0) -> Mix:
     """Say what pairs do.
 
     Args:
@@ -32,21 +32,25 @@ def mix_of(numbers: np.ndarray, size: int, mixup: float, cutmix: float) -> Mix:
         size: side of the views.
         mixup: alpha of mixup's ratio (0: never).
         cutmix: alpha of CutMix' ratio (0: never).
+        share: of the pairs that are mixed at all; the others stay as they are.
     """
     if mixup > 0 and cutmix > 0:
         cut = numbers[:, 0] >> np.uint32(31) != 0
     else:
         cut = np.full(len(numbers), cutmix > 0)
+    # The first number's highest bit says how, the others whether.
+    whole = (numbers[:, 0] & np.uint32(2**31 - 1)) >= np.uint64(round(share * 2**31))
     level = np.zeros(len(numbers), np.int64)
     for chosen, alpha in ((cut, cutmix), (~cut, mixup)):
         if chosen.any():
             level[chosen] = np.searchsorted(beta_thresholds(alpha), numbers[chosen, 1].astype(np.uint64), side="right")
+    level[whole] = RATIO_LEVELS
     # A box of area 1 - ratio about a uniform centre, cut off at the border; the ratio follows the area that is left.
     side = np.floor(np.sqrt((RATIO_LEVELS - level) * (size * size) / RATIO_LEVELS)).astype(np.int64)
     centre = below(numbers[:, 2:4], size)
     start = np.clip(centre - side[:, None] // 2, 0, size)
     stop = np.clip(centre - side[:, None] // 2 + side[:, None], 0, size)
-    box = np.where(cut[:, None], np.concatenate((start, stop), axis=1), 0)
+    box = np.where((cut & ~whole)[:, None], np.concatenate((start, stop), axis=1), 0)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     ratio = np.where(cut, (size * size - area) / (size * size), level / RATIO_LEVELS).astype(np.float32)
     return Mix(np.where(cut, RATIO_LEVELS, level), box, ratio)

@@ -134,7 +134,7 @@ class Views:
     def _mix(self, first: np.ndarray, view: int) -> Mix:
         """Return how the pairs of the given first members are mixed."""
         numbers = draw(self.seed, self._ids[first], view, {"mix": MIX_DRAWS})["mix"]
-        return mix_of(numbers, self.config.view_size, self.config.mixup, self.config.cutmix)
+        return mix_of(numbers, self.config.view_size, self.config.mixup, self.config.cutmix, self.config.mix)
 
     def _pairing(self, view: int) -> _Pairs:
         pairs = self._pairs.get(view)
@@ -298,7 +298,7 @@ def _check(config: ViewConfig) -> None:
     low, high = config.crop_ratio
     require(0 < low <= high, "crop_ratio", "two positive ratios, least first")
     require(config.randaugment_set in ("all", "gentle"), "randaugment_set", "all or gentle")
-    for name in ("flip", "vertical_flip", "transpose", "erase"):
+    for name in ("flip", "vertical_flip", "transpose", "erase", "mix"):
         require(0 <= getattr(config, name) <= 1, name, "a probability between 0 and 1")
     require(0 <= config.randaugment_ops <= 16, "randaugment_ops", "between 0 and 16")
     require(0 <= config.randaugment_magnitude <= 10, "randaugment_magnitude", "between 0 and 10")
