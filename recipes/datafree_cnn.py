@@ -31,7 +31,6 @@ from pocketvit.synthesis import (
     DrawnConfig,
     InversionConfig,
     Noise,
-    Photograph,
     draw_bank,
     invert_bank,
     sample_photograph,
@@ -91,8 +90,7 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
     if images == "noise":
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=1), candidates=Noise(0, teacher.input_size))
     if images == "photograph":
-        picture, name = sample_photograph(teacher.input_size)
-        crops = Photograph(picture, 0, teacher.input_size, name)
+        crops = sample_photograph(0, teacher.input_size)
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=2), candidates=crops)
     if images == "inverted":
         start = bank_of("drawn", 4 * count, teacher, folder)

@@ -85,6 +85,12 @@ def test_fit_temperature_finds_the_temperature_the_labels_were_drawn_at():
     assert fit_temperature(torch.tensor(z), torch.tensor(y)) == pytest.approx(1, rel=0.03)
 
 
+def test_fit_temperature_takes_the_probabilities_that_others_give():
+    z = np.random.default_rng(0).normal(size=(400, 5))
+    p = np.exp(z / 2.5)
+    assert fit_temperature(z, p / p.sum(1, keepdims=True)) == pytest.approx(2.5, rel=0.01)
+
+
 def test_fit_temperature_of_several_labels_finds_the_one_they_were_drawn_at():
     rng = np.random.default_rng(0)
     z = rng.normal(0, 2, (8000, 3))

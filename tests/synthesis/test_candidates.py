@@ -6,7 +6,7 @@ from PIL import Image
 
 from pocketvit.errors import PocketError
 from pocketvit.sources import open_images
-from pocketvit.synthesis import Noise, Photograph, RealImages, sample_photograph
+from pocketvit.synthesis import Mixed, Noise, Photograph, RealImages, sample_photograph
 
 LANDSCAPE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 
@@ -51,7 +51,7 @@ def test_a_photograph_is_read_from_a_file_and_must_be_large_enough(tmp_path):
     np.testing.assert_array_equal(row.take(np.arange(5)), Photograph(LANDSCAPE, 0, 16).take(np.arange(5)))
     assert row.provenance["photograph"] == "hill.png"
     with pytest.raises(PocketError, match=r"hill\.png is 160 x 96 pixels.*at least 128"):
-        Photograph(tmp_path / "hill.png", 0, 64)
+        Photograph(tmp_path / "hill.png", 0, 128)
     with pytest.raises(PocketError, match="no 8-bit colour picture"):
         Photograph(LANDSCAPE[..., 0], 0, 16, "grey")
 
@@ -64,8 +64,22 @@ def test_crops_stay_inside_the_photograph_and_show_it():
 
 
 def test_there_is_always_a_sample_photograph():
-    picture, name = sample_photograph(32)
-    assert min(picture.shape[:2]) >= 64
-    assert picture.dtype == np.uint8
-    assert name
-    Photograph(picture, 0, 32, name).take(np.arange(2))
+    for size, real in ((32, 1), (224, 1), (500, 0)):  # the sample has 427 lines
+        row = sample_photograph(0, size)
+        assert row.take(np.arange(2)).shape == (2, 3, size, size)
+        assert row.provenance["real_images"] == real
+        assert row.title
+
+
+def test_few_real_images_come_whole_first_and_as_often_as_asked():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
+    source = open_images((pixels, None), val_fraction=0, progress=False).train
+    real = RealImages(source, 0, 16)
+    np.testing.assert_array_equal(real.take(np.arange(3)), pixels.transpose(0, 3, 1, 2))
+    assert (real.take(np.arange(3, 6)) != real.take(np.arange(3))).any()
+    mixed = Mixed(Noise(0, 16), real, every=4)
+    taken = mixed.take(np.arange(8))
+    np.testing.assert_array_equal(taken[[3, 7]], real.take(np.arange(2)))
+    np.testing.assert_array_equal(taken[[0, 1, 2, 4, 5, 6]], Noise(0, 16).take(np.arange(6)))
+    np.testing.assert_array_equal(mixed.take(np.array([6]))[0], taken[6])
+    assert mixed.provenance["real_images"] == 3

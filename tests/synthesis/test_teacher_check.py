@@ -1,5 +1,8 @@
 """A teacher that nothing can be made from is told so in one message, with what to do."""
 
+import warnings
+
+import numpy as np
 import pytest
 import synthesis_fakes
 import torch
@@ -42,6 +45,26 @@ def test_answers_that_are_no_use(network, change, message):
     import re
 
     assert re.search(message, told(Changed(network, change)))
+
+
+def test_probabilities_are_seen_where_some_classes_are_asked_for(network):
+    teacher = synthesis_fakes.teacher_of(Changed(network, lambda z: z.softmax(1))).with_columns(np.array([0, 2]))
+    with pytest.raises(PocketError, match="gives probabilities"):
+        check_teacher(teacher)
+
+
+def test_quantized_and_frozen_networks_differ_by_their_weights():
+    def networks(seed):
+        torch.manual_seed(seed)
+        plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield torch.ao.quantization.quantize_dynamic(plain, {nn.Linear})
+            yield torch.jit.freeze(torch.jit.trace(plain, torch.zeros(1, 3, 16, 16)))
+
+    for one, same, other in zip(networks(0), networks(0), networks(1), strict=True):
+        first, again, second = (synthesis_fakes.teacher_of(net, classes=None) for net in (one, same, other))
+        assert first.fingerprint == again.fingerprint != second.fingerprint
 
 
 def test_a_single_class(network):

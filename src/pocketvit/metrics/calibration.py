@@ -73,9 +73,13 @@ def fit_temperature(logits: Any, targets: Any) -> float:
 
     Args:
         logits: floating [n, C].
-        targets: int [n], -1 where unknown (left out).
+        targets: int [n], -1 where unknown (left out); or floating [n, C], probabilities that others give.
     """
-    z_NC, y_N = finite_rows(logits, "logits"), np.asarray(targets).astype(np.int64)
+    z_NC = finite_rows(logits, "logits")
+    if np.ndim(targets) == 2:
+        p_NC = finite_rows(targets, "targets")
+        return _least(lambda temperature: -(p_NC * log_softmax(z_NC / temperature, axis=1)).sum(1), len(p_NC))
+    y_N = np.asarray(targets).astype(np.int64)
     z_NC, y_N = z_NC[y_N >= 0], y_N[y_N >= 0]
     rows = np.arange(len(y_N))
     return _least(lambda temperature: -log_softmax(z_NC / temperature, axis=1)[rows, y_N], len(y_N))

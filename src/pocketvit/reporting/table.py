@@ -191,7 +191,7 @@ class Table:
             )
         lines += self._explained()
         if any(row.ece is not None and not row.calibrated for row in self.rows):
-            lines.append("* uncalibrated: no temperature was fitted")
+            lines.append("* uncalibrated: no temperature was fitted on labels")
         lines += list(dict.fromkeys(f"{mark.strip()} {row.note}" for row, mark in self.marked() if mark))
         machine = describe_machine(self.machine)
         if machine:

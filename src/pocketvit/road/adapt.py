@@ -137,9 +137,9 @@ def with_classes(road: Road, teachers: list[Teacher]) -> Road:
     if road.dataset.classes:
         return road
     numbers = tuple(f"class {number}" for number in range(teachers[0].num_outputs))
-    classes = next((teacher.classes for teacher in teachers if teacher.classes), numbers)
+    classes = next((teacher.class_names for teacher in teachers if teacher.class_names), numbers)
     for number, teacher in enumerate(teachers):
-        aligned = teacher if teacher.classes == classes else align(teacher, classes)
+        aligned = teacher if teacher.class_names == classes else align(teacher, classes)
         if aligned is None:
             raise PocketError(
                 f"the teachers {teachers[0].name} and {teacher.name} have different classes, and the images have no "

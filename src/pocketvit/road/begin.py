@@ -24,6 +24,7 @@ from ..rundir import Outcome, Run
 from ..settings import dump
 from ..sources import Dataset
 from ..sources.detection import without_boxes
+from ..synthesis.bank import find_bank
 from ..tasks import task_named
 from ..teachers.given import given_teacher
 from ..training.distributed import Processes
@@ -35,7 +36,7 @@ from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, open_dataset
 from .students import choose_student
-from .synthesize import promised
+from .synthesize import for_bank, promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -132,6 +133,9 @@ def begin(
         dataset, specs = promised(settings, specs)
     else:
         dataset = open_dataset(settings)
+        bank = find_bank(getattr(settings, "images", None))
+        if bank is not None and specs:
+            specs = for_bank(bank, dataset, specs)
     if getattr(settings, "teacher_labels", None):
         specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
     if not dataset.classes and specs and all(teacher.kind == "boxes" for teacher in specs):

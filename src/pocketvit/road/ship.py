@@ -20,7 +20,7 @@ from ..views.preprocessing import Preprocessing
 from .base import Cost, Stage, Walk
 from .images import Road
 from .rounding import USUAL, Rounding, write_int8
-from .train import calibrate
+from .train import calibrate, follow_confidence
 
 log = logging.getLogger("pocketvit")
 
@@ -95,6 +95,8 @@ class Ship(Stage):
                 continue
             if key in walk.networks and calibrate(walk.networks[key], road, side):
                 walk.calibrated.add(key)
+        if "student" not in walk.calibrated and follow_confidence(student, road, side, walk.teachers):
+            walk.notes.append("without labels to fit a temperature on, the student is as sure as its teachers are")
         rounding = walk.rounding or USUAL
         kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)
         walk.notes.append(f"the int8 file: {kept}")

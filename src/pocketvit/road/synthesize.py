@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
-from ..files import sha256_of
+from ..files import locked, sha256_of
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
-from ..synthesis import Bank, Candidates, gallery
+from ..synthesis import Bank, Candidates, gallery, open_bank
 from ..synthesis.methods import Request, bank_cost, make_bank, words
 from ..teachers import Teacher, align
 from ..teachers.classes import match_classes
@@ -30,6 +30,7 @@ from .train import train_network
 log = logging.getLogger("pocketvit")
 
 COUNT = 20_000  # images of 32 px that are made by default
+A_CLASS = 5  # at least, however large they are
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
@@ -50,7 +51,8 @@ class Promised(Source):
 
 def count_for(settings: Any, teacher: Teacher) -> int:
     """How many images are made: as many as was said, else `COUNT` of 32 px, fewer of larger ones."""
-    return settings.count or max(1000, round(COUNT * min(1.0, 32 / teacher.input_size)))
+    usual = round(COUNT * min(1.0, 32 / teacher.input_size))
+    return settings.count or max(1000, A_CLASS * teacher.num_outputs, usual)
 
 
 def request_of(settings: Any, teacher: Teacher, *, method: str | None = None, data: bool = True) -> Request:
@@ -94,18 +96,39 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
 
 def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
     """Return a teacher that answers in the classes of the test images."""
+    if len(classes) < 2:
+        raise PocketError(f"the test images have a single class ({classes[0]}): give images of two classes or more.")
     numbers = [int(name) for name in classes if name.isdecimal()]
-    if teacher.classes is None and len(numbers) == len(classes) and max(numbers) < teacher.num_outputs:
-        return teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number.")
-    aligned = align(teacher, classes)
-    if aligned is not None:  # what is assumed for that is said by the stage of teachers
+    numbered = len(numbers) == len(classes) and max(numbers) < teacher.num_outputs
+    # Numbers mean numbers, unless the teacher's own names are numbers. (What names assume, the next stage says.)
+    aligned = None if numbered and teacher.classes is None else align(teacher, classes)
+    if aligned is not None:
         return teacher.with_columns(aligned.columns)
+    if numbered:
+        part = f": those {len(classes)} of its {teacher.num_outputs}" if len(classes) < teacher.num_outputs else ""
+        return teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number{part}.")
     named = ", ".join((teacher.classes or ())[:5]) or "without names"
     raise PocketError(
         f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
         f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or "
         "by its numbers from 0."
     )
+
+
+def for_bank(file: Path, dataset: Dataset, teachers: Sequence[Teacher]) -> list[Teacher]:
+    """Return teachers that answer in the classes of the test images, or else in those that a bank was made for."""
+    if dataset.classes:
+        return [_of_classes(teacher, dataset.classes) for teacher in teachers]
+    columns = open_bank(file.parent).provenance["provenance"]["teacher"].get("columns")
+    if columns is None:
+        return list(teachers)
+    told = f"the images were made for {len(columns)} of its classes"
+    return [
+        teacher.with_columns(np.array(columns), f"{teacher.name}: {told}")
+        if teacher.columns is None and max(columns) < teacher.num_outputs
+        else teacher
+        for teacher in teachers
+    ]
 
 
 def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
@@ -128,6 +151,7 @@ def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
     """Where a bank lies that runs beside each other share."""
     asked = dataclasses.asdict(dataclasses.replace(request, data=None))
     few = None if request.data is None else request.data.fingerprint
+    asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
     name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
     return shared / "banks" / f"{name}-{request.chosen}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
 
@@ -151,14 +175,16 @@ class Synthesize(Stage):
         if len(bank) < request.images:
             walk.notes.append(f"{request.images - len(bank):,} of {request.images:,} images were rejected")
         walk.images = _dataset(walk.images, bank)
+        walk.extra["bank"] = str(bank.folder)  # for `compress`
 
 
 def _made(walk: Walk, request: Request) -> Bank:
     """Make a bank in the folder that runs share, or open it there."""
-    teacher: Teacher = walk.specs[0]
+    processes = join_processes(walk.device or "auto")
+    teacher: Teacher = walk.specs[0].to(processes.device)
     folder = bank_folder(shared_folder(walk), teacher, request)
     log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.chosen, teacher.name, folder)
-    with lead_first(join_processes(walk.device or "auto")):
+    with lead_first(processes), locked(folder, waiting=f"         another run makes the bank {folder}: waiting for it"):
         bank = make_bank(folder, teacher, request)
         if not (folder / "gallery.png").is_file():
             gallery(bank, folder / "gallery.png", words(bank))

@@ -20,6 +20,7 @@ from ..objectives import Gate, fit_gate
 from ..objectives.gating import FROM_VALIDATION
 from ..objectives.terms import FeatureTerms
 from ..rundir import machine
+from ..sources.subset import Subset
 from ..teachers import Teacher
 from ..training import fit
 from ..training.feed import Feed
@@ -35,6 +36,8 @@ from .rates import training_seconds
 from .students import input_of, make_network
 
 log = logging.getLogger("pocketvit")
+
+_FOLLOWED = 500  # images on which a student's confidence is compared with its teachers'
 
 
 def train_network(
@@ -131,6 +134,21 @@ def calibrate(model: nn.Module, road: Road, input: Input) -> bool:
         return False
     heads = predict_logits(model, road.pixels(source), road.view, input)
     scale_heads(model, [road.task.fit_temperature(head, source.targets) for head in heads])
+    return True
+
+
+def follow_confidence(model: nn.Module, road: Road, input: Input, teachers: Sequence[Teacher]) -> bool:
+    """Fold temperatures into the heads with which a network is as sure of training images as its teachers are.
+
+    Where no labels are there to fit one: z-scores and their kin leave the scale of the logits to chance.
+    """
+    source = road.dataset.train
+    if not teachers or road.task.kind != "softmax" or not len(source):
+        return False
+    some = Subset(source, np.unique(np.linspace(0, len(source) - 1, _FOLLOWED).astype(np.int64)))
+    expected = road.task.merged([probabilities_of(teacher, road, some) for teacher in teachers])
+    heads = predict_logits(model, road.pixels(some), road.view, input)
+    scale_heads(model, [road.task.fit_temperature(head, expected) for head in heads])
     return True
 
 

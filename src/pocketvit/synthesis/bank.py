@@ -19,7 +19,6 @@ from ..labels.manifest import differences
 from ..sources import Dataset
 from ..sources.arrays import list_arrays
 from ..sources.assemble import assemble
-from ..teachers import Teacher
 from .shards import Shards, map_arrays, write_npz
 
 MANIFEST, IMAGES = "bank.json", "images.npz"
@@ -106,7 +105,7 @@ class BankFolder:
                     f"{self.folder} holds a bank that was asked for otherwise ({'; '.join(lines[:3])}). Ask for the "
                     "same one to continue it, or choose another folder with --out."
                 )
-        elif self.folder.exists() and {path.name for path in self.folder.iterdir()} - _BEFORE:
+        elif self.folder.exists() and {path.name for path in self.folder.glob("[!.]*")} - _BEFORE:
             raise PocketError(f"{self.folder} is not empty and holds no bank: choose another folder with --out.")
         else:
             require_space(self.folder, bytes, f"the bank in {self.folder}")
@@ -214,13 +213,6 @@ def _most(record: Any, name: str) -> int:
         own = record.get(name, 0)
         return max([own if isinstance(own, int) else 0, *(_most(part, name) for part in record.values())])
     return max((_most(part, name) for part in record), default=0) if isinstance(record, list) else 0
-
-
-def class_names(teacher: Teacher) -> tuple[str, ...]:
-    """Names of a teacher's outputs after its class map; () where it does not tell."""
-    if teacher.classes is None:
-        return ()
-    return teacher.classes if teacher.columns is None else tuple(teacher.classes[c] for c in teacher.columns)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

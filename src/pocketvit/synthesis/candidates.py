@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,22 +70,25 @@ class Photograph:
         seed: of the crops.
         size: side of the pictures.
         name: of the photograph, for the record.
+        real: whether it is a photograph at all, or a drawn picture in its place.
     """
 
     name = "one photograph"
 
-    def __init__(self, picture: np.ndarray | Path | str, seed: int, size: int, name: str = "") -> None:
+    def __init__(
+        self, picture: np.ndarray | Path | str, seed: int, size: int, name: str = "", *, real: bool = True
+    ) -> None:
         if not isinstance(picture, np.ndarray):
             name = name or Path(picture).name
             picture = to_rgb8(decode(Path(picture), str(picture)), None)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise PocketError(f"the photograph {name} is no 8-bit colour picture: {picture.dtype} {picture.shape}.")
-        if min(picture.shape[:2]) < 2 * size:
+        if min(picture.shape[:2]) < size:
             raise PocketError(
                 f"the photograph {name} is {picture.shape[1]} x {picture.shape[0]} pixels: pictures of {size} pixels "
-                f"need one of at least {2 * size}. Give a larger photograph."
+                f"need one of at least {size}. Give a larger photograph."
             )
-        self.photograph, self.seed, self.size, self.title = picture, seed, size, name
+        self.photograph, self.seed, self.size, self.title, self.real = picture, seed, size, name, real
         self._levels = _pyramid(picture, size)
 
     @property
@@ -94,7 +96,7 @@ class Photograph:
         digest = hashlib.sha256(np.ascontiguousarray(self.photograph).data).hexdigest()
         return {
             "images": self.name, "photograph": self.title, "sha256": digest, "seed": self.seed, "size": self.size,
-            "real_images": 1,
+            "real_images": int(self.real),
         }  # fmt: skip
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -137,7 +139,7 @@ class Photograph:
 
 
 class RealImages:
-    """Augmented views of the few real images that there are: to choose from, or to start inversion from.
+    """The few real images that there are, first as they are, then as augmented views: to choose or to start from.
 
     Args:
         source: such as the training split of ``--data few/``; labels are not looked at.
@@ -149,8 +151,8 @@ class RealImages:
 
     def __init__(self, source: Source, seed: int, size: int) -> None:
         self.source, self.seed, self.size = source, seed, size
-        config = ViewConfig(view_size=size, crop="random_resized", crop_scale=(0.3, 1.0), flip=0.5, color_jitter=0.3)
-        self._views = Views(source, config, seed)
+        config = ViewConfig(view_size=size, crop="random_resized", crop_scale=(0.6, 1.0), flip=0.5, color_jitter=0.3)
+        self._whole, self._views = Views(source, config.plain(), seed), Views(source, config, seed)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -163,46 +165,55 @@ class RealImages:
         view, position = np.divmod(np.asarray(indices, np.int64), len(self.source))
         result = np.empty((len(view), 3, self.size, self.size), np.uint8)
         for number in np.unique(view):
-            rows = np.flatnonzero(view == number)
-            result[rows] = self._views.render(position[rows], int(number)).pixels.numpy()
+            rows, views = np.flatnonzero(view == number), self._views if number else self._whole
+            result[rows] = views.render(position[rows], int(number)).pixels.numpy()
         return result
 
 
 class Mixed:
-    """Several rows taken in turns, such as drawn pictures and views of a few real images."""
+    """Two rows, the second one's pictures between the first one's: drawn pictures, and views of a few real images.
+
+    Args:
+        often: most pictures are its.
+        seldom: of the same size.
+        every: so many pictures hold one of it, the last.
+    """
 
     name = "mixed"
 
-    def __init__(self, rows: Sequence[Candidates]) -> None:
-        self.rows, self.size = tuple(rows), rows[0].size
+    def __init__(self, often: Candidates, seldom: Candidates, every: int = 2) -> None:
+        self.often, self.seldom, self.every, self.size = often, seldom, every, often.size
 
     @property
     def provenance(self) -> dict[str, Any]:
-        parts = [row.provenance for row in self.rows]
-        return {"images": self.name, "rows": parts, "real_images": sum(part["real_images"] for part in parts)}
+        parts = [row.provenance for row in (self.often, self.seldom)]
+        real = sum(part["real_images"] for part in parts)
+        return {"images": self.name, "rows": parts, "every": self.every, "real_images": real}
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        turn, which = np.divmod(np.asarray(indices, np.int64), len(self.rows))
+        turn, place = np.divmod(np.asarray(indices, np.int64), self.every)
+        last = place == self.every - 1
         result = np.empty((len(turn), 3, self.size, self.size), np.uint8)
-        for number, row in enumerate(self.rows):
-            own = np.flatnonzero(which == number)
-            if len(own):
-                result[own] = row.take(turn[own])
+        if last.any():
+            result[last] = self.seldom.take(turn[last])
+        if not last.all():
+            result[~last] = self.often.take((turn * (self.every - 1) + place)[~last])
         return result
 
 
-def sample_photograph(size: int) -> tuple[np.ndarray, str]:
-    """Return a large picture and its name: scikit-learn's sample photograph, or a drawn one where that is missing."""
+def sample_photograph(seed: int, size: int) -> Photograph:
+    """Return crops of scikit-learn's sample photograph, or of a drawn picture where that is missing or too small."""
     try:
         from sklearn.datasets import load_sample_image
 
         picture = np.asarray(load_sample_image("china.jpg"))
-        if min(picture.shape[:2]) >= 2 * size:
-            return picture, "scikit-learn's china.jpg"
+        if min(picture.shape[:2]) >= size:
+            return Photograph(picture, seed, size, "scikit-learn's china.jpg")
     except (ImportError, OSError, AttributeError):
         pass
     drawn = Procedural(0, max(512, 4 * size)).take(np.array([16]))[0]
-    return np.ascontiguousarray(drawn.transpose(1, 2, 0)), "a drawn picture (no photograph was at hand)"
+    name = "one drawn picture (no photograph of that size was at hand)"
+    return Photograph(np.ascontiguousarray(drawn.transpose(1, 2, 0)), seed, size, name, real=False)
 
 
 def _pyramid(picture: np.ndarray, size: int) -> list[np.ndarray]:

@@ -61,7 +61,9 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
             f"{name} has a single class, which every picture belongs to: there is nothing to learn. Give a teacher of "
             "two classes or more (a single score becomes two: z and 0)."
         )
-    training = next((path for path, module in teacher.module.named_modules() if module.training), None)
+    training = next(
+        (path for path, module in teacher.module.named_modules() if getattr(module, "training", False)), None
+    )
     if training is not None:
         raise PocketError(
             f"{name} is in training mode{f' (its layer {training})' if training else ''}, where its answers depend on "
@@ -74,7 +76,8 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
     )
     logits = _answers(teacher, pixels)
     _check_repeats(teacher, pixels, logits)
-    _check_values(teacher, logits)
+    _check_varied(teacher, logits)
+    _check_logits(teacher, logits if teacher.columns is None else _answers(teacher.with_columns(None), pixels))
     differentiable = _differentiable(teacher, pixels[:2])
     probabilities = logits.softmax(1)
     confident = float((probabilities.amax(1) >= _CONFIDENT).float().mean())
@@ -84,7 +87,7 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
     elif answered == 1:
         raise _one_class(teacher, logits)
     elif confident < 0.02:
-        raise _weak(teacher)
+        raise _weak(teacher, tried=False)
     return TeacherCheck(differentiable, confident, answered, teacher.num_outputs)
 
 
@@ -118,17 +121,21 @@ def _check_repeats(teacher: Teacher, pixels: torch.Tensor, logits: torch.Tensor)
     teacher.check_unchanged()
 
 
-def _check_values(teacher: Teacher, logits: torch.Tensor) -> None:
-    sums = logits.sum(1)
-    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        raise PocketError(
-            f"{teacher.name} gives probabilities (they sum to 1), and logits are needed: probabilities have lost what "
-            "it thinks of unlikely classes. Remove the softmax at its end, or return its logarithm."
-        )
+def _check_varied(teacher: Teacher, logits: torch.Tensor) -> None:
     if float((logits - logits.mean(0)).abs().max()) <= 1e-4 * max(1.0, float(logits.abs().max())):
         raise PocketError(
             f"{teacher.name} says the same of every picture: its weights, its normalization (--teacher-norm) or its "
             f"input size ({teacher.input_size}, --teacher-size) are not those it was trained with."
+        )
+
+
+def _check_logits(teacher: Teacher, logits: torch.Tensor) -> None:
+    """Look at all answers, also those to classes that are not asked for."""
+    shares = bool((logits >= 0).all()) and bool((logits <= 1).all())
+    if shares and (logits.shape[1] > 2 or bool(((logits.sum(1) - 1).abs() < 1e-3).all())):
+        raise PocketError(
+            f"{teacher.name} gives probabilities (all between 0 and 1), and logits are needed: probabilities have lost "
+            "what it thinks of unlikely classes. Remove the softmax or sigmoid at its end, or return its logarithm."
         )
 
 
@@ -145,7 +152,7 @@ def _check_reaches(teacher: Teacher, pixels: torch.Tensor, logits: torch.Tensor,
     """Take a few steps towards each picture's runner-up: a network that knows its classes gives way."""
     pushed = push(teacher, pixels, logits.topk(2).indices[:, 1], confidence=_CONFIDENT, steps=20)
     if not bool(pushed.reached.any()):
-        raise _one_class(teacher, logits) if answered == 1 else _weak(teacher)
+        raise _one_class(teacher, logits) if answered == 1 else _weak(teacher, tried=True)
 
 
 def _one_class(teacher: Teacher, logits: torch.Tensor) -> PocketError:
@@ -157,9 +164,10 @@ def _one_class(teacher: Teacher, logits: torch.Tensor) -> PocketError:
     )
 
 
-def _weak(teacher: Teacher) -> PocketError:
+def _weak(teacher: Teacher, *, tried: bool) -> PocketError:
+    steps = ", not even after some steps towards it" if tried else ""
     return PocketError(
         f"{teacher.name} is confident of nothing: no drawn picture gets a class with a probability of "
-        f"{_CONFIDENT:.0%}, not even after some steps towards it. It is untrained or very weak, or its normalization "
+        f"{_CONFIDENT:.0%}{steps}. It is untrained or very weak, or its normalization "
         "(--teacher-norm) or input size (--teacher-size) is wrong. Check its accuracy on a few real images."
     )

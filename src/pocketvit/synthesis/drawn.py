@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import PocketError
 from ..labels.plan import default_batch
 from ..teachers import Teacher
-from .bank import Bank, BankFolder, Piece, class_names, open_bank, softmax
+from .bank import Bank, BankFolder, Piece, open_bank, softmax
 from .candidates import Candidates
 from .check import check_teacher
 from .choose import choose, quotas
@@ -125,7 +125,7 @@ class _Drawing:
         }
         size, width = self.teacher.input_size, self.teacher.num_outputs
         pieces = self._pieces(rows, classes, logits)
-        return self.place.finish(pieces, len(rows), size, width, class_names(self.teacher), ORIGINS, made)
+        return self.place.finish(pieces, len(rows), size, width, self.teacher.class_names, ORIGINS, made)
 
     def _scan(self) -> np.ndarray:
         """Show the teacher candidates until every class has its share, or all were seen: logits, float16 [n, C]."""
@@ -148,7 +148,7 @@ class _Drawing:
         """Ask the teacher: float16 [n, C]."""
         pixels = torch.from_numpy(images)
         parts = [self.teacher.logits(part).cpu() for part in pixels.split(self.batch)]
-        return torch.cat(parts).numpy().astype(np.float16)
+        return torch.cat(parts).clamp(-6e4, 6e4).numpy().astype(np.float16)  # what float16 holds
 
     def _pieces(self, rows: np.ndarray, classes: np.ndarray, logits: np.ndarray) -> Iterator[Piece]:
         """Yield the chosen pictures, moved where that was asked for."""

@@ -21,9 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import PocketError
+from ..files import read_json
 from ..labels.plan import default_batch
 from ..teachers import Teacher
-from .bank import Bank, BankFolder, Piece, class_names, near_duplicates, open_bank, softmax, thumbnails
+from .bank import MANIFEST, Bank, BankFolder, Piece, near_duplicates, open_bank, softmax, thumbnails
 from .candidates import Candidates
 from .check import check_teacher
 from .drawn import bank_bytes, teacher_record
@@ -74,6 +75,8 @@ def invert_bank(
     if config.images < 1 or config.steps < 1:
         raise PocketError(f"inversion of {config.images} images in {config.steps} steps: both must be at least 1.")
     start = start if start is not None else Procedural(config.seed, teacher.input_size)
+    folder = Path(folder)
+    config = dataclasses.replace(config, batch=_batch(folder, teacher, config))
     provenance = {
         "method": "inverted",
         "config": dataclasses.asdict(config),
@@ -90,8 +93,7 @@ def invert_bank(
             f"no gradient passes through {teacher.name}, so images cannot be optimized for it (is it quantized?). "
             "Choose pictures instead: --method drawn."
         )
-    batch = config.batch or min(256, 2 * default_batch(teacher.input_size, [teacher]))
-    batch = max(2, min(batch, config.images))
+    batch = config.batch
     shards = place.shards("inverted")
     with Priors(teacher, config.priors) as priors:
         log.info("priors   %s", "; ".join(priors.words))
@@ -106,6 +108,16 @@ def invert_bank(
                 shards.write(number, images=result.numpy(), logits=logits.half().numpy(), targets=targets.numpy())
     teacher.check_unchanged()
     return _finish(place, teacher, config, priors)
+
+
+def _batch(folder: Path, teacher: Teacher, config: InversionConfig) -> int:
+    """How many images are optimized at once, as a bank that is begun has it: a device decides only at its start."""
+    if not config.batch and (folder / MANIFEST).is_file():
+        begun = read_json(folder / MANIFEST)["provenance"].get("config", {}).get("batch")
+        if begun:
+            return int(begun)
+    batch = config.batch or min(256, 2 * default_batch(teacher.input_size, [teacher]))
+    return max(2, min(batch, config.images))
 
 
 def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors: Priors) -> Bank:
@@ -137,7 +149,7 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
             yield piece["images"][rows], piece["logits"][rows], np.zeros(len(rows), np.int8)
 
     size, width = teacher.input_size, teacher.num_outputs
-    return place.finish(parts(), int(kept.sum()), size, width, class_names(teacher), ORIGINS, made)
+    return place.finish(parts(), int(kept.sum()), size, width, teacher.class_names, ORIGINS, made)
 
 
 class Inverter:

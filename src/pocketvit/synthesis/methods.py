@@ -13,7 +13,7 @@ from ..errors import PocketError
 from ..sources import Source
 from ..teachers import Teacher
 from .bank import Bank, provenance
-from .candidates import Candidates, Mixed, Noise, Photograph, RealImages, sample_photograph
+from .candidates import Candidates, Mixed, Noise, RealImages, sample_photograph
 from .drawn import DrawnConfig, bank_bytes, draw_bank
 from .inversion import InversionConfig, invert_bank
 from .procedural import Procedural
@@ -32,6 +32,7 @@ _CAME = {
     "rejected": "not of their class and left out",
     "near_duplicates": "near duplicates left out",
 }
+_VIEWS_OF_REAL = 200  # of a real image, at most, that the teacher looks at: more of them are alike
 _PROBE = 32  # images of a measurement, fewer where they are large
 
 
@@ -67,10 +68,12 @@ class Request:
         if self.chosen == "noise":
             return Noise(self.seed, size)
         if self.chosen == "photograph":
-            picture, name = sample_photograph(size)
-            return Photograph(picture, self.seed, size, name)
+            return sample_photograph(self.seed, size)
         drawn = Procedural(self.seed, size)
-        return drawn if self.data is None else Mixed([drawn, RealImages(self.data, self.seed, size)])
+        if self.data is None:
+            return drawn
+        every = max(2, self.config().candidates // (_VIEWS_OF_REAL * len(self.data)))
+        return Mixed(drawn, RealImages(self.data, self.seed, size), every)
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
@@ -101,7 +104,7 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     """Return seconds on this machine, after timing a few images, and bytes on disk; nothing is written."""
-    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size))
+    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), steps=request.chosen in _STEPS)
     config, count = request.config(), request.images
     seconds = config.candidates * (drawing + asking)
     size = bank_bytes(count, teacher) + config.candidates * teacher.num_outputs * 2
@@ -110,8 +113,8 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     return seconds, size * (2 if request.chosen == "inverted" else 1)
 
 
-def _measure(teacher: Teacher, row: Candidates) -> tuple[float, float, float]:
-    """Return seconds an image: drawing one, asking the teacher, and a gradient through it."""
+def _measure(teacher: Teacher, row: Candidates, *, steps: bool) -> tuple[float, float, float]:
+    """Return seconds an image: drawing one, asking the teacher, and (with ``steps``) a gradient through it."""
     count = max(4, min(_PROBE, _PROBE * 64**2 // teacher.input_size**2))
     images = row.take(np.arange(count))  # to warm up
     start = time.perf_counter()
@@ -122,13 +125,18 @@ def _measure(teacher: Teacher, row: Candidates) -> tuple[float, float, float]:
     start = time.perf_counter()
     teacher.logits(pixels).cpu()
     asking = time.perf_counter() - start
+    return drawing / count, asking / count, (_gradient(teacher, pixels) if steps else 0.0) / count
+
+
+def _gradient(teacher: Teacher, pixels: torch.Tensor) -> float:
+    """Return seconds of a gradient through the teacher; 0 where none passes, which making the bank will refuse."""
     x = (pixels.to(teacher.device).float() / 255).requires_grad_()
     start = time.perf_counter()
-    logits = teacher.differentiable(x)
-    if logits.requires_grad:
-        torch.autograd.grad(logits.sum(), x)[0].cpu()
-    optimizing = time.perf_counter() - start
-    return drawing / count, asking / count, optimizing / count
+    try:
+        torch.autograd.grad(teacher.differentiable(x).sum(), x)[0].cpu()
+    except RuntimeError:
+        return 0.0
+    return time.perf_counter() - start
 
 
 def words(bank: Bank) -> list[str]:

@@ -49,7 +49,9 @@ class Teacher:
         kind: str = "softmax",
     ) -> None:
         self.kind = kind
-        self.module = module.eval().requires_grad_(False)
+        self.module = module.eval()
+        for parameter in module.parameters():  # TorchScript's modules have no requires_grad_
+            parameter.requires_grad_(False)
         self.name, self.input_size = name, input_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.raw_outputs = raw_outputs
@@ -63,6 +65,13 @@ class Teacher:
     def num_outputs(self) -> int:
         """Width of `logits` after the class map; 0 for a network without classes, such as a self-supervised one."""
         return self.raw_outputs if self.columns is None else len(self.columns)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of `logits`, after the class map; () where they are unknown."""
+        if self.classes is None:
+            return ()
+        return self.classes if self.columns is None else tuple(self.classes[column] for column in self.columns)
 
     @property
     def device(self) -> torch.device:
@@ -196,12 +205,27 @@ def hash_tensors(module: nn.Module, *, parameters: bool = True) -> str:
     tensors: dict[str, Tensor] = dict(module.named_buffers())
     if parameters:
         tensors |= dict(module.named_parameters())
+        tensors |= _packed(module)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _packed(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that are no parameters: of quantized layers, and the constants of a frozen TorchScript module."""
+    if isinstance(module, torch.jit.RecursiveScriptModule):
+        constants = (node for node in module.inlined_graph.nodes() if node.kind() == "prim::Constant")
+        values = [node.output().toIValue() for node in constants]
+        return {f"constant {number}": one for number, one in enumerate(values) if isinstance(one, Tensor)}
+    found: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        for number, part in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(part, Tensor) and (isinstance(value, tuple) or part.is_quantized):
+                found[f"packed {name} {number}"] = part.dequantize() if part.is_quantized else part
+    return found
 
 
 def has_classes(module: nn.Module) -> bool:

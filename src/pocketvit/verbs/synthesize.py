@@ -13,6 +13,8 @@ from ..settings import Synthesize, listed, verb
 @verb(Synthesize)
 def synthesize(settings: Synthesize) -> Outcome:
     """Make images out of a teacher alone: an ordinary source, balanced over the classes, with its provenance."""
+    import torch
+
     from ..road.adapt import given_teachers, load_teachers
     from ..road.begin import check_device
     from ..road.synthesize import chosen_classes, request_of
@@ -23,7 +25,8 @@ def synthesize(settings: Synthesize) -> Outcome:
     specs = given_teachers(settings.teacher)
     if len(specs) > 1:
         raise PocketError("images are made from one teacher: give --teacher once. Others may label them afterwards.")
-    teacher = chosen_classes(load_teachers(settings, specs, settings.device or "cpu")[0], settings.classes)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = chosen_classes(load_teachers(settings, specs, device)[0], settings.classes)
     request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed)
     told = [f"teacher  {teacher.name}: input {teacher.input_size} px, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
