@@ -5,6 +5,7 @@ Small networks gain nothing from a team of threads, and can lose a lot; and sums
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -24,6 +25,16 @@ if os.name == "posix":  # processes that tests start, here and in tests/training
 
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once():
+    """Let the ONNX exporter read its thousand operators once, instead of before each of hundreds of exports."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")

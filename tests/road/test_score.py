@@ -53,6 +53,17 @@ def exported(tmp_path):
     return path
 
 
+def test_a_network_like_another_has_its_costs_and_answers_of_its_own(road, exported, monkeypatch):
+    source, answered = road.dataset.test, np.eye(3, dtype=np.float32)[road.dataset.test.targets]
+    student = Entry("student", "student", "student", SIDE, model=Own().eval(), file=exported, probabilities=answered)
+    alone = Entry("alone", "alone", "baseline", SIDE, model=Own().eval(), probabilities=1 - answered, like="student")
+    monkeypatch.setattr(score, "export_quietly", None)  # not called
+    rows, _ = measure_rows(source, [student, alone])
+    for name in ("parameters", "flops", "bytes", "latency_ms", "memory_mb"):
+        assert rows[0][name] == rows[1][name]
+    assert (rows[0]["accuracy"], rows[1]["accuracy"]) == (1.0, 0.0)
+
+
 def test_a_row_of_a_file_a_teacher_and_a_network_that_does_not_export(road, exported):
     source = road.dataset.test
     teacher = load_teacher(Own(), input_size=SIDE, norm="half", classes=source.classes)

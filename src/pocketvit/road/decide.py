@@ -33,6 +33,7 @@ IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
 MOST_EPOCHS = 200
 VIEWS = 10
 USUAL_STUDENT = "pocket_s"
+SMALL = 64  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
 
@@ -238,7 +239,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     labels = LabelConfig(
         settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
     )
-    return settings, RunConfig(network_of(settings), view, labels, loss, train)
+    network = network_of(settings, side, synthetic=bool(dataset.synthetic))
+    return settings, RunConfig(network, view, labels, loss, train)
 
 
 def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:
@@ -265,19 +267,23 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     return settings, RunConfig(network=network, view=view, loss=loss, train=training)
 
 
-def network_of(settings: Any) -> NetworkConfig:
-    """Return the network that the group Student describes."""
+def network_of(settings: Any, side: int, *, synthetic: bool = False) -> NetworkConfig:
+    """Return the network that the group Student describes, for images of ``side`` pixels."""
     stem = settings.stem
     if stem == "auto":
-        stem = _usual_stem(settings)
+        stem = _usual_stem(settings, small=7 <= side <= SMALL and not synthetic)
     return NetworkConfig(settings.student, settings.patch, settings.tokens, stem, settings.attention)
 
 
-def _usual_stem(settings: Any) -> str:
-    """A convolution before the patches where the student can have one: it pays at every budget (docs/students.md)."""
+def _usual_stem(settings: Any, *, small: bool) -> str:
+    """Convolutions before the patches where the student can have them: they pay at every budget (docs/students.md).
+
+    Residual ones where images are ``small``. Not for synthetic images: they have BatchNorm, whose statistics would be
+    those of the synthetic ones.
+    """
     if settings.student not in LADDER or settings.attention != "plain" or settings.patch not in (None, 4, 8, 16):
         return "patch"
-    return "conv" if settings.tokens else "hybrid"
+    return "conv" if settings.tokens or (small and settings.patch is None) else "hybrid"
 
 
 def check_served(loss: LossConfig, settings: Any, classes: int, *, task: str) -> None:

@@ -60,6 +60,7 @@ class Entry:
         probabilities: float32 [N, C], its answers on the scored split, once they were taken.
         validation: float32 [M, C], likewise on validation, where an operating point is chosen there.
         extra: Further fields of the row.
+        like: Key of an earlier entry, the same network with other weights, whose size and times are this one's too.
     """
 
     key: str
@@ -74,6 +75,7 @@ class Entry:
     probabilities: np.ndarray | None = None
     validation: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    like: str = ""
 
 
 def not_run(key: str, name: str, role: str, note: str) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def measure_rows(
                     teacher=reference if entry.role != "teacher" else None, groups=scored.groups, point=point,
                 ).fields()  # fmt: skip
             row |= {"calibrated": entry.calibrated, "note": entry.note, **entry.extra}
-            row |= _costs(entry, files[entry.key])
+            row |= _same_costs(find(rows, entry.like)) if entry.like else _costs(entry, files[entry.key])
             if entry.key in timed:
                 row["latency_ms"] = {"p50": timed[entry.key].p50, "p90": timed[entry.key].p90}
             rows.append(row)
@@ -168,6 +170,11 @@ def measure_rows(
     if scored is not None:
         arrays |= {**task.arrays(scored.targets), "names": np.array(scored.names)}
     return rows, arrays
+
+
+def _same_costs(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("parameters", "flops", "bytes", "memory_mb", "latency_ms")
+    return {name: row[name] for name in names if name in row}
 
 
 def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
@@ -186,7 +193,7 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
 
 def _onnx_file(entry: Entry, folder: Path, task: Task) -> Path | None:
     """The entry's own file, or a temporary export for a fair latency; None where it does not export."""
-    if entry.file is not None or entry.model is None or count_parameters(entry.model) > _EXPORTED:
+    if entry.like or entry.file is not None or entry.model is None or count_parameters(entry.model) > _EXPORTED:
         return entry.file
     return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side, task)
 
@@ -207,7 +214,8 @@ def export_quietly(model: nn.Module, path: Path, side: int, task: Task) -> Path 
 
 def _latencies(entries: Sequence[Entry], files: Mapping[str, Path | None]) -> dict[str, Any]:
     """Time all entries in turns, whatever their input sizes."""
-    candidates = {entry.key: what for entry in entries if (what := files[entry.key] or entry.model) is not None}
+    own = [entry for entry in entries if not entry.like]
+    candidates = {entry.key: what for entry in own if (what := files[entry.key] or entry.model) is not None}
     sides = {entry.key: entry.side for entry in entries}
     return measure_latency(candidates, image_size=sides, seconds=1.0 * len(candidates))
 
@@ -321,7 +329,8 @@ class Score(Stage):
         role = "other" if key in walk.controls else {"alone": "baseline"}.get(key, key)
         file = walk.folder / FP32 if key == "student" else None
         answer = network_answers(model, side, walk.road.task)
-        return Entry(key, name, role, side[0], answer, model, file, key in walk.calibrated)
+        like = "student" if key in ("alone", "ceiling") or key in walk.controls else ""
+        return Entry(key, name, role, side[0], answer, model, file, key in walk.calibrated, like=like)
 
     @staticmethod
     def _teachers_int8(walk: Walk, folder: Path) -> list[Entry]:
@@ -339,6 +348,7 @@ class Score(Stage):
             except PocketError as error:
                 log.debug("no int8 file of %s: %s", teacher.name, error)
                 continue
+            entry.file = fp32  # which is timed, and need not be exported once more
             ms = measure_latency({"": int8}, image_size=entry.side, seconds=0.2)[""].p50
             fast = ms * len(road.scored) < 1000 * _PATIENCE
             note = "" if fast else "too slow to be scored on every image here: its costs alone"
