@@ -29,6 +29,31 @@ def test_packing_keeps_every_integer(bits):
     np.testing.assert_array_equal(spread.reshape(integers.shape), integers)
 
 
+def product(*weights):
+    """A graph of products with constants [in, out], one after the other (an export takes seconds)."""
+    names = [f"x{number}" for number in range(len(weights) + 1)]
+    nodes = [onnx.helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size])
+        for name, size in ((names[0], weights[0].shape[0]), (names[-1], weights[-1].shape[1]))
+    ]
+    stored = [onnx.numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = onnx.helper.make_graph(nodes, "product", ends[:1], ends[1:], stored)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_packed_weights_are_spread_by_operators_that_onnx_runtime_1_17_has(bits):
+    weight = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    graph = product(weight)
+    write_integers(graph, {"layer": round_to_grid(weight.T, bits)})
+    typed = onnx.shape_inference.infer_shapes(graph).graph
+    kinds_of = {value.name: value.type.tensor_type.elem_type for value in typed.value_info}
+    kinds_of |= {value.name: value.data_type for value in typed.initializer}
+    added = [kinds_of.get(name) for node in typed.node if node.op_type == "Add" for name in node.input]
+    assert added == [onnx.TensorProto.INT32] * 2  # it adds floats and integers of 32 and 64 bits, no others
+
+
 @pytest.mark.parametrize("bits", [8, 7, 4, 2])
 def test_rounding_errs_by_half_a_step_at_most(bits):
     weight = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
