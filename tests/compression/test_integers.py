@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, cosine, exported, kinds, run, student, weight_bytes
+from compression_fakes import (
+    CLASSES,
+    INPUT,
+    OTHERS,
+    PIXELS,
+    cosine,
+    exported,
+    kinds,
+    product,
+    run,
+    student,
+    weight_bytes,
+)
 
 from pocketvit.compression import answers, fake_quantize, grids_of, round_to_grid, share, write_integers
 from pocketvit.compression.grid import pack, weight_range
@@ -27,19 +39,6 @@ def test_packing_keeps_every_integer(bits):
     planes = [(packed >> (bits * plane)) & (2**bits - 1) for plane in range(8 // bits)]
     spread = np.concatenate(planes)[: integers.size].astype(np.int8) + low
     np.testing.assert_array_equal(spread.reshape(integers.shape), integers)
-
-
-def product(*weights):
-    """A graph of products with constants [in, out], one after the other (an export takes seconds)."""
-    names = [f"x{number}" for number in range(len(weights) + 1)]
-    nodes = [onnx.helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
-    ends = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size])
-        for name, size in ((names[0], weights[0].shape[0]), (names[-1], weights[-1].shape[1]))
-    ]
-    stored = [onnx.numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
-    graph = onnx.helper.make_graph(nodes, "product", ends[:1], ends[1:], stored)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
