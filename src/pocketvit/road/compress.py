@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..compression import fake_quantize, freeze, prune, recovery, share, weight_bytes
+from ..compression import before_norms, fake_quantize, freeze, prune, recovery, share, weight_bytes
 from ..compression.cost import Measure, count_parameters
 from ..compression.fakequant import quantized
 from ..compression.recover import Step
@@ -78,7 +78,10 @@ class Compress(Stage):
         if qat:
             seen = calibrating(road)
             log.info("         scales from %s", seen.text())
-            model = fake_quantize(model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static")
+            kept = before_norms(model, origin.input[0])  # in the file they have the norm in them: stored in 8 bits
+            model = fake_quantize(
+                model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static", keep=kept
+            )
         steps = done(settings)
         if settings.recover and (qat or settings.prune or settings.target or settings.share):
             train = walk.config.train
@@ -230,7 +233,13 @@ def done(settings: Any) -> list[str]:
 def rounding_of(settings: Any) -> Rounding:
     """Return how the settings want an int8 file."""
     static = settings.quantize in ("static", "qat")
-    return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop)
+    asked = ""
+    if settings.quantize != "none" or settings.target:
+        asked = (
+            "Give the command again with --resume and a larger --max-drop (nothing is trained anew), or leave "
+            f"{'--target' if settings.quantize == 'none' else '--quantize'} away."
+        )
+    return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop, asked)
 
 
 def recovered(config: RunConfig, settings: Any) -> RunConfig:

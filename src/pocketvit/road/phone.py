@@ -10,7 +10,7 @@ import numpy as np
 from ..deployment.export import export_onnx
 from ..deployment.package import write_device_zip
 from ..deployment.parity import Parity, check_parity
-from ..errors import PocketError
+from ..errors import NotSmaller, PocketError
 from ..rundir import Run
 from ..views import Views
 from .reopen import reopen
@@ -47,6 +47,9 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
     export_onnx(model, fp32, fixed_batch=True, **about)
     try:
         kept = write_int8(model, fp32, int8, road, source.input, Rounding("static", max_drop=settings.max_drop))
+    except NotSmaller as error:
+        fp32.unlink(missing_ok=True)
+        raise PocketError(f"{error} Give a larger --max-drop, or export with --target cpu.") from error
     except BaseException:
         fp32.unlink(missing_ok=True)  # half a pair would pass for the whole
         raise

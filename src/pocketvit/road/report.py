@@ -27,7 +27,7 @@ from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
 from .images import Road
 from .score import find
-from .ship import INT8
+from .ship import INT8, shipped
 
 log = logging.getLogger("pocketvit")
 
@@ -181,8 +181,9 @@ def _notes(walk: Walk) -> list[str]:
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None):
-        size = (walk.folder / INT8).stat().st_size
-        notes.append(f"chosen to fit {settings.fit}: the int8 file has {size:,} bytes ({human_bytes(size)})")
+        file = shipped(walk.folder)
+        kind, size = "int8" if file.name == INT8 else "fp32", file.stat().st_size
+        notes.append(f"chosen to fit {settings.fit}: the {kind} file has {size:,} bytes ({human_bytes(size)})")
     notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
     return notes
 
