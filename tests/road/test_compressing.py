@@ -12,6 +12,7 @@ import timm
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model
 from pocketvit.reporting.results import parse_results
+from pocketvit.reporting.table import Table
 from pocketvit.road import begin, report
 from pocketvit.road.compress import names_of, refuse, trains
 from pocketvit.road.reopen import _bank_of, teacher_rows
@@ -66,8 +67,10 @@ def test_teachers_keep_their_int8_rows_and_the_figures_of_boxes(road, tmp_path):
 def test_nobody_asks_for_the_twin_of_a_compressed_student():
     rows = [TEACHER, {"key": "student", "name": "pruned", "role": "student"}]
     assert "baseline" in [row.role for row in parse_results({"rows": rows, "teachers": [{}]}).rows]
-    small = {"rows": rows, "teachers": [{}], "compressed_from": "runs/photos-1"}
-    assert "baseline" not in [row.role for row in parse_results(small).rows]
+    before = {"key": "before-1-int8", "name": "photos-1, int8 file", "role": "other"}
+    small = parse_results({"rows": [*rows, before], "teachers": [{}]})
+    assert "baseline" not in [row.role for row in small.rows]
+    assert "baseline" not in [row.role for row in Table.of(small).rows]
 
 
 def walked(folder: Path, rows: list, **settings) -> types.SimpleNamespace:

@@ -289,7 +289,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
     dataset["notes"] = _sentences(dataset.get("notes"))
     return Results(
         folder=folder,
-        rows=with_company(_roles(value), baseline=not value.get("compressed_from")),
+        rows=with_company(_roles(value)),
         title=" ".join(str(value.get("title") or (folder.resolve().name if folder else "")).split()),
         command=str(value.get("command") or ""),
         created=str(value.get("created") or ""),
@@ -320,10 +320,10 @@ def _roles(value: Mapping[str, Any]) -> list[Row]:
     return [replace(row, role="model") if alone and row.role == "student" else row for row in rows]
 
 
-def with_company(rows: Iterable[Row | Mapping[str, Any]], *, baseline: bool = True) -> tuple[Row, ...]:
+def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
     """Return ``rows`` with a "not run" row for each companion that a distilled student lacks.
 
-    A compressed student's companion is what it was made of: without ``baseline`` nobody asks for its twin.
+    A compressed student's companion is what it was made of ("before-1", ...): nobody asks for its twin.
 
     A student is never quoted alone: the same student without a teacher, and the teacher, stand beside it.
     Row keys are made unique, as plots and predictions are looked up by them.
@@ -338,7 +338,7 @@ def with_company(rows: Iterable[Row | Mapping[str, Any]], *, baseline: bool = Tr
         result.append(row if key == row.key else replace(row, key=key))
     roles = {row.role for row in result}
     if "student" in roles:
-        if baseline and "baseline" not in roles:
+        if "baseline" not in roles and not any(row.key.startswith("before-") for row in result):
             result.append(Row("baseline", "student without a teacher", "baseline", measured=False))
         if "teacher" not in roles:
             result.insert(0, Row("teacher", "teacher", "teacher", measured=False))
