@@ -9,3 +9,7 @@ class PocketError(Exception):
     """
 
     exit_code = 2
+
+
+class NotSmaller(PocketError):
+    """No int8 file that is good enough: who did not ask for one goes on with the fp32 file, and says why."""

@@ -35,6 +35,19 @@ def exported(model: nn.Module, folder: Path) -> onnx.ModelProto:
     return onnx.load(export_onnx(model, folder / "model.onnx", classes=CLASSES))
 
 
+def product(*weights: np.ndarray) -> onnx.ModelProto:
+    """A graph of products with constants [in, out], one after the other (an export takes seconds)."""
+    names = [f"x{number}" for number in range(len(weights) + 1)]
+    nodes = [onnx.helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size])
+        for name, size in ((names[0], weights[0].shape[0]), (names[-1], weights[-1].shape[1]))
+    ]
+    stored = [onnx.numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = onnx.helper.make_graph(nodes, "product", ends[:1], ends[1:], stored)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+
+
 def run(graph: onnx.ModelProto, pixels: torch.Tensor, saved: Path | None = None) -> np.ndarray:
     """Answer one picture at a time, as a device does; ``saved`` receives the graph as ONNX Runtime optimized it."""
     options = onnxruntime.SessionOptions()

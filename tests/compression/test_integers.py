@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, cosine, exported, kinds, run, student, weight_bytes
+from compression_fakes import (
+    CLASSES,
+    INPUT,
+    OTHERS,
+    PIXELS,
+    cosine,
+    exported,
+    kinds,
+    product,
+    run,
+    student,
+    weight_bytes,
+)
 
 from pocketvit.compression import answers, fake_quantize, grids_of, round_to_grid, share, write_integers
 from pocketvit.compression.grid import pack, weight_range
@@ -27,6 +39,18 @@ def test_packing_keeps_every_integer(bits):
     planes = [(packed >> (bits * plane)) & (2**bits - 1) for plane in range(8 // bits)]
     spread = np.concatenate(planes)[: integers.size].astype(np.int8) + low
     np.testing.assert_array_equal(spread.reshape(integers.shape), integers)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_packed_weights_are_spread_by_operators_that_onnx_runtime_1_17_has(bits):
+    weight = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    graph = product(weight)
+    write_integers(graph, {"layer": round_to_grid(weight.T, bits)})
+    typed = onnx.shape_inference.infer_shapes(graph).graph
+    kinds_of = {value.name: value.type.tensor_type.elem_type for value in typed.value_info}
+    kinds_of |= {value.name: value.data_type for value in typed.initializer}
+    added = [kinds_of.get(name) for node in typed.node if node.op_type == "Add" for name in node.input]
+    assert added == [onnx.TensorProto.INT32] * 2  # it adds floats and integers of 32 and 64 bits, no others
 
 
 @pytest.mark.parametrize("bits", [8, 7, 4, 2])

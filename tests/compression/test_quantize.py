@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from compression_fakes import INPUT, OTHERS, PIXELS, exported, run, student
+from compression_fakes import INPUT, OTHERS, PIXELS, exported, kinds, product, run, student
+from torch import nn
 
 from pocketvit.compression import (
     answers,
@@ -19,7 +20,7 @@ from pocketvit.compression import (
     weight_bytes,
 )
 from pocketvit.compression.calibration import Ranges
-from pocketvit.errors import PocketError
+from pocketvit.errors import NotSmaller, PocketError
 
 
 def agreement(model):
@@ -62,8 +63,36 @@ def test_a_file_that_cannot_be_good_enough_is_refused(plain):
     model, graph = plain
     calls = iter([1.0, *[0.5] * 20])
     rounded = fake_quantize(model, PIXELS, INPUT)
-    with pytest.raises(PocketError, match=r"50\.00 points below fp32.*--max-drop"):
+    with pytest.raises(PocketError, match=r"50\.00 points below fp32, and still 50.00 with every layer in fp32"):
         quantize(rounded, graph, lambda _: next(calls), PIXELS, INPUT)
+
+
+class Twice(nn.Module):
+    """Two products, and a layer that nothing is fed into."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(64, 48, bias=False), nn.Linear(48, 32, bias=False)
+        self.idle = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.second(self.first(x.flatten(1)[:, :64]))
+
+
+def test_only_layers_that_stand_in_the_graph_are_taken_back():
+    model = Twice()
+    graph = product(*(layer.weight.detach().numpy().T for layer in (model.first, model.second)))
+    rounded = fake_quantize(model, PIXELS, INPUT, activations="dynamic", learned=False)
+
+    def score(given):
+        return 0.5 if "MatMulInteger" in kinds(given) else 1.0
+
+    found = quantize(rounded, graph, score, PIXELS, INPUT)
+    assert sorted(found.kept) == ["first", "second"]
+    assert found.drop == 0
+    with pytest.raises(NotSmaller, match="none of the network's layers was found"):
+        quantize(rounded, product(np.ones((64, 64), np.float32)), score, PIXELS, INPUT)
 
 
 def test_the_layer_that_harms_most_comes_first(plain):

@@ -99,6 +99,21 @@ def test_a_photograph_held_upright_is_turned(device, tmp_path):
     np.testing.assert_array_equal(device["load"](tmp_path / "a.png"), np.rot90(pixels, -1))
 
 
+def test_pictures_of_every_kind_are_seen_and_unreadable_ones_named(device, tmp_path):
+    kinds = ("a.jfif", "b.jpe", "c.avif", "d.HEIC", "e.pnm")
+    for name in (*kinds, "notes.txt"):
+        (tmp_path / name).write_bytes(b"no picture at all")
+    assert [path.name for path in device["pictures_in"]([tmp_path])] == list(kinds)
+    with pytest.raises(ValueError, match="is HEIC, which this Pillow cannot read; save it as JPEG"):
+        device["load"](tmp_path / "d.HEIC")
+
+
+def test_folders_without_pictures_are_named(device, tmp_path):
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert device["without_pictures"]([tmp_path, tmp_path / "empty", tmp_path / "gone.png"]) == [tmp_path / "empty"]
+
+
 def test_golden_picture_matches_and_times_are_printed(unpacked):
     done = run_on_device(unpacked, "bench.py", "--seconds", "0.05")
     assert done.returncode == 0, done.stderr
@@ -115,6 +130,8 @@ def test_a_wrong_answer_is_noticed_with_an_exit_code(unpacked):
     done = run_on_device(unpacked, "bench.py", "--json", "--seconds", "0.05")
     assert done.returncode == 1
     assert json.loads(done.stdout)["golden"]["matches"] is False
+    assert json.loads(done.stdout)["model"] == golden["model"]
+    assert json.loads(done.stdout)["sha256"] == golden["sha256"]
     assert "error" in done.stderr
 
 

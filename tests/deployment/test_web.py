@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import types
 import urllib.request
 from importlib.resources import files
 from pathlib import Path
@@ -117,3 +118,25 @@ def test_the_server_gives_modules_their_type(tmp_path):
         with pytest.raises(PocketError, match=r"--port \d+ cannot be used"):
             web.server(tmp_path, page.server_address[1])
         page.shutdown()
+
+
+def test_a_check_that_does_not_end_is_one_sentence(tmp_path, monkeypatch):
+    def forever(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    about = types.SimpleNamespace(source_size=(8, 8))
+    model = types.SimpleNamespace(signature=about, preprocessing=types.SimpleNamespace(tile=None), label=lambda _: [0])
+    monkeypatch.setattr(web.shutil, "which", lambda _: "node")
+    monkeypatch.setattr(web.subprocess, "run", forever)
+    (tmp_path / "web").mkdir()
+    with pytest.raises(PocketError, match="gave no answer to one picture within 300 seconds: nothing was written"):
+        web._check(tmp_path / "web", model)
+
+
+def test_a_page_may_be_opened_to_other_devices_and_says_where(tmp_path):
+    with web.server(tmp_path, 0) as page:
+        assert web.address_of(page) == f"http://127.0.0.1:{page.server_address[1]}"
+    with web.server(tmp_path, 0, "0.0.0.0") as page:
+        assert web.address_of(page).endswith(f":{page.server_address[1]}")
+    with pytest.raises(PocketError, match=r"--host 203\.0\.113\.1 --port 0 cannot be used"):
+        web.server(tmp_path, 0, "203.0.113.1")

@@ -73,7 +73,12 @@ def test_the_table_has_what_was_and_what_became_of_it(chain):
     assert rows["student"]["agreement"] is not None
     assert rows["student"]["bytes"] == (chain[0].folder / "model.onnx").stat().st_size
     assert "photos-1, student" in str(chain[0].table)
-    assert {"before-1", "before-2", "before-3", "int8"} <= {row["key"] for row in chain[2].results["rows"]}
+    rows = {row["key"]: row for row in chain[2].results["rows"]}
+    assert {"before-1", "before-2", "before-3-int8", "int8"} <= set(rows)
+    assert "before-3" not in rows  # the network is the same, and has a row already
+    assert rows["student"]["name"] == "photos-1-pruned-1-shared2-1, student"
+    assert any(note.startswith("against photos-1-pruned-1-shared2-1: ") for note in chain[2].results["notes"])
+    assert not any("last checkpoint" in note for note in chain[2].results["notes"])
 
 
 def test_a_pruned_student_is_timms_and_a_shared_one_says_that_it_is_not(chain):

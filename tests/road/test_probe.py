@@ -170,3 +170,23 @@ def test_a_loss_that_is_no_number_is_one_message_and_nothing_is_kept(road, tmp_p
             train=dataclasses.replace(BRIEF, epochs=2, learning_rate=1e38, clip=0.0),
         )  # fmt: skip
     assert not (tmp_path / "adapted.json").exists()
+
+
+def test_a_network_with_a_distillation_token_keeps_its_form():
+    args = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", **args)
+    teacher = load_teacher(distilled, input_size=16)
+    module = with_head(teacher, 32, CLASSES)
+    assert type(module) is type(distilled)
+    assert [head.out_features for head in probe._heads_of(module)] == [CLASSES, CLASSES]
+
+
+def test_more_time_goes_on_with_fine_tuning(tmp_path):
+    note = tmp_path / "adapted.json"
+    clock = dataclasses.replace(BRIEF, seconds=10.0)
+    assert not probe._made(note, True, clock)
+    note.write_text('{"method": "fine-tuned", "allowed": 10.0}')
+    assert probe._made(note, True, clock)
+    assert not probe._made(note, True, dataclasses.replace(clock, seconds=20.0))
+    assert probe._made(note, False, dataclasses.replace(clock, seconds=20.0))  # a linear probe takes what it takes
+    assert probe._made(note, True, BRIEF)

@@ -76,6 +76,7 @@ def possible(values):
         changed.pop("target" if values.get("prune") else "prune", None)
     if "picture" in values:
         changed["target"] = "cpu"
+        changed.pop("images", None)  # of --target phone
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]
     if "data_free" in values:

@@ -28,7 +28,7 @@ PLACES = {
     "compress": ("compress RUN --share 2 --out runs", "pocketvit.road.compress.train_network"),
     "serve": ("serve RUN", "pocketvit.deployment.web.find_runtime"),
     "synthesize": (f"synthesize {OWN} --count 20", "pocketvit.synthesis.methods.make_bank"),
-    "export": ("export RUN", "pocketvit.deployment.files.quantize_int8"),
+    "export": ("export RUN", "pocketvit.deployment.files.check_parity"),
     "pack": ("pack photos", "pocketvit.sources.pack_dataset"),
     "run": ("run recipe.py", None),
     "compare": (

@@ -3,6 +3,7 @@
 from .calibration import Calibration, calibration_views, check_calibration, noise_views
 from .cost import Cost, cost_of, weight_bytes
 from .fakequant import fake_quantize, freeze, grids_of, quantizable
+from .fold import before_norms, fold_norms
 from .grid import Grid, round_to_grid
 from .half import to_fp16
 from .integers import write_integers
@@ -19,10 +20,12 @@ __all__ = [
     "Quantized",
     "Shape",
     "answers",
+    "before_norms",
     "calibration_views",
     "check_calibration",
     "cost_of",
     "fake_quantize",
+    "fold_norms",
     "freeze",
     "grids_of",
     "mixed_bits",

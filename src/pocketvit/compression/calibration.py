@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import PocketError
+from ..errors import NotSmaller
 from ..training.step import Input
 from ..views import Views
 from ..views.resize import to_input
@@ -44,7 +44,7 @@ def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: 
         origin: what the source is.
 
     Raises:
-        PocketError: the views are of one class only, or show nothing.
+        NotSmaller: the views are of one class only, or show nothing.
     """
     source: Any = views.source
     positions = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
@@ -81,25 +81,25 @@ def check_calibration(pixels: Tensor, targets: np.ndarray | None = None, classes
         classes: names of all classes.
 
     Raises:
-        PocketError: too few views, most of them of one colour, all alike, or all of one class of several.
+        NotSmaller: too few views, most of them of one colour, all alike, or all of one class of several.
     """
     if len(pixels) < 8:
-        raise PocketError(f"calibration needs at least 8 views, better 256, and there are {len(pixels)}.")
+        raise NotSmaller(f"calibration needs at least 8 views, better 256, and there are {len(pixels)}.")
     flat = pixels.flatten(2).float()
     constant = int((flat.std(2) < 1).all(1).sum())
     if 2 * constant > len(pixels):
-        raise PocketError(
+        raise NotSmaller(
             f"{constant} of {len(pixels)} calibration images are of one colour: their activations are not those of "
             "pictures, and the quantized file would answer at random. Calibrate with images that the student was "
-            "trained on, or without any (--calibrate noise)."
+            "trained on."
         )
     if bool((pixels == pixels[:1]).all()):
-        raise PocketError("all calibration images are the same one. Take some hundred different ones.")
+        raise NotSmaller("all calibration images are the same one. Take some hundred different ones.")
     if targets is None or np.ndim(targets) != 1 or len(classes) < 2:
         return
     known = np.unique(targets[targets >= 0])
     if len(known) == 1:
-        raise PocketError(
+        raise NotSmaller(
             f"all {len(pixels)} calibration images are of the class {classes[int(known[0])]!r}, of {len(classes)}: "
             "what other classes activate would be cut off. Take images of all of them."
         )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import PocketError
+from ..errors import NotSmaller, PocketError
 from ..training.step import Input
 from .calibration import Ranges, observe
 from .cost import TABLE
@@ -156,7 +156,8 @@ def fake_quantize(
         keep: names of layers that stay as they are.
 
     Raises:
-        PocketError: a layer to keep does not exist, or there is none to quantize.
+        PocketError: a layer to keep does not exist.
+        NotSmaller: there is none to quantize.
     """
     network = copy.deepcopy(model)
     layers = dict(quantizable(network))
@@ -164,7 +165,7 @@ def fake_quantize(
     if unknown:
         raise PocketError(f"{', '.join(unknown)}: there are no such layers. There are {', '.join(layers)}.")
     if not set(layers) - set(keep):
-        raise PocketError(f"{type(model).__name__} has no layers that can be quantized.")
+        raise NotSmaller(f"{type(model).__name__} has no layers that can be quantized.")
     edges = {next(iter(layers)), *(name for name in layers if name.startswith("head"))}
     ranges = observe(network, [n for n in layers if n not in keep], pixels, input) if activations == "static" else {}
     for name, layer in layers.items():

@@ -200,8 +200,9 @@ class _Graph:
             planes.append(node("BitwiseAnd", [shifted, mask], f"plane{plane}"))
         ends = [constant("start", np.array([0])), constant("stop", np.array([integers.size]))]
         flat = node("Slice", [node("Concat", planes, "planes", axis=0), *ends], "flat")  # padding is cut off
-        low = constant("low", np.int8(weight_range(bits)[0]))
-        signed = node("Add", [node("Cast", [flat], "unsigned", to=onnx.TensorProto.INT8), low], "signed")
+        low = constant("low", np.int32(weight_range(bits)[0]))  # ONNX Runtime 1.17 adds no numbers of 8 bits
+        sums = node("Add", [node("Cast", [flat], "unsigned", to=onnx.TensorProto.INT32), low], "sums")
+        signed = node("Cast", [sums], "signed", to=onnx.TensorProto.INT8)
         return node("Reshape", [signed, constant("shape", np.array(integers.shape))], "int8")
 
     def store(self, name: str, weight: np.ndarray, grid: Grid | None) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import PocketError
@@ -55,10 +56,8 @@ def prune(
     """
     if not 0 < keep < 1:
         raise PocketError(f"the share of a network that pruning keeps lies between 0 and 1, not at {keep}.")
+    before = prunable(model)
     recipe = recipe_of(model)
-    if recipe["architecture"] == shared.pocketvit_shared.__name__:
-        raise PocketError("this student's blocks share their layers. Prune first, and share what is left.")
-    before = shape_of(model)
     side = input[0] if input is not None else input_stats(model).input_size
     after = _fit(before, recipe, keep, of, side, multiple)
 
@@ -72,6 +71,17 @@ def prune(
     load_weights(smaller, work.state_dict(), "the pruned network", recipe["architecture"])
     vars(smaller)["pretrained_cfg"] = {**_cfg(smaller), **{k: v for k, v in _cfg(model).items() if k in _FED}}
     return smaller.to(pixels.device).train(model.training)
+
+
+def prunable(model: nn.Module) -> Shape:
+    """Return the widths of a network that can be pruned.
+
+    Raises:
+        PocketError: its blocks share layers, or are of a kind that nothing is known of.
+    """
+    if isinstance(model, VisionTransformer) and recipe_of(model)["architecture"] == shared.pocketvit_shared.__name__:
+        raise PocketError("this student's blocks share their layers. Prune first, and share what is left.")
+    return shape_of(model)
 
 
 def pruning_steps(keep: float, steps: int) -> list[float]:

@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..errors import PocketError
+from ..errors import NotSmaller, PocketError
 from ..training.step import Input
 from ..views.resize import to_input
 from .cost import weight_bytes
@@ -123,26 +123,30 @@ def quantize(
         max_drop: points (1/100) that the score may fall below the fp32 graph's.
 
     Raises:
-        PocketError: not even with all layers in fp32 the file is good enough, or layers were not found in the graph.
+        NotSmaller: not even with all layers in fp32 the file is good enough, or layers were not found in the graph.
     """
     before = score(exported)
     weights = {name: layer.weight.detach().cpu().numpy() for name, layer in quantized(model).items()}
     grids = grids_of(model)
     found: dict[tuple[str, ...], Quantized] = {}
+    there: list[str] = []  # layers that stand in the graph: others run nowhere, or the exporter changed their weights
 
     def attempt(kept: tuple[str, ...]) -> Quantized:
         if kept not in found:
             graph = copy.deepcopy(exported)
             chosen = {name: grid for name, grid in grids.items() if name not in kept}
             keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
-            if not write_integers(graph, chosen, keep=keep) and chosen:
-                raise PocketError("none of the network's layers was found in its exported graph. Export it again.")
+            done = write_integers(graph, chosen, keep=keep)
+            there[:] = there or done
             found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
         return found[kept]
 
-    if attempt(()).drop <= max_drop:
-        return attempt(())
-    order = list(sensitivity(model, pixels, input))
+    whole = attempt(())
+    if not there:
+        raise NotSmaller("none of the network's layers was found in its exported graph, to be made integers.")
+    if whole.drop <= max_drop:
+        return whole
+    order = [name for name in sensitivity(model, pixels, input) if name in there]
     low, high = 1, len(order)  # keeping order[:high] is enough, if anything is
     while low < high:
         middle = (low + high) // 2
@@ -152,9 +156,8 @@ def quantize(
             low = middle + 1
     best = attempt(tuple(order[:high]))
     if best.drop > max_drop:
-        raise PocketError(
-            f"the quantized file is {attempt(()).drop:.2f} points below fp32, and still {best.drop:.2f} with every "
-            f"layer in fp32; at most {max_drop:g} is let pass (--max-drop). Ship the fp32 file, or train with the "
-            "rounding (--quantize with --epochs)."
+        raise NotSmaller(
+            f"the int8 file is {whole.drop:.2f} points below fp32, and still {best.drop:.2f} with every layer in fp32 "
+            f"and only tables (positions, for example) in 8 bits; at most {max_drop:g} is let pass."
         )
     return best

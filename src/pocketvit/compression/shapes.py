@@ -45,7 +45,9 @@ def shape_of(model: nn.Module) -> Shape:
             f"{name} is no VisionTransformer of timm, and only these can be pruned here. Take a vit_ or deit_ model, "
             "or a student of the ladder."
         )
-    shapes = set()
+    if getattr(model, "attn_pool", None) is not None:
+        raise PocketError(f"this {name} pools its tokens by attention, and nothing is known of how to prune that.")
+    shapes, plain = set(), nn.Identity()
     for block in model.blocks:
         attention: Any = getattr(block, "attn", None)
         mlp: Any = getattr(block, "mlp", None)
@@ -54,6 +56,11 @@ def shape_of(model: nn.Module) -> Shape:
             raise PocketError(
                 f"a block of this {name} is not made of one attention with a `qkv` and one plain MLP with `fc1` and "
                 "`fc2`, and nothing is known of how to prune it."
+            )
+        if not all(isinstance(getattr(attention, norm, plain), nn.Identity) for norm in ("q_norm", "k_norm", "norm")):
+            raise PocketError(
+                f"the attention of this {name} normalizes queries, keys or its output, and nothing is known of how to "
+                "prune that."
             )
         shapes.add((layers[0].in_features, layers[0].out_features // 3, attention.num_heads, layers[1].out_features))
     if len(shapes) != 1:

@@ -33,7 +33,7 @@ from .latency import measure
 from .signature import CLASSIFICATION, Signature
 
 _SLACK = 256  # bytes: the exporter's names of nodes differ by a few letters from one trained network to the next
-_FORMAT = 4  # raised when a change here or in export.py or int8.py changes bytes
+_FORMAT = 5  # raised when a change here or in export.py or int8.py changes bytes
 
 
 @dataclass(frozen=True)

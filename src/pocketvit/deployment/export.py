@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from ..compression.fold import fold_norms
 from ..errors import PocketError
 from ..files import atomic, human_bytes
 from ..models import input_stats
@@ -93,6 +94,7 @@ def export_onnx(
             f"{len(signature.classes)} classes. Give the class names "
             "that belong to this model."
         )
+    network = fold_norms(network, side)  # else the exporter does it, in its own arithmetic
     whole: nn.Module = network
     if source_size is not None:
         whole = PictureInput(network, signature)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,13 @@ import numpy as np
 from torch import nn
 
 from ..errors import PocketError
+from ..files import storage_error
 from ..models.saving import find_model
 from ..tasks import Task, task_named
 from ..teachers import load_teacher
 from ..views.preprocessing import Preprocessing
 from .export import export_onnx
-from .int8 import quantize_int8
+from .int8 import open_graph, quantize_int8
 from .model import Network
 from .opening import open_model
 from .package import draw_golden, write_device_zip
@@ -38,6 +42,8 @@ def export_files(
     """Write ``model.onnx``, ``model-int8.onnx`` and ``device.zip``; return their folder and how they agree.
 
     A student or run folder is exported with the preprocessing that it carries, so that its new files answer as it does.
+    A run's own int8 file is taken as it is (see `_own_int8`), for it was made with care: with layers that stay fp32,
+    calibrated, or trained for few bits. Where a run has none, none was good enough, and the fp32 file ships.
 
     Args:
         model: What `open_model` or `load_teacher` opens.
@@ -51,15 +57,60 @@ def export_files(
     """
     module, names, about, task, name = _opened(model, arch, weights, input_size, norm, classes)
     folder = folder or Path("exported") / name.replace("/", "_")
-    fp32, int8 = folder / "model.onnx", folder / "model-int8.onnx"
-    export_onnx(module, fp32, classes=names, preprocessing=about, task=task, source_size=picture_size)
-    quantize_int8(fp32, int8)
+    plain = picture_size is None and not any((arch, weights, input_size, norm, classes))
+    own = _own_int8(model) if plain else None
+    refused = own is None and plain and _is_file(model, "model.onnx", "results.json")
     side = (about.view_size, about.view_size)
     drawn = np.stack([np.roll(draw_golden(*(picture_size or side)), 7 * shift, axis=1) for shift in range(8)])
     pixels = drawn if picture_size else drawn.transpose(0, 3, 1, 2)
-    checks = {file.name: check_parity(module, file, pixels) for file in (fp32, int8)}
-    write_device_zip(folder / "device.zip", int8)
+    with whole(folder) as made:
+        fp32, int8 = made / "model.onnx", made / "model-int8.onnx"
+        export_onnx(module, fp32, classes=names, preprocessing=about, task=task, source_size=picture_size)
+        if own is not None:
+            shutil.copyfile(own, int8)
+        elif not refused:
+            quantize_int8(fp32, int8)
+        files = [fp32] if refused else [fp32, int8]
+        checks = {file.name: check_parity(module, file, pixels) for file in files}
+        write_device_zip(made / "device.zip", files[-1])
     return folder, checks
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into; when all is written its files come into ``folder``, else none of them does.
+
+    Raises:
+        PocketError: Nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-")
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        with place as made:
+            yield Path(made)
+            for path in sorted(Path(made).iterdir()):
+                path.replace(folder / path.name)
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _own_int8(model: Any) -> Path | None:
+    """Return the int8 file of a run that is whole and of this version; None of anything else."""
+    if not _is_file(model, "model-int8.onnx", "results.json"):
+        return None
+    file = Path(model).expanduser() / "model-int8.onnx"
+    return file if open_graph(file)[1].weights else None
+
+
+def _is_file(model: Any, *names: str) -> bool:
+    """Whether a model is a run folder that has files of these names."""
+    if not isinstance(model, str | os.PathLike):
+        return False
+    return all((Path(model).expanduser() / name).is_file() for name in ("config.yaml", *names))
 
 
 def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given: Any) -> tuple[Path, str]:
@@ -74,7 +125,10 @@ def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given
     names = ("arch", "weights", "input_size", "norm", "classes")
     module, classes, about, task, name = _opened(model, *(given.get(one) for one in names))
     folder = folder or Path("exported") / f"{name.replace('/', '_')}-web"
+    own = None if any(given.values()) else _own_int8(model)
     with tempfile.TemporaryDirectory() as made:
+        if own is not None:
+            return folder, write_web(folder, Path(shutil.copyfile(own, Path(made) / "model.onnx")), runtime)
         fp32 = export_onnx(module, Path(made) / "fp32.onnx", classes=classes, preprocessing=about, task=task)
         return folder, write_web(folder, quantize_int8(fp32, Path(made) / "model.onnx"), runtime)
 

@@ -16,7 +16,7 @@ import onnx
 
 from ..compression.cost import TABLE
 from ..compression.integers import PICTURE, write_integers
-from ..errors import PocketError
+from ..errors import NotSmaller, PocketError
 from .export import save
 from .signature import Signature, read_signature, write_signature
 
@@ -31,7 +31,8 @@ def quantize_int8(onnx_path: Path | str, out: Path | str) -> Path:
         out: where the int8 file goes (replaced atomically).
 
     Raises:
-        PocketError: the file cannot be read, or more than half of its weights would stay fp32.
+        PocketError: the file cannot be read.
+        NotSmaller: more than half of its weights would stay fp32.
     """
     path = Path(onnx_path)
     model, signature = open_graph(path)
@@ -39,7 +40,7 @@ def quantize_int8(onnx_path: Path | str, out: Path | str) -> Path:
     write_integers(model, bits=BITS)
     left = _float_bytes(model)
     if left > before / 2:
-        raise PocketError(
+        raise NotSmaller(
             f"int8 quantization of {path} left {left} of {before} bytes of weights in fp32: this network has no "
             "tables of weights that could be quantized. Ship the fp32 file instead."
         )

@@ -6,10 +6,12 @@ other server for anything.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 from importlib.resources import files
@@ -24,6 +26,7 @@ from .run import OnnxModel
 
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PAGE = ("index.html", "app.mjs", "preprocessing.mjs")
+_PATIENCE = 300  # seconds that the check may take
 _CHECK = """
 import { readFileSync } from "node:fs";
 import * as ort from "./ort/ort.wasm.min.mjs";
@@ -118,9 +121,14 @@ def _check(folder: Path, model: OnnxModel) -> str:
     given = folder.parent / "picture.json"
     storage.write_json(given, {"height": picture.shape[0], "width": picture.shape[1], "data": picture.ravel().tolist()})
     (folder / "check.mjs").write_text(_CHECK, encoding="utf-8")
-    done = subprocess.run(
-        [node, "check.mjs", str(given.resolve())], cwd=folder, capture_output=True, text=True, check=False, timeout=300
-    )
+    command = [node, "check.mjs", str(given.resolve())]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise PocketError(
+            f"onnxruntime-web gave no answer to one picture within {_PATIENCE} seconds: nothing was written. The model "
+            "is too large for a browser, or this machine is busy."
+        ) from error
     (folder / "check.mjs").unlink()
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if "Error" in line] or ["no message"]
@@ -148,9 +156,22 @@ def server(folder: Path, port: int, host: str = "127.0.0.1") -> http.server.Thre
     """Return a server of a folder, not yet running; port 0 takes any.
 
     Raises:
-        PocketError: The port is taken.
+        PocketError: The port is taken, or the address is none of this machine's.
     """
     try:
         return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(folder)))
     except OSError as error:
-        raise PocketError(f"--port {port} cannot be used ({error.strerror}). Give another, or 0 for any.") from error
+        raise PocketError(
+            f"--host {host} --port {port} cannot be used ({error.strerror or error}). Give another port, or 0 for any; "
+            "as host 127.0.0.1 for this machine alone, 0.0.0.0 for all of its addresses."
+        ) from error
+
+
+def address_of(page: http.server.HTTPServer) -> str:
+    """Return where a server's page is opened; of one that answers on all addresses, the one that a phone can reach."""
+    host, port = str(page.server_address[0]), page.server_address[1]
+    if host == "0.0.0.0":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way, contextlib.suppress(OSError):
+            way.connect(("192.0.2.1", 9))  # an address that nobody has: asks for the way there, and sends nothing
+            host = way.getsockname()[0]
+    return f"http://{host}:{port}"

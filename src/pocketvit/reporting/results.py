@@ -323,6 +323,8 @@ def _roles(value: Mapping[str, Any]) -> list[Row]:
 def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
     """Return ``rows`` with a "not run" row for each companion that a distilled student lacks.
 
+    A compressed student's companion is what it was made of ("before-1", ...): nobody asks for its twin.
+
     A student is never quoted alone: the same student without a teacher, and the teacher, stand beside it.
     Row keys are made unique, as plots and predictions are looked up by them.
     """
@@ -336,7 +338,7 @@ def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
         result.append(row if key == row.key else replace(row, key=key))
     roles = {row.role for row in result}
     if "student" in roles:
-        if "baseline" not in roles:
+        if "baseline" not in roles and not any(row.key.startswith("before-") for row in result):
             result.append(Row("baseline", "student without a teacher", "baseline", measured=False))
         if "teacher" not in roles:
             result.insert(0, Row("teacher", "teacher", "teacher", measured=False))

@@ -150,6 +150,14 @@ def gap(ours: Row, theirs: Row, task: Task) -> Gap | None:
     return Gap(a - b, interval, words)
 
 
+def against(ours: Row, theirs: Row, name: str, task: Task) -> str | None:
+    """Say in one sentence how a file compares with another one; None where there is nothing to compare."""
+    costs = [one.words for one in _compared(ours, theirs)]
+    difference = gap(ours, theirs, task)
+    told = [*costs, *([] if difference is None else [f"{_NAMES.get(task.figure, task.figure)} {difference.words}"])]
+    return f"against {name}: {', '.join(told)}" if told else None
+
+
 def above_chance(accuracy: float, n: int, chance: float) -> float:
     """Return how likely so many right answers are by chance alone: the p-value of a one-sided binomial test.
 

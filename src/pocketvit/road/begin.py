@@ -122,6 +122,10 @@ def begin(
         of: See `go`.
     """
     check_device(settings.device)
+    if not chosen and getattr(settings, "fit", None) and settings.student != "auto":
+        raise settings.refused(
+            "fit", f"it chooses the student, and --student {settings.student} names one. Leave one away"
+        )
     specs: list[Any] = given_teachers(settings.teacher) if hasattr(settings, "teacher") else []
     if hasattr(settings, "student"):
         check_student(settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from ..config import ViewConfig
 from ..deployment.opening import open_model
 from ..errors import PocketError
+from ..models import load_model
 from ..rundir import Run
 from ..sources import Dataset
 from ..sources.base import Source
@@ -17,6 +20,8 @@ from ..teachers import align, load_teacher
 from .answering import answers, teacher_answers
 from .images import open_dataset, tell_dataset
 from .score import Entry, measure_rows
+
+log = logging.getLogger("pocketvit")
 
 
 def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
@@ -32,12 +37,35 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         if source is None or not len(source):
             splits = ", ".join(dataset.splits)
             raise PocketError(f"{settings.images} has no {settings.split} images; it has {splits} (--split).")
-    named = [("model", model) for model in settings.models]
+    named = [("model", model) for model in measurable(settings.models)]
     named += [("teacher", settings.teacher)] if settings.teacher else []
     task = task_named(dataset.task if dataset is not None else "classification")
     entries = [_entry(settings, role, number, what, source, task) for number, (role, what) in enumerate(named)]
     rows, _ = measure_rows(entries, task, source=source)
     return rows, dataset
+
+
+def measurable(models: Sequence[Any]) -> list[Any]:
+    """Return what can be measured of models as ``runs/*`` names them: not what runs share, nor unfinished ones.
+
+    Where nothing is left, all are, so that they say themselves what is wrong with them.
+    """
+    models = list(models)
+    kept = [model for model in models if not _empty(model)]
+    if not kept:
+        return models
+    for model in models:
+        if _empty(model):
+            log.warning("left out %s: no finished run, and no model", model)
+    return kept
+
+
+def _empty(model: Any) -> bool:
+    """Whether a folder holds no model: neither files nor a student."""
+    if not isinstance(model, str | os.PathLike) or not Path(model).is_dir():
+        return False
+    path = Path(model)
+    return not any((path / name).exists() for name in ("model-int8.onnx", "model.onnx", "student", "config.json"))
 
 
 def _entry(settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task) -> Entry:
@@ -50,8 +78,12 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
             _check_same(name, opened.classes, opened.task, source, task)
             view = opened.preprocessing.view
             given = answers({"": opened.probabilities}, source, view, task)[""]
-        side, module = opened.preprocessing.input_size, getattr(opened, "module", None)
-        return Entry(key, name, role, side, model=module, file=getattr(opened, "path", None), probabilities=given)
+        side, file = opened.preprocessing.input_size, getattr(opened, "path", None)
+        module = getattr(opened, "module", None)
+        if file is not None and Path(name).is_dir():  # of a run: its file is measured, its student counted
+            module = load_model(Path(name) / "student").module if (Path(name) / "student").is_dir() else None
+            name = f"{name}: {file.name}"
+        return Entry(key, name, role, side, model=module, file=file, probabilities=given)
     loaded = load_teacher(model, arch=settings.arch, input_size=settings.input_size, norm=settings.norm)
     given = None
     if source is not None:

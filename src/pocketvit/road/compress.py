@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..compression import fake_quantize, freeze, prune, recovery, share, weight_bytes
+from ..compression import before_norms, fake_quantize, freeze, prune, recovery, share, weight_bytes
 from ..compression.cost import Measure, count_parameters
 from ..compression.fakequant import quantized
+from ..compression.prune import prunable
 from ..compression.recover import Step
 from ..config import RunConfig
 from ..deployment.budget import Budget
@@ -32,7 +33,7 @@ from ..training.feed import Feed
 from ..training.step import Input
 from .answering import file_answers
 from .base import Stage, Walk
-from .images import Road
+from .images import Road, known
 from .reopen import Reopened, teacher_rows
 from .rounding import Rounding, calibrating
 from .score import Entry, find
@@ -71,16 +72,19 @@ class Compress(Stage):
     def run(self, walk: Walk) -> None:
         settings, road, origin = walk.settings, walk.road, self.reopened
         walk.input = origin.input
-        store, keys = origin.labels(road) if settings.recover or settings.prune or settings.target else (None, [])
+        store, keys = self._labels(walk)
         model = self._shrunk(walk, store, keys).to(road.device)
         walk.rounding = rounding_of(settings)
         qat = settings.quantize == "qat"
         if qat:
             seen = calibrating(road)
             log.info("         scales from %s", seen.text())
-            model = fake_quantize(model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static")
+            kept = before_norms(model, origin.input[0])  # in the file they have the norm in them: stored in 8 bits
+            model = fake_quantize(
+                model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static", keep=kept
+            )
         steps = done(settings)
-        if settings.recover and (qat or settings.prune or settings.target or settings.share):
+        if trains(settings):
             train = walk.config.train
             log.info("recover  %d epochs from %s", train.epochs, f"the labels in {store.folder}" if store else "labels")
             model = train_network(
@@ -98,9 +102,14 @@ class Compress(Stage):
             model = freeze(rounded)
         walk.networks["student"] = model
         before = origin.chain[-1].folder
-        walk.names |= {"student": ", ".join(steps), "int8": f"{', '.join(steps)}: int8 file"}
-        walk.entries = [*teacher_rows(origin.chain[0], road), *_files_before(origin)]
+        walk.names |= names_of(steps, settings.quantize, before.name)
+        rows = _files_before(origin)
+        if not steps:  # the network is the one before it, and its fp32 file has a row
+            rows = [row for row in rows if row.key != f"before-{len(origin.chain)}"]
+        walk.entries = [*teacher_rows(origin.chain[0], road), *rows]
         about = origin.chain[0].results
+        if not steps or settings.quantize in ("dynamic", "static"):
+            steps = [*steps, f"{settings.quantize} int8"]
         walk.extra |= {
             "title": f"{road.dataset.name}: {before.name} {', '.join(steps)}",
             "teachers": about.get("teachers", []),
@@ -108,6 +117,20 @@ class Compress(Stage):
             "compressed_from": str(before),
         }
         walk.notes += origin.notes
+
+    def _labels(self, walk: Walk) -> tuple[LabelStore | None, list[str]]:
+        """Return the labels that are learned from; none where nothing is, and channels may be chosen without them."""
+        settings = walk.settings
+        if trains(settings):
+            return self.reopened.labels(walk.road)
+        if not (settings.prune or settings.target):
+            return None, []
+        try:
+            return self.reopened.labels(walk.road)
+        except PocketError as error:
+            log.warning("         %s", str(error).split(": ")[0])
+            walk.notes.append("the labels of the run are gone: channels were chosen by the size of their weights")
+            return None, []
 
     def _shrunk(self, walk: Walk, store: LabelStore | None, keys: list[str]) -> nn.Module:
         """Return the student pruned and shared, made once: a resumed run goes on with the same network."""
@@ -190,8 +213,10 @@ def prune_by_loss(
         input: What it is fed.
         of: Which cost.
         store: Of soft labels; None for the images' own.
-        keys: Of the store's teachers.
+        keys: Of the store's teachers. Without store or labels, channels stay by the size of their weights.
     """
+    if store is None and (config.loss.weight > 0 or not known(road.dataset.train)):
+        return prune(model, keep, of=of, input=input)
     feed = Feed(
         road.views,
         config.train.batch_size,
@@ -212,7 +237,7 @@ def prune_by_loss(
 
 
 def done(settings: Any) -> list[str]:
-    """Return what the settings ask for, in words."""
+    """Return what the settings do to the network, in words."""
     words = []
     if settings.prune:
         words.append(f"pruned by {settings.prune:.0%}")
@@ -222,15 +247,45 @@ def done(settings: Any) -> list[str]:
         words.append(f"shared by {settings.share} blocks")
     if settings.quantize == "qat":
         words.append(f"trained for {settings.bits}-bit weights")
-    elif settings.quantize != "none":
-        words.append(f"{settings.quantize} int8")
     return words
+
+
+def names_of(steps: Sequence[str], quantize: str, before: str) -> dict[str, str]:
+    """Return how the table calls the fp32 network, named by what was done to it, and its int8 file."""
+    kind = f"{quantize} int8 file" if quantize in ("dynamic", "static") else "int8 file"
+    if not steps:
+        return {"student": f"{before}, student", "int8": f"{before}, {kind}"}
+    return {"student": ", ".join(steps), "int8": f"{', '.join(steps)}: {kind}"}
+
+
+def trains(settings: Any) -> bool:
+    """Whether anything is trained again."""
+    changed = settings.quantize == "qat" or settings.prune or settings.target or settings.share
+    return bool(settings.recover and changed)
+
+
+def refuse(settings: Any, model: nn.Module) -> None:
+    """Refuse a student that cannot be made smaller in the ways that are asked for, before a run is begun.
+
+    Raises:
+        PocketError: Its kind or its depth does not allow it.
+    """
+    if settings.prune or settings.target:
+        prunable(model)
+    if settings.share:
+        share(model, settings.share)
 
 
 def rounding_of(settings: Any) -> Rounding:
     """Return how the settings want an int8 file."""
     static = settings.quantize in ("static", "qat")
-    return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop)
+    asked = ""
+    if settings.quantize != "none" or settings.target:
+        asked = (
+            "Give the command again with --resume and a larger --max-drop (nothing is trained anew), or leave "
+            f"{'--target' if settings.quantize == 'none' else '--quantize'} away."
+        )
+    return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop, asked)
 
 
 def recovered(config: RunConfig, settings: Any) -> RunConfig:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..deployment.export import export_onnx
+from ..deployment.files import whole
 from ..deployment.package import write_device_zip
 from ..deployment.parity import Parity, check_parity
-from ..errors import PocketError
+from ..errors import NotSmaller, PocketError
 from ..rundir import Run
 from ..views import Views
 from .reopen import reopen
@@ -34,7 +35,7 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
             f"--target phone calibrates on the images of a run, and {path} is no run folder. Give one (`ls runs/`), or "
             "export with --target cpu, which needs no images."
         )
-    source = reopen(path)
+    source = reopen(path, settings.images)
     road = source.road(None)
     folder = folder or Path("exported") / f"{path.resolve().name}-phone"
     about: dict[str, Any] = {
@@ -42,16 +43,16 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
         "preprocessing": preprocessing_of(road, source.input),
         "task": road.task,
     }
-    model = source.student.module
-    fp32, int8 = folder / FP32, folder / INT8
-    export_onnx(model, fp32, fixed_batch=True, **about)
-    try:
-        kept = write_int8(model, fp32, int8, road, source.input, Rounding("static", max_drop=settings.max_drop))
-    except BaseException:
-        fp32.unlink(missing_ok=True)  # half a pair would pass for the whole
-        raise
+    model, how = source.student.module, Rounding("static", max_drop=settings.max_drop)
     scored = road.scored or road.dataset.train
     pixels = Views(scored, road.view.plain()).render(np.arange(min(64, len(scored))), 0).pixels
-    checks = {file.name: check_parity(model, file, pixels) for file in (fp32, int8)}
-    write_device_zip(folder / "device.zip", int8)
+    with whole(folder) as made:
+        fp32, int8 = made / FP32, made / INT8
+        export_onnx(model, fp32, fixed_batch=True, **about)
+        try:
+            kept = write_int8(model, fp32, int8, road, source.input, how)
+        except NotSmaller as error:
+            raise PocketError(f"{error} Give a larger --max-drop, or export with --target cpu.") from error
+        checks = {file.name: check_parity(model, file, pixels) for file in (fp32, int8)}
+        write_device_zip(made / "device.zip", int8)
     return folder, checks, kept

@@ -96,7 +96,7 @@ def adapt(
     note, who = folder / "adapted.json", road.processes
     waiting = f"         another run is at it: waiting for {folder}"
     with locked(folder, waiting=waiting) if who.rank == 0 else contextlib.nullcontext():
-        reused = from_rank_zero(note.is_file(), who.world)
+        reused = from_rank_zero(_made(note, fine_tune, train), who.world)
         if not reused:
             _learn(teacher, road, folder, rows, fine_tune, train)
             barrier(who.world)
@@ -106,6 +106,15 @@ def adapt(
     scores = record["scores"]
     said = task.said(scores) if scores else ""
     return Adapted(module.to(teacher.device).eval(), record["method"], scores, said, record["seconds"], reused)
+
+
+def _made(note: Path, fine_tune: bool | None, train: TrainConfig | None) -> bool:
+    """Whether it was made already, in the time that is allowed now: with more of it, fine-tuning goes on."""
+    if not note.is_file():
+        return False
+    if fine_tune is False or train is None or not train.seconds:
+        return True
+    return read_json(note).get("allowed") == train.seconds
 
 
 def _learn(
@@ -126,7 +135,8 @@ def _learn(
         checked = _features(teacher, val, road, val_rows), _targets(val, val_rows)
     head, scores = _probe(features, _targets(source, rows), checked, task, classes, optimization.seed)
     module = with_head(teacher, features.shape[1], classes)
-    _head_of(module).load_state_dict(head.state_dict())
+    for own in _heads_of(module):  # their mean is the probe
+        own.load_state_dict(head.state_dict())
     module.to(teacher.device)
     method = "linear probe"
     seconds = 3.5 * forward_seconds * optimization.epochs
@@ -148,6 +158,7 @@ def _learn(
         "scores": scores,
         "seconds": time.monotonic() - start,
         "features": features.shape[1],
+        "allowed": optimization.seconds,  # of a training by the clock
     }
     write_json(folder / "adapted.json", record)
 
@@ -204,14 +215,16 @@ def with_head(teacher: Teacher, features: int, classes: int) -> nn.Module:
     module = copy.deepcopy(teacher.module).requires_grad_(True)
     if hasattr(module, "forward_head") and hasattr(module, "reset_classifier"):
         module = new_head(teacher, classes)
-        head = module.get_classifier()  # type: ignore[operator]
-        if isinstance(head, nn.Linear) and head.in_features == features:
+        heads = _heads_of(module)
+        if heads and all(isinstance(head, nn.Linear) and head.in_features == features for head in heads):
             return module
     return HeadOnFeatures(copy.deepcopy(teacher.module).requires_grad_(True), features, classes)
 
 
-def _head_of(module: nn.Module) -> nn.Linear:
-    return module.get_classifier()  # type: ignore[operator]
+def _heads_of(module: nn.Module) -> list[nn.Linear]:
+    """Return a network's classifier; of one with distillation tokens a head for each."""
+    head: Any = module.get_classifier()  # type: ignore[operator]
+    return list(head) if isinstance(head, tuple | list | nn.ModuleList) else [head]
 
 
 def _targets(source: Source, rows: np.ndarray) -> torch.Tensor:

@@ -17,8 +17,10 @@ from ..models import load_model
 from ..models.saving import LoadedModel
 from ..objectives.gating import FROM_VALIDATION
 from ..rundir import Run
+from ..settings.groups import BUILT_IN
 from ..sources import Dataset
 from ..sources.tiles import whole
+from ..synthesis.bank import find_bank
 from ..training.step import Input
 from .decide import decide, decide_model
 from .images import Road, open_dataset, open_road
@@ -82,6 +84,9 @@ class Reopened:
         return store, keys
 
 
+_SIZES = {"parameters", "flops", "bytes"}
+# Of a row: what its entry says itself, and what another minute would measure otherwise.
+_OF_THE_MOMENT = {"key", "name", "role", "status", "note", "calibrated", "latency_ms", "memory_mb"}
 _DECIDES = {"distill": decide, "train": decide_model}  # the verbs that train a student
 
 
@@ -104,19 +109,13 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     origin = chain[0]
     if settings.verb not in _DECIDES:
         raise PocketError(f"{origin.folder} was made by `pocketvit {settings.verb}`, which trains no student.")
-    images = settings.images if images is None else images
-    if isinstance(images, str) and images.startswith("("):
-        raise PocketError(f"the images of {origin.folder} were a {images[1:-1]} given in Python. Give them again.")
-    if isinstance(images, str) and images != "digits" and not Path(images).exists():
-        raise PocketError(
-            f"the images of {origin.folder} are not at {images} any more. Say where they are: --images PATH."
-        )
-    if images is None:
-        raise PocketError(f"{origin.folder} was made without images, and compressing needs some: give --images PATH.")
-    settings = dataclasses.replace(settings, images=images)
-    dataset = open_dataset(settings)
-    _, config = _DECIDES[settings.verb](settings, dataset, ())
+    for one in chain:
+        one.results  # noqa: B018 - an unfinished run is told here, not after the work
     student = load_model(run.folder / "student")
+    settings, dataset = _images_of(origin, settings, images)
+    if not dataset.classes:  # labels were the teachers' alone
+        dataset = dataclasses.replace(dataset, classes=tuple(student.classes))
+    _, config = _DECIDES[settings.verb](settings, dataset, ())
     if student.classes and tuple(student.classes) != tuple(dataset.classes):
         raise PocketError(
             f"{run.folder} knows the classes {', '.join(student.classes[:5])}..., and the images have "
@@ -133,6 +132,49 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     about = student.preprocessing
     side = (about.input_size, about.mean, about.std)
     return Reopened(tuple(chain), settings, config, student, side, dataset, tuple(notes))
+
+
+def _images_of(origin: Run, settings: Any, given: Any) -> tuple[Any, Dataset]:
+    """Return the settings of a run with its images, and these opened.
+
+    Args:
+        origin: The run.
+        settings: Its own.
+        given: Where the images are now; None for where they were.
+
+    Raises:
+        PocketError: They are not there.
+    """
+    free = getattr(settings, "data_free", False)
+    images = settings.images if given is None else given
+    if free and given is None:
+        images = _bank_of(origin)
+    if isinstance(images, str) and images.startswith("("):
+        raise PocketError(f"the images of {origin.folder} were a {images[1:-1]} given in Python. Give them again.")
+    if isinstance(images, str) and images not in BUILT_IN and not Path(images).exists():
+        raise PocketError(
+            f"the images of {origin.folder} are not at {images} any more. Say where they are: --images PATH."
+        )
+    if not free:
+        settings = dataclasses.replace(settings, images=images)
+        return settings, open_dataset(settings)
+    # As an ordinary source: what was said of making it holds for nothing else.
+    settings = dataclasses.replace(settings, images=images, data_free=False, data=None, method="auto", count=None)
+    return settings, dataclasses.replace(open_dataset(settings), name=str(origin.results["dataset"]["name"]))
+
+
+def _bank_of(origin: Run) -> str:
+    """Return the bank that a run without images made, as its results name it."""
+    bank = origin.results.get("bank")
+    named = Path(str(bank)) if bank else None
+    moved = origin.folder.parent / "shared" / "banks" / named.name if named else None
+    for folder in filter(None, (named, moved)):
+        if (file := find_bank(folder)) is not None:
+            return str(file)
+    raise PocketError(
+        f"{origin.folder} was made without images. Give those that it made: --images FILE, images.npz of the bank in "
+        f"{origin.folder.parent / 'shared' / 'banks'} that `grep make {origin.folder / 'train.log'}` names."
+    )
 
 
 def _beside(path: Any, folder: Path) -> Path:
@@ -155,15 +197,15 @@ def teacher_rows(origin: Run, road: Road) -> list[Entry]:
     same = source is not None and source.parents is None and list(arrays.get("names", ())) == list(whole(source).names)
     entries = []
     for row in results["rows"]:
-        if row.get("role") != "teacher" or row.get("status") != "measured":
+        if row.get("role") not in ("teacher", "teacher-int8") or row.get("status") != "measured":
             continue
-        figures = ("parameters", "flops", "bytes", *(() if same else ("accuracy", "interval", "n", "auc", "ece")))
+        kept = _SIZES if same and row["key"] in arrays else set(row) - _OF_THE_MOMENT
         entries.append(
             Entry(
-                row["key"], row["name"], "teacher", 0, calibrated=False,
+                row["key"], row["name"], row["role"], 0, calibrated=False,
                 note=f"not loaded: its answers and size are those in {origin.folder.name}",
                 probabilities=arrays.get(row["key"]) if same else None,
-                extra={name: row[name] for name in figures if row.get(name) is not None},
+                extra={name: row[name] for name in row if name in kept and row[name] is not None},
             )
         )  # fmt: skip
     return entries

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from ..deployment.budget import Budget
 from ..files import atomic, human_bytes, write_json
 from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
 from ..reporting.forecast import told
 from ..reporting.page import write_report
-from ..reporting.results import read_metrics
+from ..reporting.results import Row, read_metrics
 from ..reporting.saliency import heat_maps
+from ..reporting.verdict import against
 from ..rundir import machine
 from ..sources.subset import Subset
 from ..sources.tiles import whole
@@ -27,7 +29,7 @@ from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
 from .images import Road
 from .score import find
-from .ship import INT8
+from .ship import INT8, shipped
 
 log = logging.getLogger("pocketvit")
 
@@ -181,10 +183,38 @@ def _notes(walk: Walk) -> list[str]:
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None):
-        size = (walk.folder / INT8).stat().st_size
-        notes.append(f"chosen to fit {settings.fit}: the int8 file has {size:,} bytes ({human_bytes(size)})")
-    notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
+        file = shipped(walk.folder)
+        kind, size = "int8" if file.name == INT8 else "fp32", file.stat().st_size
+        notes.append(f"chosen to fit {settings.fit}: the {kind} file has {size:,} bytes ({human_bytes(size)})")
+    notes += filter(None, [_beyond(walk), _against_before(walk)])
+    if not walk.extra.get("compressed_from") or (walk.folder / "metrics.jsonl").is_file():
+        notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
     return notes
+
+
+def _beyond(walk: Walk) -> str | None:
+    """Say that the file which ships exceeds what was asked for: layers that stay fp32 make it larger than the plan."""
+    allowed = getattr(walk.settings, "budget", None)
+    if allowed is None:
+        return None
+    file = shipped(walk.folder)
+    row = find(walk.rows, "int8" if file.name == INT8 else "student")
+    ms = (row.get("latency_ms") or {}).get("p50")
+    excess = Budget(**vars(allowed)).excess(file.stat().st_size, ms)
+    if excess is None:
+        return None
+    told = f"{file.name} does not fit {Budget(**vars(allowed))}: it {excess}"
+    log.warning("         %s", told)
+    return told
+
+
+def _against_before(walk: Walk) -> str | None:
+    """Compare the file that ships with that of the run which was compressed."""
+    befores = [row for row in walk.rows if str(row["key"]).startswith("before-") and row["key"].endswith("-int8")]
+    ours = find(walk.rows, "int8")
+    if not befores or not ours:
+        return None
+    return against(Row.read(ours), Row.read(befores[-1]), Path(walk.extra["compressed_from"]).name, walk.road.task)
 
 
 def _licence(teacher: Teacher) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +15,14 @@ import numpy as np
 import onnx
 from torch import nn
 
-from ..compression import Calibration, Quantized, calibration_views, fake_quantize, quantize
+from ..compression import Calibration, Quantized, calibration_views, fake_quantize, fold_norms, quantize
 from ..deployment.int8 import BITS, open_graph, quantize_int8, save_int8
 from ..deployment.signature import Signature
 from ..sources.base import Source
 from ..sources.subset import Subset
+from ..sources.targets import labelled
 from ..training.step import Input
-from .answering import file_answers, road_answers
+from .answering import batches, file_answers, road_answers
 from .images import Road, known
 
 log = logging.getLogger("pocketvit")
@@ -27,6 +30,7 @@ log = logging.getLogger("pocketvit")
 CHECKED = 1000  # images at most on which a file is compared with its fp32 form, and no more are needed for half a point
 CALIBRATED = 256  # views that scales of activations are taken from
 MAX_DROP = 0.5  # points
+FEW = round(100 / MAX_DROP)  # images, of fewer of which a single one is more than that
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,14 @@ class Rounding:
             accelerators of phones take).
         bits: Of weights; 7 is safe on every x86 processor.
         max_drop: Points that the file may lose to its fp32 form.
+        asked: Where somebody asked for the file: what to do if there is none that is good enough. "" where the fp32
+            file is shipped then.
     """
 
     activations: Literal["dynamic", "static"] = "dynamic"
     bits: int = BITS
     max_drop: float = MAX_DROP
+    asked: str = ""
 
 
 USUAL = Rounding()
@@ -71,7 +78,7 @@ def write_int8(
         trained: The network that was trained with its rounding (`fake_quantize`), whose integers are taken.
 
     Raises:
-        PocketError: Calibration images are of no use, or not even the file with every layer in fp32 is good enough.
+        NotSmaller: Calibration images are of no use, or not even the file with every layer in fp32 is good enough.
     """
     graph, signature = open_graph(fp32)
     score, words = file_score(road, signature, fp32)
@@ -83,8 +90,9 @@ def write_int8(
         log.info("         the int8 file loses %.2f points%s: layers are taken back", lost, words)
     calibration = calibrating(road)
     if trained is None:
+        plainer = fold_norms(copy.deepcopy(model).float().cpu(), input[0])  # the exported network, layer for layer
         trained = fake_quantize(
-            model, calibration.pixels, input, bits=rounding.bits, activations=rounding.activations, learned=False
+            plainer, calibration.pixels, input, bits=rounding.bits, activations=rounding.activations, learned=False
         )
     found = quantize(trained, graph, score, calibration.pixels, input, max_drop=rounding.max_drop)
     save_int8(found.model, signature, int8)
@@ -94,33 +102,66 @@ def write_int8(
 
 def calibrating(road: Road) -> Calibration:
     """Return the views that scales are taken from."""
-    return calibration_views(road.views, CALIBRATED)
+    return calibration_views(road.views, CALIBRATED, origin="synthetic" if road.dataset.synthetic else "real")
 
 
 def file_score(road: Road, signature: Signature, fp32: Path) -> tuple[Callable[[onnx.ModelProto], float], str]:
     """Return what scores a graph (0 to 1) under ONNX Runtime, and on what, in words.
 
-    On validation images it is the task's score; where they have no labels, the share of training images that the graph
-    answers as its fp32 form does.
+    On validation images it is the task's score. Where they have no labels, or are so few that one of them is more than
+    what may be lost, it is the share of training images that the graph answers as its fp32 form does.
     """
     source = road.dataset.val
-    labelled = source is not None and known(source) and bool(len(source))
-    some = _some(source if labelled and source is not None else road.dataset.train)
+    count = int(labelled(source.targets).sum()) if source is not None and known(source) else 0
+    field, why = "", ""
+    if source is not None and count:
+        some = _some(source)
+        field = _field(road, some, road_answers({"": file_answers(fp32)}, road, some)[""])
+        if not field or (field == "val_accuracy" and count < FEW):
+            why = f" ({count:,} validation images are too few)"
+    if why or not field:
+        given, words = _following(road, fp32)
+        words += why
+    else:
 
-    def answers(path: Path) -> np.ndarray:
-        return road_answers({"": file_answers(path)}, road, some)[""]
+        def given(path: Path) -> float:
+            scores = road.task.validate(road_answers({"": file_answers(path)}, road, some)[""], some.targets)
+            value = float(scores.get(field, 0.0))
+            return value if math.isfinite(value) else 0.0
 
-    expected = None if labelled else answers(fp32)
+        words = f"{len(some):,} validation images"
 
     def score(graph: onnx.ModelProto) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            given = answers(save_int8(_copy(graph), signature, Path(folder) / "graph.onnx"))
-        if expected is not None:
-            return float(road.task.agreement(expected, given))
-        return float(road.task.validate(given, some.targets)[road.task.score])
+            return given(save_int8(_copy(graph), signature, Path(folder) / "graph.onnx"))
 
-    where = f"{len(some):,} validation images" if labelled else f"{len(some):,} training images, by agreement with fp32"
-    return score, f" on {where}"
+    return score, f" on {words}"
+
+
+def _field(road: Road, some: Source, answers: np.ndarray) -> str:
+    """Return the score that these images tell: the task's, or accuracy where no label has both kinds; "" for none."""
+    scores = road.task.validate(answers, some.targets)
+    return next((name for name in (road.task.score, "val_accuracy") if math.isfinite(scores.get(name, math.nan))), "")
+
+
+def _following(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str]:
+    """Return how much alike a file and its fp32 form answer training images, and on what, in words.
+
+    Few images are seen in further views, until one answer is no more than what may be lost.
+    """
+    some = _some(road.dataset.train)
+    rounds = max(0, -(-FEW // max(len(some), 1)) - 1)
+    more = [road.views.render(np.arange(len(some)), view).pixels for view in range(rounds)]
+
+    def answers(path: Path) -> np.ndarray:
+        answer = file_answers(path)
+        plain = batches(road.pixels(some), road.view)
+        return np.concatenate([answer(seen) for seen in (*plain, *(part for view in more for part in view.split(64)))])
+
+    expected = answers(fp32)
+    seen = f"{len(some) * (1 + rounds):,} views of " if rounds else ""
+    words = f"{seen}{len(some):,} training images, by agreement with fp32"
+    return lambda path: float(road.task.agreement(expected, answers(path))), words
 
 
 def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:

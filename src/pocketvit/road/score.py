@@ -286,11 +286,12 @@ class Score(Stage):
         entries = [
             *walk.entries,
             self._network(walk, "student", walk.names.get("student", plainly), side),
-            Entry(
-                "int8", walk.names.get("int8", "student, int8 file"), "int8", side[0],
-                file_answers(walk.folder / INT8), None, walk.folder / INT8, "student" in walk.calibrated,
-            ),
-        ]  # fmt: skip
+        ]
+        int8 = walk.folder / INT8
+        if int8.is_file():  # else none was good enough, which a note says
+            name = walk.names.get("int8", "student, int8 file")
+            answer = file_answers(int8)
+            entries.append(Entry("int8", name, "int8", side[0], answer, None, int8, "student" in walk.calibrated))
         few = getattr(walk.settings, "few_labels", 0)
         if "alone" in networks:
             name = f"student, {few} labels alone" if few else "student without a teacher"

@@ -13,6 +13,7 @@ from torch import nn
 from ..deployment.export import export_onnx
 from ..deployment.package import write_device_zip
 from ..deployment.parity import check_parity
+from ..errors import NotSmaller, PocketError
 from ..models.saving import save_model
 from ..training.step import Input
 from ..views import Views
@@ -45,6 +46,8 @@ def write_student(
 ) -> str:
     """Save a network as timm reads it, export it to fp32 and int8 ONNX, check both, and pack ``device.zip``.
 
+    Where no int8 file is good enough, and nobody asked for one, the fp32 file is packed: a training is not lost for it.
+
     Args:
         model: The network.
         road: Its images.
@@ -54,7 +57,10 @@ def write_student(
         rounded: The same network as it was trained with its rounding.
 
     Returns:
-        How the int8 file keeps to the fp32 one, in words.
+        How the int8 file keeps to the fp32 one, or why there is none, in words.
+
+    Raises:
+        PocketError: There is none, and it was asked for.
     """
     model = model.cpu().eval()
     about: dict[str, Any] = {
@@ -65,14 +71,28 @@ def write_student(
     save_model(model, folder / "student", **about)
     fp32, int8 = folder / FP32, folder / INT8
     export_onnx(model, fp32, **about)
-    kept = write_int8(model, fp32, int8, road, input, rounding, trained=rounded)
     source = road.scored or road.dataset.train
     pixels = Views(source, road.view.plain()).render(np.arange(min(64, len(source))), 0).pixels
     log.info("export   %s: %s", FP32, check_parity(model, fp32, pixels).text())
+    int8.unlink(missing_ok=True)  # of an earlier attempt
+    try:
+        kept = write_int8(model, fp32, int8, road, input, rounding, trained=rounded)
+    except NotSmaller as error:
+        if rounding.asked:
+            raise PocketError(f"{error} {rounding.asked}") from error
+        int8.unlink(missing_ok=True)
+        log.warning("         no %s: %s device.zip has the fp32 file", INT8, error)
+        write_device_zip(folder / "device.zip", fp32)
+        return f"none, for {error} The fp32 file ships"
     log.info("         %s: %s", INT8, check_parity(model, int8, pixels).text())
     log.info("         %s: %s", INT8, kept)
     write_device_zip(folder / "device.zip", int8)
     return kept
+
+
+def shipped(folder: Path) -> Path:
+    """Return the file that ``device.zip`` of a run has: int8, or fp32 where no int8 file was good enough."""
+    return folder / INT8 if (folder / INT8).is_file() else folder / FP32
 
 
 class Ship(Stage):

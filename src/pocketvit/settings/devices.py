@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..errors import PocketError
 from .base import ImageSet, Model, Settings, setting
-from .groups import IMAGES, Device, Loading, Pictures, Resumable, check_model
+from .groups import BUILT_IN, IMAGES, Device, Loading, Pictures, Resumable, check_model
 from .values import Budget, parse_budget, read_budget, read_name, read_names, read_picture
 
 
@@ -51,7 +51,8 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
         default=0.5, low=0, high=100, common=True, compared=False,
     )  # fmt: skip
     images: ImageSet | None = setting(
-        "where the run's images are now, if they have moved", default=None, exists=IMAGES, compared=False,
+        "where the run's images are now, if they have moved",
+        default=None, exists=IMAGES, besides=BUILT_IN, compared=False,
     )  # fmt: skip
     name: str | None = setting(
         "of the new run; by default that of the old one, and what was done to it", default=None, read=read_name,
@@ -121,6 +122,10 @@ class Export(Loading, verb="export"):
         "points that the int8 file may lose, with --target phone: layers that cost more stay fp32",
         default=0.5, low=0, high=100,
     )  # fmt: skip
+    images: ImageSet | None = setting(
+        "where the run's images are now, if they have moved, for --target phone",
+        default=None, exists=IMAGES, besides=BUILT_IN, compared=False,
+    )  # fmt: skip
     picture: str | None = setting(
         "size of the camera's pictures, to have resizing, normalization and softmax inside the graph",
         default=None, metavar="WIDTHxHEIGHT", read=read_picture,
@@ -140,6 +145,8 @@ class Export(Loading, verb="export"):
 
     def check(self) -> None:
         super().check()
+        if self.target != "phone" and self.images is not None:
+            raise self.refused("images", f"--target {self.target} calibrates on none. Leave it away")
         if self.target != "cpu" and self.picture is not None:
             raise self.refused("picture", f"--target {self.target} takes pictures of any size. Leave it away")
 
@@ -154,6 +161,10 @@ class Serve(Settings, verb="serve"):
     model: Model = setting(
         "a run or student folder", kw_only=False, exists="a run folder (`ls runs/`) or a student folder"
     )
+    host: str = setting(
+        "the address it answers on: 0.0.0.0 opens the page to other devices of the network, such as a phone",
+        default="127.0.0.1", metavar="ADDRESS", common=True,
+    )  # fmt: skip
     port: int = setting("of the page; 0 for any that is free", default=8000, low=0, high=65_535, common=True)
     runtime: str | Path | None = setting(
         "where onnxruntime-web is; by default in node_modules", default=None, metavar="FOLDER",

@@ -18,7 +18,7 @@ def compress(settings: Compress) -> Run:
     from ..road.base import Walk, walk
     from ..road.begin import check_device
     from ..road.compress import Compress as Shrink
-    from ..road.compress import Reopen, recovered
+    from ..road.compress import Reopen, recovered, refuse
     from ..road.reopen import reopen
     from ..road.report import Report
     from ..road.score import Score
@@ -28,11 +28,13 @@ def compress(settings: Compress) -> Run:
         return Run(settings.resume)
     check_device(settings.device)
     folder = Path(settings.model.folder if isinstance(settings.model, Run) else str(settings.model))
+    folder = folder if folder.name not in ("", "..") else folder.resolve()  # `compress .` inside a run
     settings = dataclasses.replace(settings, model=str(folder), out=str(settings.out or folder.parent))
     source = reopen(folder, settings.images)
+    refuse(settings, source.student.module)
     run = Run.begin(settings.name or f"{folder.name}-{settings.tag}", settings)
     if not run.finished:
-        with run.logging():
+        with run.alone(), run.logging():
             run.say([f"the student of {folder}, without its teachers", *source.notes])
             config = recovered(source.config, settings)
             stages = (Reopen(source), Shrink(source), Ship(), Score(), Report())

@@ -19,14 +19,14 @@ def serve(settings: Serve) -> Outcome:
     It answers until Ctrl-C. `export MODEL --target web` writes the same page as a folder for any static server.
     """
     from ..deployment.files import export_web
-    from ..deployment.web import find_runtime, server
+    from ..deployment.web import address_of, find_runtime, server
 
     runtime = find_runtime(settings.runtime)  # told before anything is exported
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "web"
         _, told = export_web(settings.model, folder, runtime=runtime)
-        with server(folder, settings.port) as page:
-            log.info("serving  http://127.0.0.1:%d (%s); Ctrl-C ends it", page.server_address[1], told)
+        with server(folder, settings.port, settings.host) as page:
+            log.info("serving  %s (%s); Ctrl-C ends it", address_of(page), told)
             try:
                 page.serve_forever()
             except KeyboardInterrupt:  # as it is meant to end

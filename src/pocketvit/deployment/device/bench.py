@@ -85,6 +85,8 @@ def main():
     answer = check(model, golden)
     prepared = model.prepare(load(HERE / golden["picture"]))
     result = {
+        "model": path.name,
+        "sha256": golden["sha256"],
         "golden": answer,
         "latency_ms": timed(lambda: model.run(prepared), arguments.seconds),
         "with_preprocessing_ms": timed(lambda: model(load(HERE / golden["picture"])), arguments.seconds),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from boxes import SHOWN, best_boxes, placed
-from preprocessing import load, pictures_in, prepare
+from preprocessing import load, pictures_in, prepare, without_pictures
 
 HERE = Path(__file__).resolve().parent
 PRESENT = 0.5  # of several labels, those of at least this probability are there
@@ -100,6 +100,9 @@ def main():
     arguments = parser.parse_intermixed_args()
     model = Model(arguments.model, arguments.threads)
     failed = False
+    for folder in without_pictures(arguments.pictures):
+        print(f"error: no pictures in {folder}", file=sys.stderr)
+        failed = True
     for path in pictures_in(arguments.pictures):
         try:
             given = model(load(path, model.window))

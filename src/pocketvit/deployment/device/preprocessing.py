@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif",
+}  # fmt: skip
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of TIFF
 
 
@@ -29,6 +32,11 @@ def pictures_in(paths):
                 yield file
 
 
+def without_pictures(paths):
+    """Return the folders among ``paths`` that hold no picture."""
+    return [path for path in paths if Path(path).is_dir() and next(pictures_in([path]), None) is None]
+
+
 def load(path, window=None):
     """Decode a picture to upright uint8 RGB [H, W, 3]; transparency is laid over white.
 
@@ -37,6 +45,11 @@ def load(path, window=None):
     try:
         with Image.open(path) as file:
             return _rgb(file, path, window)
+    except UnidentifiedImageError as error:
+        kind = Path(path).suffix.lower()
+        if kind in (".heic", ".heif", ".hif", ".avif"):
+            raise ValueError(f"is {kind[1:].upper()}, which this Pillow cannot read; save it as JPEG or PNG") from error
+        raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"is too large to decode safely ({error}); make it smaller") from error
 
