@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from _steps import BLOCK, block
 from _timing import alternate, print_table, run
 
@@ -32,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Print the rates and return the ratio."""
     with tempfile.TemporaryDirectory() as folder:
         road = open_road(open_images("scenes", progress=False), VIEW, Path(folder), device="cpu")
-        road = road.with_train(Subset(road.dataset.train, range(IMAGES)))
+        road = road.with_train(Subset(road.dataset.train, np.arange(IMAGES)))
         side, task, classes = road.view.view_size, road.task, road.dataset.classes
         network = task.light_network(TEACHER, classes=len(classes), side=side)
         teacher = load_teacher(network, input_size=side, norm="half", classes=classes).with_kind(task.kind)

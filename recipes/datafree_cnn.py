@@ -79,7 +79,7 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
         view=kind.view,
         labels=LabelConfig(views=min(epochs, 10)),
         # The ground truth has no part in any arm: a bank has none.
-        loss=LossConfig(kind.objective, kind.temperature, weight=1.0),  # type: ignore[arg-type]
+        loss=LossConfig(kind.objective, kind.temperature, weight=1.0),
         train=TrainConfig(epochs=epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32"),
     )
 

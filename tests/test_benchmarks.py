@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 # What makes a script small: constants of its module.
 SMALLER: dict[str, dict[str, Any]] = {
+    "datafree": {"DRAWN": 8},
+    "detection": {"BATCH": 2, "IMAGES": 8},
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
     "methods": {"BATCH": 4},
     "muon": {"BATCH": 2},

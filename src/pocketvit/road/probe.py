@@ -224,7 +224,8 @@ def with_head(teacher: Teacher, features: int, classes: int) -> nn.Module:
 def _heads_of(module: nn.Module) -> list[nn.Linear]:
     """Return a network's classifier; of one with distillation tokens a head for each."""
     head: Any = module.get_classifier()  # type: ignore[operator]
-    return list(head) if isinstance(head, tuple | list | nn.ModuleList) else [head]
+    several: bool = isinstance(head, tuple | list | nn.ModuleList)
+    return list(head) if several else [head]
 
 
 def _targets(source: Source, rows: np.ndarray) -> torch.Tensor:

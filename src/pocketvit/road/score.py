@@ -147,7 +147,7 @@ def measure_rows(
     }
     teachers = [given[entry.key] for entry in entries if entry.role == "teacher" and entry.key in given]
     reference = task.merged(teachers) if teachers else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = {entry.key: _onnx_file(entry, Path(folder), task) for entry in entries}
         timed = _latencies(entries, files)
