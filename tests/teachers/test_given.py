@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -77,6 +78,16 @@ def test_images_and_classes_are_found_however_they_are_called(drawn, tmp_path, f
         expected = np.lexsort(true.corners.T)
         np.testing.assert_allclose(mine[order, :4], true.corners[expected], atol=0.01)
         assert mine[order, 5].tolist() == true.labels[expected].tolist()
+
+
+def test_dots_in_a_name_without_an_ending_are_part_of_it(drawn, tmp_path):
+    # as Roboflow names what it exports
+    train = [dataclasses.replace(one, name=one.name.replace(".", f"_png.rf.0{one.name[5:7]}abc.")) for one in drawn[:12]]
+    place = write_yolo(tmp_path / "scenes", train)
+    entries = results(train, image=lambda number, scene: scene.name.removesuffix(".png"))
+    dataset = open_images(place, val_fraction=0)
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    assert int((teacher.given(dataset.train)[..., 4] > 0).sum()) == len(entries)
 
 
 def test_boxes_follow_every_view_and_are_stored(drawn, voc, tmp_path):

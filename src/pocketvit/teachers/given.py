@@ -26,6 +26,7 @@ from ..sources import Dataset
 from ..sources.base import Source
 from ..sources.boxes import Boxes, Detections, offsets_of
 from ..sources.coco import coco_names
+from ..sources.folders import is_image
 from ..views.geometry import CUT, carried, placements
 from .classes import normalize_name
 from .detector_forms import NOTHING
@@ -220,7 +221,7 @@ def _read(entry: Any, number: int, path: Path, columns: Mapping[Any, int]) -> tu
 def _key(name: Any) -> str:
     """What an image is known by: the name of its file without folders and ending; numbers without leading zeros."""
     stem = PurePosixPath(str(name).replace("\\", "/")).name
-    stem = stem.rsplit(".", 1)[0] if "." in stem else stem
+    stem = stem.rsplit(".", 1)[0] if is_image(stem) else stem  # a_jpg.rf.0123abc has no ending, but dots
     return str(int(stem)) if stem.isdigit() else stem
 
 
