@@ -13,6 +13,7 @@ import pytest
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, verify, write_labels
+from pocketvit.road.rates import forward_seconds
 from pocketvit.sources import open_images
 from pocketvit.teachers.given import given_teacher
 from pocketvit.views import Views
@@ -112,6 +113,12 @@ def test_boxes_follow_every_view_and_are_stored(drawn, voc, tmp_path):
         assert labels.probabilities.argmax(1)[order].tolist() == wanted.labels[expected].tolist()
     found = verify(LabelStore(tmp_path / "store"), dataset.train, views, [teacher], records=24)
     assert found[0].worst < 0.01
+
+
+def test_stored_boxes_cost_no_time_in_a_plan(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    teacher = given_teacher(written(tmp_path, results(drawn)), dataset, voc)
+    assert forward_seconds(teacher, Views(dataset.train, VIEW, seed=3)) == 0
 
 
 def test_what_it_does_not_know_and_what_does_not_fit_is_said(drawn, voc, tmp_path):
