@@ -36,6 +36,16 @@ def _is_yolo(path: Path) -> bool:
     return isinstance(document, dict) and "names" in document and "train" in document
 
 
+def yolo_names(images: Any) -> tuple[str, ...]:
+    """Return the class names in the order of the YAML file, of images that were opened as YOLO; else ()."""
+    path = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if path is not None and path.is_dir():
+        path = find_yolo(path)
+    if path is None or path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return ()
+    return _classes(path, _load(path))
+
+
 def read_yolo(path: Path) -> Found:
     """Read a YAML file and the txt files that it leads to.
 
