@@ -143,6 +143,16 @@ def test_what_it_does_not_know_and_what_does_not_fit_is_said(drawn, voc, tmp_pat
     assert given_teacher(written(tmp_path, own), dataset, voc).unknown == (0, 1)
 
 
+def test_numbers_of_classes_are_those_of_the_yaml_file(drawn, tmp_path):
+    train = [scene for scene in drawn if scene.split == "train"]
+    place = write_yolo(tmp_path / "scenes", train, order=("dot", "blob", "bar"))
+    dataset = open_images(place, val_fraction=0)
+    entries = [one | {"category_id": 2 - one["category_id"]} for one in results(train)]
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    assert "class map: 2 = bar, 1 = blob, 0 = dot" in teacher.notes
+    assert "category ids are taken to start at 0" in teacher.notes
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_numbers_of_classes_start_where_the_boxes_fit(drawn, tmp_path, first):
     train = [scene for scene in drawn if scene.split == "train"]
