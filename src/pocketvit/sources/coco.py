@@ -210,15 +210,19 @@ def _file(folder: Path, document: Path, name: str, split: str, files: dict[str, 
         *(folder / "images", folder),
     ]
     candidates = [path for place in places if (path := inside(folder, place, name)) is not None]
-    if not candidates:
+    away = not candidates
+    if away and not name.startswith("/"):
         return LEAVES
     for path in candidates:
         if path.is_file():
             return path
+    # absolute paths are of the machine that wrote them, too
     alike = [file for other, file in files.items() if other.rsplit("/", 1)[-1] == normalized(name).rsplit("/", 1)[-1]]
     if len(alike) == 1:
         return alike[0]
-    return f"is named in {document.name} and fits {len(alike)} files" if alike else ABSENT.format(document.name)
+    if alike:
+        return f"is named in {document.name} and fits {len(alike)} files"
+    return LEAVES if away else ABSENT.format(document.name)
 
 
 def _folder_names(document: Path, split: str) -> list[str]:

@@ -135,11 +135,11 @@ def as_listing(found: Found) -> Listing:
     Raises:
         PocketError: No image, no box, or no class is left.
     """
-    if not found.classes:
-        raise PocketError(f"the annotations in {found.folder} name no class: nothing can be detected")
     if not found.images:
         examples = "; ".join(f"{name} {why}" for name, why in found.broken[:3])
         raise PocketError(f"the annotations in {found.folder} name no image that is there. {examples}".strip())
+    if not found.classes:
+        raise PocketError(f"the annotations in {found.folder} name no class: nothing can be detected")
     sizes = in_threads(lambda image: upright_size(image.path), found.images)
     _leave_out_resized(found, sizes)
     keys = _keys(found.images)
