@@ -10,6 +10,7 @@ from pocketvit.config import NetworkConfig
 from pocketvit.deployment import budget, export_onnx, quantize_int8
 from pocketvit.deployment.budget import Budget, Candidate, choose, parse_budget
 from pocketvit.errors import PocketError
+from pocketvit.tasks import base, task_named
 from pocketvit.views.preprocessing import Preprocessing
 
 
@@ -87,7 +88,7 @@ def test_a_student_is_exported_once_and_then_remembered(tmp_path, monkeypatch):
         layers = nn.Linear(3 * image_size**2, width), nn.Linear(width, width), nn.Linear(width, num_classes)
         return nn.Sequential(nn.Flatten(), *layers)
 
-    monkeypatch.setattr(budget, "create_student", create)
+    monkeypatch.setattr(base, "create_student", create)
     state = torch.get_rng_state()
     choice = choose(parse_budget("100kB"), **asked(8, 10), names=("narrow", "wide"))
     assert torch.equal(torch.get_rng_state(), state)  # a search changes nothing that is trained after it
@@ -100,6 +101,13 @@ def test_a_student_is_exported_once_and_then_remembered(tmp_path, monkeypatch):
     assert choose(parse_budget("100kB"), **asked(8, 10), names=("narrow", "wide")) == choice
     with pytest.raises(TypeError):  # anything else is not taken from memory
         choose(parse_budget("100kB"), **asked(8, 11), names=("narrow", "wide"))
+
+
+def test_for_boxes_the_student_that_is_sized_is_a_detector(monkeypatch):
+    about, boxes = asked(32, 3), task_named("detection")
+    network = NetworkConfig("pocket_xxs", stem="hybrid")
+    found = budget._student(network, budget.Signature(tuple(about["classes"]), about["preprocessing"], boxes))
+    assert boxes.classes_in(found.eval()(torch.zeros(1, 3, 32, 32))) == 3
 
 
 class Twins(nn.Module):
@@ -120,7 +128,7 @@ class Twins(nn.Module):
 def test_the_size_that_is_announced_is_that_of_the_file_that_ships(tmp_path, monkeypatch):
     """Fresh biases are all zero and are stored once; a trained student's file was 4 % larger than announced."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(budget, "create_student", Twins)
+    monkeypatch.setattr(base, "create_student", Twins)
     about = asked(8, 3)
     announced = budget.candidate(about["network"], budget.Signature(tuple(about["classes"]), about["preprocessing"]))
     student = Twins(num_classes=3, image_size=8)
@@ -139,7 +147,7 @@ def test_times_of_another_machine_are_not_taken_from_memory(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(budget, "_processor", lambda: "the old laptop")
     monkeypatch.setattr(
-        budget, "create_student", lambda *_, **__: nn.Sequential(nn.Flatten(), nn.Linear(192, 128), nn.Linear(128, 10))
+        base, "create_student", lambda *_, **__: nn.Sequential(nn.Flatten(), nn.Linear(192, 128), nn.Linear(128, 10))
     )
     choose(parse_budget("100kB"), **asked(8, 10), names=("narrow",))
     monkeypatch.setattr(budget, "export_onnx", None)

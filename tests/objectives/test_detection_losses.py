@@ -57,6 +57,22 @@ def truth(flags: dict[int, int] | None = None, known: tuple[bool, ...] = (True, 
     return BoxTargets.of(boxes, CLASSES, SIDE)
 
 
+def test_a_place_beside_a_box_that_none_answers_for_is_not_taught_that_nothing_is_there(grid):
+    nothing = torch.zeros(1, len(grid.places), 1)
+    answers = Dense(nothing + 2, torch.ones(1, len(grid.places), 4), nothing)
+
+    def loss(*corners):
+        boxes = Boxes(
+            np.array([0, len(corners)]), np.array(corners, np.float32).reshape(-1, 4), np.zeros(len(corners), np.int64),
+            np.zeros(len(corners), np.uint8), np.array([[SIDE, SIDE]], np.int32), np.ones(1, bool),
+        )  # fmt: skip
+        return float(boxes_loss(answers, BoxTargets.of(boxes, 1, SIDE), grid)[1]["classes"])
+
+    share = loss() / len(grid.places)
+    assert loss((3, 3, 5, 5)) == pytest.approx(loss() - share)  # between four places of stride 4
+    assert loss((3, 3, 5, 5), (11, 11, 13, 13)) == pytest.approx(loss() - 2 * share)
+
+
 def test_with_true_boxes_it_is_the_loss_of_torchvision(grid, answers):
     loss, terms = boxes_loss(answers, truth(), grid)
     targets = [

@@ -279,6 +279,8 @@ def test_stored_boxes_are_all_there_is_of_a_teacher(drawn, voc, tmp_path):
     ]  # fmt: skip
     path = tmp_path / "predictions.json"
     path.write_text(json.dumps(entries))
+    plan = distill(str(voc), teacher_labels=str(path), out=str(tmp_path / "runs"), plan=True, **CHOICES)
+    assert "nothing was written" in str(plan)
     run = distill(str(voc), teacher_labels=str(path), out=str(tmp_path / "runs"), **CHOICES | {"epochs": 1, "views": 1})
     assert row(run, "teacher-1")["map"] == pytest.approx(1.0)
     assert row(run, "student")["map"] is not None

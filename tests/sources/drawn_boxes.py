@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +102,8 @@ def coco_document(drawn: list[Scene]) -> dict:
     return {"images": images, "annotations": notes, "categories": categories}
 
 
-def write_yolo(folder: Path, drawn: list[Scene]) -> Path:
-    """``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT``."""
-    order = sorted(CLASSES)
+def write_yolo(folder: Path, drawn: list[Scene], order: Sequence[str] = tuple(sorted(CLASSES))) -> Path:
+    """``data.yaml`` with names in this order, ``images/SPLIT`` and ``labels/SPLIT``."""
     for scene in drawn:
         image = folder / "images" / scene.split / scene.name
         labels = (folder / "labels" / scene.split / scene.name).with_suffix(".txt")

@@ -57,6 +57,24 @@ def test_one_file_without_splits_is_divided_alike_in_all_formats(tmp_path):
             same_source(source, other.splits[split])
 
 
+def test_classes_are_in_the_order_of_their_names_whatever_a_file_numbers_first(tmp_path):
+    drawn = scenes({"train": 30})
+    voc = opened(write_voc(tmp_path / "voc", drawn), val_fraction=0.2)
+    yolo = opened(write_yolo(tmp_path / "yolo", drawn, order=("dot", "blob", "bar")), val_fraction=0.2)
+    folder = write_coco(tmp_path / "coco", drawn)
+    path = folder / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    for category in document["categories"]:
+        category["id"] = 12 - category["id"]
+    for note in document["annotations"]:
+        note["category_id"] = 12 - note["category_id"]
+    path.write_text(json.dumps(document))
+    for other in (yolo, opened(folder, val_fraction=0.2)):
+        assert other.classes == voc.classes == ("bar", "blob", "dot")
+        for split, source in voc.splits.items():
+            same_source(source, other.splits[split])
+
+
 def test_roboflow_layouts_are_found(tmp_path):
     drawn = scenes()
     for place, split in (("train", "train"), ("valid", "val"), ("test", "test")):

@@ -138,6 +138,65 @@ def test_two_files_of_one_split_are_refused(coco):
         opened(folder)
 
 
+def test_splits_that_are_not_there_or_are_the_training_images_are_held_out(tmp_path):
+    folder = write_yolo(tmp_path / "yolo", scenes({"train": 40}))
+    path = folder / "data.yaml"
+
+    def change(**changes):
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    change(test="../test/images", val="images/train", path="/content/scenes")
+    dataset = opened(folder, val_fraction=0.1)
+    assert len(dataset.val) > 0
+    assert len(dataset.test) > 0
+    assert said(dataset, "names ../test/images as test, which is not there")
+    assert said(dataset, "names the same images as train and as val: they count as train")
+    (folder / "few.txt").write_text("images/train/train01.png\n")
+    change(val="few.txt")
+    with pytest.raises(PocketError, match="in the splits train and val"):
+        opened(folder)
+
+
+def test_boxes_before_keypoints_are_no_outlines(yolo):
+    folder, change = yolo
+    before = opened(folder).train.targets
+    change(kpt_shape=[2, 3])
+    for path in (folder / "labels" / "train").iterdir():
+        path.write_text("\n".join(f"{line} 0.1 0.1 2 0.9 0.9 2" for line in path.read_text().split("\n") if line))
+    dataset = opened(folder)
+    assert dataset.train.targets.same(before)
+    assert said(dataset, "keypoints are left out")
+
+
+def test_absolute_names_of_another_machine_are_found_by_their_last_part(coco, voc):
+    folder, edit = coco
+    before = opened(folder).train.targets
+
+    def move(document):
+        for image in document["images"]:
+            image["file_name"] = "/home/other/" + image["file_name"]
+
+    edit(move)
+    assert opened(folder).train.targets.same(before)
+    for path in (voc / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<filename>", "<filename>/home/other/"))
+    assert len(opened(voc).train) == 6
+
+
+def test_images_that_are_not_there_are_told_before_classes(voc):
+    for path in (voc / "JPEGImages").iterdir():
+        path.unlink()
+    with pytest.raises(PocketError, match="name no image that is there"):
+        opened(voc)
+
+
+def test_yolo_without_its_yaml_file_is_recognized(yolo):
+    folder, _ = yolo
+    (folder / "data.yaml").unlink()
+    with pytest.raises(PocketError, match=r"looks like YOLO without its data.yaml.*train: images/train"):
+        opened(folder)
+
+
 def test_no_file_outside_the_folder_is_read(tmp_path, coco, yolo, voc):
     Image.new("RGB", (48, 40)).save(tmp_path / "secret.png")
     folder, edit = coco

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from drawn_boxes import CLASSES, scenes, write_coco, write_voc
 from PIL import Image
 
 from pocketvit.errors import PocketError
@@ -67,3 +70,42 @@ def test_what_does_not_fit_is_refused_by_name(photos, tmp_path):
 def test_an_opened_dataset_takes_no_more(photos):
     with pytest.raises(PocketError, match="give the images themselves"):
         open_images(open_images(photos, progress=False), val=photos)
+
+
+def renamed(drawn, **names):
+    return [
+        dataclasses.replace(one, boxes=[(names.get(label, label), *box) for label, *box in one.boxes]) for one in drawn
+    ]
+
+
+def test_boxes_of_other_sets_are_joined_by_the_names_of_their_classes(tmp_path):
+    drawn = scenes({"train": 8, "val": 4, "test": 4, "more": 3})
+    parts = {split: [one for one in drawn if one.split == split] for split in ("train", "val", "test")}
+    train = write_voc(tmp_path / "train", parts["train"])
+    val = write_coco(tmp_path / "val", parts["val"])
+    test = write_voc(tmp_path / "test", [one for one in parts["test"] if all(box[0] != "bar" for box in one.boxes)])
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for scene in drawn[-3:]:
+        scene.picture.save(flat / scene.name)
+    dataset = open_images(train, val=val, test=test, unlabelled=flat, progress=False)
+    assert [len(source) for source in dataset.splits.values()] == [11, 4, 2]
+    assert dataset.classes == tuple(sorted(CLASSES))
+    truth = dataset.train.targets
+    assert truth.known.tolist() == [True] * 8 + [False] * 3
+    assert truth.sizes.tolist() == [[40, 48]] * 11
+    for source, name in ((dataset.val, "val"), (dataset.test, "test")):
+        for row, path in enumerate(source.names):
+            (scene,) = (one for one in parts[name] if path.endswith(one.name))
+            found = [dataset.classes[label] for label in source.targets[row].labels]
+            assert sorted(found) == sorted(box[0] for box in scene.boxes)
+
+
+def test_what_does_not_fit_boxes_is_refused_by_name(photos, tmp_path):
+    drawn = scenes({"train": 4})
+    place = write_voc(tmp_path / "boxes", drawn)
+    other = write_voc(tmp_path / "other", renamed(drawn, dot="kite"))
+    with pytest.raises(PocketError, match="the class 'kite', which boxes does not have"):
+        open_images(place, val=other, progress=False)
+    with pytest.raises(PocketError, match="--val: photos has no boxes, and boxes has"):
+        open_images(place, val=photos, progress=False)

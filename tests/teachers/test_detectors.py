@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from pocketvit.models import save_model
 from pocketvit.models.decoding import best_boxes
 from pocketvit.models.detector import create_detector
 from pocketvit.tasks import task_named
-from pocketvit.teachers import align, detector_teacher, load_teacher
+from pocketvit.teachers import align, detector_teacher, detectors, load_teacher
 from pocketvit.teachers.detector_forms import FAMILIES
 
 SIDE = 32
@@ -166,6 +168,26 @@ def test_every_detector_of_transformers_has_its_activation(tmp_path):
     loaded = load_teacher(f"local-dir:{tmp_path}", input_size=SIDE)
     assert (loaded.mean, loaded.classes, loaded.input_size) == ((0.5,) * 3, ("a", "b"), SIDE)
     assert load_teacher(tmp_path, norm="half", input_size=SIDE).std == (0.5,) * 3
+
+
+def test_what_the_hub_says_of_the_input_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(
+        '{"do_normalize": false, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": 640}'
+    )
+    monkeypatch.setattr(detectors, "hf_hub_download", lambda place, name: path if place == "user/detr" else 1 / 0)
+    assert detectors._processor("user/detr") == {"input_size": 640, "norm": ((0.0,) * 3, (1.0,) * 3)}
+    assert detectors._processor("user/nothing") == {}
+
+
+def test_a_family_that_is_not_normalized_is_not_and_what_is_assumed_is_said():
+    network = Set(LOGITS)
+    assert any("assumed ImageNet's" in note for note in detector_teacher(network, activation="sigmoid").notes)
+    vars(network)["config"] = SimpleNamespace(model_type="rt_detr_v2", id2label={0: "a", 1: "b", 2: "c"})
+    teacher = detector_teacher(network)
+    assert (teacher.mean, teacher.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert any("assumed none (values of 0 to 1)" in note for note in teacher.notes)
+    assert not any("normalization" in note for note in detector_teacher(network, norm=((0.5,) * 3, (0.5,) * 3)).notes)
 
 
 def test_boxes_that_are_not_numbers_stop_the_labelling():

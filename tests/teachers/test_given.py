@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, verify, write_labels
+from pocketvit.road.rates import forward_seconds
 from pocketvit.sources import open_images
 from pocketvit.teachers.given import given_teacher
 from pocketvit.views import Views
@@ -79,6 +81,18 @@ def test_images_and_classes_are_found_however_they_are_called(drawn, tmp_path, f
         assert mine[order, 5].tolist() == true.labels[expected].tolist()
 
 
+def test_dots_in_a_name_without_an_ending_are_part_of_it(drawn, tmp_path):
+    # as Roboflow names what it exports
+    train = [
+        dataclasses.replace(one, name=one.name.replace(".", f"_png.rf.0{one.name[5:7]}abc.")) for one in drawn[:12]
+    ]
+    place = write_yolo(tmp_path / "scenes", train)
+    entries = results(train, image=lambda number, scene: scene.name.removesuffix(".png"))
+    dataset = open_images(place, val_fraction=0)
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    assert int((teacher.given(dataset.train)[..., 4] > 0).sum()) == len(entries)
+
+
 def test_boxes_follow_every_view_and_are_stored(drawn, voc, tmp_path):
     dataset = open_images(voc)
     teacher = given_teacher(written(tmp_path, results(drawn)), dataset, voc)
@@ -103,6 +117,12 @@ def test_boxes_follow_every_view_and_are_stored(drawn, voc, tmp_path):
     assert found[0].worst < 0.01
 
 
+def test_stored_boxes_cost_no_time_in_a_plan(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    teacher = given_teacher(written(tmp_path, results(drawn)), dataset, voc)
+    assert forward_seconds(teacher, Views(dataset.train, VIEW, seed=3)) == 0
+
+
 def test_what_it_does_not_know_and_what_does_not_fit_is_said(drawn, voc, tmp_path):
     dataset = open_images(voc)
     entries = [one for one in results(drawn) if one["category_id"] != 2]
@@ -121,6 +141,66 @@ def test_what_it_does_not_know_and_what_does_not_fit_is_said(drawn, voc, tmp_pat
     assert teacher.given(dataset.test) is not None
     own = {"categories": [{"id": 0, "name": "Dot"}, {"id": 1, "name": "cat"}], "annotations": entries}
     assert given_teacher(written(tmp_path, own), dataset, voc).unknown == (0, 1)
+
+
+def test_numbers_of_classes_are_those_of_the_yaml_file(drawn, tmp_path):
+    train = [scene for scene in drawn if scene.split == "train"]
+    place = write_yolo(tmp_path / "scenes", train, order=("dot", "blob", "bar"))
+    dataset = open_images(place, val_fraction=0)
+    entries = [one | {"category_id": 2 - one["category_id"]} for one in results(train)]
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    assert "class map: 2 = bar, 1 = blob, 0 = dot" in teacher.notes
+    assert "category ids are taken to start at 0" in teacher.notes
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_of_classes_start_where_the_boxes_fit(drawn, tmp_path, first):
+    train = [scene for scene in drawn if scene.split == "train"]
+    place = write_yolo(tmp_path / "scenes", train)
+    dataset = open_images(place, val_fraction=0)
+    entries = results(train, image=lambda number, scene: scene.name, first=first)
+    entries += [one | {"category_id": 1, "score": 0.01} for one in entries for _ in range(3)]  # unsure, of any class
+    teacher = given_teacher(written(tmp_path, entries), dataset, place)
+    assert f"category ids are taken to start at {first}" in teacher.notes
+    shown = ", ".join(f"{first + number} = {name}" for number, name in enumerate(dataset.classes))
+    assert f"class map: {shown}" in teacher.notes
+    best = teacher.given(dataset.train)[1][0]
+    assert best[5] in dataset.train.targets[1].labels
+    wrong = [one | {"category_id": (one["category_id"] - first + 2) % 3} for one in entries]
+    with pytest.raises(PocketError, match=r"of its boxes over true ones 0% have the true class"):
+        given_teacher(written(tmp_path, [one for one in wrong if one["score"] > 0.1]), dataset, place)
+
+
+def test_images_of_the_file_itself_say_what_its_ids_are(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    numbers = {scene.name: 100 + number for number, scene in enumerate(drawn)}
+    entries = results(drawn, image=lambda _, scene: numbers[scene.name])
+    listed = [{"id": number, "file_name": f"somewhere/{name}"} for name, number in numbers.items()]
+    teacher = given_teacher(written(tmp_path, {"images": listed, "annotations": entries}), dataset, voc)
+    assert "in 12 of 12 training images" in teacher.notes[0]  # the first has no box, and was looked at
+    assert [len(found.labels) for found in teacher._found.values()] == [
+        len(source.targets.labels) for source in dataset.splits.values()
+    ]
+
+
+def test_ids_that_several_splits_have_are_refused_and_names_are_not(drawn, tmp_path):
+    place = write_coco(tmp_path / "scenes", drawn)  # numbers the images of each split from 10 on
+    dataset = open_images(place)
+    with pytest.raises(PocketError, match=r"the image id 11 is that of test01.png and of train01.png"):
+        given_teacher(
+            written(tmp_path, results(drawn, image=lambda number, _: 10 + number, first=5)), dataset, place
+        )  # fmt: skip
+    assert given_teacher(written(tmp_path, results(drawn, first=5)), dataset, place).unknown == ()
+
+
+def test_images_with_objects_and_without_predictions_are_counted_and_not_too_many(drawn, voc, tmp_path):
+    dataset = open_images(voc)
+    entries = results(drawn)
+    teacher = given_teacher(written(tmp_path, [e for e in entries if e["image_id"] != "train04.png"]), dataset, voc)
+    assert any("1 of these have true boxes" in note and "train04" in note for note in teacher.notes)
+    few = [one for one in entries if one["image_id"] not in ("train04.png", "train05.png", "train06.png")]
+    with pytest.raises(PocketError, match="no box in 3 of 11 training images with true boxes"):
+        given_teacher(written(tmp_path, few), dataset, voc)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch import nn
 from ..config import NetworkConfig
 from ..errors import PocketError
 from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
-from ..models import LADDER, create_student
+from ..models import LADDER
 from ..tasks import Task
 from ..views.preprocessing import Preprocessing
 from .export import OPSET, export_onnx
@@ -194,15 +194,9 @@ def _student(network: NetworkConfig, signature: Signature) -> nn.Module:
     state = torch.get_rng_state()  # a search must not change what is trained after it
     try:
         torch.manual_seed(0)
-        model = create_student(
-            network.name,
-            num_classes=len(signature.classes),
-            image_size=signature.preprocessing.input_size,
-            patch_size=network.patch,
-            tokens=network.tokens,
-            stem=network.stem,
-            attention=network.attention,
-        )
+        side = signature.preprocessing.input_size
+        classes, tokens = len(signature.classes), network.tokens
+        model = signature.task.network(network, classes=classes, side=side, tokens=tokens)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))

@@ -147,7 +147,8 @@ def boxes_loss(
         boxes   = sum of 1 - GIoU over the places that answer for a box
         middles = sum of BCE with sqrt(min(l, r) / max(l, r) min(t, b) / max(t, b)) over them
 
-    each weighted by its box and divided by the weights of those places. Where only an ignored box is, nothing is asked.
+    each weighted by its box and divided by the weights of those places. Where only an ignored box is, nothing is asked;
+    nor at the place nearest to a box that no place answers for, as small ones between two places are.
 
     Args:
         answers: Of the detector.
@@ -162,7 +163,8 @@ def boxes_loss(
     pieces = targets.offsets.tolist()
     rows = [torch.arange(start, stop) for start, stop in itertools.pairwise(pieces)]
     corners_M4 = targets.corners * scale
-    learned = [row[~targets.ignored[row].cpu()] for row in rows]
+    ignored = targets.ignored.cpu()  # once: each copy waits for the device
+    learned = [row[~ignored[row]] for row in rows]
     matched = assign([corners_M4[row] for row in learned], grid)
     places = torch.stack([_global(row, match) for row, match in zip(learned, matched, strict=True)])  # [B, P], -1: none
     there = places >= 0
@@ -172,9 +174,13 @@ def boxes_loss(
     weight_BP = torch.ones_like(places, dtype=wanted.dtype)
     weight_BP[there] = targets.weights[owner]
     for image, row in enumerate(rows):
-        blind = row[targets.ignored[row].cpu()]
+        blind = row[ignored[row]]
         if len(blind):
             weight_BP[image, _covered(grid, corners_M4[blind]) & ~there[image]] = 0
+    answered = targets.ignored.clone()
+    answered[owner] = True
+    image, nearest = _nearest(grid, corners_M4, targets.offsets, ~answered)
+    weight_BP[image, nearest] *= there[image, nearest]
     weight_BP = weight_BP * targets.known[:, None]
     total = (weight_BP * there).sum().clamp_min(1)
     balance = ALPHA * wanted + (1 - ALPHA) * (1 - wanted)
@@ -286,6 +292,14 @@ def _covered(grid: Grid, corners: Tensor) -> Tensor:
     """Whether the middle of each place lies in one of the boxes [m, 4]: bool [P]."""
     middle = (grid.places[:, None, :2] + grid.places[:, None, 2:]) / 2
     return ((middle > corners[:, :2]) & (middle < corners[:, 2:])).all(2).any(1)
+
+
+def _nearest(grid: Grid, corners: Tensor, offsets: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the image of boxes [M, 4], where bool [M] is true, and the place of the finest map nearest to each."""
+    rows = which.nonzero()[:, 0]
+    images = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()).to(corners.device)
+    middles, places = ((one[:, :2] + one[:, 2:]) / 2 for one in (corners[rows], grid.places[: grid.counts[0]]))
+    return images[rows], torch.cdist(middles, places.to(middles)).argmin(1)
 
 
 def _middle(places: Tensor, corners: Tensor) -> Tensor:

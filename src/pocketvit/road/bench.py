@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import ViewConfig
 from ..deployment.opening import open_model
 from ..errors import PocketError
@@ -78,6 +80,7 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
             _check_same(name, opened.classes, opened.task, source, task)
             view = opened.preprocessing.view
             given = answers({"": opened.probabilities}, source, view, task)[""]
+            given = task.reordered(given, np.array([source.classes.index(one) for one in opened.classes]))
         side, file = opened.preprocessing.input_size, getattr(opened, "path", None)
         module = getattr(opened, "module", None)
         if file is not None and Path(name).is_dir():  # of a run: its file is measured, its student counted
@@ -107,7 +110,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Source, task: Task) -> None:
-    if tuple(classes) != tuple(source.classes):
+    if sorted(classes) != sorted(source.classes):
         raise PocketError(
             f"{name} was made for the classes {', '.join(classes[:5])}..., but the images have "
             f"{', '.join(source.classes[:5])}.... Score it on images with its own classes."

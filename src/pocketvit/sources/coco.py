@@ -42,17 +42,20 @@ def _is_coco(path: Path) -> bool:
     return isinstance(document, dict) and all(isinstance(document.get(part), list) for part in _PARTS)
 
 
-def coco_names(images: Any) -> tuple[dict[Any, str], dict[Any, str]]:
-    """Return file names by image id and class names by category id, of images that were opened as COCO; else empty."""
+def coco_names(images: Any) -> tuple[dict[Any, set[str]], dict[Any, str]]:
+    """Return file names by image id and class names by category id, of images that were opened as COCO; else empty.
+
+    An id has several names where several files number their images anew, as Roboflow's do for each split.
+    """
     path = Path(images).expanduser() if isinstance(images, str | Path) else None
     if path is None or not path.exists():
         return {}, {}
     documents = find_coco(path) if path.is_dir() else [path] if path.suffix.lower() == ".json" else []
     loaded = {document: _load(document) for document in documents}
-    names: dict[Any, str] = {}
+    names: dict[Any, set[str]] = {}
     for document in loaded.values():
-        for image in document["images"]:  # ids of several files may be the same: what is said twice is not known
-            names[image["id"]] = str(image["file_name"]) if image["id"] not in names else ""
+        for image in document["images"]:
+            names.setdefault(image["id"], set()).add(str(image["file_name"]))
     return names, _classes(loaded) if loaded else {}
 
 
@@ -207,15 +210,19 @@ def _file(folder: Path, document: Path, name: str, split: str, files: dict[str, 
         *(folder / "images", folder),
     ]
     candidates = [path for place in places if (path := inside(folder, place, name)) is not None]
-    if not candidates:
+    away = not candidates
+    if away and not name.startswith("/"):
         return LEAVES
     for path in candidates:
         if path.is_file():
             return path
+    # absolute paths are of the machine that wrote them, too
     alike = [file for other, file in files.items() if other.rsplit("/", 1)[-1] == normalized(name).rsplit("/", 1)[-1]]
     if len(alike) == 1:
         return alike[0]
-    return f"is named in {document.name} and fits {len(alike)} files" if alike else ABSENT.format(document.name)
+    if alike:
+        return f"is named in {document.name} and fits {len(alike)} files"
+    return LEAVES if away else ABSENT.format(document.name)
 
 
 def _folder_names(document: Path, split: str) -> list[str]:

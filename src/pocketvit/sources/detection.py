@@ -64,7 +64,7 @@ class Found:
 
     Attributes:
         folder: Where the images are.
-        classes: Names.
+        classes: Names, in the order of the annotations.
         images: In any order.
         relative: Whether corners are shares of the sides.
         notes: To be said.
@@ -135,14 +135,15 @@ def as_listing(found: Found) -> Listing:
     Raises:
         PocketError: No image, no box, or no class is left.
     """
-    if not found.classes:
-        raise PocketError(f"the annotations in {found.folder} name no class: nothing can be detected")
     if not found.images:
         examples = "; ".join(f"{name} {why}" for name, why in found.broken[:3])
         raise PocketError(f"the annotations in {found.folder} name no image that is there. {examples}".strip())
+    if not found.classes:
+        raise PocketError(f"the annotations in {found.folder} name no class: nothing can be detected")
     sizes = in_threads(lambda image: upright_size(image.path), found.images)
     _leave_out_resized(found, sizes)
     keys = _keys(found.images)
+    classes = _by_name(found)
     order = sorted(range(len(keys)), key=lambda row: (SPLITS.index(found.images[row].split), keys[row]))
     images = [found.images[row] for row in order]
     truth = _cleaned(found, images, [sizes[row] or (0, 0) for row in order])
@@ -156,7 +157,7 @@ def as_listing(found: Found) -> Listing:
         found.notes.append(f"{empty:,} images without objects are kept: they teach what is none")
     return Listing(
         name=found.folder.resolve().name or "images",
-        classes=found.classes,
+        classes=classes,
         names=[image.name for image in images],
         keys=[keys[row] for row in order],
         splits=[image.split for image in images],
@@ -166,6 +167,15 @@ def as_listing(found: Found) -> Listing:
         broken=found.broken,
         task="detection",
     )
+
+
+def _by_name(found: Found) -> tuple[str, ...]:
+    """Return the classes by name, and number the boxes so: each format has an order of its own, and some have none."""
+    classes = tuple(sorted(found.classes))
+    numbers = [classes.index(name) for name in found.classes]
+    for image in found.images:
+        image.labels = [numbers[label] for label in image.labels]
+    return classes
 
 
 def upright_size(path: Path) -> Size | None:

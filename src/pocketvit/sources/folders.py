@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -97,6 +99,7 @@ def list_folder(folder: Path) -> Listing:
             f"no images in {folder}{what}: give a folder of class/name.jpg, or of images without labels "
             "(JPEG, PNG, TIFF, BMP, GIF, WebP, PNM, AVIF, HEIC, DICOM)"
         )
+    _check_no_yolo(folder, files, images)
     places = folders_in(folder)
     splits = {place: SPLIT_NAMES[place.lower()] for place in places if place.lower() in SPLIT_NAMES}
     if "train" in splits.values():
@@ -124,6 +127,24 @@ def list_folder(folder: Path) -> Listing:
     names = [name for name in images if "/" in name]
     targets = [index[name.split("/")[0]] for name in names]
     return _listing(folder, classes, names, names, ["train"] * len(names), targets, images, notes)
+
+
+def _check_no_yolo(folder: Path, files: dict[str, Path], images: dict[str, Path]) -> None:
+    """Refuse images and txt files of boxes without the YAML file that names their classes."""
+    first = next((name for name in images if "images" in name.split("/")[:-1]), None)
+    labels = (path for name, path in files.items() if "labels" in name.split("/")[:-1] and name.endswith(".txt"))
+    if first is not None and any(map(_holds_boxes, itertools.islice(labels, 20))):
+        raise PocketError(
+            f"{folder} looks like YOLO without its data.yaml; write one into it: names: [...], train: "
+            f"{first.rpartition('/')[0]} (and val, test, where there are such folders)"
+        )
+
+
+def _holds_boxes(path: Path) -> bool:
+    """Whether a text begins with a line of YOLO's: a class and at least four more numbers."""
+    with path.open("rb") as file:
+        cells = file.readline(2000).split()
+    return len(cells) >= 5 and all(re.fullmatch(rb"-?\d+(\.\d*)?(e-?\d+)?", cell) for cell in cells[:5])
 
 
 def _split_folders(

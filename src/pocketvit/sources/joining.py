@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 
 from ..errors import PocketError
+from .base import in_threads
+from .boxes import Boxes
+from .detection import upright_size
 from .listing import Arrays, Files, Items, Listing
-from .targets import several
+from .targets import Targets, several
 
 
 def join(listing: Listing, others: dict[str, Listing]) -> Listing:
@@ -35,7 +38,7 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
             names=[*listing.names, *(f"{other.name}/{name}" for name in other.names)],
             keys=[*listing.keys, *keys],
             splits=[*listing.splits, *[split] * len(other)],
-            targets=np.concatenate([listing.targets, _targets(listing, other, role)]),
+            targets=_joined(listing, other, role),
             images=_images(listing, other),
             groups=None if listing.groups is None else [*listing.groups, *(other.groups or [""] * len(other))],
             notes=[*listing.notes, *other.notes, f"{role}: {len(other):,} images of {other.name}"],
@@ -44,28 +47,67 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
     return listing
 
 
+def _joined(listing: Listing, other: Listing, role: str) -> Targets:
+    """The targets of both, in the first one's classes."""
+    if isinstance(listing.targets, Boxes):
+        return Boxes.joined([listing.targets, _boxes(listing, other, role)])
+    return np.concatenate([listing.targets, _targets(listing, other, role)])
+
+
+def _boxes(listing: Listing, other: Listing, role: str) -> Boxes:
+    """The other's boxes in the first one's classes."""
+    if role == "unlabelled":
+        return Boxes.nobody_looked(_sizes(other))
+    if not isinstance(other.targets, Boxes):
+        raise PocketError(
+            f"--{role}: {other.name} has no boxes, and {listing.name} has. Give images with their annotations (COCO "
+            "JSON, Pascal VOC XML, or YOLO txt with data.yaml), or their JSON or YAML file."
+        )
+    places = _places(listing, other, role)
+    return dataclasses.replace(other.targets, labels=places[other.targets.labels])
+
+
+def _sizes(listing: Listing) -> np.ndarray:
+    """Heights and widths of the images, int32 [N, 2]; 0 of those that cannot be read, which the checks leave out."""
+    if isinstance(listing.targets, Boxes):
+        return listing.targets.sizes
+    images = listing.images
+    if isinstance(images, Files):
+        found = [size or (0, 0) for size in in_threads(upright_size, images.paths)]
+    elif isinstance(images, Arrays):
+        found = [part.shape[1:3] for part in images.parts for _ in part]
+    else:
+        found = [(0, 0)] * len(listing)  # boxes lie in files and arrays: `_images` refuses to join these
+    return np.array(found, np.int32).reshape(-1, 2)
+
+
 def _targets(listing: Listing, other: Listing, role: str) -> np.ndarray:
-    """The other's targets in the first one's classes."""
+    """The other's labels in the first one's classes."""
     shape = (len(other), *listing.targets.shape[1:])
     if role == "unlabelled":
         return np.full(shape, -1, np.int64)
-    missing = [name for name in other.classes if name not in listing.classes]
-    if missing:
-        raise PocketError(
-            f"--{role}: {other.name} has the class {missing[0]!r}, which {listing.name} does not have "
-            f"({', '.join(listing.classes[:8])}). Name the classes alike."
-        )
+    places = _places(listing, other, role)
     if not other.classes:
         return np.full(shape, -1, np.int64)
-    if several(listing.targets) != several(other.targets):
+    if isinstance(other.targets, Boxes) or several(listing.targets) != several(other.targets):
         raise PocketError(f"--{role}: {other.name} and {listing.name} differ in how many labels an image has.")
-    places = np.array([listing.classes.index(name) for name in other.classes], np.int64)
     if several(listing.targets):
         targets = np.zeros(shape, np.int64)
         targets[:, places] = other.targets
         targets[(other.targets < 0).any(1)] = -1
         return targets
     return np.where(other.targets >= 0, places[other.targets.clip(min=0)], -1)
+
+
+def _places(listing: Listing, other: Listing, role: str) -> np.ndarray:
+    """Where the other's classes stand among the first one's, int64 [C']."""
+    missing = [name for name in other.classes if name not in listing.classes]
+    if missing:
+        raise PocketError(
+            f"--{role}: {other.name} has the class {missing[0]!r}, which {listing.name} does not have "
+            f"({', '.join(listing.classes[:8])}). Name the classes alike."
+        )
+    return np.array([listing.classes.index(name) for name in other.classes], np.int64)
 
 
 def _images(listing: Listing, other: Listing) -> Files | Arrays | Items:

@@ -156,7 +156,7 @@ def _picture(folder: Path, name: str, root: Element, by_stem: dict[str, list[str
     """Return the name of an annotation's image, or why there is none."""
     stem, place = PurePosixPath(name).stem, PurePosixPath(name).parent
     given = _text(root, "filename").replace("\\", "/")
-    if given and inside(folder, folder / place, given) is None:
+    if given and not given.startswith("/") and inside(folder, folder / place, given) is None:
         return LEAVES
     names = by_stem.get(stem) or by_stem.get(PurePosixPath(given).stem) or []
     beside = [other for other in names if PurePosixPath(other).parent == place]

@@ -36,6 +36,16 @@ def _is_yolo(path: Path) -> bool:
     return isinstance(document, dict) and "names" in document and "train" in document
 
 
+def yolo_names(images: Any) -> tuple[str, ...]:
+    """Return the class names in the order of the YAML file, of images that were opened as YOLO; else ()."""
+    path = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if path is not None and path.is_dir():
+        path = find_yolo(path)
+    if path is None or path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return ()
+    return _classes(path, _load(path))
+
+
 def read_yolo(path: Path) -> Found:
     """Read a YAML file and the txt files that it leads to.
 
@@ -54,7 +64,14 @@ def read_yolo(path: Path) -> Found:
         keys = [key for key in document if isinstance(key, str) and SPLIT_NAMES.get(key.lower()) == split]
         given = [document[key] for key in keys if document[key]]
         entries = [str(one) for entry in given for one in (entry if isinstance(entry, list) else [entry])]
-        for image in _images(found, path, start, entries):
+        images = _images(found, path, start, entries, split)
+        same = next((other for other in SPLITS if images and set(images) == _of(seen, other)), None)
+        if same is not None:  # coco8.yaml and coco128.yaml, and what is made after them
+            found.notes.append(
+                f"{path.name} names the same images as {same} and as {split}: they count as {same}, others are held out"
+            )
+            continue
+        for image in images:
             if seen.setdefault(image, split) != split:
                 raise PocketError(f"{image} is in the splits {seen[image]} and {split} of {path.name}: keep one")
             annotated = Annotated(normalized(os.path.relpath(image, folder)), image, split)
@@ -63,13 +80,15 @@ def read_yolo(path: Path) -> Found:
             if labels is None:
                 bare += 1
                 continue
-            outlines += _read_labels(annotated, labels, len(classes), unknown)
+            outlines += _read_labels(annotated, labels, len(classes), unknown, points="kpt_shape" in document)
     if not seen and not found.broken:
         raise PocketError(f"{path} names no image: its train must be a folder, or a list of files")
     if bare:
         found.notes.append(f"{bare:,} images have no txt file: they are taken to show no object")
     if outlines:
         found.notes.append(f"{outlines:,} outlines are taken as the boxes around them")
+    if "kpt_shape" in document:
+        found.notes.append("keypoints are left out: their boxes are taken")
     if unknown:
         which = ", ".join(str(number) for number, _ in unknown.most_common(3))
         found.notes.append(
@@ -77,6 +96,10 @@ def read_yolo(path: Path) -> Found:
             f"{len(classes)}): left out"
         )
     return found
+
+
+def _of(seen: dict[Path, str], split: str) -> set[Path]:
+    return {image for image, other in seen.items() if other == split}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -119,16 +142,26 @@ def _start(path: Path, document: dict[str, Any]) -> Path:
     # YOLO's trainer resolves a relative path from a folder of its own; the images stand beside the file all the same
     if start is not None or not os.path.isabs(str(document["path"])):
         return path.parent
+    # /content/... of the machine that wrote it
+    train = document["train"] if isinstance(document["train"], list) else [document["train"]]
+    if not os.path.exists(document["path"]) and all(_is_anywhere(path, path.parent, str(one)) for one in train):
+        return path.parent
     raise PocketError(
         f"{path} has `path: {document['path']}`, which is outside its folder: put the file into the folder of the "
         "images, and leave `path` away"
     )
 
 
-def _images(found: Found, path: Path, start: Path, entries: list[str]) -> list[Path]:
-    """Return the image files of a split, given as folders or lists of files."""
+def _images(found: Found, path: Path, start: Path, entries: list[str], split: str) -> list[Path]:
+    """Return the image files of a split, given as folders or lists of files.
+
+    Only training images must be there: Roboflow names a test folder whether it writes one or not.
+    """
     result: list[Path] = []
     for entry in entries:
+        if split != "train" and not _is_anywhere(path, start, entry):
+            found.notes.append(f"{path.name} names {entry} as {split}, which is not there")
+            continue
         place = _place(path, start, entry)
         if place.is_dir():
             result += [file for name, file in find_files(place).items() if is_image(name)]
@@ -144,6 +177,11 @@ def _images(found: Found, path: Path, start: Path, entries: list[str]) -> list[P
         else:
             raise PocketError(f"{path} names {entry}, which is not there (looked for {place})")
     return list(dict.fromkeys(result))
+
+
+def _is_anywhere(path: Path, start: Path, entry: str) -> bool:
+    entry = entry.replace("\\", "/")
+    return any((place / one).exists() for place in (start, path.parent) for one in (entry, entry.lstrip("./")))
 
 
 def _place(path: Path, start: Path, entry: str) -> Path:
@@ -172,8 +210,16 @@ def _label_file(image: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _read_labels(image: Annotated, path: Path, classes: int, unknown: Counter[int]) -> int:
-    """Add the boxes of a txt file; return how many outlines were among them."""
+def _read_labels(image: Annotated, path: Path, classes: int, unknown: Counter[int], *, points: bool = False) -> int:
+    """Add the boxes of a txt file; return how many outlines were among them.
+
+    Args:
+        image: Whose they are.
+        path: The txt file.
+        classes: How many there are.
+        unknown: Counts boxes of others.
+        points: Whether keypoints stand behind each box.
+    """
     outlines = 0
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         cells = line.split()
@@ -183,6 +229,8 @@ def _read_labels(image: Annotated, path: Path, classes: int, unknown: Counter[in
             label, values = int(float(cells[0])), [float(cell) for cell in cells[1:]]
         except (ValueError, OverflowError) as error:
             raise PocketError(f"{path} line {number} is no `class cx cy width height`: {line[:80]!r}") from error
+        if points:
+            values = values[:4]
         if len(values) == 4:
             x, y, width, height = values
             corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

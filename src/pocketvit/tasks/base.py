@@ -263,6 +263,12 @@ class Task(ABC):
         """
         return answers
 
+    def reordered(self, answers: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return answers [N, ...] of which class c is the class ``places[c]`` of another list of the same classes."""
+        result = np.empty_like(answers)
+        result[:, places] = answers
+        return result
+
     def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
         """Return one answer per image of several networks' answers: the teachers as one."""
         return np.mean(answers, axis=0)

@@ -260,6 +260,11 @@ class Detection(Task):
         result[result[..., 4] <= 0] = 0
         return result
 
+    def reordered(self, answers: np.ndarray, places: np.ndarray) -> np.ndarray:
+        result = np.array(answers)
+        result[..., 5] = places[answers[..., 5].astype(int)]
+        return result
+
     def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
         """The first teacher's: boxes of several are fused where they are learned, and have no mean."""
         return answers[0]

@@ -17,7 +17,7 @@ from torchvision.models._meta import _COCO_CATEGORIES
 
 from ..errors import PocketError
 from ..models.detector import Detector
-from ..models.inputs import input_stats
+from ..models.inputs import config_of, input_stats
 
 Activation = Literal["sigmoid", "softmax"]
 Answers = tuple[Tensor, Tensor]
@@ -34,6 +34,7 @@ FAMILIES: dict[str, Activation] = {
         "sigmoid",
     ),
 }
+UNNORMALIZED = ("rt_detr", "rt_detr_v2", "d_fine")  # trained on plain 0 to 1, as their image processors have it
 NOTHING = -20.0  # logit of what a detector gives no score for
 _SURE = 1e-6  # a score is kept so far from 0 and 1, whose logits are infinite
 _BOXES = 300  # of an image that torchvision's own detectors may find
@@ -50,7 +51,7 @@ class Form:
         activation: Of the logits; None where that must be said.
         suppress: Whether it answers at many places for one object, so that only the best of them count.
         size: Side of its input in pixels; ``sized``: whether it says so itself.
-        mean, std: Of its input.
+        mean, std: Of its input; ``normed``: whether it says so itself.
         classes: Names, where they are known.
     """
 
@@ -63,6 +64,7 @@ class Form:
     mean: Sequence[float]
     std: Sequence[float]
     classes: Sequence[str] | None = None
+    normed: bool = True
 
 
 def is_detector(module: Any) -> bool:
@@ -103,7 +105,10 @@ def _of_transformers(module: nn.Module) -> Form:
     classes = tuple(str(labels[key]) for key in sorted(labels)) if labels and family else None
     own = _transformers_side(config)
     side = own or (_SIDE if config is not None else size)
-    return Form(module, _read_set, FAMILIES.get(str(family)), False, side, own is not None, mean, std, classes)
+    if family in UNNORMALIZED:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    normed = "mean" in config_of(module)
+    return Form(module, _read_set, FAMILIES.get(str(family)), False, side, own is not None, mean, std, classes, normed)
 
 
 class _ListInput(nn.Module):

@@ -148,7 +148,8 @@ def detector_teacher(
             returns an object or a dictionary with ``logits`` and ``pred_boxes`` as transformers' do.
         name: For tables and folders.
         input_size: Side of the square that it sees; None for what it says itself.
-        norm: Mean and standard deviation; None for what it says itself, else ImageNet's.
+        norm: Mean and standard deviation; None for what it says itself, else its family's, else
+            ImageNet's.
         classes: Names of its classes, in order, without "no object".
         activation: Of its logits; needed where its family is not known.
         read: From what the module returns to boxes and logits (see the module's docstring), for a form of one's own.
@@ -165,6 +166,9 @@ def detector_teacher(
     notes = []
     if not form.sized and input_size is None:
         notes.append(f"{name}: input size not known; assumed {form.size} px (set it with --teacher-size).")
+    if not form.normed and norm is None:
+        assumed = "none (values of 0 to 1)" if set(form.std) == {1.0} else "ImageNet's mean and std"
+        notes.append(f"{name}: normalization not known; assumed {assumed} (set it with --teacher-norm).")
     given: dict[str, Any] = {"size": input_size, "activation": activation, "read": read, "classes": classes}
     if norm is not None:
         given |= {"mean": norm[0], "std": norm[1]}
@@ -243,8 +247,7 @@ def load_detector(
                 raise PocketError(f"{text} cannot be loaded by transformers ({first[:200]}).") from error
             raise PocketError(explain(text, reachable, error)) from error
     given = {"name": place.rstrip("/").rsplit("/", 1)[-1], "classes": names}
-    if local:
-        given |= _processor(Path(place).expanduser())
+    given |= _processor(Path(place).expanduser() if local else place)
     return detector_teacher(module, **given | {key: value for key, value in options.items() if value is not None})
 
 
@@ -265,11 +268,17 @@ def names_detector(spec: str) -> bool:
     return any("ForObjectDetection" in str(one) for one in made or ())
 
 
-def _processor(folder: Path) -> dict[str, Any]:
-    """Size and normalization of a transformers folder's ``preprocessor_config.json``."""
+def _processor(place: Path | str) -> dict[str, Any]:
+    """Size and normalization by ``preprocessor_config.json`` in a folder or on the hub; {} where that says nothing."""
+    name = "preprocessor_config.json"
     try:
-        config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if isinstance(place, Path):
+            path = place / name
+        else:
+            with hub():
+                path = Path(hf_hub_download(place, name))
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except Exception:  # no such file, or whatever the hub's client and its transport raise: what is assumed is said
         return {}
     found: dict[str, Any] = {}
     size = config.get("size")
