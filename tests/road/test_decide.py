@@ -67,8 +67,8 @@ def test_small_images_get_a_convolutional_stem_and_larger_or_synthetic_ones_stoc
     def stem(side=32, synthetic=False, **changes):
         return decide.network_of(Distill("x", student="pocket_s", **changes), side, synthetic=synthetic).stem
 
-    assert stem() == stem(64) == stem(7) == "conv"
-    assert stem(65) == stem(6) == stem(synthetic=True) == stem(patch=4) == "hybrid"
+    assert stem() == stem(48) == stem(7) == "conv"
+    assert stem(49) == stem(6) == stem(synthetic=True) == stem(patch=4) == "hybrid"
     assert stem(160, tokens=2) == "conv"
     assert stem(patch=2) == stem(attention="local") == "patch"
     assert stem(stem="shifted") == "shifted"

@@ -33,7 +33,7 @@ IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
 MOST_EPOCHS = 200
 VIEWS = 10
 USUAL_STUDENT = "pocket_s"
-SMALL = 64  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
+SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
 
