@@ -220,6 +220,10 @@ class Report(Pictures, verb="report"):
     """Write one self-contained HTML page of one run, or of several side by side, and the model card of each."""
 
     runs: RunFolder | Sequence[RunFolder] = setting("run folders", kw_only=False, exists="run folders (`ls runs/`)")
+    device: str | Path | None = setting(
+        "what `bench.py --json` of the run's device.zip printed on a device: it becomes a row of the run",
+        default=None, metavar="FILE", exists="a JSON file of bench.py", common=True,
+    )  # fmt: skip
     out: str | Path | None = setting(
         "the HTML file to write; by default report.html in the (first) run folder",
         default=None, metavar="FILE", group="output",
