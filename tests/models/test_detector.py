@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,7 +16,9 @@ from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_student, forward_heads, load_model, save_model
 from pocketvit.models.decoding import LEAST, OVERLAP, best_boxes
-from pocketvit.models.detector import Detector, carry_weights, create_detector
+from pocketvit.models.detector import Detector, carry_weights, create_detector, detector_of
+from pocketvit.models.inputs import input_stats
+from pocketvit.sources.boxes import Boxes
 from pocketvit.tasks import task_named
 from pocketvit.views.preprocessing import Preprocessing
 
@@ -52,6 +56,43 @@ def test_every_student_can_detect(options):
     sum(part.sum() for part in (logits, distances, middles)).backward()
     idle = [name for name, p in detector.named_parameters() if p.grad is None]
     assert not idle  # several processes would wait for their gradients
+
+
+def test_a_map_with_channels_last_is_read_as_such():
+    class Last(torch.nn.Module):  # as Swin answers
+        output_fmt = "NHWC"
+
+        def forward_features(self, x):
+            return torch.zeros(len(x), 4, 4, 24)
+
+    assert Detector(Last(), 3, SIDE, 32, 1, 4).pyramid.levels[0][0].in_channels == 24
+
+
+def test_a_detector_starts_from_a_classifiers_weights_and_eyes():
+    torch.manual_seed(1)
+    student = create_student("pocket_xxs", num_classes=5, image_size=32, stem="hybrid")
+    vars(student)["pretrained_cfg"] = {**student.pretrained_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    detector = detector_of(student, num_classes=3, image_size=SIDE)
+    state, body = student.state_dict(), detector.body.state_dict()
+    assert all(torch.equal(body[name], state[name]) for name in body if name != "pos_embed")
+    stats = input_stats(detector)
+    assert (stats.mean, stats.input_size) == ((0.5,) * 3, SIDE)
+    other = detector_of(detector, num_classes=2, image_size=96)
+    assert torch.equal(other.body.blocks[0].mlp.fc1.weight, detector.body.blocks[0].mlp.fc1.weight)
+    assert other(torch.zeros(1, 3, 96, 96)).shape[2] == 4 + 2
+
+
+def test_boxes_too_small_for_the_students_places_are_said_with_a_size():
+    boxes, view = task_named("detection"), ViewConfig(view_size=224, fit="pad")
+    corners = np.float32([[0, 0, 20, 20], [50, 50, 90, 60], [100, 100, 400, 300]])  # a quarter of that in the view
+    truth = Boxes(
+        np.array([0, 3]), corners, np.zeros(3, np.int64), np.zeros(3, np.uint8), np.int32([[448, 896]]),
+        np.ones(1, bool),
+    )  # fmt: skip
+    (said,) = boxes.warnings(SimpleNamespace(targets=truth), view)
+    assert said == "boxes    67% of them are under 8 px in views of 224: --size 608"
+    large = dataclasses.replace(view, view_size=896)
+    assert boxes.warnings(SimpleNamespace(targets=truth), large) == []
 
 
 def test_places_are_the_middles_of_their_cells():

@@ -13,6 +13,7 @@ from pocketvit.errors import PocketError
 from pocketvit.road import begin, decide
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
+from pocketvit.tasks import task_named
 from pocketvit.views.synthetic import hard_views
 
 
@@ -79,6 +80,26 @@ def test_epochs_show_about_the_budget():
     assert decide.epochs_for(5000, 32) == 50
     assert decide.epochs_for(5000, 128) == 13
     assert decide.epochs_for(10**6, 32) == 5
+
+
+def test_boxes_are_learned_in_small_batches_and_some_hundred_steps():
+    boxes = task_named("detection")
+    assert decide.epochs_for(700, 640, boxes.shown, boxes.steps * boxes.batch) == 7  # of 43 steps
+    dataset = open_images("scenes", progress=False)
+    settings, _ = decide.decide(Distill(images="scenes", student="pocket_xs"), dataset)
+    assert settings.batch_size == 16
+
+
+def test_the_size_of_views_is_known_without_decoding():
+    source = open_images("scenes", progress=False).train
+
+    class Unread:
+        size, targets = None, source.targets
+
+        def __len__(self):
+            return len(source)
+
+    assert decide.view_size(Unread()) == decide.view_size(source) == 64
 
 
 def test_batches_leave_eight_steps_where_they_can():

@@ -195,6 +195,19 @@ def test_a_detector_is_trained_and_measured_again_by_bench(voc, tmp_path):
     assert rows[0]["map"] == pytest.approx(row(run, "int8")["map"], abs=1e-6)
 
 
+def test_weights_that_are_named_become_detectors(voc, tmp_path):
+    from walk_fakes import tiny
+
+    from pocketvit.models import save_model
+
+    published = save_model(tiny(), tmp_path / "published")  # a classifier
+    choices = {"size": 64, "epochs": 1, "precision": "fp32", "augment": "none", "out": str(tmp_path / "runs")}
+    run = train(str(voc), model=f"local-dir:{published}", **choices)
+    assert row(run, "student")["map"] is not None
+    with pytest.raises(PocketError, match=r"--init .* is a classifier's"):
+        train(str(voc), model="pocket_xs", init=str(published), **choices)
+
+
 def test_three_formats_give_one_student(drawn, teacher, tmp_path):
     found = []
     for write in (write_voc, write_coco, write_yolo):
@@ -230,6 +243,7 @@ def test_a_teacher_that_knows_some_classes_teaches_these(voc, tmp_path, caplog):
         ({"objective": "kl"}, "cannot be used for detection images"),
         ({"balance": "weights"}, "--balance"),
         ({"tokens": 1}, "--tokens"),
+        ({"match": "rkd"}, "--match .* compares features"),
         ({"teacher": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))}, "is no detector|one list"),
     ],
 )

@@ -19,6 +19,8 @@ from pocketvit.road import students
 from pocketvit.road.students import PRETRAINED, choose_student, make_network
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
+from pocketvit.tasks import task_named
+from pocketvit.teachers import load_teacher
 from pocketvit.training import Stepper
 
 
@@ -35,6 +37,19 @@ def test_a_student_starts_from_the_weights_that_are_named(road, pretrained):
     head = {name for name in start if start[name].shape != weights[name].shape}
     assert {weights[name].shape[0] for name in head} == {len(COLOURS)}
     assert all(torch.equal(weights[name], start[name]) for name in start.keys() - head)
+
+
+def test_for_boxes_the_weights_that_are_named_become_a_detector(photos, pretrained, tmp_path):
+    dataset = dataclasses.replace(open_images(str(photos), progress=False), task="detection")
+    asked = Distill(images=str(photos), teacher=Own(), student=f"local-dir:{pretrained}", size=64)
+    assert choose_student(asked, dataset)[0] == asked
+    boxes = task_named("detection")
+    model = boxes.started(load_teacher(asked.student), classes=3, side=64)
+    start = load_file(pretrained / "model.safetensors")
+    assert torch.equal(model.body.state_dict()["conv1.0.weight"], start["conv1.0.weight"])
+    assert boxes.classes_in(model.eval()(torch.zeros(1, 3, 64, 64))) == 3
+    with pytest.raises(PocketError, match=r"--student local-dir.*cannot become a detector of 30 pixels"):
+        choose_student(dataclasses.replace(asked, size=30), dataset)
 
 
 @pytest.mark.slow

@@ -106,8 +106,11 @@ class Detector(nn.Module):
         self.num_classes, self.image_size = num_classes, image_size
         self.num_features = channels
         self.body = body
+        training = body.training
+        body.eval()  # BatchNorm would learn from the black picture, and refuse a map of one place
         with torch.no_grad():
             width, side = self.map(torch.zeros(1, 3, image_size, image_size)).shape[1:3]
+        body.train(training)
         scales = tuple(image_size / side / (finest * 2**level) for level in range(LEVELS))
         if any(scale not in _SCALES for scale in scales) or side % max(1, round(1 / scales[-1])):
             raise PocketError(
@@ -133,8 +136,8 @@ class Detector(nn.Module):
     def map(self, x: Tensor) -> Tensor:
         """Return the body's last map [B, D, h, w] of pictures [B, 3, S, S]."""
         features = self.body.forward_features(x)  # type: ignore[operator]
-        if features.ndim == 4:
-            return features
+        if features.ndim == 4:  # Swin and its kin keep their channels last
+            return features.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "") == "NHWC" else features
         tokens = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
         embed: Any = getattr(self.body, "patch_embed", None)
         sets = getattr(embed, "sets", 1)  # shifted and plain patches side by side: each place has a token of both
@@ -205,6 +208,11 @@ def pocketvit_detector(
     return build_model_with_cfg(make, NAME, pretrained, **kwargs)
 
 
+def finest_stride(image_size: int) -> int:
+    """Return the usual stride of the finest map: 8 pixels, and 4 in pictures below 160."""
+    return 8 if image_size >= 160 else 4
+
+
 def create_detector(
     name: str,
     *,
@@ -227,12 +235,12 @@ def create_detector(
         image_size: Side of the square input in pixels, a multiple of four times ``finest``.
         channels: Of the pyramid.
         convs: Convolutions of each head.
-        finest: Stride of the finest map; None for 8, and for 4 in pictures below 160 pixels.
+        finest: Stride of the finest map; None for `finest_stride`.
 
     Raises:
         PocketError: What was asked cannot be made.
     """
-    finest = finest or (8 if image_size >= 160 else 4)
+    finest = finest or finest_stride(image_size)
     body = create_student(
         name,
         num_classes=1,
@@ -248,6 +256,28 @@ def create_detector(
     args |= {"base": recipe["architecture"], "num_classes": num_classes, "img_size": image_size}
     args |= {"channels": channels, "convs": convs, "finest": finest}
     return build(NAME, args)  # type: ignore[return-value]
+
+
+def detector_of(module: nn.Module, *, num_classes: int, image_size: int) -> Detector:
+    """Make a detector on a trained network of timm's or ours: its weights, under an untrained pyramid and head.
+
+    Args:
+        module: A classifier, or one of our detectors.
+        num_classes, image_size: See `create_detector`.
+
+    Raises:
+        PocketError: It is of another kind, or its patches do not fit the size.
+    """
+    recipe = recipe_of(module)
+    args = {key: value for key, value in recipe["model_args"].items() if key not in ("num_classes", "img_size")}
+    if recipe["architecture"] != NAME:
+        args |= {"base": recipe["architecture"], "finest": finest_stride(image_size)}
+    detector: Any = build(NAME, args | {"num_classes": num_classes, "img_size": image_size})
+    carry_weights(detector, module)
+    about = config_of(module)  # weights want the pictures that they were trained with
+    seen = {key: about[key] for key in ("mean", "std") if key in about}
+    vars(detector)["pretrained_cfg"] = {**config_of(detector), **seen}
+    return detector
 
 
 def carry_weights(detector: Detector, source: nn.Module | str) -> list[str]:

@@ -154,6 +154,7 @@ def begin(
         elif settings.epochs is None:
             settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
     settings, config = decide_all(settings, dataset, specs)
+    notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
 
 

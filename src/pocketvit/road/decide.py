@@ -22,7 +22,8 @@ from ..models.names import is_pretrained
 from ..models.norms import ENOUGH_IMAGES
 from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
-from ..sources.targets import class_counts
+from ..sources.listing import FileSource
+from ..sources.targets import class_counts, sizes_of
 from ..tasks import task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
@@ -45,8 +46,12 @@ def view_size(source: Source) -> int:
     if source.size is not None:
         side = min(source.size) if max(source.size) > 64 else max(source.size)
     else:
-        some = np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int)
-        side = int(np.median([min(source[int(i)][0].shape[:2]) for i in np.unique(some)]))
+        some = np.unique(np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int))
+        sizes = sizes_of(source.targets)
+        if sizes is None and isinstance(source, FileSource):
+            sizes = source.findings.shapes[:, :2]
+        sizes = sizes[some] if sizes is not None else [source[int(i)][0].shape[:2] for i in some]
+        side = int(np.median(np.min(sizes, axis=1)))
     if side < 16:
         return 2 * side
     return side if side <= 64 else min(224, side // 16 * 16)
@@ -104,9 +109,16 @@ def images_for(side: int) -> float:
     return IMAGE_BUDGET * min(1.0, 32 / side)
 
 
-def epochs_for(count: int, side: int, share: float = 1.0) -> int:
-    """Epochs over ``count`` training images of ``side`` pixels, from 5 to `MOST_EPOCHS`; ``share`` is a task's."""
-    return max(5, min(MOST_EPOCHS, math.ceil(share * images_for(side) / max(1, count))))
+def epochs_for(count: int, side: int, share: float = 1.0, least: int = 0) -> int:
+    """Epochs over ``count`` training images of ``side`` pixels, from 5 to `MOST_EPOCHS`.
+
+    Args:
+        count: Training images.
+        side: Of the views in pixels.
+        share: Of the images that a student sees, by the task.
+        least: Images that are seen at any rate.
+    """
+    return max(5, min(MOST_EPOCHS, math.ceil(max(share * images_for(side), least) / max(1, count))))
 
 
 def batch_size_for(count: int, most: int = 128) -> int:
@@ -148,12 +160,13 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     optimizer = settings.optimizer
     if optimizer == "auto":
         optimizer = "adamw" if pretrained else "muon"
-    epochs = settings.epochs
-    if epochs is None:
-        epochs = (
-            10 if pretrained else epochs_for(count, side or view_size(dataset.train), task_named(dataset.task).shown)
-        )
-    batch = settings.batch_size or batch_size_for(count, 64 if optimizer == "muon" else 128)
+    task = task_named(dataset.task)
+    batch = settings.batch_size or batch_size_for(count, min(task.batch, 64 if optimizer == "muon" else 128))
+    epochs, least = settings.epochs, task.steps * batch
+    if epochs is None and pretrained:
+        epochs = max(10, min(MOST_EPOCHS, math.ceil(least / max(1, count))))
+    elif epochs is None:
+        epochs = epochs_for(count, side or view_size(dataset.train), task.shown, least)
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(

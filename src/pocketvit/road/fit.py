@@ -33,10 +33,13 @@ class Fit(Stage):
 
     def run(self, walk: Walk) -> None:
         settings, road, config = walk.settings, walk.road, walk.config
-        if settings.init is None and not is_pretrained(config.network.name):
+        pretrained = is_pretrained(config.network.name)
+        if (settings.init is None and not pretrained) or not road.task.finetunes:
             student = train_network(road, config, walk.folder)
             walk.networks["student"], walk.input = student, input_of(config.network, student, road)
-            walk.notes.append("trained from scratch")
+            walk.notes.append(
+                "trained from its own weights, under a new head" if pretrained else "trained from scratch"
+            )
             return
         start = settings.init or config.network.name
         if Path(start).is_dir() or settings.init is None:  # it says itself what network it holds

@@ -17,7 +17,6 @@ from ..models.renorm import replace_norm
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import load_teacher
-from ..teachers.finetune import new_head
 from ..training.step import Input
 from .decide import USUAL_STUDENT, view_size
 from .images import Road
@@ -39,8 +38,12 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     if name != "auto":
         if not is_pretrained(name):
             return settings, []
+        task = task_named(dataset.task)
         try:
-            load_teacher(name)
+            teacher = load_teacher(name)
+            if not task.finetunes:  # it may be of a form that this task has no use for
+                side = settings.size or task.side(view_size(dataset.train))
+                task.started(teacher, classes=max(1, len(dataset.classes)), side=side)
         except PocketError as error:
             raise PocketError(f"--student {name}: {error} Or take --student {USUAL_STUDENT}: {cost}") from None
         return settings, [f"student  {name}: its pretrained weights, under a new head"]
@@ -86,8 +89,7 @@ def make_network(
     classes = len(road.dataset.classes)
     if is_pretrained(config.name):
         teacher = load_teacher(config.name)
-        model = new_head(teacher, classes) if teacher.num_outputs != classes else teacher.module
-        model = model.requires_grad_(True)
+        model = road.task.started(teacher, classes=classes, side=road.view.view_size).requires_grad_(True)
     else:
         tokens = config.tokens if taught or config.stem == "coadvise" else min(config.tokens, 1)
         side = road.view.view_size

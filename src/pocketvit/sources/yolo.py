@@ -155,11 +155,11 @@ def _start(path: Path, document: dict[str, Any]) -> Path:
 def _images(found: Found, path: Path, start: Path, entries: list[str], split: str) -> list[Path]:
     """Return the image files of a split, given as folders or lists of files.
 
-    Only training images must be there: Roboflow names a test folder whether it writes one or not.
+    Test images need not be there: Roboflow names a folder of them whether it writes one or not.
     """
     result: list[Path] = []
     for entry in entries:
-        if split != "train" and not _is_anywhere(path, start, entry):
+        if split == "test" and not _is_anywhere(path, start, entry):
             found.notes.append(f"{path.name} names {entry} as {split}, which is not there")
             continue
         place = _place(path, start, entry)

@@ -20,6 +20,7 @@ from ..models import create_model, create_student
 from ..objectives import Gate, Objective
 from ..sources.targets import to_columns
 from ..teachers import Teacher, align
+from ..teachers.finetune import new_head
 from ..teachers.teacher import first_logits
 from ..views.drawing import with_caption
 
@@ -56,7 +57,8 @@ class Task(ABC):
         compares: Whether `compare` knows methods for it.
         exclusive: Whether an image has one answer, so that one class can be taken for another.
         calibrates: Whether heads get a temperature that is fitted on validation images.
-        finetunes: Whether a classifier's published weights, under a new head, learn it.
+        finetunes: Whether a classifier's published weights learn it under a new linear head, on finished features too.
+        batch: Images of a step at most, and ``steps``: at least so many, where nothing is asked for.
         figure: The field of a row by which files are compared: "accuracy", "auc", "map".
         output: What a network's exported file calls its output.
         hub: What the Hugging Face hub calls it.
@@ -78,6 +80,8 @@ class Task(ABC):
     exclusive: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     finetunes: ClassVar[bool] = True
+    batch: ClassVar[int] = 128
+    steps: ClassVar[int] = 0
     figure: ClassVar[str] = "accuracy"
     output: ClassVar[str] = "logits"
     hub: ClassVar[str] = "image-classification"
@@ -176,6 +180,23 @@ class Task(ABC):
             config.name, num_classes=classes, image_size=side, patch_size=config.patch, tokens=tokens,
             stem=config.stem, attention=config.attention, drop_path=drop_path,
         )  # fmt: skip
+
+    def started(self, teacher: Teacher, *, classes: int, side: int) -> nn.Module:
+        """Make a network that starts from a loaded one's weights, under a new head where its classes are others.
+
+        Args:
+            teacher: As loaded.
+            classes: How many there are.
+            side: Of the views in pixels.
+
+        Raises:
+            PocketError: Its network cannot have such a head.
+        """
+        return new_head(teacher, classes) if teacher.num_outputs != classes else teacher.module
+
+    def warnings(self, source: Source, view: ViewConfig) -> list[str]:
+        """Return what is to be said of training images before views of them are learned."""
+        return []
 
     # Learning
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ..errors import PocketError
 from ..metrics import OperatingPoint
 from ..metrics.detection import SHOWN, DetectionScores, agreement, rounded, score_boxes
 from ..models.decoding import best_boxes
-from ..models.detector import create_detector
+from ..models.detector import create_detector, detector_of, finest_stride
 from ..objectives import Gate, Objective
 from ..objectives.detection import OBJECTIVES, BoxTargets, Dense, boxes_loss
 from ..sources.boxes import Boxes, Detections, offsets_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..objectives.batch import Batch
     from ..training.step import Loss
 
+_FEW = 0.1  # share of boxes too small for the student from which that is said
+_LARGEST = 1280  # pixels of a side that are advised at most
 _SHOWN_CLASSES = 3  # in one line of text
 
 
@@ -86,6 +89,8 @@ class Detection(Task):
     compares = False
     calibrates = False
     finetunes = False
+    batch = 16  # a picture has thousands of places, and few images are all that most sets have
+    steps = 300
     exclusive = False
     explains = False
     pools = False
@@ -108,11 +113,15 @@ class Detection(Task):
         for name, usual, why in (
             ("teacher_weights", "fixed", "looks at the one class of an image"),
             ("balance", "none", "is for one class per image"),
+            ("match", None, "compares features, which detectors do not give"),
+            ("init", None, "is a classifier's (--model NAME.TAG or local-dir:FOLDER makes a detector of one)"),
+            ("freeze", False, "trains one linear layer on finished features"),
         ):
             value = getattr(settings, name, usual)
             if value != usual:
                 option = name.replace("_", "-")
-                raise PocketError(f"--{option} {value} {why}, and {here}. Leave it away.")
+                said = option if value is True else f"{option} {value}"
+                raise PocketError(f"--{said} {why}, and {here}. Leave it away.")
         if getattr(settings, "tokens", 0):
             raise PocketError(f"--tokens: a detector has no class token to distil into, and {here}. Use --tokens 0.")
         if getattr(settings, "tile", None):
@@ -165,6 +174,31 @@ class Detection(Task):
             config.name, num_classes=classes, image_size=side, patch_size=config.patch, stem=config.stem,
             attention=config.attention, drop_path=drop_path,
         )  # fmt: skip
+
+    def started(self, teacher: Any, *, classes: int, side: int) -> nn.Module:
+        try:
+            return detector_of(teacher.module, num_classes=classes, image_size=side)
+        except PocketError as error:
+            raise PocketError(
+                f"{teacher.name} cannot become a detector of {side} pixels: {error} Name a ViT, or another network of "
+                "timm's or ours that ends in a map."
+            ) from error
+
+    def warnings(self, source: Any, view: ViewConfig) -> list[str]:
+        """How many boxes are smaller than the distance between two places, so that no place may see them."""
+        truth, side = source.targets, view.view_size
+        if not len(truth.labels):
+            return []
+        seen = mapped(truth.corners, framed(view, truth.sizes)[truth.images])
+        least = (seen[:, 2:] - seen[:, :2]).min(1)[~truth.ignored]
+        stride = finest_stride(side)
+        small = float((least < stride).mean()) if len(least) else 0.0
+        if small < _FEW:
+            return []
+        wanted = side * stride / max(float(np.quantile(least, _FEW)), 1e-3)
+        wanted = min(_LARGEST, max(160, math.ceil(wanted / 32) * 32))
+        advice = f": --size {wanted}" if wanted > side else ""
+        return [f"boxes    {small:.0%} of them are under {stride} px in views of {side}{advice}"]
 
     # Learning
 

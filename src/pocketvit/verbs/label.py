@@ -46,7 +46,8 @@ def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -
     from ..road.decide import decide_view, epochs_for, view_size
     from ..tasks import task_named
 
-    task_named(dataset.task).refuse(settings, len(dataset.classes))
+    task = task_named(dataset.task)
+    task.refuse(settings, len(dataset.classes))
     side = settings.size or view_size(dataset.train)
-    settings, view = decide_view(settings, dataset, epochs_for(len(dataset.train), side))
+    settings, view = decide_view(settings, dataset, epochs_for(len(dataset.train), side, task.shown))
     return settings, RunConfig(view=view, labels=LabelConfig(settings.views, settings.top_k))
