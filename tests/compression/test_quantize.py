@@ -91,6 +91,8 @@ def test_only_layers_that_stand_in_the_graph_are_taken_back():
     found = quantize(rounded, graph, score, PIXELS, INPUT)
     assert sorted(found.kept) == ["first", "second"]
     assert found.drop == 0
+    assert "no product runs in integers" in found.text()
+    assert "no product" not in quantize(rounded, graph, score, PIXELS, INPUT, max_drop=100.0).text()
     with pytest.raises(NotSmaller, match="none of the network's layers was found"):
         quantize(rounded, product(np.ones((64, 64), np.float32)), score, PIXELS, INPUT)
 

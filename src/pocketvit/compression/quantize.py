@@ -93,11 +93,14 @@ class Quantized:
     model: onnx.ModelProto
     drop: float  # in points, as ``score`` measured it
     kept: tuple[str, ...]  # layers that stayed fp32
+    products: int | None = None  # layers whose products run in integers; None where nobody counted
 
     def text(self) -> str:
         """Return one line for a person."""
         lost = f"{self.drop:.2f} points below fp32" if self.drop > 0 else "nothing lost"
-        return lost + (f"; {len(self.kept)} layers stay fp32: {', '.join(self.kept)}" if self.kept else "")
+        kept = f"; {len(self.kept)} layers stay fp32: {', '.join(self.kept)}" if self.kept else ""
+        stored = "; no product runs in integers: weights are stored in 8 bits" if self.products == 0 else ""
+        return lost + kept + stored
 
 
 def quantize(
@@ -138,7 +141,8 @@ def quantize(
             keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
             done = write_integers(graph, chosen, keep=keep)
             there[:] = there or done
-            found[kept] = Quantized(graph, 100 * (before - score(graph)), kept)
+            products = sum(grids[name].integers.ndim == 2 for name in done)  # those of convolutions stay fp32
+            found[kept] = Quantized(graph, 100 * (before - score(graph)), kept, products)
         return found[kept]
 
     whole = attempt(())

@@ -36,7 +36,7 @@ def export(settings: Export) -> Outcome:
         folder, checks, kept = export_phone(settings, out)
         notes = [
             f"int8: {kept}",
-            "QDQ, one picture at a time. Not measured on a phone: bench.py of device.zip does that",
+            "One picture at a time, products in QDQ. Not measured on a phone: bench.py of device.zip does that",
         ]
     else:
         folder, checks = export_files(settings.model, out, picture_size=settings.picture_size, **given)
