@@ -103,7 +103,7 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
         "agreement": scores.agreement,
         "seconds": seconds,
         "step_ms": _step_ms(place / "metrics.jsonl"),
-        "steps": train.epochs * -(-len(road.dataset.train) // train.batch_size),
+        "steps": next((line["step"] for line in reversed(read_metrics(place / "metrics.jsonl"))), 0),
     }
 
 
