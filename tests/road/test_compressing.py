@@ -14,9 +14,10 @@ from pocketvit.models import create_model
 from pocketvit.reporting.results import parse_results
 from pocketvit.reporting.table import Table
 from pocketvit.road import begin, report
+from pocketvit.road import reopen as reopening
 from pocketvit.road.compress import names_of, refuse, trains
-from pocketvit.road.reopen import _bank_of, teacher_rows
-from pocketvit.settings import Distill
+from pocketvit.road.reopen import _bank_of, _images_of, teacher_rows
+from pocketvit.settings import Distill, dump
 from pocketvit.tasks import task_named
 
 TEACHER = {"key": "teacher-1", "name": "teacher: own", "role": "teacher", "status": "measured", "bytes": 4000}
@@ -130,3 +131,29 @@ def test_the_bank_of_a_run_without_images_is_found_or_named(tmp_path):
     assert _bank_of(run) == str(bank / "images.npz")
     run.results["bank"] = str(bank)
     assert _bank_of(run) == str(bank / "images.npz")
+
+
+def test_built_in_images_need_no_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(reopening, "open_dataset", lambda settings: settings.images)
+    for name in ("digits", "scenes"):
+        assert _images_of(origin(tmp_path, []), Distill(name), None)[1] == name
+    with pytest.raises(PocketError, match=r"are not at gone any more.*--images PATH"):
+        _images_of(origin(tmp_path, []), Distill("gone"), None)
+
+
+def test_a_run_without_images_is_opened_with_those_that_it_made(road, tmp_path, monkeypatch):
+    """As an ordinary source under the name of the run's images, by which its labels are found."""
+    monkeypatch.setattr(reopening, "open_dataset", lambda _: road.dataset)
+    (tmp_path / "images.npz").touch()
+    made = Distill(data_free=True, teacher="cifar_resnet20", method="drawn", count=64)
+    run = origin(tmp_path, [], dataset={"name": "own-no-images"})
+    settings, dataset = _images_of(run, made, str(tmp_path / "images.npz"))
+    assert (settings.data_free, settings.images) == (False, str(tmp_path / "images.npz"))
+    assert dataset.name == "own-no-images"
+
+
+def test_an_unfinished_run_is_told_before_anything_is_opened(tmp_path):
+    (tmp_path / "student").mkdir()
+    (tmp_path / "config.yaml").write_text(dump(Distill("digits", teacher="cifar_resnet20")))
+    with pytest.raises(PocketError, match="is not finished; give its command again with --resume"):
+        reopening.reopen(tmp_path)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .cost import TABLE
+
 _SAME = 1e-3  # largest difference of an answer, relative to the largest answer, that rounding may make
 
 
@@ -49,9 +51,10 @@ def fold_norms(model: nn.Module, side: int) -> nn.Module:
 
 @torch.no_grad()
 def before_norms(model: nn.Module, side: int) -> list[str]:
-    """Return the names of convolutions that `fold_norms` would change."""
-    picture = torch.zeros(1, 3, side, side)
-    return [name for name, _ in _watched(copy.deepcopy(model).float().cpu().eval(), picture)[1]]
+    """Return the names of convolutions that `fold_norms` would change and `fakequant.fake_quantize` would round."""
+    picture, network = torch.zeros(1, 3, side, side), copy.deepcopy(model).float().cpu().eval()
+    pairs = _watched(network, picture)[1]
+    return [name for name, _ in pairs if network.get_parameter(f"{name}.weight").numel() >= TABLE]
 
 
 def _is_norm(module: Any) -> bool:
