@@ -272,11 +272,11 @@ def detector_of(module: nn.Module, *, num_classes: int, image_size: int) -> Dete
     args = {key: value for key, value in recipe["model_args"].items() if key not in ("num_classes", "img_size")}
     if recipe["architecture"] != NAME:
         args |= {"base": recipe["architecture"], "finest": finest_stride(image_size)}
-    detector: Any = build(NAME, args | {"num_classes": num_classes, "img_size": image_size})
+    detector: Detector = build(NAME, args | {"num_classes": num_classes, "img_size": image_size})  # type: ignore[assignment]
     carry_weights(detector, module)
     about = config_of(module)  # weights want the pictures that they were trained with
     seen = {key: about[key] for key in ("mean", "std") if key in about}
-    vars(detector)["pretrained_cfg"] = {**config_of(detector), **seen}
+    vars(detector)["pretrained_cfg"] = config_of(detector) | seen
     return detector
 
 

@@ -179,8 +179,8 @@ def boxes_loss(
             weight_BP[image, _covered(grid, corners_M4[blind]) & ~there[image]] = 0
     answered = targets.ignored.clone()
     answered[owner] = True
-    image, nearest = _nearest(grid, corners_M4, targets.offsets, ~answered)
-    weight_BP[image, nearest] *= there[image, nearest]
+    images, nearest = _nearest(grid, corners_M4, targets.offsets, ~answered)
+    weight_BP[images, nearest] *= there[images, nearest]
     weight_BP = weight_BP * targets.known[:, None]
     total = (weight_BP * there).sum().clamp_min(1)
     balance = ALPHA * wanted + (1 - ALPHA) * (1 - wanted)

@@ -47,11 +47,11 @@ def view_size(source: Source) -> int:
         side = min(source.size) if max(source.size) > 64 else max(source.size)
     else:
         some = np.unique(np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int))
-        sizes = sizes_of(source.targets)
-        if sizes is None and isinstance(source, FileSource):
-            sizes = source.findings.shapes[:, :2]
-        sizes = sizes[some] if sizes is not None else [source[int(i)][0].shape[:2] for i in some]
-        side = int(np.median(np.min(sizes, axis=1)))
+        known = sizes_of(source.targets)
+        if known is None and isinstance(source, FileSource):
+            known = source.findings.shapes[:, :2]
+        sizes = np.array([source[int(i)][0].shape[:2] for i in some]) if known is None else known[some]
+        side = int(np.median(sizes.min(1)))
     if side < 16:
         return 2 * side
     return side if side <= 64 else min(224, side // 16 * 16)
