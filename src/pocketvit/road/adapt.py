@@ -70,7 +70,7 @@ def ready_teachers(walk: Walk) -> list[Teacher]:
         return train_light_teachers(road, walk.config)
     teachers: list[Teacher] = []
     for teacher in load_teachers(walk.settings, walk.specs, str(road.device)):
-        log.info("teacher  %s: input %d px", teacher.name, teacher.input_size)
+        log.info("teacher  %s", teacher.described)
         for note in teacher.notes:
             log.info("         %s", note)
         teachers.append(answering(teacher, road, _wanted(walk.settings)))
@@ -232,7 +232,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
 
 def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
-    lines = [f"teacher  {teacher.name}: input {teacher.input_size} px", *teacher.notes]
+    lines = [f"teacher  {teacher.described}", *teacher.notes]
     aligned = task_named(dataset.task).aligned(teacher, dataset.classes) if dataset.classes else teacher
     if aligned is None:
         has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"

@@ -86,6 +86,10 @@ class GivenTeacher(Teacher):
             answers[row, : len(best)] = np.column_stack(columns)
         return answers
 
+    @property
+    def described(self) -> str:
+        return f"{self.name}: stored answers"
+
     def at(self, views: Any, positions: np.ndarray, view: int) -> GivenTeacher:
         """Return the same, asked about these views of the training images: what `detect` then answers."""
         found = self._found["train"][positions]

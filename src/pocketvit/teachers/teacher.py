@@ -67,6 +67,11 @@ class Teacher:
         return self.raw_outputs if self.columns is None else len(self.columns)
 
     @property
+    def described(self) -> str:
+        """Name and input, as logs and plans say it."""
+        return f"{self.name}: input {self.input_size} px"
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of `logits`, after the class map; () where they are unknown."""
         if self.classes is None:

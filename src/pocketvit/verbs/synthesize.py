@@ -28,7 +28,7 @@ def synthesize(settings: Synthesize) -> Outcome:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     teacher = chosen_classes(load_teachers(settings, specs, device)[0], settings.classes)
     request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed)
-    told = [f"teacher  {teacher.name}: input {teacher.input_size} px, {teacher.num_outputs} classes", *teacher.notes]
+    told = [f"teacher  {teacher.described}, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
         seconds, size = bank_cost(teacher, request)
         what = f"{request.images:,} images of {teacher.input_size} px, {request.chosen}"
