@@ -145,7 +145,7 @@ def test_batch_leaves_a_network_as_it_is_and_nothing_to_replace_is_an_error():
 def test_the_warning_counts_images_of_layers_that_are_in_training_mode():
     model = stem().train()
     assert small_batch_warning(model, 16) is None
-    assert "from 15 images" in small_batch_warning(model, 15)
+    assert "from batches of 15 images" in small_batch_warning(model, 15)
     assert small_batch_warning(model.eval(), 2) is None
     assert small_batch_warning(replace_norm(stem(), "frozen").train(), 2) is None
     assert small_batch_warning(replace_norm(stem(), "group").train(), 1) is None

@@ -134,11 +134,12 @@ def small_batch_warning(model: nn.Module, images: int, world: int = 1) -> str | 
     together = images * world if live and all(isinstance(norm, nn.SyncBatchNorm) for norm in live) else images
     if not live or together >= ENOUGH_IMAGES:
         return None
-    count = f"{together} image{'s' if together > 1 else ''}"
+    count, share = f"{together} image{'s' if together > 1 else ''}", " in each process" if world > 1 else ""
     return (
-        f"{len(live)} BatchNorm layers of {type(model).__name__} take their statistics from {count} a process; under "
-        f"{ENOUGH_IMAGES} they are noisy, and accumulation does not help. Use a larger --batch-size, or replace them: "
-        "`pocketvit train --replace-norm group`, or frozen for trained weights (pocketvit.models.renorm.replace_norm)."
+        f"{len(live)} BatchNorm layers of {type(model).__name__} take their statistics from batches of {count}{share}; "
+        f"under {ENOUGH_IMAGES} they are noisy, and accumulation does not help. Use a larger --batch-size, or replace "
+        "them: `pocketvit train --replace-norm group`, or frozen for trained weights "
+        "(pocketvit.models.renorm.replace_norm)."
     )
 
 
