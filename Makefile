@@ -31,10 +31,11 @@ docs: setup
 setup: $(STAMP)
 
 # uv lives inside the environment; every wheel is checked against the hashes in requirements.txt.
+# Bytecode is compiled once, as pip does: else where none may be written every command compiles torch and timm anew.
 $(STAMP): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

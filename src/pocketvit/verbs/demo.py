@@ -39,7 +39,7 @@ def demo(settings: Demo) -> Run:
             name="demo-detection", **common,
         )  # fmt: skip
         return go(scenes, DISTILL)
-    teacher = LargeTeacher("cifar_resnet20x2", TrainConfig(epochs=6, batch_size=64, precision="fp32"))
+    teacher = LargeTeacher("cifar_resnet20x2", TrainConfig(epochs=8, batch_size=64, precision="fp32"))
     return go(
         Distill(
             images="digits",
