@@ -31,7 +31,7 @@ def test_few_images_are_warned_of_once_a_network(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "pocketvit"):
         train(network(), tmp_path / "few", 8)
     assert [record.message.count("--replace-norm group") for record in caplog.records] == [1]
-    assert "from 8 images" in caplog.text
+    assert "from batches of 8 images" in caplog.text
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("batch", 24), ("frozen", 4), ("group", 4)])
@@ -44,7 +44,7 @@ def test_enough_images_or_another_norm_are_not_warned_of(kind, batch, tmp_path, 
 def test_a_small_set_counts_rather_than_the_batch_size(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "pocketvit"):
         train(network(), tmp_path / "run", 16, count=12)
-    assert "from 12 images" in caplog.text
+    assert "from batches of 12 images" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["batch", "instance"])

@@ -288,7 +288,7 @@ class _Run:
 
     def _warn_of_small_batches(self, images: int) -> None:
         asked = self.config.batch_size // self.batches.world
-        if 4 * images >= 3 * asked:  # an epoch's batches are made alike: one image less of sixteen is no surprise
+        if 4 * images > 3 * asked:  # an epoch's batches are made alike: one image less of sixteen is no surprise
             images = asked
         warning = small_batch_warning(self.learner.model.train(), images, self.batches.world)
         if warning is not None and self.lead:
