@@ -15,17 +15,16 @@ Result  recipes/datafree_cnn.md
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _cifar import open_cifar
+
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
-from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
-from pocketvit.sources import open_images
 from pocketvit.synthesis import (
     Bank,
     DrawnConfig,
@@ -35,7 +34,7 @@ from pocketvit.synthesis import (
     invert_bank,
     sample_photograph,
 )
-from pocketvit.teachers import Teacher, load_teacher
+from pocketvit.teachers import Teacher
 from pocketvit.views.synthetic import hard_views
 
 LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
@@ -100,14 +99,9 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """Every arm at equal steps, one seed."""
-    place = Path(images or "data")
-    weights = sorted(place.glob("cifar10_resnet*.th"))
-    if not (place / "cifar10.npz").is_file() or not weights:
-        raise PocketError(f"{place} should hold cifar10.npz and cifar10_resnetN-*.th: see the recipe's text.")
-    arch = f"cifar_{re.findall(r'resnet[0-9]+', weights[0].name)[0]}"
-    teacher = load_teacher(weights[0], arch=arch, input_size=32, norm="imagenet")
+    dataset, teacher = open_cifar(images)
     shared = folder.parent / "shared"
-    real = open_road(open_images(place / "cifar10.npz", val_fraction=0), LIGHT, shared)
+    real = open_road(dataset, LIGHT, shared)
     real = real.reduced(IMAGES // 16 if small else IMAGES)
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}

@@ -14,17 +14,15 @@ Result  recipes/fast_students.md
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
+from _cifar import open_cifar
+
 from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
-from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
-from pocketvit.sources import open_images
-from pocketvit.teachers import load_teacher
 
 SHORT, LONG = 10, 30  # minutes
 # key -> (stem, minutes, whether it learns the teacher's answers)
@@ -57,15 +55,10 @@ def config(small: bool = False, stem: str = "conv", minutes: float = SHORT) -> R
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """Label all training images once, then train every arm by the clock."""
-    place = Path(images or "data")
-    weights = sorted(place.glob("cifar10_resnet*.th"))
-    if not (place / "cifar10.npz").is_file() or not weights:
-        raise PocketError(f"{place} should hold cifar10.npz and cifar10_resnetN-*.th: see the recipe's text.")
-    arch = f"cifar_{re.findall(r'resnet[0-9]+', weights[-1].name)[0]}"
-    teacher = load_teacher(weights[-1], arch=arch, input_size=32, norm="imagenet")
+    dataset, teacher = open_cifar(images)
     chosen = config(small)
     # Nothing is chosen on validation images, so that all 50,000 are learned.
-    road = open_road(open_images(place / "cifar10.npz", val_fraction=0), chosen.view, folder.parent / "shared")
+    road = open_road(dataset, chosen.view, folder.parent / "shared")
     if small:
         road = road.reduced(1_000)
     taught = any(ARMS[key][2] for key in only)

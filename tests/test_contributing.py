@@ -21,7 +21,7 @@ from pocketvit.road import Open, plan, walk
 from pocketvit.road.begin import begin
 from pocketvit.settings import Distill, settings_of
 from pocketvit.settings.pages import page
-from pocketvit.tasks.base import _TASKS
+from pocketvit.tasks.registry import _TASKS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from pocketvit.experiments import run_arms
 from pocketvit.models import create_model, create_student
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[!_]*.py"))
 # Those of the experiments with arms, and what of the drawn images below each takes; {} is where these lie.
 IMAGES = {
     "biomedical": "{}/cells.npz",

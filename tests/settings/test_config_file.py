@@ -57,6 +57,14 @@ def test_what_is_given_goes_over_the_file(write):
     assert made.config is None
 
 
+def test_the_student_that_fit_chose_for_a_run_is_chosen_again(write):
+    chosen = Distill("digits", fit="1MB", student="pocket_xs", epochs=7)
+    made = gather(Distill, {"config": write(dump(chosen))})
+    assert (made.fit, made.student, made.epochs) == ("1MB", "auto", 7)
+    own = gather(Distill, {"config": write("images: digits\nfit: 1MB\nstudent: pocket_xs\n")})  # to be refused
+    assert own.student == "pocket_xs"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

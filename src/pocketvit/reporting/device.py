@@ -10,10 +10,6 @@ from ..errors import PocketError
 from ..files import read_json, write_json
 
 _FILES = {"int8": "model-int8.onnx", "student": "model.onnx"}  # role of a row -> its file in the run
-_SAME = (
-    "accuracy", "interval", "n", "agreement", "ece", "calibrated", "min_class", "parameters", "flops", "map",
-    "map_50", "map_interval", "boxes", "auc", "auc_interval",
-)  # fmt: skip
 
 
 def add_device(folder: Path, measured: Path) -> str:
@@ -48,8 +44,8 @@ def add_device(folder: Path, measured: Path) -> str:
         "latency_ms": times,
         "note": f"measured there by bench.py, {threads} thread{'s' * (threads > 1)}; its accuracy is the file's here",
     }  # fmt: skip
-    if matches:
-        row |= {key: here[key] for key in _SAME if key in here}
+    if matches:  # all that does not depend on the machine
+        row = {key: value for key, value in here.items() if key != "memory_mb"} | row
     else:
         row["note"] = "the golden picture DOES NOT MATCH there: this device computes something else"
     results["rows"] = [old for old in results["rows"] if old.get("key") != row["key"]] + [row]

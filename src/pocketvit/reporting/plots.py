@@ -163,7 +163,7 @@ def reliability_curves(curves: Mapping[str, Curve]) -> Figure | None:
             if curve is None:
                 continue
             x, y = (100 * np.asarray(values) for values in (curve.confidence, curve.accuracy))
-            label = f"{name} the temperature was fitted" if len(curves) > 1 else "as trained: no temperature was fitted"
+            label = f"{name} the temperature was fitted" if len(curves) > 1 else "no temperature was fitted on labels"
             axes.plot(x, y, color=SENTINELS[role], marker=marker, markersize=6, linewidth=1.6, label=label)
         axes.set_xlim(start, 101)
         axes.set_ylim(start, 101)

@@ -24,7 +24,7 @@ from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
 from ..sources.listing import FileSource
 from ..sources.targets import class_counts, sizes_of
-from ..tasks import task_named
+from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
 from ..views.synthetic import hard_views
@@ -126,6 +126,11 @@ def batch_size_for(count: int, most: int = 128) -> int:
     return 2 ** max(3, min(int(math.log2(most)), int(math.log2(max(8, count / 8)))))
 
 
+def usual_batch(count: int, task: Task, optimizer: str = "muon") -> int:
+    """Images of a step where nothing is asked for."""
+    return batch_size_for(count, min(task.batch, 64 if optimizer == "muon" else 128))
+
+
 def learning_rate_for(optimizer: str, batch: int, *, pretrained: bool) -> float:
     """Return the peak rate: by the square root of the batch, gentle where the weights have learned already."""
     if pretrained:
@@ -161,7 +166,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     if optimizer == "auto":
         optimizer = "adamw" if pretrained else "muon"
     task = task_named(dataset.task)
-    batch = settings.batch_size or batch_size_for(count, min(task.batch, 64 if optimizer == "muon" else 128))
+    batch = settings.batch_size or usual_batch(count, task, optimizer)
     epochs, least = settings.epochs, task.steps * batch
     if epochs is None and pretrained:
         epochs = max(10, min(MOST_EPOCHS, math.ceil(least / max(1, count))))
@@ -289,7 +294,7 @@ def network_of(settings: Any, side: int, *, synthetic: bool = False) -> NetworkC
 
 
 def _usual_stem(settings: Any, *, small: bool) -> str:
-    """Convolutions before the patches where the student can have them: they pay at every budget (docs/students.md).
+    """Convolutions before the patches where the student can have them: it learns faster with them (docs/students.md).
 
     Residual ones where images are ``small``. Not for synthetic images: they have BatchNorm, whose statistics would be
     those of the synthetic ones.

@@ -116,7 +116,8 @@ class Ship(Stage):
             if key in walk.networks and calibrate(walk.networks[key], road, side):
                 walk.calibrated.add(key)
         if "student" not in walk.calibrated and follow_confidence(student, road, side, walk.teachers):
-            walk.notes.append("without labels to fit a temperature on, the student is as sure as its teachers are")
+            walk.networks["uncalibrated"] = copy.deepcopy(student)
+            walk.notes.append("no labels were free to fit a temperature on: the student is as sure as its teachers are")
         rounding = walk.rounding or USUAL
         kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)
         walk.notes.append(f"the int8 file: {kept}")

@@ -62,6 +62,8 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
     if verb != kind.verb:
         right = f"`pocketvit {verb} --config {path}`" if verb in VERBS else f"the verbs are {', '.join(VERBS)}"
         raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(verb, VERBS)}.")
+    if "pocketvit" in values and values.get("fit"):
+        values.pop("student", None)  # a run's, which --fit chose and will choose again
     return _within(path, lambda: _known(kind, values))
 
 

@@ -4,9 +4,10 @@
 call of `register`.
 """
 
-from .base import Answer, Task, register, task_named
+from .base import Answer, Task
 from .classification import Classification, Ordinal
 from .detection import Detection
 from .multilabel import MultiLabel
+from .registry import register, task_named
 
 __all__ = ["Answer", "Classification", "Detection", "MultiLabel", "Ordinal", "Task", "register", "task_named"]

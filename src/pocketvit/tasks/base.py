@@ -1,4 +1,4 @@
-"""The protocol of a task, and the tasks by name."""
+"""The protocol of a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..objectives import Gate, Objective
 from ..sources.targets import to_columns
 from ..teachers import Teacher, align
 from ..teachers.finetune import new_head
-from ..teachers.teacher import first_logits
+from ..teachers.teacher import InOurClasses
 from ..views.drawing import with_caption
 
 if TYPE_CHECKING:
@@ -397,37 +397,3 @@ class Task(ABC):
     def arrays(self, targets: Any) -> dict[str, np.ndarray]:
         """Return a source's targets as arrays by name, to be kept beside the answers."""
         return to_columns(targets)
-
-
-class InOurClasses(nn.Module):
-    """A teacher's network with its class map."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.network = teacher.module
-        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = first_logits(self.network(x))
-        return logits if self.columns is None else logits[:, self.columns]
-
-
-_TASKS: dict[str, Task] = {}
-
-
-def register(task: type[Task]) -> type[Task]:
-    """Make a task known by its name (a decorator)."""
-    _TASKS[task.name] = task()
-    return task
-
-
-def task_named(name: str) -> Task:
-    """Return the task of a name.
-
-    Raises:
-        PocketError: There is none.
-    """
-    known = {"multi-label": "multilabel"}.get(name, name)  # as versions before 0.2 wrote it
-    if known not in _TASKS:
-        raise PocketError(f"there is no task {name!r}; there are {', '.join(_TASKS)}.")
-    return _TASKS[known]

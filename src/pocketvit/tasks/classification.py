@@ -23,7 +23,8 @@ from ..metrics import (
 )
 from ..models.heads import combined_logits
 from ..objectives import OBJECTIVES, Gate, cross_entropy, known, student_loss
-from .base import Answer, Task, register
+from .base import Answer, Task
+from .registry import register
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,8 @@ from ..sources.boxes import Boxes, Detections, offsets_of
 from ..teachers import align, align_some
 from ..views.drawing import with_boxes
 from ..views.geometry import carried, framed, inverse, mapped, placements
-from .base import Answer, Task, register
+from .base import Answer, Task
+from .registry import register
 from .shown import boxes_side_by_side
 
 if TYPE_CHECKING:

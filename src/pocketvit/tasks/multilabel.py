@@ -17,7 +17,8 @@ from ..metrics.rows import finite_rows
 from ..metrics.screening import mean_auc
 from ..objectives import LABEL_OBJECTIVES, Gate, binary_cross_entropy, student_loss
 from ..objectives import multilabel as losses
-from .base import Answer, Task, register
+from .base import Answer, Task
+from .registry import register
 
 if TYPE_CHECKING:
     from torch import nn

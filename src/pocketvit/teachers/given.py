@@ -149,19 +149,19 @@ def given_teacher(path: Path | str, dataset: Dataset, images: Any) -> GivenTeach
     places, files = _places(dataset), own or ids
     predicted: list[_Predicted] = []
     strangers = flat = 0
-    seen = {place for name in own.values() for place in _place(name, places, path, one=False)}
+    seen = {place for names in own.values() for name in names for place in _find(name, places)}
     for number, entry in enumerate(entries):
         image, category, box, score = _read(entry, number, path)
         place = _place(_file_of(image, files, places, path), places, path)
-        if not place:
+        if place is None:
             strangers += 1
             continue
-        seen.add(place[0])
+        seen.add(place)
         left, top, width, height = box
         if not all(map(math.isfinite, box)) or width <= 0 or height <= 0:
             flat += 1
         else:
-            predicted.append(_Predicted(place[0], category, (left, top, left + width, top + height), score))
+            predicted.append(_Predicted(place, category, (left, top, left + width, top + height), score))
     notes = _coverage(seen, entries, dataset, path)
     columns, start = _chosen(maps, predicted, dataset, path)
     others = sum(columns[one.category] < 0 for one in predicted)
@@ -249,10 +249,7 @@ def _class_maps(
         maps[None] = {key: ours.get(normalize_name(str(categories.get(key, ""))), -1) for key in used}
     else:
         numbers = {name: number for number, name in enumerate(classes)}
-        for start in (
-            0,
-            1,
-        ):  # YOLO counts from 0; its trainers write results from 1 for some data, and from 0 for other
+        for start in (0, 1):  # YOLO counts from 0; its trainers write results from 1 for some data, from 0 for other
             keys = {key: key - start for key in used if isinstance(key, int) and start <= key < start + len(order)}
             maps[start] = {key: numbers.get(order[keys[key]], -1) if key in keys else -1 for key in used}
     maps = {start: columns for start, columns in maps.items() if any(label >= 0 for label in columns.values())}
@@ -318,10 +315,10 @@ def _read(entry: Any, number: int, path: Path) -> tuple[Any, Any, list[float], f
     return image, category, box, score
 
 
-def _file_of(image: Any, files: Mapping[Any, set[str]], places: Mapping[str, list[Place]], path: Path) -> set[str]:
+def _file_of(image: Any, files: Mapping[Any, set[str]], places: Mapping[str, list[Place]], path: Path) -> str:
     """Return what the file of an image id is called: the id itself where that is a name."""
     if isinstance(image, str) and (image not in files or _key(image) in places):
-        return {image}
+        return image
     found = files.get(image, {str(image)})
     if len(found) > 1:
         raise PocketError(
@@ -329,20 +326,24 @@ def _file_of(image: Any, files: Mapping[Any, set[str]], places: Mapping[str, lis
             "split numbers its images anew. Give the names of the files as image_id, or list the images that were seen "
             "as `images` (id, file_name)."
         )
-    return found
+    return next(iter(found))
 
 
-def _place(names: set[str], places: Mapping[str, list[Place]], path: Path, *, one: bool = True) -> list[Place]:
-    """Return split and position of an image by its name: of its path where that is known, else of its file."""
-    (name,) = names if len(names) == 1 else (None,)
-    found = places.get(_path(name)) or places.get(_key(name)) or []
-    if len(found) > 1 and one:
+def _find(name: str, places: Mapping[str, list[Place]]) -> list[Place]:
+    """Return split and position of images of a name: of its path where that is known, else of its file."""
+    return places.get(_path(name)) or places.get(_key(name)) or []
+
+
+def _place(name: str, places: Mapping[str, list[Place]], path: Path) -> Place | None:
+    """Return split and position of the one image of a name; None where there is none."""
+    found = _find(name, places)
+    if len(found) > 1:
         shown = " and ".join(split for split, _ in found[:2])
         raise PocketError(
             f"--teacher-labels {path}: {name} is the name of {len(found)} images ({shown}). Give the path of each as "
             "image_id, from the folder of the images on."
         )
-    return found
+    return found[0] if found else None
 
 
 def _key(name: Any) -> str:

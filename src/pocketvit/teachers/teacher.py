@@ -192,6 +192,19 @@ class Teacher:
         return f"Teacher({self.name}, {self.num_outputs} classes, {self.input_size} px, {self.precision})"
 
 
+class InOurClasses(nn.Module):
+    """A teacher's network with its class map."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.network = teacher.module
+        self.columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = first_logits(self.network(x))
+        return logits if self.columns is None else logits[:, self.columns]
+
+
 def first_logits(out: Any) -> Tensor:
     """Return the logits [B, C] out of what a network returns: a tensor, ``.logits``, or the first of several."""
     out = getattr(out, "logits", out)

@@ -43,11 +43,12 @@ def label(settings: Label) -> Outcome:
 def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Label, Any]:
     """Return the settings with the views decided, and what they come down to."""
     from ..config import LabelConfig, RunConfig
-    from ..road.decide import decide_view, epochs_for, view_size
+    from ..road.decide import decide_view, epochs_for, usual_batch, view_size
     from ..tasks import task_named
 
     task = task_named(dataset.task)
     task.refuse(settings, len(dataset.classes))
-    side = settings.size or view_size(dataset.train)
-    settings, view = decide_view(settings, dataset, epochs_for(len(dataset.train), side, task.shown))
+    side, count = settings.size or view_size(dataset.train), len(dataset.train)
+    epochs = epochs_for(count, side, task.shown, task.steps * usual_batch(count, task))  # as `distill` will have
+    settings, view = decide_view(settings, dataset, epochs)
     return settings, RunConfig(view=view, labels=LabelConfig(settings.views, settings.top_k))

@@ -13,20 +13,19 @@ from ..settings import Synthesize, listed, verb
 @verb(Synthesize)
 def synthesize(settings: Synthesize) -> Outcome:
     """Make images out of a teacher alone: an ordinary source, balanced over the classes, with its provenance."""
-    import torch
-
     from ..road.adapt import given_teachers, load_teachers
     from ..road.begin import check_device
     from ..road.synthesize import chosen_classes, request_of
     from ..synthesis import gallery
     from ..synthesis.methods import bank_cost, make_bank, words
+    from ..training.distributed import join_processes
 
     check_device(settings.device)
     specs = given_teachers(settings.teacher)
     if len(specs) > 1:
         raise PocketError("images are made from one teacher: give --teacher once. Others may label them afterwards.")
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = chosen_classes(load_teachers(settings, specs, device)[0], settings.classes)
+    device = join_processes(settings.device or "auto").device
+    teacher = chosen_classes(load_teachers(settings, specs, str(device))[0], settings.classes)
     request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed)
     told = [f"teacher  {teacher.described}, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
