@@ -53,8 +53,9 @@ def test_files_of_others_are_refused(run, tmp_path):
     with pytest.raises(PocketError, match="another file than those of"):
         pocketvit.report(run, device=measured(tmp_path, sha256="0" * 64))
     path = tmp_path / "other.json"
-    path.write_text("{}", encoding="utf-8")
-    with pytest.raises(PocketError, match=r"is not what `python bench\.py --json"):
-        pocketvit.report(run, device=path)
+    for text in ("{}", "[1]", "no JSON"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(PocketError, match=r"is not what `python bench\.py --json"):
+            pocketvit.report(run, device=path)
     with pytest.raises(PocketError, match="--device"):
         pocketvit.report([run, run], device=path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ def add_device(folder: Path, measured: Path) -> str:
     Raises:
         PocketError: The JSON is not one of ``bench.py``, or not of a file of this run.
     """
-    found = read_json(measured)
     try:
+        found = json.loads(measured.read_bytes())
         digest, machine, latency = found["sha256"], str(found["machine"]), found["latency_ms"]
         matches, threads, size = bool(found["golden"]["matches"]), int(found["threads"]), int(found["bytes"])
         times = {name: float(latency[name]) for name in ("p50", "p90")}
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise PocketError(
-            f"{measured} is not what `python bench.py --json > FILE` of device.zip prints ({error!r} is missing or of "
-            "another kind). Run it on the device once more."
+            f"{measured} is not what `python bench.py --json > FILE` of device.zip prints ({error!r}). Run it on the "
+            "device once more, and give that file."
         ) from error
     role = next((role for role, name in _FILES.items() if _is(folder / name, digest)), None)
     if role is None:
