@@ -23,9 +23,9 @@ from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..settings import dump
 from ..sources import Dataset
-from ..sources.detection import without_boxes
+from ..sources.unlabelled import unlabelled_as
 from ..synthesis.bank import find_bank
-from ..tasks import task_named
+from ..tasks import task_for, task_named
 from ..teachers.given import given_teacher
 from ..training.distributed import Processes
 from ..views import Views
@@ -142,8 +142,9 @@ def begin(
             specs = for_bank(bank, dataset, specs)
     if getattr(settings, "teacher_labels", None):
         specs = [given_teacher(settings.teacher_labels, dataset, settings.images)]
-    if not dataset.classes and specs and all(teacher.kind == "boxes" for teacher in specs):
-        dataset = without_boxes(dataset)  # what is asked of the images is what their teachers answer
+    if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
+        # what is asked of the images is what their teachers answer
+        dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset)

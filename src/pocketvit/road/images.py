@@ -21,8 +21,9 @@ from ..sources.base import Source
 from ..sources.pack import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, hide_labels
 from ..sources.targets import labelled
-from ..synthesis.bank import find_bank
-from ..tasks import Task, task_named
+from ..sources.unlabelled import unlabelled_as
+from ..synthesis.bank import find_bank, open_bank
+from ..tasks import Task, task_for, task_named
 from ..training.distributed import Processes, join_processes
 from ..training.predict import plain_pixels
 from ..training.step import Input
@@ -158,19 +159,28 @@ def _open_bank(file: Path, settings: Any) -> Dataset:
     for name in ("val", "group", "tile", "unlabelled", "table"):
         if getattr(settings, name, None) is not None:
             raise settings.refused(name, f"{file} holds synthetic images without labels. Leave it away")
-    made, test = open_images(file, val_fraction=0, progress=False), open_test(settings)
+    bank = open_bank(file.parent)
+    made, test = open_images(file, val_fraction=0, progress=False), open_test(settings, bank.kind)
     if test is None:
         return made
+    made = unlabelled_as(made, test.task, len(test.classes))
     return dataclasses.replace(made, classes=test.classes, test=test.test)
 
 
-def open_test(settings: Any) -> Dataset | None:
-    """Open real images beside synthetic ones: the test split where there is one, else all; None without ``test``."""
+def open_test(settings: Any, kind: str) -> Dataset | None:
+    """Open real images beside synthetic ones: the test split where there is one, else all; None without ``test``.
+
+    Args:
+        settings: Of the verb.
+        kind: Of the outputs of the teacher that the synthetic ones were made from.
+    """
     if getattr(settings, "test", None) is None:
         return None
     found = open_images(settings.test, window=settings.window, val_fraction=0, progress=False)
-    if found.task not in ("classification", "ordinal"):
-        raise settings.refused("test", "images are synthesized for one class per image, and these are of another kind")
+    if task_named(found.task).kind != kind:
+        raise settings.refused(
+            "test", f"the teacher is one for {task_for(kind).name} and these images are for {found.task}"
+        )
     scored = copy.copy(found.test or found.train)
     scored.split = "test"
     return dataclasses.replace(found, test=scored)

@@ -16,8 +16,10 @@ import numpy as np
 from ..errors import PocketError
 from ..files import locked, sha256_of
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
+from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, gallery, open_bank
 from ..synthesis.methods import Request, bank_cost, make_bank, words
+from ..tasks import task_for
 from ..teachers import Teacher, align
 from ..teachers.classes import match_classes
 from ..training.distributed import join_processes, lead_first
@@ -73,7 +75,10 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         PocketError: There is no teacher, or none of its classes are those of the test images.
     """
     settings.require_teacher()
-    test = open_test(settings)
+    kinds = {teacher.kind for teacher in teachers}
+    if len(kinds) > 1:
+        raise PocketError("the teachers answer different questions (one class, several labels, boxes): name one kind.")
+    test = open_test(settings, teachers[0].kind)
     classes = test.classes if test is not None else ()
     mapped = [_of_classes(teacher, classes) for teacher in teachers] if classes else list(teachers)
     request = request_of(settings, mapped[0])
@@ -91,12 +96,13 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         f"{mapped[0].name}-no-images", classes, train, None, None if test is None else test.test, tuple(notes), checks,
         synthetic=request.chosen,
     )  # fmt: skip
-    return dataset, mapped
+    task = test.task if test is not None else task_for(mapped[0].kind).name
+    return unlabelled_as(dataset, task, mapped[0].num_outputs), mapped
 
 
 def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
     """Return a teacher that answers in the classes of the test images."""
-    if len(classes) < 2:
+    if len(classes) < 2 and teacher.kind == "softmax":
         raise PocketError(f"the test images have a single class ({classes[0]}): give images of two classes or more.")
     numbers = [int(name) for name in classes if name.isdecimal()]
     numbered = len(numbers) == len(classes) and max(numbers) < teacher.num_outputs
@@ -106,7 +112,9 @@ def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
         return teacher.with_columns(aligned.columns)
     if numbered:
         part = f": those {len(classes)} of its {teacher.num_outputs}" if len(classes) < teacher.num_outputs else ""
-        return teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number{part}.")
+        mapped = teacher.with_columns(np.array(numbers), f"{teacher.name}: its classes were matched by number{part}.")
+        mapped.classes = None  # its names, if any, are none of the images'
+        return mapped
     named = ", ".join((teacher.classes or ())[:5]) or "without names"
     raise PocketError(
         f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
@@ -193,7 +201,7 @@ def _made(walk: Walk, request: Request) -> Bank:
 
 def _dataset(asked: Dataset, bank: Bank) -> Dataset:
     """Return a bank's images in place of the promised ones."""
-    made = bank.dataset()
+    made = unlabelled_as(bank.dataset(), asked.task, bank.logits.shape[1])
     return dataclasses.replace(
         made, name=asked.name, classes=asked.classes, test=asked.test, notes=(*made.notes, *asked.notes)
     )

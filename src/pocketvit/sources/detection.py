@@ -5,8 +5,6 @@ The same images with the same boxes give the same listing in all three formats: 
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,12 +15,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import PocketError
-from .base import SPLITS, Dataset, Source, in_threads
+from .base import SPLITS, in_threads
 from .boxes import Boxes, offsets_of
 from .decode import FORMATS
 from .folders import normalized
 from .listing import Files, Listing
-from .tiles import sides_of
 
 Size = tuple[int, int]
 
@@ -115,15 +112,6 @@ def find_detection(path: Path) -> Callable[[], Listing] | None:
             "move the other annotations away"
         )
     return next((lambda read=read: as_listing(read()) for read in ways.values()), None)
-
-
-def without_boxes(dataset: Dataset) -> Dataset:
-    """Return images without labels as a detection set that nobody annotated, for a detector to say what is in them."""
-    splits: dict[str, Source] = {}
-    for split, source in dataset.splits.items():
-        splits[split] = copy.copy(source)
-        splits[split].targets = Boxes.nobody_looked(sides_of(source).astype(np.int32))
-    return dataclasses.replace(dataset, task="detection", **splits)  # type: ignore[arg-type]
 
 
 def as_listing(found: Found) -> Listing:

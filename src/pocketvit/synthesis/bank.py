@@ -19,6 +19,7 @@ from ..labels.manifest import differences
 from ..sources import Dataset
 from ..sources.arrays import list_arrays
 from ..sources.assemble import assemble
+from .seen import likely
 from .shards import Shards, map_arrays, write_npz
 
 MANIFEST, IMAGES = "bank.json", "images.npz"
@@ -39,7 +40,7 @@ class Bank:
     Attributes:
         folder: of its files.
         images: uint8 [N, S, S, 3].
-        logits: float16 [N, C], the teacher's of the pictures as they are stored.
+        logits: float16 [N, C], what the teacher sees in the pictures as they are stored (see `seen`).
         origin: int8 [N], an index into ``origins``: how each came about.
         origins: such as ("drawn", "bred", "pushed").
         provenance: what everything depends on, JSON-like.
@@ -58,6 +59,11 @@ class Bank:
         return len(self.images)
 
     @property
+    def kind(self) -> str:
+        """Of the teacher: "softmax", "sigmoid" or "boxes"."""
+        return self.provenance["provenance"]["teacher"].get("kind", "softmax")
+
+    @property
     def file(self) -> Path:
         """What `sources.open_images` reads."""
         return self.folder / IMAGES
@@ -65,7 +71,7 @@ class Bank:
     @property
     def probabilities(self) -> np.ndarray:
         """float32 [N, C]."""
-        return softmax(np.asarray(self.logits, np.float32))
+        return likely(self.kind, np.asarray(self.logits))
 
     def dataset(self) -> Dataset:
         """Return the pictures as training images of an ordinary source, memory-mapped; nothing is held out."""
@@ -213,12 +219,6 @@ def _most(record: Any, name: str) -> int:
         own = record.get(name, 0)
         return max([own if isinstance(own, int) else 0, *(_most(part, name) for part in record.values())])
     return max((_most(part, name) for part in record), default=0) if isinstance(record, list) else 0
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """float32 [N, C] -> [N, C]."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ import torch
 from ..errors import PocketError
 from ..teachers import Teacher
 from .candidates import Noise
+from .choose import sees
 from .procedural import Procedural
 from .push import push
+from .seen import LEAST, likely, seen, seen_through
 
 _DRAWN, _NOISE, _PUSHED = 48, 16, 8
 _CONFIDENT = 0.5
@@ -51,12 +53,8 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
             that nothing can be synthesized from it.
     """
     name = teacher.name
-    if teacher.kind != "softmax":
-        raise PocketError(
-            f"{name} gives several labels to an image, each there or not: images are synthesized for one class per "
-            "image only. Give some images instead of --data-free."
-        )
-    if teacher.num_outputs == 1:
+    one_of_all = teacher.kind == "softmax"
+    if teacher.num_outputs == 1 and one_of_all:
         raise PocketError(
             f"{name} has a single class, which every picture belongs to: there is nothing to learn. Give a teacher of "
             "two classes or more (a single score becomes two: z and 0)."
@@ -77,23 +75,26 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
     logits = _answers(teacher, pixels)
     _check_repeats(teacher, pixels, logits)
     _check_varied(teacher, logits)
-    _check_logits(teacher, logits if teacher.columns is None else _answers(teacher.with_columns(None), pixels))
+    if teacher.kind != "boxes":  # whose scores are probabilities, by their form
+        _check_logits(teacher, logits if teacher.columns is None else _answers(teacher.with_columns(None), pixels))
     differentiable = _differentiable(teacher, pixels[:2])
-    probabilities = logits.softmax(1)
-    confident = float((probabilities.amax(1) >= _CONFIDENT).float().mean())
-    answered = len(logits.argmax(1).unique())
-    if differentiable and (answered == 1 or confident < 0.02):
-        _check_reaches(teacher, pixels[:_PUSHED], logits[:_PUSHED], answered)
-    elif answered == 1:
+    probabilities = likely(teacher.kind, logits.numpy())
+    confident = float((probabilities.max(1) >= _CONFIDENT).mean())
+    answers = sees(probabilities, LEAST[teacher.kind])
+    answered = len(np.unique(answers[answers >= 0]))
+    one = one_of_all and answered == 1
+    if differentiable and (one or confident < 0.02):
+        _check_reaches(teacher, pixels[:_PUSHED], logits[:_PUSHED], one=one)
+    elif one:
         raise _one_class(teacher, logits)
-    elif confident < 0.02:
+    elif confident < 0.02 and not answered:
         raise _weak(teacher, tried=False)
     return TeacherCheck(differentiable, confident, answered, teacher.num_outputs)
 
 
 def _answers(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
     try:
-        return torch.cat([teacher.logits(part) for part in pixels.split(16)]).cpu()
+        return torch.cat([seen(teacher, part) for part in pixels.split(16)]).cpu()
     except PocketError:
         raise
     except Exception as error:  # whatever a network says of a size that it cannot take
@@ -107,8 +108,8 @@ def _answers(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
 def _check_repeats(teacher: Teacher, pixels: torch.Tensor, logits: torch.Tensor) -> None:
     """Compare with the same pictures alone, and again."""
     scale = float(logits.std()) + 1e-6
-    again = teacher.logits(pixels[:4]).cpu()
-    if float((again - teacher.logits(pixels[:4]).cpu()).abs().max()) > 0.02 * scale:
+    again = seen(teacher, pixels[:4]).cpu()
+    if float((again - seen(teacher, pixels[:4]).cpu()).abs().max()) > 0.02 * scale:
         raise PocketError(
             f"{teacher.name} gives other answers when asked again: something random is on, such as dropout in training "
             "mode. Call .eval() on it, and make its forward() honour that."
@@ -142,17 +143,17 @@ def _check_logits(teacher: Teacher, logits: torch.Tensor) -> None:
 def _differentiable(teacher: Teacher, pixels: torch.Tensor) -> bool:
     x = (pixels.to(teacher.device).float() / 255).requires_grad_()
     try:
-        (gradient,) = torch.autograd.grad(teacher.differentiable(x).square().sum(), x, allow_unused=True)
+        (gradient,) = torch.autograd.grad(seen_through(teacher, x).square().sum(), x, allow_unused=True)
     except RuntimeError:  # nothing of the graph needs a gradient: quantized, or run without autograd
         return False
     return gradient is not None and bool(torch.isfinite(gradient).all()) and float(gradient.abs().max()) > 0
 
 
-def _check_reaches(teacher: Teacher, pixels: torch.Tensor, logits: torch.Tensor, answered: int) -> None:
+def _check_reaches(teacher: Teacher, pixels: torch.Tensor, logits: torch.Tensor, *, one: bool) -> None:
     """Take a few steps towards each picture's runner-up: a network that knows its classes gives way."""
-    pushed = push(teacher, pixels, logits.topk(2).indices[:, 1], confidence=_CONFIDENT, steps=20)
+    pushed = push(teacher, pixels, logits.topk(min(2, logits.shape[1])).indices[:, -1], confidence=_CONFIDENT, steps=20)
     if not bool(pushed.reached.any()):
-        raise _one_class(teacher, logits) if answered == 1 else _weak(teacher, tried=True)
+        raise _one_class(teacher, logits) if one else _weak(teacher, tried=True)
 
 
 def _one_class(teacher: Teacher, logits: torch.Tensor) -> PocketError:

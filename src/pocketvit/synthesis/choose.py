@@ -10,7 +10,12 @@ def quotas(count: int, classes: int) -> np.ndarray:
     return np.full(classes, count // classes, np.int64) + (np.arange(classes) < count % classes)
 
 
-def choose(probabilities: np.ndarray, quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sees(probabilities: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Return the likeliest class of each picture, int64 [n]; -1 where it is less likely than ``least``."""
+    return np.where(probabilities.max(1) >= least, probabilities.argmax(1), -1)
+
+
+def choose(probabilities: np.ndarray, quota: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Choose as many candidates for every class as its quota says, and at most all of them.
 
     A class first gets the candidates that are given to it, the first and not the surest ones: candidates come in random
@@ -21,11 +26,12 @@ def choose(probabilities: np.ndarray, quota: np.ndarray) -> tuple[np.ndarray, np
     Args:
         probabilities: float [n, C], the teacher's.
         quota: int64 [C].
+        least: Probability from which a candidate is given to its likeliest class.
 
     Returns:
         int64 [m], the chosen candidates, and int64 [m], the class that each was chosen for.
     """
-    answers = probabilities.argmax(1)
+    answers = sees(probabilities, least)
     taken = np.zeros(len(probabilities), bool)
     rows, classes = [], []
 
@@ -34,7 +40,7 @@ def choose(probabilities: np.ndarray, quota: np.ndarray) -> tuple[np.ndarray, np
         rows.append(own)
         classes.append(np.full(len(own), label, np.int64))
 
-    found = np.bincount(answers, minlength=len(quota))
+    found = np.bincount(answers[answers >= 0], minlength=len(quota))
     order = np.argsort(found, kind="stable")
     for label in order:
         take(label, np.flatnonzero(answers == label)[: quota[label]])

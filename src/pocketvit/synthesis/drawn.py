@@ -16,12 +16,13 @@ from tqdm import tqdm
 from ..errors import PocketError
 from ..labels.plan import default_batch
 from ..teachers import Teacher
-from .bank import Bank, BankFolder, Piece, open_bank, softmax
+from .bank import Bank, BankFolder, Piece, open_bank
 from .candidates import Candidates
 from .check import check_teacher
-from .choose import choose, quotas
+from .choose import choose, quotas, sees
 from .procedural import Procedural
 from .push import push
+from .seen import LEAST, likely, seen
 
 log = logging.getLogger("pocketvit")
 
@@ -108,16 +109,16 @@ class _Drawing:
         self.hidden = None if progress else True  # of tqdm's bars
         self.chunk = max(32, CHUNK_PIXELS // teacher.input_size**2)
         self.batch = default_batch(teacher.input_size, [teacher])
-        self.quota = quotas(config.images, teacher.num_outputs)
+        self.quota, self.least = quotas(config.images, teacher.num_outputs), LEAST[teacher.kind]
 
     def run(self) -> Bank:
         logits = self._scan()
         rows, classes = np.arange(self.config.images), logits[: self.config.images].argmax(1)
         if self.config.looked_at > 1:
-            rows, classes = choose(softmax(logits.astype(np.float32)), self.quota)
+            rows, classes = choose(likely(self.teacher.kind, logits), self.quota, self.least)
         order = np.argsort(rows, kind="stable")
         rows, classes = rows[order], classes[order]
-        counts = np.bincount(logits.argmax(1), minlength=self.teacher.num_outputs)
+        counts = self._found(logits)
         made = {
             "looked_at": len(logits),
             "natural_shares": _ends(counts / len(logits)),
@@ -130,24 +131,29 @@ class _Drawing:
     def _scan(self) -> np.ndarray:
         """Show the teacher candidates until every class has its share, or all were seen: logits, float16 [n, C]."""
         shards, most = self.place.shards("scan"), self.config.candidates
-        seen: list[np.ndarray] = []
+        answers: list[np.ndarray] = []
         found = np.zeros(self.teacher.num_outputs, np.int64)
         with tqdm(total=most, desc="drawing", unit=" images", disable=self.hidden) as bar:
             for number in range(-(-most // self.chunk)):
                 if number not in shards:
                     indices = np.arange(number * self.chunk, min((number + 1) * self.chunk, most))
                     shards.write(number, logits=self._answers(self.row.take(indices)))
-                seen.append(np.array(shards.read(number)["logits"]))
-                found += np.bincount(seen[-1].argmax(1), minlength=len(found))
-                bar.update(len(seen[-1]))
+                answers.append(np.array(shards.read(number)["logits"]))
+                found += self._found(answers[-1])
+                bar.update(len(answers[-1]))
                 if self.config.looked_at > 1 and (found >= self.quota).all():
                     break
-        return np.concatenate(seen)
+        return np.concatenate(answers)
+
+    def _found(self, logits: np.ndarray) -> np.ndarray:
+        """Count the pictures of each class: int64 [C]."""
+        answers = sees(likely(self.teacher.kind, logits), self.least)
+        return np.bincount(answers[answers >= 0], minlength=logits.shape[1])
 
     def _answers(self, images: np.ndarray) -> np.ndarray:
         """Ask the teacher: float16 [n, C]."""
         pixels = torch.from_numpy(images)
-        parts = [self.teacher.logits(part).cpu() for part in pixels.split(self.batch)]
+        parts = [seen(self.teacher, part).cpu() for part in pixels.split(self.batch)]
         return torch.cat(parts).clamp(-6e4, 6e4).numpy().astype(np.float16)  # what float16 holds
 
     def _pieces(self, rows: np.ndarray, classes: np.ndarray, logits: np.ndarray) -> Iterator[Piece]:
@@ -169,7 +175,7 @@ class _Drawing:
     def _pushed(self, rows: np.ndarray, classes: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
         """Move pictures to the class they were chosen for, where the teacher sees another one in them."""
         images, logits = self.row.take(rows), logits.copy()
-        other = np.flatnonzero(logits.argmax(1) != classes)
+        other = np.flatnonzero(sees(likely(self.teacher.kind, logits), self.least) != classes)
         for part in np.array_split(other, -(-len(other) // self.batch)) if len(other) else []:
             moved = push(
                 self.teacher, torch.from_numpy(images[part]), torch.from_numpy(classes[part]),

@@ -24,12 +24,13 @@ from ..errors import PocketError
 from ..files import read_json
 from ..labels.plan import default_batch
 from ..teachers import Teacher
-from .bank import MANIFEST, Bank, BankFolder, Piece, near_duplicates, open_bank, softmax, thumbnails
+from .bank import MANIFEST, Bank, BankFolder, Piece, near_duplicates, open_bank, thumbnails
 from .candidates import Candidates
 from .check import check_teacher
 from .drawn import bank_bytes, teacher_record
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
+from .seen import likely, seen, seen_through
 
 log = logging.getLogger("pocketvit")
 
@@ -104,7 +105,7 @@ def invert_bank(
                 count = min(batch, config.images - number * batch)
                 targets, turns = balanced_labels(config.seed, number * batch, count, teacher.num_outputs)
                 result = inverter.run(starts.take(number * batch, targets, turns), targets, number)
-                logits = torch.cat([teacher.logits(part).cpu() for part in result.split(batch)])
+                logits = torch.cat([seen(teacher, part).cpu() for part in result.split(batch)])
                 shards.write(number, images=result.numpy(), logits=logits.half().numpy(), targets=targets.numpy())
     teacher.check_unchanged()
     return _finish(place, teacher, config, priors)
@@ -125,7 +126,7 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
     shards = place.shards("inverted")
     pieces = [shards.read(number) for number in shards.numbers()]
     targets = np.concatenate([piece["targets"] for piece in pieces])
-    chances = softmax(np.concatenate([piece["logits"] for piece in pieces]).astype(np.float32))
+    chances = likely(teacher.kind, np.concatenate([piece["logits"] for piece in pieces]))
     wrong = (chances.argmax(1) != targets) | (chances[np.arange(len(targets)), targets] < config.confidence)
     alike = near_duplicates(np.concatenate([thumbnails(piece["images"]) for piece in pieces]), targets)
     kept = ~(wrong | alike)
@@ -200,7 +201,7 @@ class Inverter:
 
     def _loss(self, x: Tensor, targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
         shown = F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x
-        logits = self.teacher.differentiable(moved(shown, self.config.shift, generator))
+        logits = seen_through(self.teacher, moved(shown, self.config.shift, generator))
         loss, _ = self.priors(x, logits, targets)
         return loss
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..teachers import Teacher
+from .seen import surprise
 from .statistics import Inputs, Moments, kept_moments, moments_of, norm_layers
 
 _BINS = 24  # of the density of patch similarities
@@ -241,7 +242,7 @@ class Priors:
 
     def __init__(self, teacher: Teacher, config: PriorConfig = PriorConfig()) -> None:
         module = teacher.module
-        self.config, self.classes = config, teacher.num_outputs
+        self.config, self.kind = config, teacher.kind
         self.parts: dict[str, tuple[float, FeaturePrior]] = {}
         kept = kept_moments(module)
         if config.statistics and kept:
@@ -271,7 +272,7 @@ class Priors:
             targets: int64 [B], the wanted classes.
         """
         config = self.config
-        parts = {"confidence": F.cross_entropy(logits, targets, label_smoothing=config.soften)}
+        parts = {"confidence": surprise(self.kind, logits, targets, config.soften).mean()}
         weights = {"confidence": 1.0}
         for name, (weight, prior) in self.parts.items():
             parts[name], weights[name] = prior.loss(), weight

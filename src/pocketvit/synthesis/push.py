@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from ..teachers import Teacher
+from .seen import seen_through, surprise
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def push(
         more = number < steps
         x, wanted = pixels[left].requires_grad_(more), targets[left]
         with torch.set_grad_enabled(more):
-            logits = teacher.differentiable(x / 255)
-            losses = F.cross_entropy(logits, wanted, reduction="none")
+            losses = surprise(teacher.kind, seen_through(teacher, x / 255), wanted)
         # A NaN never counts as reached.
         moving = ~(losses.detach() <= -math.log(confidence))
         if more and bool(moving.any()):

@@ -8,6 +8,6 @@ from .base import Answer, Task
 from .classification import Classification, Ordinal
 from .detection import Detection
 from .multilabel import MultiLabel
-from .registry import register, task_named
+from .registry import register, task_for, task_named
 
-__all__ = ["Answer", "Classification", "Detection", "MultiLabel", "Ordinal", "Task", "register", "task_named"]
+__all__ = ["Answer", "Classification", "Detection", "MultiLabel", "Ordinal", "Task", "register", "task_for", "task_named"]

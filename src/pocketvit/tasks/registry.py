@@ -14,6 +14,11 @@ def register(task: type[Task]) -> type[Task]:
     return task
 
 
+def task_for(kind: str) -> Task:
+    """Return the usual task of a teacher's kind of outputs."""
+    return next(task for task in _TASKS.values() if task.kind == kind)
+
+
 def task_named(name: str) -> Task:
     """Return the task of a name.
 

@@ -82,6 +82,9 @@ class DetectorTeacher(Teacher):
         boxes, logits = self.read(answer)
         return outputs_of(corners_of(boxes), self._probabilities(self._mapped(logits)))
 
+    def differentiable(self, images: Tensor) -> Tensor:
+        return self.outputs_of(self.through(images)).float()
+
     @property
     def unknown(self) -> tuple[int, ...]:
         """Which of our classes it does not know."""

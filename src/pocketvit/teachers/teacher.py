@@ -132,11 +132,15 @@ class Teacher:
         Returns:
             float32 [B, num_outputs]; not looked at for NaN, so that nothing waits for the device.
         """
+        out = first_logits(self.through(images)).float()
+        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+
+    def through(self, images: Tensor) -> Any:
+        """Return what the network itself answers to such images."""
         shape = (1, -1, 1, 1)
         mean, std = (torch.tensor(part, device=images.device).view(shape) for part in (self.mean, self.std))
         with self._autocast():
-            out = first_logits(self.module((resize(images, (self.input_size,) * 2) - mean) / std)).float()
-        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+            return self.module((resize(images, (self.input_size,) * 2) - mean) / std)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return what the head sees of views: float32 [B, D].

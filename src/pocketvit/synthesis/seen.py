@@ -1,0 +1,56 @@
+"""What a teacher sees in whole pictures, in one form whatever it answers: a number per class, and how likely that is.
+
+A classifier's logits are that already. Of a detector it is the surest box of each class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..teachers import Teacher
+
+# Probability from which a picture counts as one of its likeliest class. Classifiers always name one; others may see
+# nothing at all, and detectors are seldom as sure as they are right.
+LEAST = {"softmax": 0.0, "sigmoid": 0.5, "boxes": 0.3}
+_TINY = 1e-4  # of a score, whose logit would be infinite
+
+
+def seen(teacher: Teacher, pixels: Tensor) -> Tensor:
+    """Return logits float32 [n, C] of uint8 pictures [n, 3, S, S]; of boxes, the logit of each class's best score."""
+    return _best(teacher, teacher.logits(pixels))
+
+
+def seen_through(teacher: Teacher, images: Tensor) -> Tensor:
+    """Return the same of float pictures [n, 3, S, S] in 0..1, such that gradients flow back to their pixels."""
+    return _best(teacher, teacher.differentiable(images))
+
+
+def _best(teacher: Teacher, out: Tensor) -> Tensor:
+    return torch.logit(out[..., 4:].amax(1).clamp(_TINY, 1 - _TINY)) if teacher.kind == "boxes" else out
+
+
+def likely(kind: str, logits: np.ndarray) -> np.ndarray:
+    """Return probabilities float32 [n, C] of `seen`: of one class of all, or of each class by itself."""
+    logits = np.asarray(logits, np.float32)
+    if kind != "softmax":
+        return 1 / (1 + np.exp(-logits))
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def surprise(kind: str, logits: Tensor, targets: Tensor, soften: float = 0.0) -> Tensor:
+    """Return [n], minus the logarithm of the wanted class's probability.
+
+    Args:
+        kind: Of the teacher.
+        logits: float [n, C] of `seen_through`.
+        targets: int64 [n], the wanted classes.
+        soften: Share of the wanted answer that is spread over all classes, or taken from the class itself.
+    """
+    if kind == "softmax":
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=soften)
+    own = logits.gather(1, targets[:, None])[:, 0]
+    return F.binary_cross_entropy_with_logits(own, torch.full_like(own, 1 - soften / 2), reduction="none")
