@@ -69,7 +69,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     if small:
         road = road.reduced(48)
     teacher = train_teacher(road, TEACHER, chosen.train, input_size=VIEW.view_size)
-    results = {"teacher": _kept(folder / "teacher.json", lambda: judged(teacher_answers(teacher, road.task), whole))}
+    results = {"teacher": kept(folder / "teacher.json", lambda: judged(teacher_answers(teacher, road.task), whole))}
     store = label_road(road, [teacher], chosen.labels)
     for key in ARMS:
         arm, seen = chosen, road
@@ -80,30 +80,31 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         taught: dict[str, Any] = {} if key == "alone" else {"teachers": [teacher], "store": store}
         model = train_network(seen, arm, folder / key, **taught)
         answer = network_answers(model, road.input, road.task)
-        results[key] = _kept(folder / key / "result.json", lambda answer=answer: judged(answer, whole))
+        results[key] = kept(folder / key / "result.json", lambda answer=answer: judged(answer, whole))
     text = table(results, road)
     write_text(folder / "table.md", text + "\n")
     return text
 
 
-def _kept(path: Path, make: Any) -> Any:
+def kept(path: Path, make: Any) -> Any:
+    """Return what ``make`` returns, made once and then read from a JSON file."""
     if not path.is_file():
         write_json(path, make())
     return read_json(path)
 
 
-def table(results: dict[str, Any], road: Road) -> str:
+def table(results: dict[str, Any], road: Road, arms: dict[str, str] = ARMS) -> str:
     """Return the figures in Markdown, mAP with its 95 % interval over images."""
     classes = road.dataset.classes
     head = ["", "val mAP", "val AP50", "test mAP", "95 % interval", "test AP50", *(f"{name} mAP" for name in classes)]
     lines = [head, ["---"] * len(head)]
-    for key, name in {"teacher": f"teacher ({TEACHER}), true boxes", **ARMS}.items():
+    for key, name in {"teacher": f"teacher ({TEACHER}), true boxes", **arms}.items():
         val, test = results[key]["val"], results[key]["test"]
         low, high = test["map_interval"] or (None, None)
         cells = [rounded(value) for value in (val["map"], val["map_50"], test["map"])]
         by_class = [rounded(test["by_class"][one]) for one in classes]
         lines.append([name, *cells, f"{rounded(low)} to {rounded(high)}", rounded(test["map_50"]), *by_class])
-    n, boxes = results["alone"]["test"]["n"], results["alone"]["test"]["boxes"]
+    n, boxes = results["teacher"]["test"]["n"], results["teacher"]["test"]["boxes"]
     here = machine()
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines]) + (
         f"\n\n{len(road.dataset.train)} training images; n = {n} test images with {boxes:,} boxes; one seed. "
