@@ -29,6 +29,7 @@ WRITTEN = {  # of settings with a form of their own
     "name": st.sampled_from(["cells", "two-words", "ü"]),
     "device": st.sampled_from(["cpu", "cuda:1"]),
     "match": st.lists(st.sampled_from(["fitnets", "rkd:0.5", "locality:1@blocks.3>layer3"]), min_size=1, max_size=3),
+    "controls": st.lists(st.sampled_from(["noise", "drawn", "inverted"]), min_size=1, max_size=3),
     "methods": st.lists(st.sampled_from(["alone", "kl,zscore", "kl+rkd"]), min_size=1, max_size=3),
     "classes": st.lists(st.sampled_from(["cat", "dog, bird"]), min_size=1, max_size=3),
 }  # fmt: skip

@@ -50,6 +50,23 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     assert not made & {picture.tobytes() for picture in coloured[0]}
 
 
+def test_a_student_of_a_bank_stands_beside_those_of_other_ways(teacher, coloured, tmp_path):
+    made = pocketvit.synthesize(teacher=teacher, out=tmp_path, count=30)
+    options = {**QUICK, "data_free": False, "count": None, "out": tmp_path / "runs", "epochs": 1, "no_int8": True}
+    del options["teacher_size"], options["teacher_norm"], options["no_int8"]
+    names = np.array(synthesis_fakes.CLASSES)[coloured[1]]
+    run = pocketvit.distill(
+        made.data["folder"], teacher=teacher, test=(coloured[0], names), controls="noise,inverted", **options
+    )
+    rows = {row["key"]: row["name"] for row in run.results["rows"]}
+    assert rows["noise"] == "student, from noise alone"
+    assert rows["inverted"] == "student, from inverted pictures alone"
+    assert not (run.folder / "alone").exists()
+    with pytest.raises(PocketError, match="--controls drwan: drwan is none of drawn, pushed"):
+        Distill("photos", controls="drwan")
+    assert Distill("photos", controls="none").controls == ()
+
+
 def test_without_test_images_accuracy_is_unknown(network, tmp_path, caplog):
     caplog.set_level("INFO", "pocketvit")
     run = pocketvit.distill(teacher=network, out=tmp_path / "runs", **QUICK)

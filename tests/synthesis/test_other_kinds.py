@@ -111,8 +111,8 @@ def test_a_detector_is_distilled_without_an_image(tmp_path, caplog):
         classes=CLASSES,
     )  # fmt: skip
     run = pocketvit.distill(
-        data_free=True, teacher=teacher, test=tmp_path / "real", student="pocket_xs", count=24, epochs=1, views=1, batch_size=8,
-        precision="fp32", out=tmp_path / "runs",
+        data_free=True, teacher=teacher, test=tmp_path / "real", student="pocket_xs", count=24, epochs=1,
+        views=1, batch_size=8, precision="fp32", out=tmp_path / "runs",
     )  # fmt: skip
     rows = {row["key"]: row for row in run.results["rows"]}
     assert {"teacher-1", "student", "noise"} <= rows.keys()

@@ -17,13 +17,11 @@ from .ship import Ship
 from .synthesize import Controls, Synthesize
 from .train import Train
 
-_FIGURES: tuple[Stage, ...] = (Ship(), Score(), Report())
-_LEARNING: tuple[Stage, ...] = (Train(), Baselines(), Folds(), *_FIGURES)
-_CONTROLLED: tuple[Stage, ...] = (Train(), Controls(), *_FIGURES)
+_LEARNING: tuple[Stage, ...] = (Train(), Baselines(), Controls(), Folds(), Ship(), Score(), Report())
 DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Hours(*_LEARNING), *_LEARNING)
 """Images and teachers in; a small, exported, measured and reported student out."""
 
-DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL[:3], Hours(*_CONTROLLED), *_CONTROLLED)
+DATA_FREE: tuple[Stage, ...] = (Synthesize(), *DISTILL)
 """The same with a teacher alone: images are made from it, and beside the student stands one that saw noise."""
 
 __all__ = [

@@ -110,7 +110,7 @@ class Baselines(Stage):
         """Return the keys of the networks that are asked for."""
         settings = walk.settings
         asked = {
-            "alone": settings.baseline and bool(walk.road.dataset.classes),
+            "alone": settings.baseline and bool(labelled(walk.road.dataset.train.targets).any()),
             "ceiling": ceiling and bool(getattr(settings, "few_labels", 0)),
             "against": bool(getattr(settings, "against", None)),
         }

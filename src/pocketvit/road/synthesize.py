@@ -18,7 +18,7 @@ from ..files import locked, sha256_of
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, gallery, open_bank
-from ..synthesis.methods import Request, bank_cost, make_bank, words
+from ..synthesis.methods import SAID, Request, bank_cost, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align
 from ..teachers.classes import match_classes
@@ -208,7 +208,7 @@ def _dataset(asked: Dataset, bank: Bank) -> Dataset:
 
 
 class Controls(Stage):
-    """The same student at equal steps on noise, and without the real images where a few were given."""
+    """The same student at equal steps on images made otherwise, and without the real ones where a few were given."""
 
     name = "controls"
     reads = ("images", "teachers", "student")
@@ -246,11 +246,13 @@ class Controls(Stage):
     @staticmethod
     def _wanted(walk: Walk) -> dict[str, tuple[str, Request]]:
         """Controls by key: what is said of each, and its images. Without test images nothing could be compared."""
-        settings, teacher = walk.settings, walk.specs[0]
-        if walk.images.test is None or not settings.baseline:
+        settings = walk.settings
+        if not walk.images.synthetic or walk.images.test is None or not settings.baseline or not walk.specs:
             return {}
-        wanted = {"noise": ("student, from noise alone", request_of(settings, teacher, method="noise", data=False))}
-        if settings.data is not None:
-            bare = request_of(settings, teacher, data=False)
-            wanted = {"without": ("student, without the real images", bare), **wanted}
+        bare = dataclasses.replace(
+            request_of(settings, walk.specs[0], data=False), images=len(walk.images.train)
+        )  # as many
+        wanted = {"without": ("student, without the real images", bare)} if settings.data is not None else {}
+        for method in settings.controls:
+            wanted[method] = (f"student, from {SAID[method]}", dataclasses.replace(bare, method=method))
         return wanted

@@ -12,6 +12,7 @@ from ..errors import PocketError
 from .base import ImageSet, Model, Settings, check_path, find, listed, setting
 from .values import (
     Hours,
+    Method,
     parse_hours,
     read_device,
     read_hours,
@@ -23,7 +24,6 @@ Stem = Literal["auto", "patch", "hybrid", "conv", "shifted", "summed", "concaten
 Augment = Literal["auto", "none", "light", "medium", "strong", "hard"]
 Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "microscopy", "histology", "dermatoscopy"]
 Norm = Literal["imagenet", "half", "none"]
-Method = Literal["auto", "drawn", "pushed", "inverted", "photograph", "noise"]
 BUILT_IN = ("digits", "scenes")
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named

@@ -11,10 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..config import TermConfig
 from ..files import BYTE_UNITS
+
+Method = Literal["auto", "drawn", "pushed", "inverted", "photograph", "noise"]
 
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _TERM = re.compile(rf"([a-z_]+)(?::({_NUMBER}))?(?:@([^>]*)>(.*))?")
@@ -111,6 +113,16 @@ def read_names(value: Any) -> tuple[str, ...]:
     if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
         raise ValueError("give names with commas between")
     return tuple(name.strip() for word in words for name in word.split(",") if name.strip())
+
+
+def read_methods(value: Any) -> tuple[str, ...]:
+    """Read ways of making images, with commas between; () for "none"."""
+    names = read_names(value)
+    known = [method for method in get_args(Method) if method != "auto"]
+    for name in names:
+        if name not in known and names != ("none",):
+            raise ValueError(f"{name} is none of {', '.join(known)}, none")
+    return () if names == ("none",) else names
 
 
 def read_match(value: Any) -> str:

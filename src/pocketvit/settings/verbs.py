@@ -45,6 +45,7 @@ from .values import (
     read_budget,
     read_bytes,
     read_match,
+    read_methods,
     read_names,
     read_window,
 )
@@ -133,6 +134,11 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     data_free: bool = setting(
         "use no image at all: they are made from the teacher", default=False, common=True, group="data-free"
     )
+    controls: str | Sequence[str] | None = setting(
+        "where the images are synthetic and there are real test images: other ways of making them, with commas "
+        "between (drawn, pushed, inverted, photograph, noise), whose students stand beside; none for none",
+        default=("noise",), read=read_methods, metavar="METHODS", group="data-free",
+    )  # fmt: skip
 
     @property
     def budget(self) -> Budget | None:

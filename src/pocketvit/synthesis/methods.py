@@ -25,6 +25,13 @@ METHODS = {
     "photograph": "crops of one photograph (a control, not data-free)",
     "noise": "independent random pixels (a control)",
 }
+SAID = {
+    "drawn": "drawn pictures alone",
+    "pushed": "pushed pictures alone",
+    "inverted": "inverted pictures alone",
+    "photograph": "one photograph alone",
+    "noise": "noise alone",
+}
 BEST = "drawn"  # what auto stands for
 _STEPS = {"pushed": 8, "inverted": 30}  # of gradient
 _CAME = {

@@ -10,4 +10,14 @@ from .detection import Detection
 from .multilabel import MultiLabel
 from .registry import register, task_for, task_named
 
-__all__ = ["Answer", "Classification", "Detection", "MultiLabel", "Ordinal", "Task", "register", "task_for", "task_named"]
+__all__ = [
+    "Answer",
+    "Classification",
+    "Detection",
+    "MultiLabel",
+    "Ordinal",
+    "Task",
+    "register",
+    "task_for",
+    "task_named",
+]
