@@ -94,7 +94,7 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
     if images == "inverted":
         start = bank_of("drawn", 4 * count, teacher, folder)
         return invert_bank(place, teacher, InversionConfig(count, steps=15), start=start)
-    return draw_bank(place, teacher, DrawnConfig(count, looked_at=3, steps=8 if images == "pushed" else 0))
+    return draw_bank(place, teacher, DrawnConfig(count, steps=8 if images == "pushed" else 0))
 
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:

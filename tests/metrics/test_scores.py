@@ -12,6 +12,7 @@ from pocketvit.errors import PocketError
 from pocketvit.metrics import (
     evaluate,
     expected_calibration_error,
+    fit_answers,
     fit_label_temperature,
     fit_temperature,
     paired_difference,
@@ -89,6 +90,18 @@ def test_fit_temperature_takes_the_probabilities_that_others_give():
     z = np.random.default_rng(0).normal(size=(400, 5))
     p = np.exp(z / 2.5)
     assert fit_temperature(z, p / p.sum(1, keepdims=True)) == pytest.approx(2.5, rel=0.01)
+
+
+def test_fit_answers_finds_scale_and_shift_of_another_networks_answers():
+    rng = np.random.default_rng(0)
+    logits, shift = rng.normal(size=(4000, 5)), np.array([1.0, -0.5, 0.0, 0.5, -1.0])
+    answers = np.exp(logits / 0.5 + shift)
+    temperature, found = fit_answers(logits, answers / answers.sum(1, keepdims=True))
+    assert temperature == pytest.approx(0.5, rel=0.02)
+    assert found == pytest.approx(shift, abs=0.02)
+    few = fit_answers(logits[:3], (answers / answers.sum(1, keepdims=True))[:3])[1]
+    assert np.abs(few).max() < 1  # of which three images say little
+    assert fit_answers(np.zeros((0, 5)), np.zeros((0, 5)))[0] == 1
 
 
 def test_fit_temperature_of_several_labels_finds_the_one_they_were_drawn_at():

@@ -1,5 +1,6 @@
 """Students: the ladder, any image and patch size, one head a token, and what the heads say together."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,9 +106,10 @@ def test_scaled_heads_divide_their_logits(tokens):
     model, x = student(tokens), torch.randn(2, 3, 16, 16)
     temperatures = [2.0, 0.5, 4.0][: 1 + tokens]
     before = forward_heads(model, x)
-    scale_heads(model, temperatures)
-    for old, new, temperature in zip(before, forward_heads(model, x), temperatures, strict=True):
-        torch.testing.assert_close(new, old / temperature)
+    shifts = [np.arange(5.0) * head for head in range(1 + tokens)]
+    scale_heads(model, temperatures, shifts)
+    for old, new, temperature, shift in zip(before, forward_heads(model, x), temperatures, shifts, strict=True):
+        torch.testing.assert_close(new, old / temperature + torch.from_numpy(shift).float())
 
 
 def test_one_temperature_a_head():

@@ -20,7 +20,7 @@ from ..labels import LabelStore
 from ..road.answering import network_answers, probabilities_of, road_answers
 from ..road.images import Road
 from ..road.students import input_of
-from ..road.train import calibrate, train_network
+from ..road.train import calibrate, follow_teachers, train_network
 from ..teachers import Teacher
 from ..training.metrics import read_metrics
 
@@ -86,7 +86,8 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
     seconds = time.monotonic() - start
     side = input_of(config.network, model, road)
-    calibrate(model, road, side)
+    if not calibrate(model, road, side):
+        follow_teachers(model, road, side, arm.teachers)
     source = road.scored
     assert source is not None
     given = road_answers({"": network_answers(model, side, road.task)}, road, source)[""]

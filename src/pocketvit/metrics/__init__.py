@@ -3,6 +3,7 @@
 from .calibration import (
     Reliability,
     expected_calibration_error,
+    fit_answers,
     fit_label_temperature,
     fit_temperature,
     reliability,
@@ -24,6 +25,7 @@ __all__ = [
     "class_accuracies",
     "evaluate",
     "expected_calibration_error",
+    "fit_answers",
     "fit_label_temperature",
     "fit_temperature",
     "paired_difference",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_expit, log_softmax
 
 from .rows import finite_rows
@@ -96,6 +96,36 @@ def fit_label_temperature(logits: Any, targets: Any) -> float:
     known = (y_NC >= 0).all(1)
     signed_NC = np.where(y_NC[known] == 1, z_NC[known], -z_NC[known])
     return _least(lambda temperature: -log_expit(signed_NC / temperature), len(signed_NC))
+
+
+def fit_answers(logits: Any, expected: Any) -> tuple[float, np.ndarray]:
+    """Return T > 0 and a shift [C] for which softmax(logits / T + shift) is nearest to another network's answers.
+
+    "Vector scaling" with one temperature (Guo et al. 2017), by the cross-entropy with ``expected``. The shift brings
+    classes to the frequency that the other network gives them on these images: a student that has not learned much yet
+    leans to the commonest ones, and z-scores make it lean more. A prior N(0, 1) holds shifts of which the images say
+    little near 0.
+
+    Args:
+        logits: floating [n, C].
+        expected: floating [n, C], probabilities.
+    """
+    z_NC, p_NC = finite_rows(logits, "logits"), finite_rows(expected, "expected")
+    if not len(z_NC):
+        return 1.0, np.zeros(z_NC.shape[1])
+    low, high = (-math.log(bound) for bound in reversed(TEMPERATURES))
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = math.exp(x[0]) * z_NC
+        logs = log_softmax(scaled + x[1:], axis=1)
+        slope_NC = (np.exp(logs) - p_NC) / len(z_NC)
+        value = -(p_NC * logs).sum() / len(z_NC) + 0.5 * (x[1:] ** 2).sum() / len(z_NC)
+        return float(value), np.append((slope_NC * scaled).sum(), slope_NC.sum(0) + x[1:] / len(z_NC))
+
+    start = np.append(-math.log(fit_temperature(logits, expected)), np.zeros(z_NC.shape[1]))
+    bounds = [(low, high), *[(None, None)] * z_NC.shape[1]]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return math.exp(-found[0]), found[1:] - found[1:].mean()
 
 
 def _least(losses: Callable[[float], np.ndarray], n: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -58,17 +59,20 @@ def head_layers(model: nn.Module) -> list[nn.Linear]:
 
 
 @torch.no_grad()
-def scale_heads(model: nn.Module, temperatures: Sequence[float]) -> None:
-    """Divide each head's logits by its fitted temperature, by scaling its weight and bias in place.
+def scale_heads(model: nn.Module, temperatures: Sequence[float], shifts: Sequence[np.ndarray] | None = None) -> None:
+    """Divide each head's logits by its fitted temperature, and shift them, by its weight and bias in place.
 
     Args:
         model: changed in place.
         temperatures: one a head, in the order of `forward_heads`, each > 0.
+        shifts: of each head's logits, floating [C], after the division; heads without a bias take none.
     """
     layers = head_layers(model)
     if len(layers) != len(temperatures) or min(temperatures) <= 0:
         raise ValueError(f"{len(layers)} heads need as many positive temperatures, not {list(temperatures)}")
-    for layer, temperature in zip(layers, temperatures, strict=True):
+    for number, (layer, temperature) in enumerate(zip(layers, temperatures, strict=True)):
         layer.weight.div_(temperature)
         if layer.bias is not None:
             layer.bias.div_(temperature)
+            if shifts is not None:
+                layer.bias.add_(torch.as_tensor(shifts[number]).to(layer.bias))

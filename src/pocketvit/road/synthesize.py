@@ -27,7 +27,8 @@ from .base import Cost, Stage, Walk
 from .images import open_test, shared_folder
 from .label import label_road
 from .rates import training_seconds
-from .train import train_network
+from .students import input_of
+from .train import follow_teachers, train_network
 
 log = logging.getLogger("pocketvit")
 
@@ -240,7 +241,9 @@ class Controls(Stage):
             labels = dataclasses.replace(walk.config.labels, views=min(walk.config.labels.views, train.epochs))
             config = dataclasses.replace(walk.config, train=train, labels=labels)
             store = label_road(road, walk.teachers, labels)
-            walk.networks[key] = train_network(road, config, walk.folder / key, teachers=walk.teachers, store=store)
+            model = train_network(road, config, walk.folder / key, teachers=walk.teachers, store=store)
+            follow_teachers(model, road, input_of(config.network, model, road), walk.teachers)
+            walk.networks[key] = model
             walk.controls[key] = name
 
     @staticmethod

@@ -15,6 +15,7 @@ from ..config import RunConfig
 from ..files import counted, human_time, read_json, sha256_of, write_json
 from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
+from ..metrics import fit_answers
 from ..models import scale_heads
 from ..objectives import Gate, fit_gate
 from ..objectives.gating import FROM_VALIDATION
@@ -137,10 +138,11 @@ def calibrate(model: nn.Module, road: Road, input: Input) -> bool:
     return True
 
 
-def follow_confidence(model: nn.Module, road: Road, input: Input, teachers: Sequence[Teacher]) -> bool:
-    """Fold temperatures into the heads with which a network is as sure of training images as its teachers are.
+def follow_teachers(model: nn.Module, road: Road, input: Input, teachers: Sequence[Teacher]) -> bool:
+    """Fold temperatures and shifts into the heads: as sure of training images as its teachers, each class as often.
 
-    Where no labels are there to fit one: z-scores and their kin leave the scale of the logits to chance.
+    Where no labels are there to fit them: z-scores and their kin leave the scale of the logits to chance, and how often
+    a class is named follows the views that were learned, cut and mixed, more than the images.
     """
     source = road.dataset.train
     if not teachers or road.task.kind != "softmax" or not len(source):
@@ -148,7 +150,8 @@ def follow_confidence(model: nn.Module, road: Road, input: Input, teachers: Sequ
     some = Subset(source, np.unique(np.linspace(0, len(source) - 1, _FOLLOWED).astype(np.int64)))
     expected = road.task.merged([probabilities_of(teacher, road, some) for teacher in teachers])
     heads = predict_logits(model, road.pixels(some), road.view, input)
-    scale_heads(model, [road.task.fit_temperature(head, expected) for head in heads])
+    fitted = [fit_answers(head, expected) for head in heads]
+    scale_heads(model, [temperature for temperature, _ in fitted], [shift for _, shift in fitted])
     return True
 
 
