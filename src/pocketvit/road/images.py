@@ -160,7 +160,7 @@ def _open_bank(file: Path, settings: Any) -> Dataset:
         if getattr(settings, name, None) is not None:
             raise settings.refused(name, f"{file} holds synthetic images without labels. Leave it away")
     bank = open_bank(file.parent)
-    made, test = open_images(file, val_fraction=0, progress=False), open_test(settings, bank.kind)
+    made, test = bank.dataset(), open_test(settings, bank.kind)  # memory-mapped, however large
     if test is None:
         return made
     made = unlabelled_as(made, test.task, len(test.classes))

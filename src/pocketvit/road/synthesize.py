@@ -62,7 +62,8 @@ def request_of(settings: Any, teacher: Teacher, *, method: str | None = None, da
     """Return what the settings ask for: their method, or another one; with their real images, or without."""
     few = None
     if data and settings.data is not None:
-        few = open_images(settings.data, val_fraction=0, progress=False).train
+        window = getattr(settings, "window", None)
+        few = open_images(settings.data, window=window, val_fraction=0, progress=False).train
     return Request(method or settings.method, count_for(settings, teacher), few, seed=SEED)
 
 
