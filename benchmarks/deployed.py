@@ -1,9 +1,9 @@
 """Our int8 files of a student beside those that ONNX Runtime's and OpenVINO's quantizers write by default.
 
-    python benchmarks/deployed.py [--json] [--images FILE.npz | --run RUN]
+    python benchmarks/deployed.py [--json] [--images FILE.npz | --run RUN] [--stem hybrid]
 
-A student is distilled for a minute and a half from a teacher that was trained as long, on scikit-learn's digits or on a
-file in MedMNIST's layout; or it is that of a finished run. All files are made from one fp32 file and calibrated on the same
+A student is distilled in a minute or two from a teacher that was trained as long, on scikit-learn's digits or on a file
+in MedMNIST's layout; or it is that of a finished run. All files are made from one fp32 file and calibrated on the same
 views; each answers the test images one by one and is timed at batch 1: one thread, which sleeps when idle, in turns on
 the same images. OpenVINO takes part where it is installed (`pip install openvino nncf`).
 
@@ -46,29 +46,31 @@ from pocketvit.road.train import train_network
 from pocketvit.sources import open_images
 from pocketvit.training.step import Input
 
-STUDENT = NetworkConfig("pocket_s", stem="conv")  # what `distill` takes for small images
+STUDENT = "pocket_s"  # with the stem that `distill` takes for small images, if not asked for another
 TEACHER = "cifar_resnet20x2"  # that of the demo
-SIDE, SECONDS = 32, 90.0
+SIDE, TAUGHT, TEACHING = 32, 16_000, 8_000  # pixels, and views that student and teacher learn from
 BLOCK = 8  # images that a candidate answers before the next one's turn
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a network's input float32 [1, 3, S, S] to its logits [1, C]."""
 
 
-def train(images: str, folder: Path) -> tuple[Road, nn.Module, nn.Module]:
+def train(images: str, stem: str, folder: Path) -> tuple[Road, nn.Module, nn.Module]:
     """Train a teacher and distil a student from it; return both with the images."""
     dataset = open_images(images or "digits", progress=False)
     mirrored = None if images else False  # a mirrored digit is another thing
     view = view_config(dataset, size=SIDE, augment="light", flip=mirrored)
     road = open_road(dataset, view, folder / "shared", device="cpu")
-    taught = TrainConfig(
-        epochs=10, seconds=SECONDS, batch_size=64, optimizer="muon", learning_rate=5e-3, schedule="wsd",
-        precision="fp32",
-    )  # fmt: skip
-    teaching = TrainConfig(epochs=10, seconds=SECONDS, batch_size=64, schedule="wsd", precision="fp32")
-    teacher = train_teacher(road, TEACHER, teaching, input_size=SIDE, optimizer="muon")
+    road = road.reduced(min(len(road.dataset.train), TEACHING))
+
+    def learning(shown: int) -> TrainConfig:
+        epochs = max(1, round(shown / len(road.dataset.train)))
+        return TrainConfig(epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32")
+
+    teacher = train_teacher(road, TEACHER, learning(TEACHING), input_size=SIDE, optimizer="muon")
     loss = LossConfig("kl", 2.0)  # z-scores cannot be had of two classes
-    config = RunConfig(network=STUDENT, view=view, labels=LabelConfig(views=2), loss=loss, train=taught)
+    network = NetworkConfig(STUDENT, stem=stem)  # type: ignore[arg-type]
+    config = RunConfig(network=network, view=view, labels=LabelConfig(views=2), loss=loss, train=learning(TAUGHT))
     store = label_road(road, [teacher], config.labels)
     student = train_network(road, config, folder / "student", teachers=[teacher], store=store)
     return road, student, teacher.module
@@ -174,7 +176,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             run = reopen(arguments.run, arguments.images or None)
             road, student, side = run.road("cpu"), run.student.module, run.input
         else:
-            road, student, teacher = train(arguments.images, folder)
+            road, student, teacher = train(arguments.images, arguments.stem, folder)
             side = road.input
         files = our_files(student, teacher, road, side, folder)
         signature: Signature = open_graph(files["fp32"])[1]
@@ -227,4 +229,4 @@ def ratios(
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, seconds=20.0, images="", run="")
+    run(measure, __doc__, seconds=20.0, images="", run="", stem="conv")

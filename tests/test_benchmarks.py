@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvit.config import NetworkConfig
-
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 # What makes a script small: constants of its module.
 SMALLER: dict[str, dict[str, Any]] = {
     "datafree": {"DRAWN": 8},
-    "deployed": {"SECONDS": 0.5, "SIDE": 16, "STUDENT": NetworkConfig("pocket_xxs"), "TEACHER": "cifar_resnet20"},
+    "deployed": {"SIDE": 16, "TAUGHT": 64, "TEACHING": 64, "STUDENT": "pocket_xxs", "TEACHER": "cifar_resnet20"},
     "detection": {"BATCH": 2, "IMAGES": 8},
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
     "methods": {"BATCH": 4},
@@ -72,7 +70,7 @@ def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, c
         measure_size = module.measure_size
         monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 4, 1, 2, 0.0))
     images = drawn(tmp_path / "drawn.npz") if name == "deployed" else 64
-    found = module.measure(argparse.Namespace(seconds=0.0, images=images, run=""))
+    found = module.measure(argparse.Namespace(seconds=0.0, images=images, run="", stem="patch"))
     assert all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out
     told = re.findall(
