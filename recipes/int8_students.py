@@ -7,7 +7,7 @@ Shows   what rounding to 8 bits costs students of several sizes, stems, tokens a
 Paper   "Compressing Vision Transformers for Low-Resource Visual Learning" (arXiv 2309.02617); data-free calibration:
         "Patch Similarity Aware Data-Free Quantization for Vision Transformers" (arXiv 2203.02250).
 Data    a MedMNIST-layout .npz of 28 px (blood cells); the student of several labels sees four of its images a picture.
-Cost    about 20 minutes of one processor core; --small: about 3 minutes.
+Cost    about 20 minutes of one processor core; --small: about 6 minutes.
 Command pocketvit run recipes/int8_students.py --images data/blood_28.npz
 Result  recipes/int8_students.md
 """
