@@ -78,7 +78,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             print("  ".join("-" * width for width in widths))
 
 
-def run(measure: Callable[[argparse.Namespace], dict[str, Any]], description: str | None, **flags: float) -> None:
+def run(measure: Callable[[argparse.Namespace], dict[str, Any]], description: str | None, **flags: float | str) -> None:
     """Be a benchmark's command line.
 
     ``measure`` prints its table and returns the keys of the JSON line. Around it stand the machine, and the load
@@ -87,7 +87,7 @@ def run(measure: Callable[[argparse.Namespace], dict[str, Any]], description: st
     Args:
         measure: takes the parsed flags.
         description: shown by ``--help``.
-        **flags: names and default values of further numeric flags.
+        **flags: names and default values of further flags, numbers or text.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one last line of JSON")

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +19,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 # What makes a script small: constants of its module.
 SMALLER: dict[str, dict[str, Any]] = {
     "datafree": {"DRAWN": 8},
+    "deployed": {"SIDE": 16, "TAUGHT": 64, "TEACHING": 64, "STUDENT": "pocket_xxs", "TEACHER": "cifar_resnet20"},
     "detection": {"BATCH": 2, "IMAGES": 8},
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
     "methods": {"BATCH": 4},
@@ -45,8 +47,19 @@ def brief(monkeypatch):
     return timing
 
 
+def drawn(path: Path) -> str:
+    """Write a few dark and light pictures as a file in MedMNIST's layout."""
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 32), ("val", 8), ("test", 8)):
+        labels = np.arange(count)[:, None] % 2
+        arrays[f"{split}_labels"] = labels
+        arrays[f"{split}_images"] = rng.integers(0, 128, (count, 16, 16, 3)) + 120 * labels[..., None, None]
+    np.savez(path, **{name: array.astype(np.uint8) for name, array in arrays.items()})
+    return str(path)
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, capsys):
+def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, capsys, tmp_path):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -56,7 +69,8 @@ def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, c
     if name == "views":
         measure_size = module.measure_size
         monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 4, 1, 2, 0.0))
-    found = module.measure(argparse.Namespace(seconds=0.0, images=64))
+    images = drawn(tmp_path / "drawn.npz") if name == "deployed" else 64
+    found = module.measure(argparse.Namespace(seconds=0.0, images=images, run="", stem="patch"))
     assert all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out
     told = re.findall(

@@ -115,3 +115,43 @@ def test_a_recipe_runs_to_its_table(name, drawn, tmp_path, monkeypatch):
     assert len([line for line in text.splitlines() if line.startswith("| ")]) > 2
     assert "nan" not in text
     assert list(folder.rglob("table.md"))
+
+
+def test_every_int8_file_has_its_place_in_the_table_and_is_not_made_twice(drawn, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    module = importlib.import_module("int8_students")
+    some = ("xxs-patch", "xxs-conv-several")
+    monkeypatch.setattr(module, "STUDENTS", {key: module.STUDENTS[key] for key in some})
+    monkeypatch.setattr(module, "CALIBRATED", 16)
+    monkeypatch.setattr(module, "SHOWN", 8_000)  # enough that not all pictures are answered alike
+    folder = tmp_path / "int8_students"
+
+    def rows() -> list[str]:
+        text = module.recipe(str(drawn / "cells.npz"), folder, True)
+        return [line for line in text.splitlines() if line.startswith("| ")]
+
+    first = rows()
+    assert [line.split(" | ")[0] for line in first] == ["| student", "| ---", *(f"| {key}" for key in some), *(
+        f"| **{of}**" for of in ("worst", "median")
+    )]  # fmt: skip
+    assert {len(line.split(" | ")) for line in first} == {3 + len(module.FILES)}
+    for key in some:
+        assert sorted(path.stem for path in (folder / key).glob("*.onnx")) == sorted(["fp32", *module.FILES])
+    monkeypatch.setattr(module, "calibrated", None)
+    monkeypatch.setattr(module, "write_int8", None)
+    assert rows() == first
+
+
+def test_a_picture_of_four_images_has_the_labels_of_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    module = importlib.import_module("int8_students")
+    images = np.stack([np.full((4, 4, 3), 10 * label, np.uint8) for label in range(6)])
+    np.savez(tmp_path / "plain.npz", test_images=images, test_labels=np.arange(6)[:, None])
+    with np.load(module.four_in_one(str(tmp_path / "plain.npz"), tmp_path / "four.npz")) as made:
+        pictures, labels = made["test_images"], made["test_labels"]
+    assert pictures.shape == images.shape
+    for picture, present in zip(pictures, labels, strict=True):
+        corners = {
+            int(corner) // 10 for corner in (picture[0, 0, 0], picture[0, 3, 0], picture[3, 0, 0], picture[3, 3, 0])
+        }
+        assert corners == set(np.flatnonzero(present))

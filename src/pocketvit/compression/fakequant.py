@@ -24,7 +24,7 @@ from ..errors import NotSmaller, PocketError
 from ..training.step import Input
 from .calibration import Ranges, observe
 from .cost import TABLE
-from .grid import ACTIVATION_HIGH, ACTIVATION_LOW, Grid, key_of, weight_range
+from .grid import ACTIVATION_HIGH, ACTIVATION_LOW, Grid, key_of, round_evenly, weight_range
 
 Activations = Literal["dynamic", "static"]
 Method = Literal["minmax", "percentile", "mse"]
@@ -39,6 +39,16 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
+
+
+class _Given(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -79,11 +89,13 @@ class _Quantized(nn.Module):
     def integers(self) -> tuple[Tensor, Tensor]:
         """Return the rounded weights, whole numbers [out, ...], and their scale [out, 1, ...]."""
         low, high = weight_range(self.bits)
+        shape = -1, *[1] * (self.weight.ndim - 1)
         if self.weight_scale is None:
-            scale = (self.weight.detach().flatten(1).abs().amax(1) / high).clamp_min(_TINY)
-        else:
-            scale = _slowed(self.weight_scale.abs().clamp_min(_TINY), self.weight[0].numel(), high)
-        scale = scale.view(-1, *[1] * (self.weight.ndim - 1))
+            scale = (self.weight.detach().flatten(1).abs().amax(1) / high).clamp_min(_TINY).view(shape)
+            exact = self.weight / scale
+            even = round_evenly(exact.detach().float().cpu().numpy(), self.bits)
+            return _Given.apply(exact, torch.from_numpy(even).to(exact)), scale
+        scale = _slowed(self.weight_scale.abs().clamp_min(_TINY), self.weight[0].numel(), high).view(shape)
         return round_through(self.weight / scale).clamp(low, high), scale
 
     def rounded_input(self, x: Tensor) -> Tensor:

@@ -36,18 +36,40 @@ class Grid:
         return self.integers.astype(np.float32) * self.scale.reshape(-1, *[1] * (self.integers.ndim - 1))
 
 
-def round_to_grid(weight: np.ndarray, bits: int = 8) -> Grid:
+def round_to_grid(weight: np.ndarray, bits: int = 8, *, even: bool = True) -> Grid:
     """Return the grid whose largest integer in each row is the row's largest magnitude.
 
     Args:
         weight: float32 [out, ...].
         bits: of an integer.
+        even: whether rows keep their sums (`round_evenly`), as is good where inputs are multiplied by them; what is
+            added, as positions are, is best rounded to the nearest.
+    """
+    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    scale = np.maximum(largest / np.float32(weight_range(bits)[1]), np.finfo(np.float32).tiny).astype(np.float32)
+    rows = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    exact = weight / rows
+    integers = round_evenly(exact, bits) if even else np.clip(np.rint(exact), *weight_range(bits)).astype(np.int8)
+    return Grid(bits, integers, scale, key_of(weight))
+
+
+def round_evenly(exact: np.ndarray, bits: int) -> np.ndarray:
+    """Return integers int8 [out, ...] next to numbers [out, ...], whose sum in each row is that of the numbers.
+
+    Rounded one by one, the errors of a row add up to some steps. An input whose features have a mean in common (behind
+    a ReLU, for example) is multiplied by that sum: a shift of the output that is the same in every place. So many
+    numbers as it takes, those that lie most nearly in the middle of a step, are rounded the other way. This is SQuant's
+    rounding for a row (Guo et al., ICLR 2022, arXiv 2202.07471), which needs no data.
     """
     low, high = weight_range(bits)
-    largest = np.abs(weight).reshape(len(weight), -1).max(1)
-    scale = np.maximum(largest / np.float32(high), np.finfo(np.float32).tiny).astype(np.float32)
-    rows = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return Grid(bits, np.clip(np.rint(weight / rows), low, high).astype(np.int8), scale, key_of(weight))
+    rows = exact.reshape(len(exact), -1)
+    integers = np.clip(np.rint(rows), low, high)
+    left = rows - integers  # what rounding took away
+    total = left.sum(1, keepdims=True)
+    sign = np.sign(total)
+    rank = np.argsort(np.argsort(-sign * left, axis=1, kind="stable"), axis=1, kind="stable")
+    other = (rank < np.rint(np.abs(total))) & (sign * left > 0)
+    return np.clip(integers + sign * other, low, high).astype(np.int8).reshape(exact.shape)
 
 
 def key_of(weight: np.ndarray) -> str:

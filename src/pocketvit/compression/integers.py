@@ -96,6 +96,7 @@ class _Graph:
             for node in self.graph.node
             if node.op_type == "Transpose" and node.input[0] in self.constants
         }
+        self._convolved = {node.input[1] for node in self.graph.node if node.op_type == "Conv"}
         self._first: list[onnx.NodeProto] = []  # only constants go in
         self._stored: dict[str, str] = {}  # layer -> name of its int8 weights
         self._quantized: dict[tuple[Any, ...], tuple[str, ...]] = {}  # an input is quantized once for all its layers
@@ -211,7 +212,7 @@ class _Graph:
         if grid is None:
             axis = _row_axis(weight.shape)
             rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0)
-            grid = round_to_grid(np.ascontiguousarray(rows))
+            grid = round_to_grid(np.ascontiguousarray(rows), even=name in self._convolved)
             integers = grid.integers.reshape(weight.shape) if axis is None else np.moveaxis(grid.integers, 0, axis)
         else:
             integers = grid.integers
