@@ -28,9 +28,7 @@ def weights(tmp_path):
 
 def test_weights_that_cannot_be_had_are_told_before_anything_is_trained(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_answers", lambda: False)
-    settings = Distill(
-        str(photos), student="pocket_xs", against="mobilenetv3_large_150d", out=str(tmp_path / "runs")
-    )
+    settings = Distill(str(photos), student="pocket_xs", against="mobilenetv3_large_150d", out=str(tmp_path / "runs"))
     with pytest.raises(PocketError, match=r"--against .*cannot be reached.*local-dir:FOLDER.*leave --against away"):
         begin.begin(settings)
     assert not (tmp_path / "runs").exists()

@@ -147,7 +147,13 @@ def test_a_network_that_nobody_knows_is_refused_with_the_near_one():
 
 @pytest.mark.parametrize(
     ("classes", "top_k", "objective", "temperature"),
-    [(300, None, "kl", 1.0), (300, 0, "kl", 2.0), (300, 300, "kl", 2.0), (300, 1000, "zscore", 2.0), (30, None, "kl", 2.0)],
+    [
+        (300, None, "kl", 1.0),
+        (300, 0, "kl", 2.0),
+        (300, 300, "kl", 2.0),
+        (300, 1000, "zscore", 2.0),
+        (30, None, "kl", 2.0),
+    ],
 )
 def test_the_temperature_is_1_only_where_logits_are_left_out(classes, top_k, objective, temperature):
     """As the help says, whether or not an objective is named; a top k that leaves nothing out leaves nothing out."""

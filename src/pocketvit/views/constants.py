@@ -1,0 +1,18 @@
+"""Numbers that every batch needs, kept where it is computed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a tensor [n] on a device, float32 or (of whole ones) int64; it is shared: do not change it.
+
+    Made once: to upload it with every batch would wait, each time, for all that a CUDA device still has to do.
+    """
+    with torch.inference_mode(False):  # it is kept, and may serve where gradients flow
+        return torch.tensor(values, device=device)
