@@ -11,7 +11,6 @@ from scipy.stats import t
 
 from ..errors import PocketError
 
-
 _ALIKE = 1e-9  # far less than one image of any test set: 0.9 - 0.8 and 0.2 - 0.1 are no two differences
 
 
