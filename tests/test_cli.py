@@ -153,6 +153,8 @@ def test_a_wrong_setting_is_one_message(arguments, says, there, capsys):
         "distill photos --epcohs 3",
         "distill photos --epochs 0",
         "distill nowhere --teacher resnet18",
+        "distill photos --teacher no/teacher",
+        "bench runs/nothing-1",
         "distill --help all",
         "distill photos --config nowhere.yaml",
     ],

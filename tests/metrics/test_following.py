@@ -53,6 +53,19 @@ def test_six_images_on_one_side_are_just_enough():
     assert [pull.verdict for pull in apart(0, 6, 100).pulls] == [-1, -1]
 
 
+def test_images_of_one_patient_are_one_toss():
+    """Six images would be enough, but not of two patients; a patient whose images are torn is on neither side."""
+    one, two = np.zeros(8, int), np.ones(8, int)
+    token = np.array([0, 0, 0, 0, 0, 0, 0, 1])
+    heads, teachers = [sure(one), sure(token), sure(two)], [sure(one), sure(two)]
+    assert following(heads, teachers).pulls[1].verdict == 1
+    patients = following(heads, teachers, np.array([7, 7, 7, 3, 3, 3, 5, 5]))
+    pull = patients.pulls[0]
+    assert (pull.own_only, pull.other_only, pull.n, pull.verdict) == (2, 0, 3, 0)
+    assert "token 1 agrees with A alone on 2 of 3 groups of images" in patients.words("AB")
+    np.testing.assert_array_equal(patients.agreement, following(heads, teachers).agreement)
+
+
 def test_the_interval_is_of_the_difference_in_agreement():
     """Clopper-Pearson for 8 of 10 is 0.4439 to 0.9748: of ten images among forty, -0.028 to +0.237."""
     result = apart(8, 2, 40)
@@ -98,7 +111,8 @@ def test_data_are_json_and_name_everything():
     read = json.loads(json.dumps(data, allow_nan=False))
     assert (read["n"], read["teachers"], read["agreement"]) == (50, ["A", "B"], data["agreement"])
     assert read["pulls"][1] == {"own": 1, "other": 0, "own_only": 4, "other_only": 3, "n": 50} | {
-        "interval": list(data["pulls"][1]["interval"])
+        "interval": list(data["pulls"][1]["interval"]),
+        "unit": "images",
     }
     assert data["heads"] == ["class head", "token 1", "token 2"]
     assert data["words"].startswith("no difference seen")

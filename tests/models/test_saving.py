@@ -131,6 +131,8 @@ def test_broken_folders_are_explained(tmp_path):
         ({"model_args": [1]}, "its model_args is no set of named values"),
         ({"pretrained_cfg": "imagenet"}, "its pretrained_cfg is no set of named values"),
         ({"label_names": 5}, "its label_names are no list"),
+        ({"label_names": ["a"]}, "names 1 of 3 classes"),
+        ({"pocketvit": {}, "pretrained_cfg": {"std": "x"}}, "what pictures it is fed cannot be read"),
         ({"pocketvit": {"preprocessing": {"view_size": 16}}}, "preprocessing cannot be read"),
         ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "std": [1, 0, 1]}}}, "std above 0"),
         ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "gamma": 2}}}, "gamma, which this version does not know"),
@@ -224,3 +226,12 @@ def test_weights_of_another_network_name_the_difference_and_what_fits():
         load_weights(create_model("cifar_resnet20", num_classes=7), state, "x.pth", "cifar_resnet20")
     with pytest.raises(PocketError, match=r"linear\.weight is 7x64 in the file and 10x64"):
         load_weights(create_model("cifar_resnet32", num_classes=10), state, "x.pth", "cifar_resnet32")
+
+
+@pytest.mark.parametrize(("change", "says"), [(torch.Tensor.to_sparse, "sparse"), (lambda one: one.to("meta"), "meta")])
+def test_weights_without_their_numbers_are_refused_by_name(change, says):
+    model = create_model("cifar_resnet20", num_classes=7)
+    state = model.state_dict()
+    state["linear.weight"] = change(state["linear.weight"])
+    with pytest.raises(PocketError, match=rf"linear\.weight is .*{says}"):
+        load_weights(model, state, "x.pth", "cifar_resnet20")

@@ -143,3 +143,34 @@ def test_a_network_that_nobody_knows_is_refused_with_the_near_one():
         begin.check_network("mobilenetv3_smal_100", "--against")
     with pytest.raises(PocketError, match="timm has no weights 'lamp_in1k'"):
         begin.check_network("mobilenetv3_small_100.lamp_in1k")
+
+
+@pytest.mark.parametrize(
+    ("classes", "top_k", "objective", "temperature"),
+    [
+        (300, None, "kl", 1.0),
+        (300, 0, "kl", 2.0),
+        (300, 300, "kl", 2.0),
+        (300, 1000, "zscore", 2.0),
+        (30, None, "kl", 2.0),
+    ],
+)
+def test_the_temperature_is_1_only_where_logits_are_left_out(classes, top_k, objective, temperature):
+    """As the help says, whether or not an objective is named; a top k that leaves nothing out leaves nothing out."""
+    dataset = dataclasses.replace(pictures(SIDE, SIDE), classes=tuple(map(str, range(classes))))
+    settings = Distill("x", objective="kl" if objective == "kl" else "auto", top_k=top_k)
+    _, loss = decide.decide_loss(settings, dataset, ())
+    assert (loss.objective, loss.temperature) == (objective, temperature)
+    decide.check_served(loss, settings, classes, task="classification")
+
+
+def test_a_plan_times_the_device_that_will_do_the_work(photos, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(begin.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(begin, "plan_teachers", lambda *given: asked.append(given[-1]) or [])
+    dataset = open_images(str(photos), progress=False)
+    for device in (None, "cpu"):
+        settings = Distill(images=str(photos), out=str(tmp_path), device=device)
+        walk = begin._trial(settings, dataset, [], decide.decide)
+        asked.append(walk.road.device.type)
+    assert asked == ["cuda", "cuda", "cpu", "cpu"]

@@ -150,6 +150,8 @@ def test_the_report_of_tokens_compares_each_head_with_each_teacher(road):
     assert report["agreement"][1:] == [[1.0, 0.0], [0.0, 1.0]]
     assert report["kl"][0] == pytest.approx([np.log(3)] * 2)
     json.dumps(report, allow_nan=False)
+    source.groups = np.array([4, 4, 4, 4, 9, 9])
+    assert score.token_report(TwoTokens(), entries, road, (SIDE, *HALF))["pulls"][0]["n"] == 2  # patients, not images
 
 
 @pytest.mark.parametrize(

@@ -230,9 +230,14 @@ def test_a_path_that_is_not_there_is_answered_with_the_near_one(tmp_path, monkey
     refused(lambda: look(Distill("photos", teacher="x:f", weights="nope.pth")), "--weights: there is no nope.pth.")
     refused(lambda: look(Train("photos", init="nope")), "--init: there is no nope.", "'pretrained'")
     refused(lambda: look(Bench("a.onnx")), "there is no a.onnx.")
+    refused(lambda: look(Bench("runs/a-1")), "there is no runs/a-1.", "or hf-hub:runs/a-1 for a model of the hub")
+    refused(
+        lambda: look(Distill("photos", teacher="./a/b")), "--teacher: there is no ./a/b. Give a path that is there."
+    )
     refused(lambda: look(Report(["photos", "b"])), "there is no b.")
     look(Train("photos", init="pretrained", freeze=True))
-    look(Distill("photos", teacher="hf-hub:timm/a.safetensors"))
+    for teacher in ("hf-hub:timm/a.safetensors", "hf_hub:timm/a", "../" + tmp_path.name, "module:function"):
+        look(Distill("photos", teacher=teacher))
 
 
 def test_a_table_must_be_a_regular_file(tmp_path):

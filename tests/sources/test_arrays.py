@@ -121,6 +121,7 @@ def test_sources_can_be_sent_to_another_process():
     ("arrays", "message"),
     [
         ({"x": some(4)}, "holds x: expected train_images"),
+        ({"train_images": some(0), "train_labels": labels(0)}, "holds no images"),
         ({"train_images": some(4), "train_labels": np.full((4, 14), 2)}, "14 labels per image, .* 0 or 1 each"),
         ({"train_images": some(4), "train_labels": labels(5)}, "4 images but 5 labels"),
         ({"train_images": some(4, shape=(3, 9, 9)), "train_labels": labels(4)}, "channels first"),

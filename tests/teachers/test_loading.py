@@ -190,6 +190,8 @@ def test_a_network_that_cannot_take_the_picture_is_explained():
         load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=20)
     with pytest.raises(PocketError, match=r"returns a tensor of shape \[1, 3, 8, 8\]"):
         load_teacher(nn.Identity(), input_size=8)
+    with pytest.raises(PocketError, match="Linear is on the meta device"):
+        load_teacher(nn.Linear(8, 8, device="meta"), input_size=8)
 
 
 def test_teacher_is_frozen_and_in_evaluation_mode():

@@ -13,7 +13,7 @@ from training_fakes import MIXED, PLAIN, TASK, ArraySource, FixedTeacher
 
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
-from pocketvit.labels import decode, write_labels
+from pocketvit.labels import FullLabels, decode, write_labels
 from pocketvit.tasks import task_named
 from pocketvit.training import Feed
 from pocketvit.views import Views
@@ -249,3 +249,27 @@ def test_a_damaged_shard_stops_the_feed_with_its_name(feeds, tmp_path):
     for _ in range(2):
         with pytest.raises(PocketError, match=f"{path.name} is damaged"):
             list(feed.epoch(0))
+
+
+def test_batches_for_a_gpu_are_pinned_ahead_and_their_copies_do_not_wait(feeds, tmp_path, monkeypatch):
+    """All of a batch, the teachers' labels too; pinned by the thread that renders, not by the one that trains."""
+    pinned, moved = [], []
+    views = Views(ArraySource(), PLAIN)
+    store = write_labels(tmp_path, views.source, views, [FixedTeacher(0)], 1, progress=False)
+
+    def pin(one):
+        pinned.append((type(one), threading.current_thread() is threading.main_thread()))
+        return one
+
+    def to(one, device, non_blocking=False):
+        moved.append((type(one), non_blocking))
+        return one
+
+    for kind in (torch.Tensor, FullLabels):
+        monkeypatch.setattr(kind, "pin_memory", pin)
+        monkeypatch.setattr(kind, "to", to)
+    feed = feeds(config=PLAIN, labels=store, teachers=store.teachers(), device="cuda")
+    next(feed.epoch(0))
+    parts = [torch.Tensor] * 5 + [FullLabels]
+    assert pinned[:6] == [(part, False) for part in parts]
+    assert moved[-6:] == [(part, True) for part in parts]

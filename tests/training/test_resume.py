@@ -113,6 +113,9 @@ def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
     processes = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     folder = tmp_path / "killed"
     folder.mkdir()
+    seed = random.randrange(2**32)
+    print(f"moments are drawn with the seed {seed}")  # is shown where the test fails
+    moments = random.Random(seed)
     for _ in range(3):
         (folder / "started").unlink(missing_ok=True)
         process = processes.Process(target=killed_run.run, args=(folder, 0.05))
@@ -120,7 +123,7 @@ def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
         while not (folder / "started").exists():
             assert process.is_alive()
             time.sleep(0.01)
-        time.sleep(random.uniform(0.05, 0.8))
+        time.sleep(moments.uniform(0.05, 0.8))
         process.kill()
         process.join()
         assert process.exitcode != 0

@@ -62,7 +62,7 @@ MISTAKES = {
     "export done --target web --picture 64x64": "Leave it away",
     # teachers and models
     "distill photos --teacher resnett18": "Did you mean resnet18",
-    "distill photos --teacher ./no/teacher": "there is no teacher at ./no/teacher",
+    "distill photos --teacher ./no/teacher": "there is no ./no/teacher",
     "distill photos --teacher module.pt": "torch.save",
     "distill photos --teacher weights.pth": "--arch NAME",
     "distill photos --teacher weights.pth --arch test_vit": "are not those of test_vit",

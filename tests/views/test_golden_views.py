@@ -34,6 +34,7 @@ CONFIGS = {
         view_size=SIDE, transpose=0.5, vertical_flip=0.5, stain_jitter=0.3, randaugment_ops=2, randaugment_set="gentle"
     ),
     "plain": ViewConfig(view_size=SIDE, fit="pad"),
+    "zoom": ViewConfig(view_size=SIDE, crop="zoom", flip=0.5, resample="bicubic", color_jitter=0.4),
 }
 ORDER = [8, 15, 11, 5, 14, 13, 0, 1, 7, 6, 4, 9, 12, 10, 2, 3]
 PARTNER = [1, 0, 3, 2, 9, 11, 7, 6, 15, 4, 12, 5, 10, 14, 13, 8]

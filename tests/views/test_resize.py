@@ -183,3 +183,15 @@ def test_network_inputs_are_scaled_and_normalized() -> None:
     assert torch.allclose(to_input(pixels, 16, mean, std), expected, atol=1e-5)
     assert to_input(pixels, 24, mean, std, torch.bfloat16).shape == (2, 3, 24, 24)
     assert to_input(pixels, 24, mean, std, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_what_normalizes_is_uploaded_once(monkeypatch):
+    """In a mode without gradients first, as a plan does; the training that follows may need them."""
+    pixels, mean, std = _pictures(8, 8), (0.11, 0.22, 0.33), (0.44, 0.55, 0.66)
+    with torch.inference_mode():
+        first = to_input(pixels, 8, mean, std)
+    monkeypatch.setattr(torch, "tensor", None)  # would fail
+    again = to_input(pixels, 8, list(mean), list(std))
+    assert torch.equal(first, again)
+    again.requires_grad_().mul(again).sum().backward()
+    assert torch.equal(again.grad, 2 * again)

@@ -17,16 +17,18 @@ from ..errors import PocketError
 class Pull:
     """One token between its own teacher and another: a sign test over the images where it agrees with one alone.
 
-    McNemar 1947, in its exact form: were the token drawn to both alike, such an image would be a coin's toss.
+    McNemar 1947, in its exact form: were the token drawn to both alike, such an image would be a coin's toss. Images of
+    one patient resemble each other, and all of them are one toss, which falls to the side that most of them are on.
 
     Attributes:
         own: Index of the token and of its teacher.
         other: Index of the other teacher.
-        own_only: Images where the token's class is its own teacher's and not the other's.
-        other_only: Images where it is the other teacher's and not its own's.
-        n: Images in all.
+        own_only: Images (or groups of them) where the token's class is its own teacher's and not the other's.
+        other_only: Those where it is the other teacher's and not its own's.
+        n: Images (or groups of them) in all.
         interval: 95 % interval (Clopper-Pearson, given how many such images there are) of the difference between the
             two agreements, a share of ``n``; None where there is no such image.
+        unit: What was counted, in the plural.
     """
 
     own: int
@@ -35,6 +37,7 @@ class Pull:
     other_only: int
     n: int
     interval: tuple[float, float] | None
+    unit: str = "images"
 
     @property
     def verdict(self) -> int:
@@ -90,12 +93,15 @@ class Following:
         }
 
 
-def following(heads: Sequence[np.ndarray], teachers: Sequence[np.ndarray]) -> Following:
+def following(
+    heads: Sequence[np.ndarray], teachers: Sequence[np.ndarray], groups: np.ndarray | None = None
+) -> Following:
     """Compare every head of a student with every teacher.
 
     Args:
         heads: T + 1 arrays floating [n, C] of probabilities: the class head's, then token t's for teacher t.
         teachers: T arrays of the same shape, at least two.
+        groups: int [n], which images belong together (a patient's, the tiles of a picture); None: each is on its own.
 
     Raises:
         PocketError: There are no images, or the numbers of heads, images or classes do not fit.
@@ -112,19 +118,25 @@ def following(heads: Sequence[np.ndarray], teachers: Sequence[np.ndarray]) -> Fo
     pulls = []
     for own in range(len(teachers)):
         for other in [t for t in range(len(teachers)) if t != own]:
-            pulls.append(_pull(own, other, same_HTN[1 + own, own], same_HTN[1 + own, other]))
+            pulls.append(_pull(own, other, same_HTN[1 + own, own], same_HTN[1 + own, other], groups))
     kl = np.array([[_divergence(teacher, head) for teacher in teachers] for head in heads])
     return Following(same_HTN.shape[2], same_HTN.mean(2), kl, tuple(pulls))
 
 
-def _pull(own: int, other: int, with_own_N: np.ndarray, with_other_N: np.ndarray) -> Pull:
-    own_only, other_only = int((with_own_N & ~with_other_N).sum()), int((with_other_N & ~with_own_N).sum())
-    apart, n = own_only + other_only, len(with_own_N)
+def _pull(own: int, other: int, with_own_N: np.ndarray, with_other_N: np.ndarray, groups: np.ndarray | None) -> Pull:
+    side = with_own_N.astype(np.int64) - with_other_N
+    unit = "images"
+    if groups is not None:
+        _, group_N = np.unique(groups, return_inverse=True)
+        side = np.bincount(group_N, weights=side)
+        unit = "groups of images"
+    own_only, other_only = int((side > 0).sum()), int((side < 0).sum())
+    apart, n = own_only + other_only, len(side)
     if not apart:
-        return Pull(own, other, 0, 0, n, None)
+        return Pull(own, other, 0, 0, n, None, unit)
     share = binomtest(own_only, apart).proportion_ci(0.95, method="exact")
     low, high = ((2 * float(bound) - 1) * apart / n for bound in (share.low, share.high))
-    return Pull(own, other, own_only, other_only, n, (low, high))
+    return Pull(own, other, own_only, other_only, n, (low, high), unit)
 
 
 def _divergence(teacher_NC: np.ndarray, head_NC: np.ndarray) -> float:
@@ -136,11 +148,11 @@ def _divergence(teacher_NC: np.ndarray, head_NC: np.ndarray) -> float:
 def _say(pull: Pull, teachers: Sequence[str]) -> str:
     own, other, token = teachers[pull.own], teachers[pull.other], f"token {pull.own + 1}"
     if pull.interval is None:
-        return f"{token} agrees with {own} and {other} on the same of {pull.n:,} images"
+        return f"{token} agrees with {own} and {other} on the same of {pull.n:,} {pull.unit}"
     low, high = pull.interval
     verdict = {1: "", 0: "no difference seen, ", -1: f"it follows {other} more, "}[pull.verdict]
     return (
-        f"{token} agrees with {own} alone on {pull.own_only:,} of {pull.n:,} images and with {other} alone on "
+        f"{token} agrees with {own} alone on {pull.own_only:,} of {pull.n:,} {pull.unit} and with {other} alone on "
         f"{pull.other_only:,} ({verdict}{100 * (pull.own_only - pull.other_only) / pull.n:+.1f} points, 95 % interval "
         f"{100 * low:+.1f} to {100 * high:+.1f})"
     )

@@ -179,7 +179,12 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
 
     Raises:
         PocketError: keys or shapes differ; names the first few, and an architecture that fits if a common one does.
+            Or weights are sparse or without numbers.
     """
+    unusable = next((key for key, value in state.items() if value.is_meta or value.layout != torch.strided), None)
+    if unusable is not None:
+        kind = "on the meta device, without its numbers" if state[unusable].is_meta else "sparse"
+        raise PocketError(f"the weights in {where} cannot be used: {unusable} is {kind}. Save it dense, from the CPU.")
     own = model.state_dict()
     for prefix in _PREFIXES:  # taken off in reading, but this network's own
         if own and all(key.startswith(prefix) for key in own):

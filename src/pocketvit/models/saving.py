@@ -238,12 +238,16 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     if not isinstance(names, dict | list | tuple):
         raise PocketError(f"{config_file}: its label_names are no list. {_RESTORE}")
     classes = tuple(map(str, names.values() if isinstance(names, dict) else names))
+    if classes and args["num_classes"] and len(classes) != args["num_classes"]:
+        raise PocketError(f"{config_file} names {len(classes)} of {args['num_classes']} classes. {_RESTORE}")
     try:
         preprocessing = _preprocessing_of(own, model, config_file)
         if input_size is not None:
             preprocessing = dataclasses.replace(preprocessing, view_size=input_size, input_size=input_size)
     except PocketError as error:
         raise PocketError(f"{config_file}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise PocketError(f"{config_file}: what pictures it is fed cannot be read ({error}). {_RESTORE}") from error
     return LoadedModel(model.eval(), classes, preprocessing, task_in(own), config)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from ..config import LossConfig
 from ..labels import FullLabels, SoftLabels, decode
+from ..views.constants import constant
 from .annealing import cosine
 from .batch import Batch
 from .gating import Gate, teacher_weights
@@ -28,7 +29,7 @@ def cross_entropy(
     and weighted by its class.
     """
     log_probabilities = logits.log_softmax(1)
-    weights = logits.new_tensor(class_weights) if class_weights else None
+    weights = constant(tuple(class_weights), logits.device) if class_weights else None
 
     def expected(targets: torch.Tensor) -> torch.Tensor:
         classes = targets.clamp_min(0)

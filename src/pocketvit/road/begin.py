@@ -26,12 +26,14 @@ from ..sources import Dataset
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis.bank import find_bank
 from ..tasks import task_for, task_named
+from ..teachers import load_teacher
 from ..teachers.given import given_teacher
 from ..training.distributed import Processes
 from ..views import Views
 from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers
 from .base import Stage, Walk, plan, walk
+from .baselines import with_weights
 from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, open_dataset
@@ -85,6 +87,14 @@ def check_student(settings: Any) -> None:
             f"--stem {stem} --attention {attention}: {name} is no plain ViT to be trained from scratch, whose patches "
             f"and attention could be exchanged. Choose {', '.join(LADDER)}, or a vit_ or deit_ model of timm."
         )
+
+
+def check_against(name: str) -> None:
+    """Refuse a comparison whose weights cannot be had, rather than after the student's training."""
+    try:
+        load_teacher(with_weights(name))
+    except PocketError as error:
+        raise PocketError(f"--against {name}: {error} Or leave --against away.") from error
 
 
 @dataclasses.dataclass
@@ -145,6 +155,8 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
+    if getattr(settings, "against", None) and dataset.classes:
+        check_against(settings.against)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset)

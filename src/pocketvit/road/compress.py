@@ -25,7 +25,7 @@ from ..deployment.export import export_onnx
 from ..deployment.int8 import BITS, quantize_int8
 from ..deployment.latency import measure
 from ..errors import PocketError
-from ..files import human_bytes
+from ..files import counted, human_bytes
 from ..labels import LabelStore
 from ..models.saving import load_model, save_model
 from ..rundir import Run
@@ -86,13 +86,14 @@ class Compress(Stage):
         steps = done(settings)
         if trains(settings):
             train = walk.config.train
-            log.info("recover  %d epochs from %s", train.epochs, f"the labels in {store.folder}" if store else "labels")
+            epochs = counted(train.epochs, "epoch")
+            log.info("recover  %s from %s", epochs, f"the labels in {store.folder}" if store else "labels")
             model = train_network(
                 road, walk.config, walk.folder, model=model, input=origin.input, store=store, keys=keys
             )
             steps.append("recovered")
             source = f"the stored labels of {origin.folder.name}" if store else "the images' own labels"
-            walk.notes.append(f"recovered for {train.epochs} epochs from {source}; no teacher was loaded")
+            walk.notes.append(f"recovered for {epochs} from {source}; no teacher was loaded")
         elif settings.prune or settings.target or settings.share:
             steps.append("not recovered")
         if qat:

@@ -261,7 +261,8 @@ def token_report(model: nn.Module, teachers: Sequence[Entry], road: Road, input:
     logits = predict_logits(model, road.pixels(road.scored), road.view, input)
     heads = [road.task.probabilities(head).numpy() for head in logits]
     given = [entry.probabilities for entry in teachers if entry.probabilities is not None]
-    return following(heads, given).data([entry.name.removeprefix("teacher: ") for entry in teachers])
+    groups = road.scored.parents if road.scored.groups is None else road.scored.groups
+    return following(heads, given, groups).data([entry.name.removeprefix("teacher: ") for entry in teachers])
 
 
 class Score(Stage):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -353,6 +355,15 @@ class Loading(Settings, group="model"):
 
 
 def check_model(settings: Settings, name: str, value: object) -> None:
-    """Refuse a model whose name says that it is a file or folder, and which is not there."""
-    if isinstance(value, str) and re.search(r"^local-dir:|^(?!hf-hub:).*\.(pth?|th|safetensors|onnx|bin)$", value):
-        check_path(find(type(settings), name), value.removeprefix("local-dir:"))
+    """Refuse a model whose name says that it is a file or folder, and which is not there.
+
+    A slash says so too: the hub's names have one as well, and stand behind ``hf-hub:``.
+    """
+    if not isinstance(value, str) or re.match("hf[-_]hub:", value):
+        return
+    one, place = find(type(settings), name), value.removeprefix("local-dir:")
+    if place != value or re.search(r"\.(pth?|th|safetensors|onnx|bin)$", value):
+        check_path(one, place)
+    elif "/" in value:
+        hub = f", or hf-hub:{value} for a model of the hub" if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value) else ""
+        check_path(dataclasses.replace(one, exists=f"a path that is there{hub}"), os.path.expanduser(value))

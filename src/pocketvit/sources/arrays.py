@@ -143,6 +143,8 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
         names += [f"{split}/{index}" if len(splits) > 1 else str(index) for index in range(len(images))]
         keys += [str(index) for index in range(len(images))]
         rows += [split] * len(images)
+    if not names:
+        raise PocketError(f"{name} holds no images")
     if len({part.shape[1:] for part in targets}) > 1:
         raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)

@@ -91,6 +91,8 @@ def load_teacher(
         notes.append(f"{name}: input size not known; assumed {size} px (set it with --teacher-size).")
     if "mean" not in cfg and norm is None:
         notes.append(f"{name}: normalization not known; assumed ImageNet's mean and std (set it with --teacher-norm).")
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise PocketError(f"the teacher {name} is on the meta device, without its numbers. Load its weights first.")
     module.to(device).eval()
     outputs = _probe(module, name, size)
     if classes is not None and outputs and len(classes) != outputs:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..models.inputs import config_of
+from ..views.constants import constant
 from ..views.resize import resize, to_input
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -121,7 +122,7 @@ class Teacher:
                 f"the teacher {self.name} gave logits that are not finite (NaN or infinite). Check its weights and its "
                 f"normalization; with precision {self.precision} try fp32."
             )
-        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+        return self._in_our_classes(out)
 
     def differentiable(self, images: Tensor) -> Tensor:
         """Answer images in such a way that gradients flow back to their pixels; nothing in the network changes.
@@ -132,13 +133,12 @@ class Teacher:
         Returns:
             float32 [B, num_outputs]; not looked at for NaN, so that nothing waits for the device.
         """
-        out = first_logits(self.through(images)).float()
-        return out if self.columns is None else out[:, torch.from_numpy(self.columns).to(out.device)]
+        return self._in_our_classes(first_logits(self.through(images)).float())
 
     def through(self, images: Tensor) -> Any:
         """Return what the network itself answers to such images."""
         shape = (1, -1, 1, 1)
-        mean, std = (torch.tensor(part, device=images.device).view(shape) for part in (self.mean, self.std))
+        mean, std = (constant(tuple(map(float, part)), images.device).view(shape) for part in (self.mean, self.std))
         with self._autocast():
             return self.module((resize(images, (self.input_size,) * 2) - mean) / std)
 
@@ -183,6 +183,9 @@ class Teacher:
         """Move the network, in place."""
         self.module.to(device)
         return self
+
+    def _in_our_classes(self, out: Tensor) -> Tensor:
+        return out if self.columns is None else out[:, constant(tuple(self.columns.tolist()), out.device)]
 
     def _input(self, pixels: Tensor) -> Tensor:
         return to_input(pixels.to(self.device), self.input_size, self.mean, self.std)

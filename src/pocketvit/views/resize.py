@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Resample
+from .constants import constant
 from .kernels import band_blocks, nearest_index
 from .parallel import cut, exact_products, spread
 
@@ -83,9 +84,9 @@ def to_input(
     """
     pixels = resize(pixels, (size, size))
     shape = (1, -1, 1, 1)
-    scale = torch.tensor([1 / (255 * value) for value in std], dtype=torch.float32, device=pixels.device).view(shape)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=pixels.device)
-    return pixels.to(torch.float32).mul_(scale).add_(shift.view(shape)).to(dtype)
+    scale = constant(tuple(1 / (255 * value) for value in std), pixels.device).view(shape)
+    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), pixels.device).view(shape)
+    return pixels.to(torch.float32).mul_(scale).add_(shift).to(dtype)
 
 
 def _resize_planes(planes: Tensor, out: Tensor, kernel: Resample, lobes: int) -> None:
