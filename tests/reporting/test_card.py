@@ -16,6 +16,7 @@ from PIL import Image
 from pocketvit.deployment import predict_images
 from pocketvit.models import create_model, save_model
 from pocketvit.reporting.card import write_card
+from pocketvit.road.report import source_of
 from pocketvit.views.preprocessing import Preprocessing
 
 
@@ -116,3 +117,10 @@ def test_medical_images_are_for_research_use(run_folder, tmp_path):
     assert "research use" not in write_card(run_folder, tmp_path / "plain.md").read_text()
     _edit(run_folder, dataset={"name": "scans", "research": True})
     assert "**For research use only: not a medical device." in write_card(run_folder, tmp_path / "card.md").read_text()
+
+
+def test_teachers_of_the_hub_are_base_models():
+    assert source_of("hf-hub:someone/net") == {"source": "hf-hub:someone/net"}
+    assert source_of("resnet50.a1_in1k") == {"source": "hf-hub:timm/resnet50.a1_in1k"}
+    for other in ("resnet50", "runs/x/student", "weights.pth", None, object()):
+        assert source_of(other) == {}

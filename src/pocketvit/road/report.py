@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 
 from ..deployment.budget import Budget
 from ..files import atomic, human_bytes, write_json
@@ -22,6 +23,7 @@ from ..reporting.results import Row, read_metrics
 from ..reporting.saliency import heat_maps
 from ..reporting.verdict import against
 from ..rundir import machine
+from ..settings import listed
 from ..sources.subset import Subset
 from ..sources.tiles import whole
 from ..teachers import Teacher
@@ -60,7 +62,7 @@ class Report(Stage):
             title=f"{road.dataset.name}: {config.network.name}{taught}",
             curves={"student": walk.folder / "metrics.jsonl", "alone": walk.folder / "alone" / "metrics.jsonl"},
             notes=[*walk.notes, *_notes(walk)],
-            teachers=[{"name": teacher.name, "licence": _licence(teacher)} for teacher in walk.teachers],
+            teachers=_teachers(walk),
             differences=_differences(walk.rows, walk.controls),
             extra=walk.extra | {"seconds": walk.spent()},
             pictures=heat_maps(student, road.scored, road.view, walk.input, walk.answered, road.task) | _compared(walk),
@@ -217,6 +219,23 @@ def _against_before(walk: Walk) -> str | None:
     return against(Row.read(ours), Row.read(befores[-1]), Path(walk.extra["compressed_from"]).name, walk.road.task)
 
 
+def _teachers(walk: Walk) -> list[dict[str, str]]:
+    """Name, licence, and the place on the hub of those that were named by it (or by timm's NAME.TAG)."""
+    named = [*listed(getattr(walk.settings, "teacher", None)), *[None] * len(walk.teachers)]
+    return [
+        {"name": teacher.name, "licence": _licence(teacher)} | source_of(spec)
+        for teacher, spec in zip(walk.teachers, named, strict=False)
+    ]
+
+
 def _licence(teacher: Teacher) -> str:
     cfg = getattr(teacher.module, "pretrained_cfg", None) or {}
     return str(cfg.get("license") or "unknown")
+
+
+def source_of(spec: Any) -> dict[str, str]:
+    """Return ``{"source": "hf-hub:USER/NAME"}`` of what a user called a teacher; {} where that is none of the hub's."""
+    if isinstance(spec, str) and spec.startswith("hf-hub:"):
+        return {"source": spec}
+    tagged = isinstance(spec, str) and spec in timm.list_models(pretrained=True)
+    return {"source": f"hf-hub:timm/{spec}"} if tagged else {}
