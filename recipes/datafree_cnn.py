@@ -1,13 +1,13 @@
 """No image at all: a small ViT from a published CIFAR-10 network, by each way of making images out of it.
 
-Shows   what a ViT of half a million parameters learns from a convolutional teacher without seeing a real image: from
-        noise, from one photograph cropped, from drawn pictures that the teacher chose, from these moved or optimized
+Shows   what a ViT of half a million parameters (and a ResNet-20) learns from a convolutional teacher without seeing a
+        real image: from noise, from one photograph cropped, from drawn pictures that the teacher chose, from these moved or optimized
         for it; beside the same student on real images at equal steps, the ceiling. What drawn pictures teach by other
         views, of fewer pictures, by another objective.
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about 2 hours of one processor core, half of it the teacher's; --small: about 8 minutes.
+Cost    about 3 hours of one processor core, half of it the teacher's; --small: about 8 minutes.
 Command pocketvit run recipes/datafree_cnn.py --images data/
 Result  recipes/datafree_cnn.md
 """
@@ -55,6 +55,7 @@ class Kind:
     view: ViewConfig = HARD
     objective: str = "zscore"
     temperature: float = 2.0
+    student: str = "pocket_xs"
 
 
 ARMS = {
@@ -63,6 +64,8 @@ ARMS = {
     "drawn-kl": Kind("the same, KL T=4", "drawn", objective="kl", temperature=4.0),
     "drawn-few": Kind("the same, 12,000 pictures in eight views", "drawn", count=12_000),
     "drawn-crops": Kind("the same, crops of a quarter and more, all of them mixed", "drawn", count=12_000, view=CROPS),
+    "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20"),
+    "drawn-cnn": Kind("a ResNet-20 as student: drawn, chosen by the teacher", "drawn", student="cifar_resnet20"),
     "noise": Kind("noise", "noise"),
     "photograph": Kind("one photograph", "photograph"),
     "pushed": Kind("drawn, chosen and pushed", "pushed", count=12_000),
@@ -74,7 +77,7 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
     """The student of every arm: as many views, however many images they show."""
     epochs = max(1, (VIEWS // 16 if small else VIEWS) // images)
     return RunConfig(
-        network=NetworkConfig("pocket_xs", stem="hybrid"),
+        network=NetworkConfig(kind.student, stem="hybrid" if kind.student.startswith("pocket") else "patch"),
         view=kind.view,
         labels=LabelConfig(views=min(epochs, 10)),
         # The ground truth has no part in any arm: a bank has none.
