@@ -1,9 +1,9 @@
 """No image at all: a small ViT from a published CIFAR-10 network, by each way of making images out of it.
 
 Shows   what a ViT of half a million parameters (and a ResNet-20) learns from a convolutional teacher without seeing a
-        real image: from noise, from one photograph cropped, from drawn pictures that the teacher chose, from these moved or optimized
-        for it; beside the same student on real images at equal steps, the ceiling. What drawn pictures teach by other
-        views, of fewer pictures, by another objective.
+        real image: from noise, from one photograph cropped, from drawn pictures that the teacher chose, from these
+        moved or optimized for it; beside the same student on real images at equal steps, the ceiling. What drawn
+        pictures teach by other views, of fewer pictures, by another objective.
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
