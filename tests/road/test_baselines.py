@@ -31,7 +31,8 @@ def test_weights_that_cannot_be_had_are_told_before_anything_is_trained(photos, 
     settings = Distill(str(photos), student="pocket_xs", against="mobilenetv3_large_150d", out=str(tmp_path / "runs"))
     with pytest.raises(PocketError, match=r"--against .*cannot be reached.*local-dir:FOLDER.*leave --against away"):
         begin.begin(settings)
-    assert not (tmp_path / "runs").exists()
+    # What was found of the images may have been noted down, for the next start.
+    assert {path.name for path in (tmp_path / "runs").glob("*")} <= {"shared"}
 
 
 def test_a_local_folder_is_compared_at_its_own_resolution(road, photos, tmp_path, monkeypatch, weights):

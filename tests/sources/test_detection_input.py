@@ -11,6 +11,7 @@ from PIL import Image
 
 from pocketvit.errors import PocketError
 from pocketvit.sources import open_images
+from pocketvit.sources.unlabelled import unlabelled_as
 
 
 def opened(path, **options):
@@ -320,12 +321,13 @@ def test_a_broken_image_goes_with_its_boxes(yolo):
 
 
 def test_images_without_annotations_become_a_set_that_nobody_looked_at(tmp_path):
-    from pocketvit.sources.detection import without_boxes
-
     for number, size in enumerate(((30, 20), (20, 30), (24, 24))):
         Image.new("RGB", size, (number, 9, 9)).save(tmp_path / f"{number}.png")
-    dataset = without_boxes(open_images(tmp_path, val_fraction=0))
+    dataset = unlabelled_as(open_images(tmp_path, val_fraction=0), "detection", 2)
     assert dataset.task == "detection"
     assert dataset.train.targets.sizes.tolist() == [[20, 30], [30, 20], [24, 24]]
     assert not dataset.train.targets.known.any()
     assert len(dataset.train.targets) == 3
+    several = unlabelled_as(open_images(tmp_path, val_fraction=0), "multilabel", 2)
+    assert (several.train.targets == -1).all()
+    assert several.train.targets.shape == (3, 2)
