@@ -179,7 +179,7 @@ def open_test(settings: Any, kind: str) -> Dataset | None:
     found = open_images(settings.test, window=settings.window, val_fraction=0, progress=False)
     if task_named(found.task).kind != kind:
         raise settings.refused(
-            "test", f"the teacher is one for {task_for(kind).name} and these images are for {found.task}"
+            "test", f"the teacher is one for {task_for(kind).name} and these images are for {found.task}. Give others"
         )
     scored = copy.copy(found.test or found.train)
     scored.split = "test"

@@ -96,4 +96,5 @@ def _metavar(one: Setting) -> str:
 def _help(one: Setting) -> str:
     if one.default in (MISSING, None, (), False):
         return one.help
-    return f"{one.help} (default {'yes' if one.default is True else one.default})"
+    usual = ",".join(one.default) if isinstance(one.default, tuple) else one.default
+    return f"{one.help} (default {'yes' if usual is True else usual})"
