@@ -31,16 +31,6 @@ Method = Literal["minmax", "percentile", "mse"]
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class _Round(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
-
-
 class _Given(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
@@ -53,7 +43,7 @@ class _Given(torch.autograd.Function):
 
 def round_through(x: Tensor) -> Tensor:
     """Round to the nearest integer; the gradient passes as if nothing had been done."""
-    return _Round.apply(x)
+    return _Given.apply(x, x.round())
 
 
 def _slowed(scale: Tensor, count: int, high: int) -> Tensor:

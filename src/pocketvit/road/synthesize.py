@@ -58,13 +58,13 @@ def count_for(settings: Any, teacher: Teacher) -> int:
     return settings.count or max(1000, A_CLASS * teacher.num_outputs, usual)
 
 
-def request_of(settings: Any, teacher: Teacher, *, method: str | None = None, data: bool = True) -> Request:
-    """Return what the settings ask for: their method, or another one; with their real images, or without."""
+def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request:
+    """Return what the settings ask for, with their real images or without."""
     few = None
     if data and settings.data is not None:
         window = getattr(settings, "window", None)
         few = open_images(settings.data, window=window, val_fraction=0, progress=False).train
-    return Request(method or settings.method, count_for(settings, teacher), few, seed=SEED)
+    return Request(settings.method, count_for(settings, teacher), few, seed=SEED)
 
 
 def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
@@ -253,10 +253,9 @@ class Controls(Stage):
         settings = walk.settings
         if not walk.images.synthetic or walk.images.test is None or not settings.baseline or not walk.specs:
             return {}
-        bare = dataclasses.replace(
-            request_of(settings, walk.specs[0], data=False), images=len(walk.images.train)
-        )  # as many
+        bare = request_of(settings, walk.specs[0], data=False)
+        bare = dataclasses.replace(bare, images=len(walk.images.train))
         wanted = {"without": ("student, without the real images", bare)} if settings.data is not None else {}
         for method in settings.controls:
-            wanted[method] = (f"student, from {SAID[method]}", dataclasses.replace(bare, method=method))
+            wanted[method] = (f"student, from {SAID[method]} alone", dataclasses.replace(bare, method=method))
         return wanted

@@ -118,11 +118,13 @@ def read_names(value: Any) -> tuple[str, ...]:
 def read_methods(value: Any) -> tuple[str, ...]:
     """Read ways of making images, with commas between; () for "none"."""
     names = read_names(value)
+    if names == ("none",):
+        return ()
     known = [method for method in get_args(Method) if method != "auto"]
     for name in names:
-        if name not in known and names != ("none",):
+        if name not in known:
             raise ValueError(f"{name} is none of {', '.join(known)}, none")
-    return () if names == ("none",) else names
+    return names
 
 
 def read_match(value: Any) -> str:

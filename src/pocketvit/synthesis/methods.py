@@ -26,11 +26,11 @@ METHODS = {
     "noise": "independent random pixels (a control)",
 }
 SAID = {
-    "drawn": "drawn pictures alone",
-    "pushed": "pushed pictures alone",
-    "inverted": "inverted pictures alone",
-    "photograph": "one photograph alone",
-    "noise": "noise alone",
+    "drawn": "drawn pictures",
+    "pushed": "pushed pictures",
+    "inverted": "inverted pictures",
+    "photograph": "one photograph",
+    "noise": "noise",
 }
 BEST = "drawn"  # what auto stands for
 _STEPS = {"pushed": 8, "inverted": 30}  # of gradient

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import expit, softmax
 from torch import Tensor
 
 from ..teachers import Teacher
@@ -35,10 +36,7 @@ def _best(teacher: Teacher, out: Tensor) -> Tensor:
 def likely(kind: str, logits: np.ndarray) -> np.ndarray:
     """Return probabilities float32 [n, C] of `seen`: of one class of all, or of each class by itself."""
     logits = np.asarray(logits, np.float32)
-    if kind != "softmax":
-        return 1 / (1 + np.exp(-logits))
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    return softmax(logits, axis=1) if kind == "softmax" else expit(logits)
 
 
 def surprise(kind: str, logits: Tensor, targets: Tensor, soften: float = 0.0) -> Tensor:
