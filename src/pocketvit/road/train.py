@@ -34,7 +34,7 @@ from .base import Cost, Stage, Walk
 from .features import teacher_features
 from .images import Road, known
 from .rates import training_seconds
-from .students import input_of, make_network
+from .students import input_of, make_network, start_network
 
 log = logging.getLogger("pocketvit")
 
@@ -74,6 +74,7 @@ def train_network(
     train = config.train
     if model is None:
         model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
+        start_network(model, config.network.init_from, teachers)
     side = input or input_of(config.network, model, road)
     model.to(road.device)
     terms = FeatureTerms(config.loss, model, side[0], teachers) if config.loss.terms else None

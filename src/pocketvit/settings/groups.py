@@ -188,6 +188,10 @@ class Architecture(Settings, group="student"):
     attention: Attention = setting(
         "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
     )
+    init_from: str | Path | None = setting(
+        "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
+        "weights as --teacher takes them", default=None, metavar="NAME",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()
