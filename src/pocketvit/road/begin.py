@@ -36,7 +36,7 @@ from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
-from .images import VIEW_SEED, Road, open_dataset
+from .images import VIEW_SEED, Road, known, open_dataset
 from .students import check_start, choose_student
 from .synthesize import for_bank, promised
 
@@ -155,7 +155,9 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
-    if getattr(settings, "against", None) and dataset.classes:
+    if getattr(settings, "against", None):
+        if not known(dataset.train):
+            raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
         check_against(settings.against)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
