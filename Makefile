@@ -1,12 +1,12 @@
 # make demo: set up and run the demo.   make test: set up, lint, type-check and test.   make docs: the API reference.
-# make fuzz: broken files before everything that reads one (docs/reliability.md).
+# make fuzz: broken files before everything that reads one.   make faults: blows at random moments (docs/reliability.md).
 # make pins: after a change of dependencies.   make clean: forget the set-up and what was built.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs fuzz pins clean
+.PHONY: setup demo test lint docs fuzz faults pins clean
 demo: setup
 	$(BIN)/pocketvit demo
 
@@ -23,6 +23,10 @@ SEED   ?= 0
 INPUTS ?= 50000
 fuzz: setup
 	$(BIN)/python tests/campaigns/fuzz.py --seed $(SEED) --inputs $(INPUTS)
+
+FAULTS ?= 200
+faults: setup
+	$(BIN)/python tests/campaigns/faults.py --seed $(SEED) --faults $(FAULTS)
 
 # A page per module, from the docstrings: build/docs/index.html
 docs: setup
