@@ -106,7 +106,7 @@ def test_a_collapsed_generator_is_seen_told_and_begun_anew(teacher, tmp_path, mo
                 weight.data.zero_()
 
     monkeypatch.setattr(generation.Contest, "__init__", collapsed)
-    config = dataclasses.replace(SHORT, patience=1, rate=1e-12)
+    config = dataclasses.replace(SHORT, patience=0, rate=1e-12)
     bank = generate_bank(tmp_path / "bank", teacher, config, **QUIET)
     first = next(record.getMessage() for record in caplog.records if record.getMessage().startswith("alarm"))
     assert "round 1 of 5" in first
@@ -115,6 +115,16 @@ def test_a_collapsed_generator_is_seen_told_and_begun_anew(teacher, tmp_path, mo
     assert bank.provenance["made"]["alarms"] >= 1
     # At this rate nothing is learned: only the new layers can have made pictures that differ.
     assert not any("near duplicates" in message for message in caplog.messages[1:])
+
+
+@pytest.mark.parametrize(("rounds", "renewed"), [(5, [1]), (7, [1, 3])])
+def test_the_generator_begins_anew_by_plan_while_time_is_left_to_learn(rounds, renewed, teacher, tmp_path, monkeypatch):
+    numbers = []
+    monkeypatch.setattr(generation.Contest, "renew", lambda self, number: numbers.append(number))
+    monkeypatch.setattr(generation.Contest, "step", lambda self, *_: torch.zeros(()))
+    config = dataclasses.replace(SHORT, rounds=rounds, renewal=2, patience=2, replays=0, confidence=0.0)
+    generate_bank(tmp_path / "bank", teacher, config, **QUIET)
+    assert numbers == renewed
 
 
 def test_alarms_tell_a_few_classes_one_class_and_one_picture_apart():

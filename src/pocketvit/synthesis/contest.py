@@ -42,7 +42,8 @@ class GenerationConfig:
     turnover: float = 1.5  # pictures made for each that is kept, so that those of the beginning go
     shift: float = 0.125  # of the side, by which pictures are rolled at every step
     confidence: float = 0.5  # that the teacher must have in the class of a picture that is kept
-    patience: int = 10  # rounds before alarms are heard, and after each remedy
+    renewal: int = 20  # rounds after which its first layers begin anew, as after an alarm; 0: only then
+    patience: int = 10  # rounds after a beginning in which no alarm is heard
     priors: PriorConfig = PriorConfig(diversity=0.5)  # noqa: RUF009 (frozen)
     seed: int = 0
 

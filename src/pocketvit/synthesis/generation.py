@@ -3,7 +3,8 @@
 A round: some steps of the generator, whose pictures are to hold the teacher's priors and, after a warm-up, to be those
 on which a small student still differs from it (DFAD, CMI); new pictures of it and of the average of its weights (MAD),
 of which the memory keeps those that the teacher confirms; some steps of the student on pictures of the memory alone,
-so that it forgets nothing which the generator no longer makes. The memory is the bank in the end.
+so that it forgets nothing which the generator no longer makes. Now and then the generator's first layers begin anew, as
+they do after a collapse. The memory is the bank in the end.
 """
 
 from __future__ import annotations
@@ -90,7 +91,11 @@ class _Making:
         self.shards = place.shards("generated")
         self.path = place.folder / STATE
         self.counts = {"looked_at": 0, "rejected": 0, "near_duplicates": 0, "alarms": 0}
-        self.round, self.quiet, self.gained = 0, config.patience, 1
+        self.round, self.age, self.gained = (
+            0,
+            0,
+            1,
+        )  # rounds, those since the generator's beginning, pictures of the last
         self.adversary = config.adversary
         if self.path.exists():
             self._restore()
@@ -99,7 +104,7 @@ class _Making:
     # Where it is
 
     def _save(self) -> None:
-        kept = {"round": self.round, "quiet": self.quiet, "gained": self.gained, "adversary": self.adversary}
+        kept = {"round": self.round, "age": self.age, "gained": self.gained, "adversary": self.adversary}
         save_checkpoint(self.path, self.contest.parts.tensors(), {**kept, "counts": self.counts})
 
     def _restore(self) -> None:
@@ -110,7 +115,7 @@ class _Making:
             raise PocketError(
                 f"{self.path} belongs to another generator, of an older version perhaps: remove it to begin again."
             ) from error
-        self.round, self.quiet, self.gained = state["round"], state["quiet"], state["gained"]
+        self.round, self.age, self.gained = state["round"], state["age"], state["gained"]
         self.adversary, self.counts = state["adversary"], state["counts"]
 
     @property
@@ -190,19 +195,28 @@ class _Making:
             self.counts[name] += int(value)
 
     def _heed(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Look whether the generator has collapsed; if so, begin its first layers anew and halve the adversary."""
-        self.quiet -= 1
-        if self.quiet > 0:
-            return
-        alarms = health(images, likely(self.teacher.kind, logits), targets).alarms
+        """Begin the generator's first layers anew when it is time, or it has collapsed, and time is left to learn.
+
+        A generator finds a layout for each class and varies it: others come from another beginning (NAYER), and the
+        memory holds those of before. After a collapse the student weighs half as well.
+        """
+        self.age += 1
+        left = self.config.rounds - self.round - 1
+        anew = left > self.config.patience
+        alarms: list[str] = []
+        if self.age > self.config.patience:
+            alarms = health(images, likely(self.teacher.kind, logits), targets).alarms
         if alarms:
             self.counts["alarms"] += 1
-            self.quiet, self.adversary = self.config.patience, self.adversary / 2
-            self.contest.renew(self.round)
+            self.adversary /= 2
             log.warning(
-                "alarm    round %d of %d: %s. The generator's first layers begin anew, and the student weighs half",
-                self.round + 1, self.config.rounds, "; ".join(alarms),
+                "alarm    round %d of %d: %s. %sThe student weighs half", self.round + 1, self.config.rounds,
+                "; ".join(alarms), "The generator's first layers begin anew. " if anew else "",
             )  # fmt: skip
+        if alarms or self.age == self.config.renewal:
+            self.age = 0
+            if anew:
+                self.contest.renew(self.round)
 
     def _replay(self) -> None:
         if not self.memory.held.any():
