@@ -13,7 +13,7 @@ from ..errors import PocketError
 from ..teachers import Teacher
 from ..training.optim import build_optimizer
 from ..training.parts import Parts, WeightAverage
-from .generator import Generator, Network, make_generator
+from .generator import Network, make_generator
 from .inversion import balanced_labels, moved
 from .priors import PriorConfig, Priors
 from .pupil import Pupil
@@ -99,7 +99,7 @@ class Contest:
             value = (value * 1_000_003 + number + 1) % (1 << 63)
         return torch.Generator().manual_seed(value)
 
-    def make(self, network: Generator, targets: Tensor, random: torch.Generator) -> Tensor:
+    def make(self, network: nn.Module, targets: Tensor, random: torch.Generator) -> Tensor:
         """Return pictures float [B, 3, S, S] in 0..1 of classes int64 [B]."""
         noise = torch.randn(len(targets), self.generator.noise, generator=random)
         return network(noise.to(self.teacher.device), targets.to(self.teacher.device))
