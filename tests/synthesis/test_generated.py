@@ -10,6 +10,7 @@ import torch
 import pocketvit
 import pocketvit.synthesis.generation as generation
 from pocketvit.errors import PocketError
+from pocketvit.road.synthesize import bank_folder
 from pocketvit.settings import Synthesize
 from pocketvit.sources import open_images
 from pocketvit.synthesis import GenerationConfig, Priors, generate_bank, open_bank
@@ -235,6 +236,21 @@ def test_the_verb_makes_it_and_its_plan_says_what_it_costs(network, tmp_path):
     plan = pocketvit.synthesize(**options, plan=True, out=tmp_path)
     assert plan.data["seconds"] > 0
     assert plan.data["bytes"] > 30 * 3 * 16**2
+
+
+def test_banks_of_other_methods_keep_their_folders_whatever_generator_is_named(teacher, tmp_path):
+    named = {
+        (method, network): bank_folder(tmp_path, teacher, Request(method, 30, generator=network))
+        for method in ("drawn", "generated")
+        for network in ("conv", "transformer")
+    }
+    assert named["drawn", "conv"] == named["drawn", "transformer"]
+    assert len(set(named.values())) == 3
+
+
+def test_the_largest_seed_numbers_batches_too():
+    labels, _ = balanced_labels(2**63 - 1, 6, 6, 3)
+    assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_cannot_be_is_refused(teacher, tmp_path):
