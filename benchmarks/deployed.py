@@ -103,12 +103,12 @@ class Views(CalibrationDataReader):
 
 def default_files(fp32: Path, inputs: np.ndarray) -> dict[str, Path]:
     """Quantize as ONNX Runtime does where nothing is said; a file that it cannot write or open is left out, aloud."""
-    logging.getLogger().setLevel(logging.ERROR)  # it advises on every call
     ways: dict[str, Callable[[Path], None]] = {
         "default": lambda file: quantize_dynamic(fp32, file),
         "default static": lambda file: quantize_static(fp32, file, Views(inputs)),
     }
     files = {}
+    logging.disable(logging.WARNING)  # it advises on every call
     for name, write in ways.items():
         file = fp32.with_name(f"{name}.onnx")
         try:
@@ -119,6 +119,7 @@ def default_files(fp32: Path, inputs: np.ndarray) -> dict[str, Path]:
             print(f"{name}: none ({str(error).splitlines()[0]})")
             continue
         files[name] = file
+    logging.disable(logging.NOTSET)
     return files
 
 

@@ -7,7 +7,7 @@ Shows   what a ViT of half a million parameters (and a ResNet-20) learns from a 
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about 3 hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
+Cost    about five hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_cnn.py --images data/
 Result  recipes/datafree_cnn.md
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from _cifar import open_cifar
 
-from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
@@ -58,6 +58,8 @@ class Kind:
     objective: str = "zscore"
     temperature: float = 2.0
     student: str = "pocket_xs"
+    stem: Stem = "conv"
+    views: int = VIEWS
 
 
 ARMS = {
@@ -66,8 +68,12 @@ ARMS = {
     "drawn-kl": Kind("the same, KL T=4", "drawn", objective="kl", temperature=4.0),
     "drawn-few": Kind("the same, 12,000 pictures in eight views", "drawn", count=12_000),
     "drawn-crops": Kind("the same, crops of a quarter and more, all of them mixed", "drawn", count=12_000, view=CROPS),
-    "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20"),
-    "drawn-cnn": Kind("a ResNet-20 as student: drawn, chosen by the teacher", "drawn", student="cifar_resnet20"),
+    "real-long": Kind("real images, 320,000 views", "real", view=LIGHT, views=10 * IMAGES),
+    "drawn-long": Kind("drawn, 320,000 views", "drawn", views=10 * IMAGES),
+    "real-hybrid": Kind("the hybrid stem: real images", "real", view=LIGHT, stem="hybrid"),
+    "drawn-hybrid": Kind("the hybrid stem: drawn", "drawn", stem="hybrid"),
+    "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
+    "drawn-cnn": Kind("a ResNet-20 as student: drawn", "drawn", student="cifar_resnet20", stem="patch"),
     "noise": Kind("noise", "noise"),
     "photograph": Kind("one photograph", "photograph"),
     "pushed": Kind("drawn, chosen and pushed", "pushed", count=12_000),
@@ -77,10 +83,10 @@ ARMS = {
 
 
 def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES) -> RunConfig:
-    """The student of every arm: as many views, however many images they show."""
-    epochs = max(1, (VIEWS // 16 if small else VIEWS) // images)
+    """The student of an arm: as many views, however many images they show."""
+    epochs = max(1, (kind.views // 16 if small else kind.views) // images)
     return RunConfig(
-        network=NetworkConfig(kind.student, stem="hybrid" if kind.student.startswith("pocket") else "patch"),
+        network=NetworkConfig(kind.student, stem=kind.stem),
         view=kind.view,
         labels=LabelConfig(views=min(epochs, 10)),
         # The ground truth has no part in any arm: a bank has none.

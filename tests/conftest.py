@@ -37,6 +37,18 @@ def operators_read_once():
         yield
 
 
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """What a test, or what it runs, does to logging ends with it: the next test reads what is said, too."""
+    loggers = logging.getLogger(), logging.getLogger("pocketvit")
+    before = logging.root.manager.disable, [(one.level, one.propagate) for one in loggers]
+    yield
+    logging.disable(before[0])
+    for one, (level, propagate) in zip(loggers, before[1], strict=True):
+        one.setLevel(level)
+        one.propagate = propagate
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     from walk_fakes import draw_photos

@@ -113,6 +113,7 @@ class NetworkConfig:
     stem: Stem = "patch"  # how pictures become tokens
     attention: Attention = "plain"  # or "local": see models.local_attention
     replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
+    init_from: str | None = None  # "teacher", or weights of a larger ViT: see models.selection; None: from scratch
 
 
 @dataclass(frozen=True)

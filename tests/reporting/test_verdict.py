@@ -63,6 +63,13 @@ def test_int8_is_never_compared_with_fp32():
     assert [reply.yes for reply in only.replies[:2]] == [None, None]
 
 
+def test_a_teachers_int8_file_that_has_lost_what_it_knew_is_no_measure():
+    broken = replace(TEACHER_8, accuracy=0.167, interval=wilson_interval(167, 1000))
+    found = verdict([broken if one is TEACHER_8 else one for one in ROWS])
+    assert "2 ms against 8 ms of its teacher's fp32 file" in str(found.replies[1])
+    assert "93.4 % against 94.0 % of the teacher-1 " in str(found.replies[2])
+
+
 def test_the_teachers_own_file_is_to_ship_where_the_student_saves_nothing():
     found = verdict(swapped(TEACHER_8, bytes=500_000, latency_p50=0.7))
     assert found.ship == "teacher-1-int8"

@@ -64,12 +64,12 @@ def test_synthetic_images_are_seen_hard_unless_said_otherwise():
         assert decide.decide_view(decided, made, 50) == (decided, view)
 
 
-def test_small_images_get_a_convolutional_stem_and_larger_or_synthetic_ones_stock_timm():
-    def stem(side=32, synthetic=False, **changes):
-        return decide.network_of(Distill("x", student="pocket_s", **changes), side, synthetic=synthetic).stem
+def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
+    def stem(side=32, **changes):
+        return decide.network_of(Distill("x", **changes), "pocket_s", side).stem
 
     assert stem() == stem(48) == stem(7) == "conv"
-    assert stem(49) == stem(6) == stem(synthetic=True) == stem(patch=4) == "hybrid"
+    assert stem(49) == stem(6) == stem(patch=4) == "hybrid"
     assert stem(160, tokens=2) == "conv"
     assert stem(patch=2) == stem(attention="local") == "patch"
     assert stem(stem="shifted") == "shifted"

@@ -16,6 +16,7 @@ from pocketvit.errors import PocketError
 from pocketvit.road import probe
 from pocketvit.road.probe import adapt, with_head
 from pocketvit.sources.subset import Subset, hide_labels
+from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.training.predict import plain_pixels, predict_logits
@@ -190,3 +191,15 @@ def test_more_time_goes_on_with_fine_tuning(tmp_path):
     assert not probe._made(note, True, dataclasses.replace(clock, seconds=20.0))
     assert probe._made(note, False, dataclasses.replace(clock, seconds=20.0))  # a linear probe takes what it takes
     assert probe._made(note, True, BRIEF)
+
+
+def test_a_feature_that_hardly_moves_gets_no_giant_weight():
+    """Blown up to as much as the others, it would be noise in training and the whole scale of an int8 row."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % CLASSES
+    features = torch.randn(60, 20, generator=generator) + 3 * nn.functional.one_hot(labels, 20)
+    features[:, -1] = 1e-4 * torch.randn(60, generator=generator)
+    head, _ = probe._probe(features, labels, None, task_named("classification"), CLASSES, seed=0)
+    weight = head.weight.detach()
+    assert weight[:, -1].abs().max() < 3 * weight[:, :CLASSES].abs().max()  # thousands of times as much without care
+    assert (head(features).argmax(1) == labels).float().mean() > 0.9

@@ -8,16 +8,18 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from walk_fakes import CHOICES, COLOURS, Own, tiny
+from walk_fakes import CHOICES, COLOURS, SIDE, Own, tiny
 
 import pocketvit
 from pocketvit.config import NetworkConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
-from pocketvit.models import hub, save_model
+from pocketvit.models import create_student, hub, save_model
+from pocketvit.models.selection import select_weights
 from pocketvit.road import students
-from pocketvit.road.students import PRETRAINED, choose_student, make_network
-from pocketvit.settings import Distill
+from pocketvit.road.decide import decide_model
+from pocketvit.road.students import PRETRAINED, choose_student, make_network, start_network
+from pocketvit.settings import Distill, Train
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
@@ -93,3 +95,56 @@ def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, offli
     assert choose_student(dataclasses.replace(large, stem="conv"), dataset)[0].student == "pocket_s"
     boxes = dataclasses.replace(dataset, task="detection")
     assert choose_student(large, boxes)[0].student == "pocket_s"
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_its_teacher(photos, tmp_path, caplog):
+    torch.manual_seed(0)
+    teacher = create_student("pocket_m", num_classes=len(COLOURS), image_size=SIDE, patch_size=8)
+    caplog.set_level("INFO", "pocketvit")
+    run = pocketvit.distill(
+        str(photos), teacher=teacher, out=str(tmp_path), init_from="teacher", lr=1e-12,
+        **{**CHOICES, "baseline": False, "epochs": 1, "views": 1},
+    )  # fmt: skip
+    assert (
+        "student  starts from VisionTransformer: 4 of 6 blocks, 96 of 160 channels, patches, positions" in caplog.text
+    )
+    wanted = create_student("pocket_xs", num_classes=len(COLOURS), image_size=SIDE, patch_size=8)
+    select_weights(wanted, teacher)
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.allclose(run.student.state_dict()[name], wanted.state_dict()[name], atol=1e-6)
+
+
+def test_without_a_teacher_a_student_starts_from_none(road):
+    network = NetworkConfig("pocket_xs", patch=8, init_from="teacher")
+    made = make_network(network, road)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    assert start_network(made, network.init_from, ()) == ""
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"teacher": Own(), "init_from": "teacher"}, r"--init-from teacher: .*Own. is no VisionTransformer"),
+        ({"teacher": Own(), "init_from": "nowhere.pt"}, r"--init-from nowhere.pt: "),
+        ({"teacher": Own(), "init_from": "teacher", "student": "NAMED"}, "weights of its own"),
+    ],
+)
+def test_a_start_that_cannot_be_is_told_before_anything_long(asked, words, photos, tmp_path, pretrained, monkeypatch):
+    monkeypatch.setattr(Stepper, "take", None)
+    named = {"student": f"local-dir:{pretrained}"} if asked.get("student") else {}
+    choices = {"teacher_size": SIDE, "teacher_norm": "half", "out": str(tmp_path / "runs")}
+    with pytest.raises(PocketError, match=words):
+        pocketvit.distill(str(photos), **choices, **asked | named)
+
+
+def test_train_makes_the_network_that_is_described(photos):
+    dataset = open_images(str(photos))
+    asked = Train(images=str(photos), model="pocket_xs", stem="shifted", attention="local", patch=4)
+    network = decide_model(asked, dataset)[1].network
+    assert (network.stem, network.attention, network.patch) == ("shifted", "local", 4)
+    with pytest.raises(PocketError, match=r"--patch 4: --init weights\.pt says what shape"):
+        dataclasses.replace(asked, init="weights.pt")
+    with pytest.raises(PocketError, match="--init-from teacher: no teacher is named"):
+        pocketvit.train(str(photos), model="pocket_xs", init_from="teacher")

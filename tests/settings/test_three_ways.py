@@ -78,6 +78,9 @@ def possible(values):
     if "picture" in values:
         changed["target"] = "cpu"
         changed.pop("images", None)  # of --target phone
+    if values.get("init") is not None:  # weights have their shape
+        for name in ("patch", "tokens", "stem", "attention", "init_from"):
+            changed.pop(name, None)
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]
     if values.get("generator") == "transformer":

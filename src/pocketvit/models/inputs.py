@@ -36,12 +36,14 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 
 def input_stats(model: nn.Module) -> InputStats:
-    """Return (mean, std, input_size) from a model's ``pretrained_cfg``; ImageNet's and 224 where it has none."""
+    """Return (mean, std, input_size) from a model's ``pretrained_cfg``; ImageNet's and 224 where it has none.
+
+    What is said of one channel holds for all three (see `grey`).
+    """
     cfg = config_of(model)
-    mean, std = NORMS["imagenet"]
-    return InputStats(
-        tuple(cfg.get("mean") or mean), tuple(cfg.get("std") or std), int((cfg.get("input_size") or (3, 224))[-1])
-    )
+    mean, std = (tuple(cfg.get(key) or usual) for key, usual in zip(("mean", "std"), NORMS["imagenet"], strict=True))
+    channels = 3 // max(1, min(len(mean), 3))
+    return InputStats(mean * channels, std * channels, int((cfg.get("input_size") or (3, 224))[-1]))
 
 
 def parse_norm(norm: str | tuple[Sequence[float], Sequence[float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

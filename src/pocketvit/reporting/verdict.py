@@ -105,7 +105,7 @@ def verdict(
     teacher = _best(given, "teacher", task)
     replies: tuple[Reply, ...] = ()
     if teacher is not None:
-        ours, theirs = at_equal_precision(given, student, teacher)
+        ours, theirs = at_equal_precision(given, student, teacher, task)
         replies = (
             _cheaper("Smaller", ours, theirs, "bytes"),
             _cheaper("Faster", ours, theirs, "latency_p50"),
@@ -117,11 +117,17 @@ def verdict(
     return Verdict(replies, _praise(ships, replies, task), ships.key)
 
 
-def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row) -> tuple[Row, Row]:
-    """Return the student's and the teacher's row of the same precision: int8 where both were measured, else fp32."""
+def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row, task: Task) -> tuple[Row, Row]:
+    """Return the student's and the teacher's row of the same precision: int8 where both are to be had, else fp32.
+
+    A teacher's int8 file that has lost much of what the teacher knows is nothing to ship, and no measure.
+    """
     ours = _first(rows, "int8")
     theirs = next((row for row in rows if row.role == "teacher-int8" and row.key == f"{teacher.key}-int8"), None)
-    return (ours, theirs) if ours is not None and theirs is not None else (student, teacher)
+    lost = None if theirs is None else gap(theirs, teacher, task)
+    if ours is None or theirs is None or (lost is not None and lost.value < -_MUCH):
+        return student, teacher
+    return ours, theirs
 
 
 def figure(row: Row, task: Task) -> tuple[float | None, tuple[float, float] | None]:
@@ -204,7 +210,7 @@ def _better(
     if guessing is not None:
         return guessing, None
     own = student if figure(student, task)[0] is not None else ships
-    pair = None if teacher is None else _Rival.of(*at_equal_precision(rows, student, teacher), ships, teacher, task)
+    pair = None if teacher is None else _Rival.of(*at_equal_precision(rows, student, teacher, task), ships, teacher, task)
     against = _first(rows, "against")
     other = None if against is None else _Rival.of(student, against, own, against, task)
     for rival in filter(None, (pair, other)):

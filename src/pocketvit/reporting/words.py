@@ -127,7 +127,7 @@ def _size_detail(results: Results, row: Row) -> str:
     student = results.student
     teacher = max(results.teacher_rows, key=lambda one: one.bytes or 0, default=None)
     if student is not None and teacher is not None:
-        ours, theirs = at_equal_precision(results.rows, student, teacher)
+        ours, theirs = at_equal_precision(results.rows, student, teacher, results.task)
         if ours.bytes and theirs.bytes and theirs.bytes > 1.05 * ours.bytes:
             times = theirs.bytes / ours.bytes
             whose = "its" if len(results.teacher_rows) == 1 else "the largest"

@@ -50,8 +50,6 @@ def without_teachers(config: RunConfig, road: Road) -> RunConfig:
 
 def train_against(road: Road, config: RunConfig, folder: Path, name: str) -> nn.Module:
     """Another network, with its own weights and at its own resolution, fine-tuned for as many epochs."""
-    if not labelled(road.dataset.train.targets).any():
-        raise PocketError(f"{name} would be fine-tuned on labels, and the images have none.")
     log.info("against  %s, pretrained, fine-tuned for %s", name, counted(config.train.epochs, "epoch"))
     model = make_network(NetworkConfig(name), road, seed=config.train.seed)
     stats = input_stats(model)

@@ -36,8 +36,8 @@ from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
 from .hours import as_before, fill_hours, given_more, reopen
-from .images import VIEW_SEED, Road, open_dataset
-from .students import choose_student
+from .images import VIEW_SEED, Road, known, open_dataset
+from .students import check_start, choose_student
 from .synthesize import for_bank, promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
@@ -72,11 +72,11 @@ def check_network(name: str, option: str = "--student") -> None:
     raise PocketError(f"{option}: unknown model {name!r}.{suggest(name)} The sizes are {', '.join(LADDER)}.")
 
 
-def check_student(settings: Any) -> None:
+def check_student(settings: Any, option: str = "--student") -> None:
     """Refuse a student, or a stem or attention that it cannot have, before anything is read."""
-    name, stem, attention = settings.student, settings.stem, settings.attention
+    name, stem, attention = str(getattr(settings, option[2:])), settings.stem, settings.attention
     if name != "auto":
-        check_network(name)
+        check_network(name, option)
     changed = stem not in ("auto", "patch") or attention != "plain"
     if not changed or name in LADDER or name == "auto":
         return
@@ -155,7 +155,9 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
-    if getattr(settings, "against", None) and dataset.classes:
+    if getattr(settings, "against", None):
+        if not known(dataset.train):
+            raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
         check_against(settings.against)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     if hasattr(settings, "student"):
@@ -167,6 +169,7 @@ def begin(
         elif settings.epochs is None:
             settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
     settings, config = decide_all(settings, dataset, specs)
+    notes += check_start(config, dataset, specs)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
 

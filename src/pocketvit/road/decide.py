@@ -257,7 +257,7 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     labels = LabelConfig(
         settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
     )
-    network = network_of(settings, side, synthetic=bool(dataset.synthetic))
+    network = network_of(settings, settings.student, side)
     return settings, RunConfig(network, view, labels, loss, train)
 
 
@@ -281,25 +281,26 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     loss = LossConfig(
         weight=0.0, label_smoothing=smoothing, class_weights=class_weights(dataset.train, settings.balance)
     )
-    network = NetworkConfig(str(settings.model), replace_norm=settings.replace_norm)
+    network = network_of(settings, str(settings.model), view.view_size)
+    network = dataclasses.replace(network, replace_norm=settings.replace_norm)
     return settings, RunConfig(network=network, view=view, loss=loss, train=training)
 
 
-def network_of(settings: Any, side: int, *, synthetic: bool = False) -> NetworkConfig:
-    """Return the network that the group Student describes, for images of ``side`` pixels."""
+def network_of(settings: Any, name: str, side: int) -> NetworkConfig:
+    """Return the network that a name and the group Student describe, for images of ``side`` pixels."""
     stem = settings.stem
     if stem == "auto":
-        stem = _usual_stem(settings, small=7 <= side <= SMALL and not synthetic)
-    return NetworkConfig(settings.student, settings.patch, settings.tokens, stem, settings.attention)
+        stem = _usual_stem(settings, name, small=7 <= side <= SMALL)
+    start = None if settings.init_from is None else str(settings.init_from)
+    return NetworkConfig(name, settings.patch, settings.tokens, stem, settings.attention, init_from=start)
 
 
-def _usual_stem(settings: Any, *, small: bool) -> str:
+def _usual_stem(settings: Any, name: str, *, small: bool) -> str:
     """Convolutions before the patches where the student can have them: it learns faster with them (docs/students.md).
 
-    Residual ones where images are ``small``. Not for synthetic images: they have BatchNorm, whose statistics would be
-    those of the synthetic ones.
+    Residual ones where images are ``small``; of synthetic images, too (recipes/datafree_cnn.md).
     """
-    if settings.student not in LADDER or settings.attention != "plain" or settings.patch not in (None, 4, 8, 16):
+    if name not in LADDER or settings.attention != "plain" or settings.patch not in (None, 4, 8, 16):
         return "patch"
     return "conv" if settings.tokens or (small and settings.patch is None) else "hybrid"
 

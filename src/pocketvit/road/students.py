@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..config import NetworkConfig
+from ..config import NetworkConfig, RunConfig
 from ..errors import PocketError
 from ..models.inputs import input_stats
 from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
+from ..models.selection import select_weights
 from ..sources import Dataset
 from ..tasks import task_named
-from ..teachers import load_teacher
+from ..teachers import Teacher, load_teacher
 from ..training.step import Input
 from .decide import USUAL_STUDENT, view_size
 from .images import Road
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
+TEACHER = "teacher"  # what --init-from calls the first of the teachers
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 
 
@@ -48,7 +51,8 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
             raise PocketError(f"--student {name}: {error} Or take --student {USUAL_STUDENT}: {cost}") from None
         return settings, [f"student  {name}: its pretrained weights, under a new head"]
     side = settings.size or view_size(dataset.train)
-    free = (settings.stem, settings.attention, settings.patch, settings.tokens) == ("auto", "plain", None, 0)
+    shape = (settings.stem, settings.attention, settings.patch, settings.tokens, settings.init_from)
+    free = shape == ("auto", "plain", None, 0, None)
     usual = dataclasses.replace(settings, student=USUAL_STUDENT)
     data_free = getattr(settings, "data_free", False)  # pretrained weights have seen images
     if side < PHOTOGRAPHS or data_free or not free or not task_named(dataset.task).finetunes:
@@ -97,6 +101,41 @@ def make_network(
     if config.replace_norm is not None:
         model = _renormed(model, config.replace_norm)
     return model.to(road.device)
+
+
+def start_network(model: nn.Module, start: str | None, teachers: Sequence[Teacher]) -> str:
+    """Start an untrained network from a larger one, if it is to be; return what was taken, in words.
+
+    Args:
+        model: Is changed in place.
+        start: "teacher", or what `load_teacher` takes; None for nothing.
+        teachers: Of the network; without any it does not start from one.
+
+    Raises:
+        PocketError: The weights cannot be had, or do not fit.
+    """
+    if start is None or (start == TEACHER and not teachers):
+        return ""
+    try:
+        larger = teachers[0] if start == TEACHER else load_teacher(start)
+        return f"starts from {larger.name}: {select_weights(model, larger.module)}"
+    except PocketError as error:
+        raise PocketError(f"--init-from {start}: {error}") from None
+
+
+def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]) -> list[str]:
+    """Try what `start_network` will do, before anything long; return what is to be said of it."""
+    network = config.network
+    if network.init_from is None:
+        return []
+    if is_pretrained(network.name):
+        raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
+    if network.init_from == TEACHER and not teachers:
+        raise PocketError("--init-from teacher: no teacher is named. Name it with --teacher, or weights to start from.")
+    model = task_named(dataset.task).network(
+        network, classes=max(1, len(dataset.classes)), side=config.view.view_size, tokens=network.tokens
+    )
+    return [f"student  {start_network(model, network.init_from, teachers)}"]
 
 
 def input_of(config: NetworkConfig, model: nn.Module, road: Road) -> Input:

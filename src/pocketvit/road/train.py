@@ -34,7 +34,7 @@ from .base import Cost, Stage, Walk
 from .features import teacher_features
 from .images import Road, known
 from .rates import training_seconds
-from .students import input_of, make_network
+from .students import input_of, make_network, start_network
 
 log = logging.getLogger("pocketvit")
 
@@ -74,6 +74,7 @@ def train_network(
     train = config.train
     if model is None:
         model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
+        start_network(model, config.network.init_from, teachers)
     side = input or input_of(config.network, model, road)
     model.to(road.device)
     terms = FeatureTerms(config.loss, model, side[0], teachers) if config.loss.terms else None
@@ -191,19 +192,21 @@ def _share_precision(model: nn.Module, input: Input, road: Road, config: RunConf
     write_json(folder / "choices.json", read_json(shared / "choices.json"))
 
 
-def describe(config: RunConfig) -> str:
-    """One line on what is trained and how."""
+def describe(config: RunConfig, *, labelled: bool = True) -> str:
+    """One line on what is trained and how; where no image is ``labelled``, all of it is the teachers' share."""
     train, loss, network = config.train, config.loss, config.network
     stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     stem = " and ".join(filter(None, parts))
     epochs = counted(train.epochs, "epoch")
     length = f"{human_time(train.seconds)}, about {epochs}," if train.seconds else epochs
-    return (
-        f"{network.name}{f' with {stem}' if stem else ''}, {length} in batches of {train.batch_size}, "
-        f"{train.optimizer} {train.learning_rate:.2g}, {loss.objective} T={loss.temperature:g}, teachers' share "
-        f"{loss.weight:g}" + "".join(f", {term.objective} x {term.weight:g}" for term in loss.terms)
-    )
+    learned = [
+        f"{loss.objective} T={loss.temperature:g}" if loss.weight else "",
+        f"teachers' share {loss.weight:g}" if loss.weight and labelled else "",
+        *(f"{term.objective} x {term.weight:g}" for term in loss.terms),
+    ]
+    how = f"in batches of {train.batch_size}, {train.optimizer} {train.learning_rate:.2g}"
+    return ", ".join(filter(None, [f"{network.name}{f' with {stem}' if stem else ''}", f"{length} {how}", *learned]))
 
 
 class Train(Stage):
@@ -216,14 +219,14 @@ class Train(Stage):
     def cost(self, walk: Walk) -> Cost:
         seconds, weights = training_seconds(walk)
         size = f"{walk.road.view.view_size} px, {walk.config.labels.views} stored per image"
-        told = (f"views    {size}", f"student  {describe(walk.config)}")
+        told = (f"views    {size}", f"student  {describe(walk.config, labelled=known(walk.road.dataset.train))}")
         return Cost(seconds, 7 * weights, told)
 
     def trains(self, walk: Walk) -> int:
         return 1
 
     def run(self, walk: Walk) -> None:
-        log.info("student  %s", describe(walk.config))
+        log.info("student  %s", describe(walk.config, labelled=known(walk.road.dataset.train)))
         student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.teachers, store=walk.store)
         walk.networks["student"], walk.input = student, input_of(walk.config.network, student, walk.road)
 

@@ -188,6 +188,10 @@ class Architecture(Settings, group="student"):
     attention: Attention = setting(
         "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
     )
+    init_from: str | Path | None = setting(
+        "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
+        "weights as --teacher takes them", default=None, metavar="NAME",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()
@@ -371,7 +375,7 @@ def check_model(settings: Settings, name: str, value: object) -> None:
         return
     one, place = find(type(settings), name), value.removeprefix("local-dir:")
     if place != value or re.search(r"\.(pth?|th|safetensors|onnx|bin)$", value):
-        check_path(one, place)
+        check_path(dataclasses.replace(one, exists="a path that is there, or a name of timm or of the hub"), place)
     elif "/" in value:
         hub = f", or hf-hub:{value} for a model of the hub" if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value) else ""
         check_path(dataclasses.replace(one, exists=f"a path that is there{hub}"), os.path.expanduser(value))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..config import TermConfig
 from ..errors import PocketError
-from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting
+from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting, settings_of
 from .devices import Compress, Export, Serve
 from .groups import (
     BUILT_IN,
@@ -264,6 +264,12 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
         default=None, low=0, below=1, group="training",
     )  # fmt: skip
     drop_path: float = setting("of networks that have it", default=0.0, low=0, below=1, group="training")
+
+    def check(self) -> None:
+        super().check()
+        for one in settings_of(Architecture):
+            if self.init is not None and getattr(self, one.name) != one.default:
+                raise self.refused(one.name, f"--init {self.init} says what shape the network has. Leave one away")
 
     def look(self) -> None:
         super().look()

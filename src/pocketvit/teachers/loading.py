@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import PocketError
 from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
+from ..models.grey import in_colour, is_grey, of_brightness
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
@@ -78,7 +79,7 @@ def load_teacher(
             load_weights(module, read_weights(weights), weights, name)
     else:
         text = str(spec)
-        name, module, known_classes = _by_text(text, arch, weights, input_size, notes)
+        name, module, known_classes = _by_text(text, arch, weights, input_size, norm, notes)
     if is_detector(module):
         return detector_teacher(module, name=name, classes=classes or known_classes, **about)
     if classes is None:
@@ -93,6 +94,9 @@ def load_teacher(
         notes.append(f"{name}: normalization not known; assumed ImageNet's mean and std (set it with --teacher-norm).")
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         raise PocketError(f"the teacher {name} is on the meta device, without its numbers. Load its weights first.")
+    if in_colour(module):
+        notes.append(f"{name} takes grey pictures: of colour ones it sees the brightness (ITU-R BT.601).")
+        mean, std = of_brightness(mean), of_brightness(std)
     module.to(device).eval()
     outputs = _probe(module, name, size)
     if classes is not None and outputs and len(classes) != outputs:
@@ -112,7 +116,7 @@ def load_teacher(
 
 
 def _by_text(
-    text: str, arch: str | None, weights: str | Path | None, input_size: int | None, notes: list[str]
+    text: str, arch: str | None, weights: str | Path | None, input_size: int | None, norm: Norm, notes: list[str]
 ) -> tuple[str, nn.Module, Sequence[str] | None]:
     """Return (name, network, class names if the source has them) for a spec in words."""
     path = Path(text).expanduser()
@@ -126,7 +130,7 @@ def _by_text(
     if path.is_file():
         if arch is None and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
             return _folder(path, input_size)
-        return _from_file(path, arch, input_size, notes)
+        return _from_file(path, arch, input_size, norm, notes)
     if _FUNCTION.fullmatch(text):
         module = _call(text)
         if weights is not None:
@@ -141,7 +145,7 @@ def _by_text(
             "file with --arch, or MODULE:FUNCTION."
         )
     if weights is not None:
-        module = _from_file(Path(weights).expanduser(), text, input_size, notes)[1]
+        module = _from_file(Path(weights).expanduser(), text, input_size, norm, notes)[1]
         return text, module, None
     return text, _from_timm(text, input_size), None
 
@@ -163,7 +167,7 @@ def _folder(path: Path, input_size: int | None) -> tuple[str, nn.Module, Sequenc
 
 
 def _from_file(
-    path: Path, arch: str | None, input_size: int | None, notes: list[str]
+    path: Path, arch: str | None, input_size: int | None, norm: Norm, notes: list[str]
 ) -> tuple[str, nn.Module, Sequence[str] | None]:
     state = read_weights(path)
     if arch is None:
@@ -174,13 +178,15 @@ def _from_file(
     sample = create_model(arch, num_classes=cfg.num_classes if cfg else 10, image_size=input_size)
     outputs = outputs_in(state, sample)
     own = outputs_in(sample.state_dict(), sample)
-    module = sample
-    if outputs != own:
-        module = create_model(arch, num_classes=outputs or 0, image_size=input_size)
+    module, grey = sample, {"in_chans": 1} if is_grey(state, sample) else {}
+    if outputs != own or grey:
+        module = create_model(arch, num_classes=outputs or 0, image_size=input_size, **grey)
     load_weights(module, state, path, arch)
     if input_size is None:
         notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--teacher-size).")
-    if outputs != own:  # trained on other images, so that the architecture's own statistics are a guess
+    if (
+        outputs != own and norm is None
+    ):  # trained on other images, so that the architecture's own statistics are a guess
         notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--teacher-norm).")
     return path.stem, module, None
 
