@@ -28,9 +28,11 @@ from pocketvit.road.label import label_road
 from pocketvit.synthesis import (
     Bank,
     DrawnConfig,
+    GenerationConfig,
     InversionConfig,
     Noise,
     draw_bank,
+    generate_bank,
     invert_bank,
     sample_photograph,
 )
@@ -76,6 +78,7 @@ ARMS = {
     "photograph": Kind("one photograph", "photograph"),
     "pushed": Kind("drawn, chosen and pushed", "pushed", count=12_000),
     "inverted": Kind("inverted, starting from these", "inverted", count=3_000),
+    "generated": Kind("generated, with replay", "generated", count=12_000),
 }
 
 
@@ -103,6 +106,10 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
     if images == "inverted":
         start = bank_of("drawn", 4 * count, teacher, folder)
         return invert_bank(place, teacher, InversionConfig(count, steps=15), start=start)
+    if images == "generated":
+        length = {"rounds": max(8, count // 300), "renewal": 10, "patience": 6}
+        how = GenerationConfig(count, **length, steps=5, replays=5, batch=48, turnover=1.25)
+        return generate_bank(place, teacher, how)
     return draw_bank(place, teacher, DrawnConfig(count, steps=8 if images == "pushed" else 0))
 
 

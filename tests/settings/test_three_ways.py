@@ -29,7 +29,7 @@ WRITTEN = {  # of settings with a form of their own
     "name": st.sampled_from(["cells", "two-words", "ü"]),
     "device": st.sampled_from(["cpu", "cuda:1"]),
     "match": st.lists(st.sampled_from(["fitnets", "rkd:0.5", "locality:1@blocks.3>layer3"]), min_size=1, max_size=3),
-    "controls": st.lists(st.sampled_from(["noise", "drawn", "inverted"]), min_size=1, max_size=3),
+    "controls": st.lists(st.sampled_from(["noise", "drawn", "inverted", "generated"]), min_size=1, max_size=3),
     "methods": st.lists(st.sampled_from(["alone", "kl,zscore", "kl+rkd"]), min_size=1, max_size=3),
     "classes": st.lists(st.sampled_from(["cat", "dog, bird"]), min_size=1, max_size=3),
 }  # fmt: skip
@@ -83,9 +83,11 @@ def possible(values):
             changed.pop(name, None)
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]
+    if values.get("generator") == "transformer":
+        changed["method"] = "generated"
     if "data_free" in values:
         divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds")
-        for name in divided if values["data_free"] else ("data", "method", "count"):
+        for name in divided if values["data_free"] else ("data", "method", "generator", "count"):
             changed.pop(name)
     return changed
 

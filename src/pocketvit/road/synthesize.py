@@ -64,7 +64,7 @@ def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request
     if data and settings.data is not None:
         window = getattr(settings, "window", None)
         few = open_images(settings.data, window=window, val_fraction=0, progress=False).train
-    return Request(settings.method, count_for(settings, teacher), few, seed=SEED)
+    return Request(settings.method, count_for(settings, teacher), few, seed=SEED, generator=settings.generator)
 
 
 def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
@@ -160,8 +160,12 @@ def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
 def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
     """Where a bank lies that runs beside each other share."""
     asked = dataclasses.asdict(dataclasses.replace(request, data=None))
+    del asked["generator"]  # its network is part of how it learns
     few = None if request.data is None else request.data.fingerprint
-    asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
+    if request.chosen == "generated":
+        asked |= {"chosen": dataclasses.asdict(request.generation())}
+    else:
+        asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
     name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
     return shared / "banks" / f"{name}-{request.chosen}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
 

@@ -136,7 +136,7 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     )
     controls: str | Sequence[str] | None = setting(
         "where the images are synthetic and there are real test images: other ways of making them, with commas "
-        "between (drawn, pushed, inverted, photograph, noise), whose students stand beside; none for none",
+        "between (drawn, pushed, inverted, generated, photograph, noise), whose students stand beside; none for none",
         default=("noise",), read=read_methods, metavar="METHODS", group="data-free",
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
-        for name, unsaid in (("data", None), ("method", "auto"), ("count", None)):
+        for name, unsaid in (("data", None), ("method", "auto"), ("generator", "conv"), ("count", None)):
             if not self.data_free and getattr(self, name) != unsaid:
                 raise self.refused(name, "this is for images made from the teacher. Add --data-free")
         for name in ("val", "table", "group", "tile", "unlabelled", "few_labels", "folds"):

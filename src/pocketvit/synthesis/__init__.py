@@ -1,14 +1,16 @@
-"""Images out of nothing but a teacher: drawn and chosen, or optimized; and what they were made from.
+"""Images out of nothing but a teacher: drawn and chosen, optimized, or generated; and what they were made from.
 
-`draw_bank` or `invert_bank` makes a `Bank`, an ordinary source without labels, after `check_teacher` has tried the
-teacher. Nothing here is ever shown a real image, but for the candidates that say so.
+`draw_bank`, `invert_bank` or `generate_bank` makes a `Bank`, an ordinary source without labels, after `check_teacher`
+has tried the teacher. Nothing here is ever shown a real image, but for the candidates that say so.
 """
 
 from .bank import Bank, open_bank
 from .candidates import Candidates, Mixed, Noise, Photograph, RealImages, sample_photograph
 from .check import TeacherCheck, check_teacher
+from .contest import GenerationConfig
 from .drawn import DrawnConfig, draw_bank
 from .gallery import gallery
+from .generation import generate_bank
 from .inversion import InversionConfig, invert_bank
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
@@ -18,6 +20,7 @@ __all__ = [
     "Bank",
     "Candidates",
     "DrawnConfig",
+    "GenerationConfig",
     "InversionConfig",
     "Mixed",
     "Noise",
@@ -30,6 +33,7 @@ __all__ = [
     "check_teacher",
     "draw_bank",
     "gallery",
+    "generate_bank",
     "invert_bank",
     "open_bank",
     "push",

@@ -229,15 +229,16 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     starts = np.minimum(starts, size - 1)
     small = np.add.reduceat(images.astype(np.float32), starts, axis=2)
     small = np.add.reduceat(small, starts, axis=3) / (255 * lengths[:, None] * lengths)
-    return small.reshape(len(images), -1)
+    return small.reshape(len(images), images.shape[1] * _THUMBNAIL**2)
 
 
-def near_duplicates(thumbs: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+def near_duplicates(thumbs: np.ndarray, groups: np.ndarray | None = None, first: int = 0) -> np.ndarray:
     """Return bool [N]: whether an earlier picture (of the same group) looks the same.
 
     Args:
         thumbs: float32 [N, D] of `thumbnails`.
         groups: [N], pictures are compared within; None for all.
+        first: Pictures before this one are compared with, but not judged.
     """
     result = np.zeros(len(thumbs), bool)
     for group in [None] if groups is None else np.unique(groups):
@@ -245,7 +246,7 @@ def near_duplicates(thumbs: np.ndarray, groups: np.ndarray | None = None) -> np.
         own = thumbs[rows] - 0.5
         squares = (own**2).sum(1)
         limit = own.shape[1] * _ALIKE**2
-        for start in range(0, len(rows), _BLOCK):
+        for start in range(int(np.searchsorted(rows, first)) // _BLOCK * _BLOCK, len(rows), _BLOCK):
             here = slice(start, start + _BLOCK)
             for before in range(0, start + 1, _BLOCK):
                 there = slice(before, before + _BLOCK)
@@ -254,4 +255,5 @@ def near_duplicates(thumbs: np.ndarray, groups: np.ndarray | None = None) -> np.
                 if before == start:
                     close = np.tril(close, -1)
                 result[rows[here]] |= close.any(1)
+    result[:first] = False
     return result

@@ -92,6 +92,19 @@ def check_teacher(teacher: Teacher, seed: int = 0) -> TeacherCheck:
     return TeacherCheck(differentiable, confident, answered, teacher.num_outputs)
 
 
+def require_gradient(check: TeacherCheck, teacher: Teacher) -> None:
+    """Refuse a teacher that pictures cannot be optimized for.
+
+    Raises:
+        PocketError: No gradient passes through it.
+    """
+    if not check.differentiable:
+        raise PocketError(
+            f"no gradient passes through {teacher.name}, so images cannot be optimized for it (is it quantized?). "
+            "Choose pictures instead: --method drawn."
+        )
+
+
 def _answers(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
     try:
         return torch.cat([seen(teacher, part) for part in pixels.split(16)]).cpu()

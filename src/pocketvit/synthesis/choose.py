@@ -15,6 +15,11 @@ def sees(probabilities: np.ndarray, least: float = 0.0) -> np.ndarray:
     return np.where(probabilities.max(1) >= least, probabilities.argmax(1), -1)
 
 
+def shows(probabilities: np.ndarray, targets: np.ndarray, least: float) -> np.ndarray:
+    """Return bool [n]: whether the wanted class is a picture's likeliest, and not less likely than ``least``."""
+    return sees(probabilities, least) == targets
+
+
 def choose(probabilities: np.ndarray, quota: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Choose as many candidates for every class as its quota says, and at most all of them.
 

@@ -18,11 +18,11 @@ from ..labels.plan import default_batch
 from ..teachers import Teacher
 from .bank import Bank, BankFolder, Piece, open_bank
 from .candidates import Candidates
-from .check import check_teacher
+from .check import check_teacher, require_gradient
 from .choose import choose, quotas, sees
 from .procedural import Procedural
 from .push import push
-from .seen import LEAST, likely, seen
+from .seen import LEAST, answers, likely
 
 log = logging.getLogger("pocketvit")
 
@@ -79,11 +79,8 @@ def draw_bank(
         return open_bank(folder)
     check = check_teacher(teacher)
     log.info("         %s", check.words)
-    if config.steps and not check.differentiable:
-        raise PocketError(
-            f"no gradient passes through {teacher.name}, so that pictures cannot be moved for it (is it quantized?). "
-            "Choose pictures as they are: --method drawn."
-        )
+    if config.steps:
+        require_gradient(check, teacher)
     bank = _Drawing(place, teacher, config, row, progress).run()
     teacher.check_unchanged()
     return bank
@@ -131,30 +128,24 @@ class _Drawing:
     def _scan(self) -> np.ndarray:
         """Show the teacher candidates until every class has its share, or all were seen: logits, float16 [n, C]."""
         shards, most = self.place.shards("scan"), self.config.candidates
-        answers: list[np.ndarray] = []
+        scanned: list[np.ndarray] = []
         found = np.zeros(self.teacher.num_outputs, np.int64)
         with tqdm(total=most, desc="drawing", unit=" images", disable=self.hidden) as bar:
             for number in range(-(-most // self.chunk)):
                 if number not in shards:
                     indices = np.arange(number * self.chunk, min((number + 1) * self.chunk, most))
-                    shards.write(number, logits=self._answers(self.row.take(indices)))
-                answers.append(np.array(shards.read(number)["logits"]))
-                found += self._found(answers[-1])
-                bar.update(len(answers[-1]))
+                    shards.write(number, logits=answers(self.teacher, self.row.take(indices), self.batch))
+                scanned.append(np.array(shards.read(number)["logits"]))
+                found += self._found(scanned[-1])
+                bar.update(len(scanned[-1]))
                 if self.config.looked_at > 1 and (found >= self.quota).all():
                     break
-        return np.concatenate(answers)
+        return np.concatenate(scanned)
 
     def _found(self, logits: np.ndarray) -> np.ndarray:
         """Count the pictures of each class: int64 [C]."""
-        answers = sees(likely(self.teacher.kind, logits), self.least)
-        return np.bincount(answers[answers >= 0], minlength=logits.shape[1])
-
-    def _answers(self, images: np.ndarray) -> np.ndarray:
-        """Ask the teacher: float16 [n, C]."""
-        pixels = torch.from_numpy(images)
-        parts = [seen(self.teacher, part).cpu() for part in pixels.split(self.batch)]
-        return torch.cat(parts).clamp(-6e4, 6e4).numpy().astype(np.float16)  # what float16 holds
+        given = sees(likely(self.teacher.kind, logits), self.least)
+        return np.bincount(given[given >= 0], minlength=logits.shape[1])
 
     def _pieces(self, rows: np.ndarray, classes: np.ndarray, logits: np.ndarray) -> Iterator[Piece]:
         """Yield the chosen pictures, moved where that was asked for."""
@@ -183,7 +174,7 @@ class _Drawing:
             )  # fmt: skip
             images[part] = moved.images.numpy()
         if len(other):
-            logits[other] = self._answers(images[other])
+            logits[other] = answers(self.teacher, images[other], self.batch)
         origin = np.isin(np.arange(len(rows)), other).astype(np.int8)
         return {"images": images, "logits": logits, "origin": origin}
 

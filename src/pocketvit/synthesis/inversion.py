@@ -26,11 +26,12 @@ from ..labels.plan import default_batch
 from ..teachers import Teacher
 from .bank import MANIFEST, Bank, BankFolder, Piece, near_duplicates, open_bank, thumbnails
 from .candidates import Candidates
-from .check import check_teacher
+from .check import check_teacher, require_gradient
+from .choose import shows
 from .drawn import bank_bytes, teacher_record
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
-from .seen import likely, seen, seen_through
+from .seen import answers, likely, seen_through
 
 log = logging.getLogger("pocketvit")
 
@@ -89,11 +90,7 @@ def invert_bank(
         return open_bank(folder)
     check = check_teacher(teacher)
     log.info("         %s", check.words)
-    if not check.differentiable:
-        raise PocketError(
-            f"no gradient passes through {teacher.name}, so images cannot be optimized for it (is it quantized?). "
-            "Choose pictures instead: --method drawn."
-        )
+    require_gradient(check, teacher)
     batch = config.batch
     shards = place.shards("inverted")
     with Priors(teacher, config.priors) as priors:
@@ -105,8 +102,8 @@ def invert_bank(
                 count = min(batch, config.images - number * batch)
                 targets, turns = balanced_labels(config.seed, number * batch, count, teacher.num_outputs)
                 result = inverter.run(starts.take(number * batch, targets, turns), targets, number)
-                logits = torch.cat([seen(teacher, part).cpu() for part in result.split(batch)])
-                shards.write(number, images=result.numpy(), logits=logits.half().numpy(), targets=targets.numpy())
+                logits = answers(teacher, result.numpy(), batch)
+                shards.write(number, images=result.numpy(), logits=logits, targets=targets.numpy())
     teacher.check_unchanged()
     return _finish(place, teacher, config, priors)
 
@@ -127,7 +124,7 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
     pieces = [shards.read(number) for number in shards.numbers()]
     targets = np.concatenate([piece["targets"] for piece in pieces])
     chances = likely(teacher.kind, np.concatenate([piece["logits"] for piece in pieces]))
-    wrong = (chances.argmax(1) != targets) | (chances[np.arange(len(targets)), targets] < config.confidence)
+    wrong = ~shows(chances, targets, config.confidence)
     alike = near_duplicates(np.concatenate([thumbnails(piece["images"]) for piece in pieces]), targets)
     kept = ~(wrong | alike)
     if not kept.any():
@@ -177,7 +174,7 @@ class Inverter:
             uint8 [B, 3, S, S] on the CPU.
         """
         config, device = self.config, self.teacher.device
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % (1 << 63))
         size = images.shape[-1]
         x = images.to(device).float() / 255
         targets = targets.to(device)
@@ -221,7 +218,8 @@ def balanced_labels(seed: int, first: int, count: int, classes: int) -> tuple[Te
     Over consecutive batches every class comes as often as any other; within a batch the order is random.
     """
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
-    slots = first + torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + first))
+    within = torch.Generator().manual_seed((seed * 1_000_003 + first) % (1 << 63))
+    slots = first + torch.randperm(count, generator=within)
     return order[slots % classes], slots // classes
 
 

@@ -14,7 +14,10 @@ from ..sources import Source
 from ..teachers import Teacher
 from .bank import Bank, provenance
 from .candidates import Candidates, Mixed, Noise, RealImages, sample_photograph
+from .contest import GenerationConfig
 from .drawn import DrawnConfig, bank_bytes, draw_bank
+from .generation import generate_bank, generation_bytes, generation_seconds
+from .generator import Network
 from .inversion import InversionConfig, invert_bank
 from .procedural import Procedural
 
@@ -22,6 +25,7 @@ METHODS = {
     "drawn": "pictures drawn at random, chosen by the teacher",
     "pushed": "drawn and chosen, then moved a few grey levels to the class that the teacher should see",
     "inverted": "drawn and chosen, then optimized for what the teacher keeps of its data",
+    "generated": "made out of noise by a generator that learns what the teacher is sure of and a student is not",
     "photograph": "crops of one photograph (a control, not data-free)",
     "noise": "independent random pixels (a control)",
 }
@@ -29,6 +33,7 @@ SAID = {
     "drawn": "drawn pictures",
     "pushed": "pushed pictures",
     "inverted": "inverted pictures",
+    "generated": "generated pictures",
     "photograph": "one photograph",
     "noise": "noise",
 }
@@ -38,6 +43,7 @@ _CAME = {
     "looked_at": "pictures looked at",
     "rejected": "not of their class and left out",
     "near_duplicates": "near duplicates left out",
+    "alarms": "alarms of a generator that collapsed",
 }
 _VIEWS_OF_REAL = 200  # of a real image, at most, that the teacher looks at: more of them are alike
 _PROBE = 32  # images of a measurement, fewer where they are large
@@ -52,18 +58,25 @@ class Request:
         images: How many.
         data: A few real images to start from; then the bank is not data-free.
         seed: Of everything random.
+        generator: The network that "generated" learns.
     """
 
     method: str = "auto"
     images: int = 20_000
     data: Source | None = None
     seed: int = 0
+    generator: Network = "conv"
 
     def __post_init__(self) -> None:
         if self.method != "auto" and self.method not in METHODS:
             raise PocketError(f"--method {self.method}: give auto or one of {', '.join(METHODS)}.")
         if self.data is not None and self.chosen in ("noise", "photograph"):
             raise PocketError(f"--method {self.chosen} is a control and takes no --data. Leave one of them away.")
+        if self.data is not None and self.chosen == "generated":
+            raise PocketError(
+                "--method generated begins with noise and takes no --data. Leave one of them away, or use --method "
+                "drawn or inverted, which begin with real images too."
+            )
 
     @property
     def chosen(self) -> str:
@@ -81,6 +94,10 @@ class Request:
             return drawn
         every = max(2, self.config().candidates // (_VIEWS_OF_REAL * len(self.data)))
         return Mixed(drawn, RealImages(self.data, self.seed, size), every)
+
+    def generation(self) -> GenerationConfig:
+        """How a generator learns."""
+        return GenerationConfig(self.images, network=self.generator, seed=self.seed)
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
@@ -101,6 +118,8 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
     Raises:
         PocketError: The teacher cannot be used so, or the folder holds another bank.
     """
+    if request.chosen == "generated":
+        return generate_bank(folder, teacher, request.generation(), progress=progress)
     row = request.row(teacher.input_size)
     if request.chosen != "inverted":
         return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
@@ -111,10 +130,13 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     """Return seconds on this machine, after timing a few images, and bytes on disk; nothing is written."""
+    if request.chosen == "generated":
+        config = request.generation()
+        return generation_seconds(teacher, config), generation_bytes(teacher, config)
     drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), steps=request.chosen in _STEPS)
-    config, count = request.config(), request.images
-    seconds = config.candidates * (drawing + asking)
-    size = bank_bytes(count, teacher) + config.candidates * teacher.num_outputs * 2
+    chosen, count = request.config(), request.images
+    seconds = chosen.candidates * (drawing + asking)
+    size = bank_bytes(count, teacher) + chosen.candidates * teacher.num_outputs * 2
     if request.chosen in _STEPS:
         seconds += count * _STEPS[request.chosen] * optimizing
     return seconds, size * (2 if request.chosen == "inverted" else 1)
