@@ -1,0 +1,63 @@
+"""`export --target RUNTIME`: fp32 and int8 there, checked on the run's images, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import pocketvit
+from pocketvit.deployment.parity import Parity
+from pocketvit.errors import PocketError
+from pocketvit.road import runtimes
+
+GOOD = Parity(0.0, 1.0, 1.0, "8 images")
+
+
+@pytest.fixture
+def openvino():
+    pytest.importorskip("openvino")
+
+
+def test_a_run_becomes_two_files_and_an_example(walked, tmp_path, openvino):
+    told = pocketvit.export(walked.run.folder, target="openvino", out=tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.xml", "model.bin", "model-int8.xml", "model-int8.bin", "example.py", "golden.json"} <= names
+    assert "parity on the run's images" in str(told)
+    assert "under OpenVINO" in told["int8"]
+    files = told["files"]
+    assert files["model.xml"]["max_abs"] < 1e-3
+    assert files["model-int8.xml"]["bytes"] < files["model.xml"]["bytes"]
+
+
+def test_what_is_no_run_has_no_scales(walked, tmp_path, openvino):
+    told = pocketvit.export(walked.run.folder / "student", target="openvino", out=tmp_path / "out")
+    assert list(told["files"]) == ["model.xml"]
+    assert "int8: none, for its scales are calibrated on the images of a run" in str(told)
+    assert "parity on drawn pictures" in str(told)
+
+
+def test_an_int8_file_that_loses_too_much_there_is_left_out(walked, tmp_path, openvino, monkeypatch):
+    scores = {"model.xml": 1.0, "model-int8.xml": 0.5}
+    monkeypatch.setattr(runtimes, "score_of_files", lambda *_: (lambda path: scores[path.name], " on a test"))
+    told = pocketvit.export(walked.run.folder, target="openvino", out=tmp_path / "out")
+    assert "under OpenVINO it is 50.00 points below fp32 on a test" in told["int8"]
+    assert not list((tmp_path / "out").glob("model-int8*"))
+
+
+def test_an_int8_file_that_computes_something_else_is_left_out(walked, tmp_path, openvino, monkeypatch):
+    wrong = dataclasses.replace(GOOD, cosine=0.6)
+    monkeypatch.setattr(runtimes, "check_parity", lambda _, file, __: wrong if "int8" in file.name else GOOD)
+    told = pocketvit.export(walked.run.folder, target="openvino", out=tmp_path / "out")
+    assert "OpenVINO computes something else than the network" in told["int8"]
+    assert list(told["files"]) == ["model.xml"]
+
+
+def test_nothing_is_left_of_a_file_that_is_wrong(walked, tmp_path, openvino, monkeypatch):
+    def wrong(*_):
+        raise PocketError("does not compute what the PyTorch model computes")
+
+    monkeypatch.setattr(runtimes, "check_parity", wrong)
+    with pytest.raises(PocketError, match="does not compute"):
+        pocketvit.export(walked.run.folder, target="openvino", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
