@@ -1,4 +1,4 @@
-"""What lies beside a runtime's files: a script that an app can be written after, and a picture whose answer is known."""
+"""What lies beside a runtime's files: a script to write an app after, and a picture whose answer is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import PocketError
 from .model import Model
-from .package import TOLERANCE, draw_golden, script, scores_on_device
+from .package import TOLERANCE, draw_golden, scores_on_device, script
 from .runtimes import Runtime
 
 EXAMPLE = "example.py"

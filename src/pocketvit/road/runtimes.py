@@ -77,10 +77,11 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
         export_onnx(module, onnx, classes=classes, preprocessing=about, task=task, fixed_batch=True)
         signature = replace(open_graph(onnx)[1], weights="")  # a digest is of the ONNX file's weights
         exported = Exported(_plain(module, about.input_size), signature, onnx)
-        files = _Files(runtime, made, exported, _pixels(run, about.view_size))
+        road = None if run is None else run.road(None)
+        files = _Files(runtime, made, exported, _drawn(about.view_size) if road is None else _seen(road))
         checks = {files.fp32.name: files.write_fp32()}
         try:
-            told, checks[files.int8.name] = files.write_int8(run, settings.max_drop)
+            told, checks[files.int8.name] = files.write_int8(run, road, settings.max_drop)
         except NotSmaller as error:
             told = f"none, for {error}"
             for file in made.glob(f"{files.int8.stem}.*"):
@@ -101,14 +102,18 @@ class _Files:
         self.runtime.write(self.exported, self.fp32)
         return self._parity(self.fp32)
 
-    def write_int8(self, run: Reopened | None, max_drop: float) -> tuple[str, Parity | None]:
+    def write_int8(self, run: Reopened | None, road: Road | None, max_drop: float) -> tuple[str, Parity | None]:
         """Write and check the int8 file; return what it costs, and its parity.
+
+        Args:
+            run: Whose student it is, if anyone's.
+            road: Of the run.
+            max_drop: Points that it may lose.
 
         Raises:
             NotSmaller: There is none that is good enough.
         """
         exported = replace(self.exported, signature=replace(self.exported.signature, precision="int8"))
-        road = None if run is None else run.road(None)
         told = ""
         if self.runtime.calibrates:
             if run is None or road is None:
@@ -145,14 +150,16 @@ def _is_run(path: Any) -> bool:
     return isinstance(path, str | Path) and (Path(path).expanduser() / "config.yaml").is_file()
 
 
-def _pixels(run: Reopened | None, side: int) -> torch.Tensor:
-    """Return uint8 views [N, 3, V, V] to compare: of a run's images, else drawn."""
-    if run is None:
-        drawn = np.stack([np.roll(draw_golden(side, side), 7 * shift, axis=1) for shift in range(8)])
-        return torch.from_numpy(np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)))
-    road = run.road(None)
+def _seen(road: Road) -> torch.Tensor:
+    """Return views of some of a run's images, uint8 [N, 3, V, V]."""
     source = road.scored or road.dataset.train
     return Views(source, road.view.plain()).render(np.arange(min(_CHECKED, len(source))), 0).pixels
+
+
+def _drawn(side: int) -> torch.Tensor:
+    """Return drawn views, uint8 [8, 3, V, V]."""
+    drawn = np.stack([np.roll(draw_golden(side, side), 7 * shift, axis=1) for shift in range(8)])
+    return torch.from_numpy(np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)))
 
 
 def _plain(module: nn.Module, side: int) -> nn.Module:

@@ -110,7 +110,9 @@ class Export(Loading, verb="export"):
         "a run or student folder, a timm name, hf-hub:NAME, a weights file (with --arch), MODULE:FUNCTION",
         kw_only=False,
     )
-    target: Literal["cpu", "phone", "web", "openvino"] = setting("what the files are for", default="cpu", common=True)
+    target: Literal["cpu", "phone", "web", "openvino", "executorch", "litert", "coreml"] = setting(
+        "what the files are for", default="cpu", common=True
+    )
     out: str | Path | None = setting(
         "the folder to write into; by default exported/NAME, or exported/NAME-TARGET",
         default=None, metavar="FOLDER", compared=False,

@@ -1,5 +1,7 @@
 """From pictures to what a network says of them, whatever runs it. Needs only numpy and Pillow."""
 
+import json
+
 import numpy as np
 from boxes import SHOWN, best_boxes, placed
 from preprocessing import prepare
@@ -71,3 +73,9 @@ class Network:
         probabilities = found
         ranked = [[self.classes[i], float(probabilities[i])] for i in np.argsort(-probabilities, kind="stable")]
         return ranked[:1] if self.one_class else [one for one in ranked if one[1] >= PRESENT]
+
+    def told(self, picture):
+        """Return the answer to a picture (uint8 [H, W, 3]) and how sure each class is, as a line of JSON."""
+        found = self(picture)
+        scores = [[name, round(float(score), 6)] for name, score in zip(self.classes, self.scores(found), strict=True)]
+        return json.dumps({"answer": self.answer(found), "scores": scores}, ensure_ascii=False)

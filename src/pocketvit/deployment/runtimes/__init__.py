@@ -11,9 +11,12 @@ from ...errors import PocketError
 from ..run import FileModel
 from ..signature import KEY, parse_signature
 from .base import Exported, Runtime
+from .coreml import COREML
+from .executorch import EXECUTORCH
+from .litert import LITERT
 from .openvino import OPENVINO
 
-RUNTIMES = {"openvino": OPENVINO}
+RUNTIMES = {"openvino": OPENVINO, "executorch": EXECUTORCH, "litert": LITERT, "coreml": COREML}
 """By the name that ``export --target`` knows."""
 
 
@@ -32,7 +35,7 @@ def open_with(runtime: Runtime, path: Path | str, threads: int = 1) -> FileModel
     path = Path(path)
     if runtime.load is None:
         raise PocketError(f"{path} cannot be run here: {runtime.unchecked}")
-    runtime.check()
+    runtime.check(only_to_run=True)
     if not path.is_file():
         raise PocketError(f"there is no file {path}.")
     text, run = runtime.load(path, threads)

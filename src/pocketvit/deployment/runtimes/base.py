@@ -41,11 +41,12 @@ class Runtime:
     Attributes:
         name: For people.
         suffix: Of its files.
-        tools: Modules that have to be there.
-        install: The line that gets them.
+        tools: Modules that have to be there to write its files.
+        install: How to get them: the line to type.
         write: Writes a file of it, which says of itself what the signature says.
         load: Returns of a file its `Signature.to_json`, and what runs it with so many threads; None where the runtime
             does not run on this kind of machine.
+        runs_with: Those of the tools that are enough to run a file; () for all.
         calibrates: Whether its int8 file is made from calibrated scales, and so of a run's images.
         example: The script in ``device/`` that shows how an app runs its file.
         unchecked: Where there is no ``load``: what a person is told.
@@ -57,23 +58,24 @@ class Runtime:
     install: str
     write: Callable[[Exported, Path], None]
     load: Callable[[Path, int], tuple[str, Run]] | None
+    runs_with: tuple[str, ...] = ()
     calibrates: bool = False
     example: str = ""
     unchecked: str = ""
 
-    def check(self) -> None:
+    def check(self, *, only_to_run: bool = False) -> None:
         """See that the tools are there.
 
         Raises:
             PocketError: One is not; says the line that gets it.
         """
-        missing = [tool for tool in self.tools if not _there(tool)]
+        needed = self.runs_with if only_to_run and self.runs_with else self.tools
+        missing = [tool for tool in needed if not _there(tool)]
         if missing:
-            raise PocketError(f"{self.name} needs {' and '.join(missing)}, which is not installed: {self.install}")
-
+            raise PocketError(f"{self.name} needs {', '.join(missing)}, not installed here: {self.install}.")
 
     def size(self, path: Path) -> int:
-        """Return the bytes of a file and of those that belong to it: of the same name, or inside where it is a folder."""
+        """Return the bytes of a file, with those of the same name and, where it is a folder, those inside."""
         parts = [*path.parent.glob(f"{path.stem}.*"), *path.rglob("*")]
         return sum(part.stat().st_size for part in parts if part.is_file())
 

@@ -38,7 +38,7 @@ def load(path: Path, threads: int) -> tuple[str, Run]:
         exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         compiled: Any = core.compile_model(model, "CPU", exact)
     except RuntimeError as error:
-        raise PocketError(f"OpenVINO cannot open {path}: {first_line(error)}. Are .xml and .bin of one export?") from error
+        raise PocketError(f"OpenVINO cannot open {path} and its .bin: {first_line(error)}") from error
 
     def run(feed: np.ndarray) -> np.ndarray:
         return np.array(compiled(feed)[0])  # a copy: the next call writes into the same memory
@@ -50,7 +50,7 @@ OPENVINO = Runtime(
     "OpenVINO",
     ".xml",
     ("openvino",),
-    "pip install 'pocketvit[openvino]'",
+    "type `pip install 'pocketvit[openvino]'`",
     write,
     load,
     calibrates=True,
