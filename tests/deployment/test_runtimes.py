@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +16,16 @@ from torch import nn
 from pocketvit.deployment import Network, check_parity, export_onnx, measure, open_model, peak_memory
 from pocketvit.deployment.example import write_example
 from pocketvit.deployment.opening import open_file, size_of
-from pocketvit.deployment.package import scores_on_device
+from pocketvit.deployment.package import scores_on_device, script
 from pocketvit.deployment.runtimes import RUNTIMES, Exported, Runtime
 from pocketvit.deployment.runtimes import base as runtimes_base
 from pocketvit.deployment.signature import Signature
 from pocketvit.errors import PocketError
+from pocketvit.models.detector import create_detector
 from pocketvit.tasks import task_named
+from pocketvit.views.preprocessing import Preprocessing
 
-from .conftest import ABOUT, CLASSES, tiny_vit
+from .conftest import ABOUT, CLASSES, MEAN, STD, tiny_vit
 
 SIGNATURE = Signature(CLASSES, ABOUT)
 
@@ -136,6 +140,19 @@ def test_a_missing_tool_says_the_line_that_gets_it(name, monkeypatch, tmp_path):
             open_file(tmp_path / f"model{RUNTIMES[name].suffix}")
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_an_example_needs_its_runtime_and_little_else(name):
+    ours = {"answers", "boxes", "preprocessing"}
+    allowed = {*ours, *RUNTIMES[name].tools, *sys.stdlib_module_names} | ({"torch"} if name == "executorch" else set())
+    imported = set()
+    for node in ast.walk(ast.parse(script(RUNTIMES[name].example))):
+        if isinstance(node, ast.Import):
+            imported |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module))
+    assert {one.partition(".")[0] for one in imported} <= allowed
+
+
 def test_modules_are_looked_for_without_importing_them():
     assert runtimes_base._there("json")
     assert not runtimes_base._there("no_such_module_here")
@@ -154,6 +171,28 @@ def test_a_file_of_somebody_else_is_told(tmp_path):
     openvino.save_model(openvino.Core().read_model(onnx), tmp_path / "theirs.xml")
     with pytest.raises(PocketError, match="was not exported by PocketViT"):
         open_file(tmp_path / "theirs.xml")
+
+
+def test_a_student_that_finds_boxes_becomes_a_file(tmp_path):
+    runtime = installed("openvino")
+    torch.manual_seed(0)
+    model = create_detector("pocket_xxs", num_classes=3, image_size=64).eval()
+    signature = Signature(("a", "b", "c"), Preprocessing.plain((64, MEAN, STD)), task_named("detection"))
+    file = ported(runtime, tmp_path, model, signature)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    assert check_parity(model, file, pixels).max_abs < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_package_for_core_ml_says_what_it_is(precision, tmp_path, plain):
+    coremltools = pytest.importorskip("coremltools")
+    signature = replace(SIGNATURE, precision=precision)
+    file = ported(RUNTIMES["coreml"], tmp_path, plain.model, signature)
+    model = coremltools.models.MLModel(str(file), skip_model_load=True)
+    assert Signature.from_json(model.user_defined_metadata["pocketvit"]) == signature
+    assert size_of(file) < 3 * sum(weight.numel() for weight in plain.model.parameters())  # 16 bits, and a program
+    about = model.get_spec().description
+    assert (about.input[0].name, about.output[0].name) == ("pixels", "logits")
 
 
 def test_int8_says_so(tmp_path, plain):

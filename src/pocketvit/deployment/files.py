@@ -92,6 +92,8 @@ def whole(folder: Path) -> Iterator[Path]:
         with place as made:
             yield Path(made)
             for path in sorted(Path(made).iterdir()):
+                if (folder / path.name).is_dir():  # of an earlier export: Core ML's files are folders
+                    shutil.rmtree(folder / path.name)
                 path.replace(folder / path.name)
     finally:
         if not any(folder.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
         except NotSmaller as error:
             told = f"none, for {error}"
             for file in made.glob(f"{files.int8.stem}.*"):
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         example = write_example(made, runtime, network)
     return Ported(folder, checks, told, example, "drawn pictures" if run is None else "the run's images")
 
@@ -143,7 +144,9 @@ class _Files:
         return f"under {self.runtime.name} {f'{lost:.2f} points below fp32' if lost > 0 else 'nothing lost'}{words}"
 
     def _parity(self, file: Path) -> Parity | None:
-        return None if self.runtime.load is None else check_parity(self.exported.network, file, self.pixels)
+        if self.runtime.load is None:
+            return None
+        return check_parity(self.exported.network, file, self.pixels, self.runtime.tolerance)
 
 
 def _is_run(path: Any) -> bool:

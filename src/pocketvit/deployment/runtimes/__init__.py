@@ -36,7 +36,7 @@ def open_with(runtime: Runtime, path: Path | str, threads: int = 1) -> FileModel
     if runtime.load is None:
         raise PocketError(f"{path} cannot be run here: {runtime.unchecked}")
     runtime.check(only_to_run=True)
-    if not path.is_file():
+    if not path.exists():
         raise PocketError(f"there is no file {path}.")
     text, run = runtime.load(path, threads)
     return FileModel(path, parse_signature({KEY: text} if text else {}, path), run, one_by_one=True)

@@ -47,6 +47,7 @@ class Runtime:
         load: Returns of a file its `Signature.to_json`, and what runs it with so many threads; None where the runtime
             does not run on this kind of machine.
         runs_with: Those of the tools that are enough to run a file; () for all.
+        tolerance: Largest difference of an output of its fp32 file that is let pass.
         calibrates: Whether its int8 file is made from calibrated scales, and so of a run's images.
         example: The script in ``device/`` that shows how an app runs its file.
         unchecked: Where there is no ``load``: what a person is told.
@@ -59,6 +60,7 @@ class Runtime:
     write: Callable[[Exported, Path], None]
     load: Callable[[Path, int], tuple[str, Run]] | None
     runs_with: tuple[str, ...] = ()
+    tolerance: float = 1e-3
     calibrates: bool = False
     example: str = ""
     unchecked: str = ""

@@ -1,4 +1,4 @@
-"""LiteRT, TensorFlow Lite's successor: a .tflite, for apps on Android, microprocessors and Google's accelerators.
+"""LiteRT, TensorFlow Lite's successor: a .tflite, for apps on Android and for embedded Linux.
 
 The converter asks for an older PyTorch than the newest, and so lives in an environment of its own. int8 needs no
 images: weights have a scale a row, and inputs of products are rounded while the file runs. Classes and preprocessing
