@@ -46,12 +46,15 @@ def test_an_int8_file_that_loses_too_much_there_is_left_out(walked, tmp_path, op
     assert not list((tmp_path / "out").glob("model-int8*"))
 
 
-def test_an_int8_file_that_computes_something_else_is_left_out(walked, tmp_path, openvino, monkeypatch):
-    wrong = dataclasses.replace(GOOD, cosine=0.6)
-    monkeypatch.setattr(runtimes, "check_parity", lambda _, file, *__: wrong if "int8" in file.name else GOOD)
-    told = pocketvit.export(walked.run.folder, target="openvino", out=tmp_path / "out")
-    assert "OpenVINO computes something else than the network" in told.data["int8"]
-    assert list(told.data["files"]) == ["model.xml"]
+@pytest.mark.parametrize(("cosine", "files"), [(0.6, ["model.xml"]), (0.99, ["model.xml", "model-int8.xml"])])
+def test_an_int8_file_that_computes_something_else_is_left_out(cosine, files, walked, tmp_path, openvino, monkeypatch):
+    found = dataclasses.replace(GOOD, cosine=cosine)
+    monkeypatch.setattr(runtimes, "check_parity", lambda _, file, *__: found if "int8" in file.name else GOOD)
+    monkeypatch.setitem(RUNTIMES, "openvino", dataclasses.replace(RUNTIMES["openvino"], calibrates=False))
+    told = pocketvit.export(walked.run.folder / "student", target="openvino", out=tmp_path / "out")
+    assert ("OpenVINO computes something else than the network" in told.data["int8"]) == (cosine < 0.9)
+    assert list(told.data["files"]) == files
+    assert bool(list((tmp_path / "out").glob("model-int8*"))) == (len(files) == 2)
 
 
 def test_nothing_is_left_of_a_file_that_is_wrong(walked, tmp_path, openvino, monkeypatch):

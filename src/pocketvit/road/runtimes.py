@@ -55,7 +55,7 @@ class Ported:
 def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
     """Write ``model`` and ``model-int8`` in the form of a runtime, for one picture at a time, and an example beside.
 
-    A run is checked on its own images, anything else on drawn pictures.
+    A run is checked on its own images; anything else, and a run with another input or other class names, on drawn ones.
 
     Args:
         settings: Of `export`.
@@ -68,7 +68,7 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
     runtime = RUNTIMES[settings.target]
     runtime.check()
     path = settings.model.folder if isinstance(settings.model, Run) else settings.model
-    run = reopen(path, settings.images) if _is_run(path) else None
+    run = reopen(path, settings.images) if _is_run(path) and not any(given.values()) else None
     names = ("arch", "weights", "input_size", "norm", "classes")
     module, classes, about, task, name = opened(path, *(given.get(one) for one in names))
     network = Network(module, classes=classes, task=task, preprocessing=about)
@@ -79,7 +79,8 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
         signature = replace(open_graph(onnx)[1], weights="")  # a digest is of the ONNX file's weights
         exported = Exported(_plain(module, about.input_size), signature, onnx)
         road = None if run is None else run.road(None)
-        files = _Files(runtime, made, exported, _drawn(about.view_size) if road is None else _seen(road))
+        pixels = _drawn(about.view_size) if road is None else _seen(road)
+        files = _Files(runtime, made, module, exported, pixels)
         checks = {files.fp32.name: files.write_fp32()}
         try:
             told, checks[files.int8.name] = files.write_int8(run, road, settings.max_drop)
@@ -94,8 +95,10 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
 class _Files:
     """The two files of a runtime, in the making."""
 
-    def __init__(self, runtime: Runtime, folder: Path, exported: Exported, pixels: torch.Tensor) -> None:
-        self.runtime, self.exported, self.pixels = runtime, exported, pixels
+    def __init__(
+        self, runtime: Runtime, folder: Path, module: nn.Module, exported: Exported, pixels: torch.Tensor
+    ) -> None:
+        self.runtime, self.module, self.exported, self.pixels = runtime, module, exported, pixels
         self.fp32, self.int8 = (folder / f"{stem}{runtime.suffix}" for stem in ("model", "model-int8"))
 
     def write_fp32(self) -> Parity | None:
@@ -118,20 +121,20 @@ class _Files:
         told = ""
         if self.runtime.calibrates:
             if run is None or road is None:
-                raise NotSmaller("its scales are calibrated on the images of a run, and this model is none.")
+                raise NotSmaller("its scales are calibrated on the images of a run, and there are none here.")
             onnx = exported.onnx.with_name("model-int8.onnx")
             how = Rounding("static", max_drop=max_drop)
-            told = f"{write_int8(run.student.module, exported.onnx, onnx, road, run.input, how)}; "
+            told = f"{write_int8(self.module, exported.onnx, onnx, road, run.input, how)}; "
             exported = replace(exported, onnx=onnx)
         self.runtime.write(exported, self.int8)
         parity = self._parity(self.int8)
         if parity is None:
             return f"{told}{self.runtime.unchecked}", None
+        if road is not None:
+            return f"{told}{self._cost(road, max_drop)}", parity
         if not parity.cosine >= _WRONG:
             raise NotSmaller(f"{self.runtime.name} computes something else than the network: {parity.text()}.")
-        if road is None:
-            return "what it loses is not known: this model is no run with images to score it on", parity
-        return f"{told}{self._cost(road, max_drop)}", parity
+        return "what it loses is not known: there are no images of a run to score it on", parity
 
     def _cost(self, road: Road, max_drop: float) -> str:
         score, words = score_of_files(road, self.fp32)
@@ -146,7 +149,7 @@ class _Files:
     def _parity(self, file: Path) -> Parity | None:
         if self.runtime.load is None:
             return None
-        return check_parity(self.exported.network, file, self.pixels, self.runtime.tolerance)
+        return check_parity(self.module, file, self.pixels, self.runtime.tolerance)
 
 
 def _is_run(path: Any) -> bool:
