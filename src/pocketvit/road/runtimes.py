@@ -87,7 +87,10 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
         except NotSmaller as error:
             told = f"none, for {error}"
             for file in made.glob(f"{files.int8.stem}.*"):
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
         example = write_example(made, runtime, network)
     return Ported(folder, checks, told, example, "drawn pictures" if run is None else "the run's images")
 
