@@ -5,7 +5,8 @@
 A student is distilled in a minute or two from a teacher that was trained as long, on scikit-learn's digits or on a file
 in MedMNIST's layout; or it is that of a finished run. All files are made from one fp32 file and calibrated on the same
 views; each answers the test images one by one and is timed at batch 1: one thread, which sleeps when idle, in turns on
-the same images. OpenVINO takes part where it is installed (`pip install openvino nncf`).
+the same images. OpenVINO's quantizer takes part where it is installed (`pip install openvino nncf`), and with ``--run``
+the files of `export --target` for every runtime that is.
 
 ``latency_over_default`` and ``size_over_default`` are of the file that ships (scales found while it runs) over that of
 `quantize_dynamic`; those of ``static`` are of QDQ files with calibrated scales, ours over that of `quantize_static`.
@@ -30,10 +31,14 @@ from _timing import alternate, print_table, run
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from torch import nn
 
+import pocketvit
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig
 from pocketvit.deployment import Signature, export_onnx, quantize_int8
 from pocketvit.deployment.int8 import open_graph
+from pocketvit.deployment.opening import open_file, size_of
 from pocketvit.deployment.run import open_session
+from pocketvit.deployment.runtimes import RUNTIMES
+from pocketvit.errors import PocketError
 from pocketvit.road.answering import batches
 from pocketvit.road.decide import view_config
 from pocketvit.road.images import Road, open_road
@@ -137,10 +142,11 @@ def openvino_answers(fp32: Path, inputs: np.ndarray) -> tuple[dict[str, Answer],
     import nncf
     import openvino
 
-    plain = openvino.convert_model(fp32)
+    plain, data = openvino.Core().read_model(fp32), nncf.Dataset([one[None] for one in inputs])
     whole = {
         "openvino fp32": plain,
-        "openvino default": nncf.quantize(plain, nncf.Dataset([one[None] for one in inputs])),
+        "openvino default": nncf.quantize(plain, data),
+        "openvino transformer": nncf.quantize(plain, data, model_type=nncf.ModelType.TRANSFORMER),
     }
     answers: dict[str, Answer] = {}
     sizes = {}
@@ -152,6 +158,27 @@ def openvino_answers(fp32: Path, inputs: np.ndarray) -> tuple[dict[str, Answer],
         compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": 1, **exact})
         answers[name] = partial(_openvino_answer, compiled)
     return answers, sizes
+
+
+def ported(run: str, folder: Path) -> dict[str, Path]:
+    """Export a run for every other runtime that is installed and runs here; return the files by name."""
+    files = {}
+    for target, runtime in RUNTIMES.items():
+        try:
+            runtime.check()
+        except PocketError as error:
+            print(f"{target}: not run ({error})")
+            continue
+        if runtime.load is None:
+            print(f"{target}: not run ({runtime.unchecked})")
+            continue
+        made = pocketvit.export(run, target=target, out=folder / target)
+        print(made)
+        files |= {
+            f"ours {target}{' int8' if 'int8' in name else ' fp32'}": folder / target / name
+            for name in made.data["files"]
+        }
+    return files
 
 
 def _openvino_answer(compiled: Any, pixels: np.ndarray) -> np.ndarray:
@@ -192,6 +219,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         others, more = openvino_answers(files["fp32"], views)
         answers |= others
         sizes |= more
+        for name, file in (ported(arguments.run, folder) if arguments.run else {}).items():
+            answers[name], sizes[name] = open_file(file).run, size_of(file)
         medians = alternate({name: block(one, inputs) for name, one in answers.items()}, arguments.seconds)
         given = {name: np.concatenate([one(x) for x in inputs[:, None]]).argmax(1) for name, one in answers.items()}
     latency = {name: seconds / BLOCK for name, seconds in medians.items()}

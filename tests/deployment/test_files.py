@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch):
         (folder / name).touch()
     (folder / "model-int8.onnx").write_text("layers that stay fp32")
     about = types.SimpleNamespace(view_size=8)
-    monkeypatch.setattr(files, "_opened", lambda *_: (None, ("a",), about, None, "photos-1"))
+    monkeypatch.setattr(files, "opened", lambda *_: (None, ("a",), about, None, "photos-1"))
     monkeypatch.setattr(files, "export_onnx", lambda _, path, **__: path.write_text("fp32"))
     monkeypatch.setattr(files, "quantize_int8", lambda _, path: path.write_text("quantized again"))
     monkeypatch.setattr(files, "check_parity", lambda _, path, __: path.read_text())

@@ -60,6 +60,7 @@ MISTAKES = {
     "export done --target web": "npm install onnxruntime-web",
     "export resnet18 --target phone": "is no run folder",
     "export done --target web --picture 64x64": "Leave it away",
+    "export done --target openvino --picture 64x64": "Leave it away",
     # teachers and models
     "distill photos --teacher resnett18": "Did you mean resnet18",
     "distill photos --teacher ./no/teacher": "there is no ./no/teacher",

@@ -55,7 +55,7 @@ def export_files(
     Raises:
         PocketError: It has no classes, or cannot be exported.
     """
-    module, names, about, task, name = _opened(model, arch, weights, input_size, norm, classes)
+    module, names, about, task, name = opened(model, arch, weights, input_size, norm, classes)
     folder = folder or Path("exported") / name.replace("/", "_")
     plain = picture_size is None and not any((arch, weights, input_size, norm, classes))
     own = _own_int8(model) if plain else None
@@ -92,6 +92,8 @@ def whole(folder: Path) -> Iterator[Path]:
         with place as made:
             yield Path(made)
             for path in sorted(Path(made).iterdir()):
+                if (folder / path.name).is_dir():  # of an earlier export: Core ML's files are folders
+                    shutil.rmtree(folder / path.name)
                 path.replace(folder / path.name)
     finally:
         if not any(folder.iterdir()):
@@ -123,7 +125,7 @@ def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given
         given: As for `export_files`.
     """
     names = ("arch", "weights", "input_size", "norm", "classes")
-    module, classes, about, task, name = _opened(model, *(given.get(one) for one in names))
+    module, classes, about, task, name = opened(model, *(given.get(one) for one in names))
     folder = folder or Path("exported") / f"{name.replace('/', '_')}-web"
     own = None if any(given.values()) else _own_int8(model)
     with tempfile.TemporaryDirectory() as made:
@@ -133,19 +135,23 @@ def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given
         return folder, write_web(folder, quantize_int8(fp32, Path(made) / "model.onnx"), runtime)
 
 
-def _opened(
+def opened(
     model: Any, arch: str | None, weights: Any, input_size: int | None, norm: Any, classes: Sequence[str] | None
 ) -> tuple[nn.Module, Sequence[str], Preprocessing, Task, str]:
+    """Return the network of a model, its classes, preprocessing and task, and what to call it.
+
+    Raises:
+        PocketError: It cannot be opened, or has no classes.
+    """
     path = Path(model).expanduser() if isinstance(model, str | Path) else None
     if path is not None and path.is_dir() and (input_size, norm, arch) == (None, None, None):
-        student = find_model(path)[0].parent
-        opened = open_model(student)
-        assert isinstance(opened, Network)
-        known = classes or opened.classes
-        if classes and opened.classes and len(classes) != len(opened.classes):
-            raise PocketError(f"{len(classes)} class names were given, and {model} has {len(opened.classes)} outputs.")
+        network = open_model(find_model(path)[0].parent)
+        assert isinstance(network, Network)
+        known = classes or network.classes
+        if classes and network.classes and len(classes) != len(network.classes):
+            raise PocketError(f"{len(classes)} class names were given, and {model} has {len(network.classes)} outputs.")
         name = path.resolve().parent.name if path.name == "student" else path.resolve().name
-        return opened.module, known, opened.preprocessing, opened.task, name
+        return network.module, known, network.preprocessing, network.task, name
     loaded = load_teacher(model, arch=arch, weights=weights, input_size=input_size, norm=norm, classes=classes)
     if not loaded.raw_outputs:
         raise PocketError(f"{model} has no classes, only features; train a head first: `pocketvit train IMAGES`.")

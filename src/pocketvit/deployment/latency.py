@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from ..errors import PocketError
 from .run import open_session
+from .runtimes import open_with, runtime_of
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ def measure(
     """Time one forward pass of every candidate, in turns.
 
     Args:
-        candidates: by name, an ``.onnx`` file or a live network (put into eval mode).
+        candidates: by name, an exported file or a live network (put into eval mode).
         image_size: side of the input of live networks and of files whose own input size is open; by name where they
             differ, so that networks of different input sizes take turns too.
-        threads: of ONNX Runtime and of PyTorch (restored afterwards).
+        threads: of the files' runtimes and of PyTorch (restored afterwards).
         batch: images a call.
         seconds: about how long all candidates together are timed, after the warm-up.
         min_runs: calls of each candidate even if that takes longer.
@@ -116,6 +118,13 @@ def _call(what: Path | str | nn.Module, image_size: int | None, threads: int, ba
                 return network(pixels)
 
         return run_torch
+    runtime = runtime_of(what)
+    if runtime is not None:
+        if batch != 1:
+            raise PocketError(f"{what} takes 1 picture at a time, not {batch}.")
+        opened = open_with(runtime, what, threads)
+        side = opened.preprocessing.input_size
+        return partial(opened.run, generator.standard_normal((1, 3, side, side), dtype=np.float32))
     session = open_session(what, threads)
     source = session.get_inputs()[0]
     sides: list[Any] = [side if isinstance(side, int) else image_size for side in source.shape[1:]]
@@ -154,12 +163,13 @@ def peak_memory(path: Path | str, image_size: int = 224) -> float | None:
     """Return the memory in MB (1e6 bytes) that loading an ``.onnx`` file and running it at batch 1 takes at its peak.
 
     It is what a fresh process needs above Python, numpy and ONNX Runtime, which are there for any file. None ("not
-    measured") where the system has no ``/proc/self/status`` (macOS, Windows). Read it as +-20 %.
+    measured") for files of other runtimes, and where the system has no ``/proc/self/status`` (macOS, Windows). Read it
+    as +-20 %.
 
     Raises:
         PocketError: the process could not run the file.
     """
-    if not Path("/proc/self/status").exists():
+    if not Path("/proc/self/status").exists() or runtime_of(path) is not None:
         return None
     probe = subprocess.run(
         [sys.executable, "-c", _PROBE, str(path), str(image_size)], capture_output=True, text=True, check=False

@@ -8,20 +8,42 @@ from ..errors import PocketError
 from ..models import load_model
 from ..tasks import task_named
 from .model import Model, Network
-from .run import OnnxModel
+from .run import FileModel, OnnxModel
+from .runtimes import open_with, runtime_of
 
 _IN_A_RUN = ("model-int8.onnx", "model.onnx", "student")  # what ships first
 
 
+def is_exported(path: Path | str) -> bool:
+    """Whether a path has the name of an exported file."""
+    return Path(path).suffix == ".onnx" or runtime_of(path) is not None
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of an exported file, with those of what belongs to it."""
+    runtime = runtime_of(path)
+    return path.stat().st_size if runtime is None else runtime.size(path)
+
+
+def open_file(path: Path | str) -> FileModel:
+    """Open an exported file under the runtime that it was written for.
+
+    Raises:
+        PocketError: the runtime is not there, or the file cannot be opened.
+    """
+    runtime = runtime_of(path)
+    return OnnxModel(path) if runtime is None else open_with(runtime, path)
+
+
 def open_model(path: Path | str) -> Model:
-    """Open an ``.onnx`` file, a student folder (or any of timm's), or a run folder, whose int8 file is preferred.
+    """Open an exported file, a student folder (or any of timm's), or a run folder, whose int8 file is preferred.
 
     Raises:
         PocketError: there is nothing that can be opened.
     """
     path = Path(path).expanduser()
-    if path.suffix == ".onnx":
-        return OnnxModel(path)
+    if is_exported(path):
+        return open_file(path)
     for name in _IN_A_RUN:
         if (path / name).exists():
             return open_model(path / name)

@@ -20,12 +20,12 @@ from PIL import Image
 from .. import files as storage
 from ..errors import PocketError
 from .export import describe_input
-from .run import OnnxModel
+from .run import FileModel, OnnxModel
 
 # Processors round in their own way (and some older x86 saturate int8 sums): largest difference of a probability, and
 # relative distance of the centred logits, that a device may show.
 TOLERANCE = {"int8": {"probability": 0.03, "logits": 0.1}, "fp32": {"probability": 0.002, "logits": 0.005}}
-SCRIPTS = ("preprocessing.py", "boxes.py", "predict.py", "bench.py")  # each imports only those before it
+SCRIPTS = ("preprocessing.py", "boxes.py", "answers.py", "predict.py", "bench.py")  # each imports only those before it
 
 
 def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray | None = None) -> Path:
@@ -92,12 +92,21 @@ def _answer_on_device(packed: io.BytesIO) -> np.ndarray:
     """Return the probabilities that ``predict.py`` finds for the golden picture, unpacked and run as on a device."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed) as archive:
         archive.extractall(folder)
-        command = [sys.executable, "predict.py", "golden.png", "--json"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+        return scores_on_device(Path(folder), "predict.py", "golden.png", "--json")
+
+
+def scores_on_device(folder: Path, *command: str) -> np.ndarray:
+    """Return the probabilities [C] that a script in a folder prints, run as on a device.
+
+    Raises:
+        PocketError: It does not run here.
+    """
+    run = [sys.executable, *command]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PocketError(f"the packed predict.py does not run here: {last}. Are numpy and Pillow whole?")
-    return np.array([score for _, score in json.loads(done.stdout)["scores"]])
+        raise PocketError(f"the packed {command[0]} does not run here: {last}. Are numpy and Pillow whole?")
+    return np.array([score for _, score in json.loads(done.stdout.strip().splitlines()[-1])["scores"]])
 
 
 def draw_golden(height: int, width: int) -> np.ndarray:
@@ -107,7 +116,7 @@ def draw_golden(height: int, width: int) -> np.ndarray:
     return np.rint(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def golden_size(model: OnnxModel) -> tuple[int, int]:
+def golden_size(model: FileModel) -> tuple[int, int]:
     """Return (H, W) of a drawn picture: that of the file's pictures, or an odd one that takes more than one tile."""
     tile = model.preprocessing.tile
     return model.signature.source_size or ((96, 128) if tile is None else (tile, tile + tile // 2))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import PocketError
 from ..views.preprocessing import plain_views
-from .run import OnnxModel
+from .opening import open_file
 
 _RELATIVE = 1e-5
 
@@ -35,23 +35,23 @@ class Parity:
 
 @torch.no_grad()
 def check_parity(
-    model: nn.Module, onnx_path: Path | str, pixels: np.ndarray | torch.Tensor, tolerance: float = 1e-3
+    model: nn.Module, file: Path | str, pixels: np.ndarray | torch.Tensor, tolerance: float = 1e-3
 ) -> Parity:
-    """Compare a file under ONNX Runtime with its PyTorch model, image by image.
+    """Compare a file under its runtime with its PyTorch model, image by image.
 
     The PyTorch side does its own preprocessing with `pocketvit.views`, so that a file with preprocessing inside is
     checked against the code that training used and not against itself.
 
     Args:
         model: the network; it is put into eval mode for the call.
-        onnx_path: the fp32 or int8 file.
+        file: the fp32 or int8 file.
         pixels: uint8 views [B, 3, S, S], or pictures [B, H, W, 3] for a file with preprocessing inside.
         tolerance: largest difference of an fp32 output that is let pass. int8 is only reported.
 
     Raises:
         PocketError: an fp32 file differs by more than ``tolerance`` (or 1e-5 of the largest output, if that is more).
     """
-    exported = OnnxModel(onnx_path)
+    exported = open_file(file)
     signature = exported.signature
     about, task = signature.preprocessing, signature.task
     array = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
@@ -85,8 +85,8 @@ def check_parity(
     allowed = max(tolerance, _RELATIVE * float(np.abs(expected).max()))
     if signature.precision == "fp32" and not parity.max_abs <= allowed:
         raise PocketError(
-            f"{onnx_path} does not compute what the PyTorch model computes: {parity.text()} "
+            f"{file} does not compute what the PyTorch model computes: {parity.text()} "
             f"(at most {allowed:.2g} is let pass). Do not ship this file; the network holds an operation that the "
-            "exporter or ONNX Runtime gets wrong."
+            "exporter or the runtime gets wrong."
         )
     return parity

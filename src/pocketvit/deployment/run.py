@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 
 from ..errors import PocketError
 from .model import Model, finite
-from .signature import digest, parse_signature
+from .signature import Signature, digest, parse_signature
+
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 def open_session(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -36,29 +39,30 @@ def open_session(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSes
         raise PocketError(f"ONNX Runtime cannot open {path}: {str(error).splitlines()[0]}") from error
 
 
-class OnnxModel(Model):
-    """An exported file that labels pictures.
+class FileModel(Model):
+    """An exported file that labels pictures, whatever runs it.
 
     Attributes:
         path: The file.
         signature: What it says of itself.
-
-    Raises:
-        PocketError: It cannot be opened, was not exported by PocketViT, or its weights are not those it was written
-            with.
+        run: From what the network takes, as a rule normalized float32 [B, 3, S, S], to its outputs float32 [B, ...].
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, signature: Signature, run: Run, *, one_by_one: bool, at_once: int = 1) -> None:
+        """Keep an opened file.
+
+        Args:
+            path: The file.
+            signature: What it says of itself.
+            run: Its network.
+            one_by_one: Whether it takes, or should be given, one picture at a time.
+            at_once: How many threads may call ``run`` at the same time.
+        """
         self.path, self.name = Path(path), str(path)
-        self._session = open_session(path)
-        self.signature = parse_signature(self._session.get_modelmeta().custom_metadata_map, path)
-        if self.signature.weights and digest(onnx.load(path)) != self.signature.weights:
-            raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
-        self.classes, self.task = self.signature.classes, self.signature.task
-        self.preprocessing = self.signature.preprocessing
-        source = self._session.get_inputs()[0]
-        self._input = source.name
-        self._one_by_one = self.signature.precision == "int8" or source.shape[0] == 1
+        self.signature, self.run = signature, run
+        self.classes, self.task = signature.classes, signature.task
+        self.preprocessing = signature.preprocessing
+        self._one_by_one, self._at_once = one_by_one, at_once
 
     def probabilities(self, views: np.ndarray | torch.Tensor) -> np.ndarray:
         """See `Model`; refused by a file with the preprocessing inside, which takes pictures (`label`)."""
@@ -105,7 +109,7 @@ class OnnxModel(Model):
             return np.zeros((0, len(self.classes)), np.float32)
         if len(chunks) == 1:
             return self._run(chunks[0])
-        with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
+        with ThreadPoolExecutor(max_workers=self._at_once) as pool:
             return np.concatenate(list(pool.map(self._run, chunks)))
 
     def _feed(self, pixels: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -124,4 +128,28 @@ class OnnxModel(Model):
         feed = np.ascontiguousarray(array)
         if not self.signature.source_size:
             feed = self.preprocessing.to_input(torch.from_numpy(feed)).numpy()
-        return self._session.run(None, {self._input: feed})[0]
+        return self.run(feed)
+
+
+class OnnxModel(FileModel):
+    """A file under ONNX Runtime.
+
+    Raises:
+        PocketError: It cannot be opened, was not exported by PocketViT, or its weights are not those it was written
+            with.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        session = open_session(path)
+        signature = parse_signature(session.get_modelmeta().custom_metadata_map, path)
+        if signature.weights and digest(onnx.load(path)) != signature.weights:
+            raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
+        source = session.get_inputs()[0]
+        one_by_one = signature.precision == "int8" or source.shape[0] == 1
+        at_once = max(1, min(8, os.cpu_count() or 1))
+        run = partial(_run_session, session, source.name)
+        super().__init__(path, signature, run, one_by_one=one_by_one, at_once=at_once)
+
+
+def _run_session(session: onnxruntime.InferenceSession, source: str, feed: np.ndarray) -> np.ndarray:
+    return session.run(None, {source: feed})[0]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..config import ViewConfig
-from ..deployment.run import OnnxModel
+from ..deployment.opening import open_file
 from ..sources.base import Source
 from ..sources.targets import sizes_of
 from ..tasks import Task
@@ -46,7 +46,7 @@ def teacher_answers(teacher: Teacher, task: Task) -> Answers:
 
 def file_answers(path: Path) -> Answers:
     """What an exported file says."""
-    return OnnxModel(path).probabilities
+    return open_file(path).probabilities
 
 
 def answers(

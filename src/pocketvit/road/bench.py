@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ViewConfig
-from ..deployment.opening import open_model
+from ..deployment.opening import is_exported, open_model
 from ..errors import PocketError
 from ..models import load_model
 from ..rundir import Run
@@ -104,9 +104,7 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
 def _is_ours(name: str) -> bool:
     """Whether a path is an exported file, a run or a student folder, which says itself how it is fed."""
     path = Path(name)
-    return path.suffix == ".onnx" or (
-        path.is_dir() and any((path / one).exists() for one in ("config.yaml", "config.json"))
-    )
+    return is_exported(path) or (path.is_dir() and any((path / one).exists() for one in ("config.yaml", "config.json")))
 
 
 def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Source, task: Task) -> None:

@@ -106,10 +106,21 @@ def calibrating(road: Road) -> Calibration:
 
 
 def file_score(road: Road, signature: Signature, fp32: Path) -> tuple[Callable[[onnx.ModelProto], float], str]:
-    """Return what scores a graph (0 to 1) under ONNX Runtime, and on what, in words.
+    """Return what scores a graph (0 to 1) under ONNX Runtime, and on what, in words; see `score_of_files`."""
+    given, words = score_of_files(road, fp32)
+
+    def score(graph: onnx.ModelProto) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return given(save_int8(_copy(graph), signature, Path(folder) / "graph.onnx"))
+
+    return score, words
+
+
+def score_of_files(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str]:
+    """Return what scores a file (0 to 1) under its runtime, and on what, in words.
 
     On validation images it is the task's score. Where they have no labels, or are so few that one of them is more than
-    what may be lost, it is the share of training images that the graph answers as its fp32 form does.
+    what may be lost, it is the share of training images that the file answers as the fp32 one does.
     """
     source = road.dataset.val
     count = int(labelled(source.targets).sum()) if source is not None and known(source) else 0
@@ -130,12 +141,7 @@ def file_score(road: Road, signature: Signature, fp32: Path) -> tuple[Callable[[
             return value if math.isfinite(value) else 0.0
 
         words = f"{len(some):,} validation images"
-
-    def score(graph: onnx.ModelProto) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            return given(save_int8(_copy(graph), signature, Path(folder) / "graph.onnx"))
-
-    return score, f" on {words}"
+    return given, f" on {words}"
 
 
 def _field(road: Road, some: Source, answers: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from ..deployment.flops import count_flops, count_parameters
 from ..deployment.int8 import quantize_int8
 from ..deployment.latency import measure as measure_latency
 from ..deployment.latency import peak_memory
+from ..deployment.opening import size_of
 from ..errors import PocketError
 from ..metrics.calibration import ECE_BINS, reliability
 from ..metrics.following import following
@@ -183,7 +184,7 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
         costs["parameters"] = count_parameters(entry.model)
         costs["flops"] = _quietly(lambda: count_flops(entry.model, entry.side))
     if file is not None:
-        costs["bytes"] = file.stat().st_size
+        costs["bytes"] = size_of(file)
         costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
     elif entry.model is not None:
         costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())

@@ -102,14 +102,17 @@ class Export(Loading, verb="export"):
     """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip.
 
     --target web makes a folder for a static web server, with a page that runs the model in the browser; --target phone
-    int8 with scales calibrated on a run's images, for one picture at a time, as accelerators of phones ask for.
+    int8 with scales calibrated on a run's images, for one picture at a time, as accelerators of phones ask for. The
+    names of other runtimes make their files, each checked under that runtime; their tools are installed by themselves.
     """
 
     model: Model = setting(
         "a run or student folder, a timm name, hf-hub:NAME, a weights file (with --arch), MODULE:FUNCTION",
         kw_only=False,
     )
-    target: Literal["cpu", "phone", "web"] = setting("what the files are for", default="cpu", common=True)
+    target: Literal["cpu", "phone", "web", "openvino", "executorch", "litert", "coreml"] = setting(
+        "what the files are for", default="cpu", common=True
+    )
     out: str | Path | None = setting(
         "the folder to write into; by default exported/NAME, or exported/NAME-TARGET",
         default=None, metavar="FOLDER", compared=False,
@@ -119,11 +122,12 @@ class Export(Loading, verb="export"):
         exists="the dist folder of onnxruntime-web",
     )  # fmt: skip
     max_drop: float = setting(
-        "points that the int8 file may lose, with --target phone: layers that cost more stay fp32",
+        "points that the int8 file may lose, with --target phone: layers that cost more stay fp32; with that of a "
+        "runtime too: else there is none",
         default=0.5, low=0, high=100,
     )  # fmt: skip
     images: ImageSet | None = setting(
-        "where the run's images are now, if they have moved, for --target phone",
+        "where the run's images are now, if they have moved, for --target phone or a runtime's name",
         default=None, exists=IMAGES, besides=BUILT_IN, compared=False,
     )  # fmt: skip
     picture: str | None = setting(
@@ -145,7 +149,7 @@ class Export(Loading, verb="export"):
 
     def check(self) -> None:
         super().check()
-        if self.target != "phone" and self.images is not None:
+        if self.target in ("cpu", "web") and self.images is not None:
             raise self.refused("images", f"--target {self.target} calibrates on none. Leave it away")
         if self.target != "cpu" and self.picture is not None:
             raise self.refused("picture", f"--target {self.target} takes pictures of any size. Leave it away")

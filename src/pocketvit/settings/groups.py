@@ -374,7 +374,7 @@ def check_model(settings: Settings, name: str, value: object) -> None:
     if not isinstance(value, str) or re.match("hf[-_]hub:", value):
         return
     one, place = find(type(settings), name), value.removeprefix("local-dir:")
-    if place != value or re.search(r"\.(pth?|th|safetensors|onnx|bin)$", value):
+    if place != value or re.search(r"\.(pth?|th|safetensors|onnx|bin|xml|pte|tflite|mlpackage)$", value):
         check_path(dataclasses.replace(one, exists="a path that is there, or a name of timm or of the hub"), place)
     elif "/" in value:
         hub = f", or hf-hub:{value} for a model of the hub" if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value) else ""

@@ -179,8 +179,8 @@ class Predict(Settings, verb="predict"):
     """
 
     model: Model = setting(
-        "a run folder (its int8 file is used), a student folder, or an .onnx file",
-        kw_only=False, exists="a run folder, a student folder or an .onnx file",
+        "a run folder (its int8 file is used), a student folder, or an exported file",
+        kw_only=False, exists="a run folder, a student folder or an exported file",
     )  # fmt: skip
     images: Picture | Sequence[Picture] = setting("files and folders", kw_only=False)
     window: str | tuple[float, float] | None = setting(
@@ -206,7 +206,7 @@ class Bench(Reading, Loading, verb="bench"):
     """
 
     models: Model | Sequence[Model] = setting(
-        "run or student folders, .onnx files, timm names, weights files (with --arch)", kw_only=False
+        "run or student folders, exported files, timm names, weights files (with --arch)", kw_only=False
     )
     images: ImageSet | None = setting(
         'labelled images to score on: a folder, a .npz or .csv file, "digits"',

@@ -13,9 +13,11 @@ from ..settings import Export, verb
 def export(settings: Export) -> Outcome:
     """Export any model to ONNX, fp32 and int8, check both against the original, and pack device.zip."""
     from ..deployment.files import export_files, export_web
+    from ..deployment.runtimes import RUNTIMES
     from ..deployment.web import find_runtime
     from ..files import human_bytes
     from ..road.phone import export_phone
+    from ..road.runtimes import export_runtime
 
     out = Path(settings.out) if settings.out else None
     given: dict[str, Any] = {
@@ -32,6 +34,8 @@ def export(settings: Export) -> Outcome:
         lines = [f"{folder.name}  {human_bytes(size)} with onnxruntime-web, {told}"]
         lines.append(f"to try it: python -m http.server -d {folder}, then open http://localhost:8000")
         return Outcome("\n".join([*lines, f"written to {folder}"]), {"folder": str(folder), "checked": told})
+    if settings.target in RUNTIMES:
+        return _ported(export_runtime(settings, out, **given), RUNTIMES[settings.target])
     if settings.target == "phone":
         folder, checks, kept = export_phone(settings, out)
         notes = [
@@ -49,3 +53,17 @@ def export(settings: Export) -> Outcome:
     }
     on = "the run's images" if settings.target == "phone" else "drawn pictures"
     return Outcome("\n".join([*lines, *notes, f"written to {folder} (parity on {on})"]), data)
+
+
+def _ported(made: Any, runtime: Any) -> Outcome:
+    """Return what `export_runtime` made, in words and as data."""
+    from ..files import human_bytes
+
+    checks = {name: check.text() if check else runtime.unchecked for name, check in made.checks.items()}
+    sizes = {name: runtime.size(made.folder / name) for name in checks}
+    wide = max(map(len, (*checks, "example.py")))
+    lines = [f"{name:{wide}} {human_bytes(sizes[name]):>8}  {told}" for name, told in checks.items()]
+    lines += [f"{'example.py':{wide}} {'':8}  {made.example}", f"int8: {made.int8}"]
+    files = {name: {"bytes": sizes[name], **(vars(check) if check else {})} for name, check in made.checks.items()}
+    data = {"folder": str(made.folder), "files": files, "int8": made.int8, "example": made.example}
+    return Outcome("\n".join([*lines, f"written to {made.folder} (parity on {made.images})"]), data)

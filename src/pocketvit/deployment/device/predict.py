@@ -9,17 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from boxes import SHOWN, best_boxes, placed
-from preprocessing import load, pictures_in, prepare, without_pictures
+from answers import Network
+from preprocessing import load, pictures_in, without_pictures
 
 HERE = Path(__file__).resolve().parent
-PRESENT = 0.5  # of several labels, those of at least this probability are there
 
 
-class Model:
-    """The network with its classes and preprocessing, both read out of the .onnx file itself."""
+class Model(Network):
+    """The network under ONNX Runtime; its classes and preprocessing are read out of the .onnx file itself."""
 
     def __init__(self, path=None, threads=1):
         if path is None:
@@ -31,63 +29,10 @@ class Model:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = Path(path)
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0].name
-        self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["pocketvit"])
-        self.classes = self.about["classes"]
-        self.one_class = self.about["activation"] == "softmax"  # else each label is there or not
-        self.boxes = self.about["activation"] == "boxes"
-        self.window = self.about["preprocessing"]["window"]
-
-    def prepare(self, picture):
-        """Turn a picture (uint8 [H, W, 3]) into what the file takes, a batch of one or of its tiles."""
-        size = self.about["source_size"]
-        if size is None:
-            return prepare(picture, self.about["preprocessing"])
-        if list(picture.shape[:2]) != size:
-            raise ValueError(f"has {picture.shape[1]}x{picture.shape[0]} pixels; this model takes {size[1]}x{size[0]}")
-        return picture[None]
-
-    def run(self, prepared):
-        """Return the probabilities [C] of a prepared picture, the mean of its tiles; of a detector its boxes [K, 6]."""
-        outputs = [self.session.run(None, {self.input: one[None]})[0][0] for one in prepared]
-        if self.boxes:
-            return best_boxes(outputs[0])
-        return np.mean([self.probabilities(one) for one in outputs], axis=0)
-
-    def probabilities(self, output):
-        """Return what the network's output [C] says, as probabilities [C]."""
-        if self.about["source_size"]:
-            return output
-        if not self.one_class:
-            return 1 / (1 + np.exp(-np.clip(output, -80, 80)))
-        exponent = np.exp(output - output.max())
-        return exponent / exponent.sum()
-
-    def __call__(self, picture):
-        """Return the probabilities [C] of a picture (uint8 [H, W, 3]), or its boxes [K, 6] in pixels."""
-        found = self.run(self.prepare(picture))
-        return placed(found, picture.shape[:2], self.about["preprocessing"]) if self.boxes else found
-
-    def scores(self, found):
-        """Return how sure each class is there, [C], of what a call returned."""
-        if not self.boxes:
-            return found
-        best = np.zeros(len(self.classes))
-        np.maximum.at(best, found[:, 5].astype(int), found[:, 4])
-        return best
-
-    def answer(self, found):
-        """Return [label, score] of the likeliest class, or of every label (or box) that is there, the best first.
-
-        Of a box also left, top, right and bottom.
-        """
-        if self.boxes:
-            shown = found[found[:, 4] >= SHOWN]
-            return [[self.classes[int(one[5])], float(one[4]), [round(float(x), 1) for x in one[:4]]] for one in shown]
-        probabilities = found
-        ranked = [[self.classes[i], float(probabilities[i])] for i in np.argsort(-probabilities, kind="stable")]
-        return ranked[:1] if self.one_class else [one for one in ranked if one[1] >= PRESENT]
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        about = json.loads(session.get_modelmeta().custom_metadata_map["pocketvit"])
+        super().__init__(about, lambda pixels: session.run(None, {name: pixels})[0])
 
 
 def main():
