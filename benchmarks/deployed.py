@@ -162,7 +162,7 @@ def openvino_answers(fp32: Path, inputs: np.ndarray) -> tuple[dict[str, Answer],
 
 def ported(run: str, folder: Path) -> dict[str, Path]:
     """Export a run for every other runtime that is installed and runs here; return the files by name."""
-    files = {}
+    files: dict[str, Path] = {}
     for target, runtime in RUNTIMES.items():
         try:
             runtime.check()
@@ -172,7 +172,7 @@ def ported(run: str, folder: Path) -> dict[str, Path]:
         if runtime.load is None:
             print(f"{target}: not run ({runtime.unchecked})")
             continue
-        made = pocketvit.export(run, target=target, out=folder / target)
+        made = pocketvit.export(run, target=target, out=folder / target)  # type: ignore[arg-type]
         print(made)
         files |= {
             f"ours {target}{' int8' if 'int8' in name else ' fp32'}": folder / target / name

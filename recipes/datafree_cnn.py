@@ -107,8 +107,9 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
         start = bank_of("drawn", 4 * count, teacher, folder)
         return invert_bank(place, teacher, InversionConfig(count, steps=15), start=start)
     if images == "generated":
-        length = {"rounds": max(8, count // 300), "renewal": 10, "patience": 6}
-        how = GenerationConfig(count, **length, steps=5, replays=5, batch=48, turnover=1.25)
+        how = GenerationConfig(
+            count, rounds=max(8, count // 300), renewal=10, patience=6, steps=5, replays=5, batch=48, turnover=1.25
+        )
         return generate_bank(place, teacher, how)
     return draw_bank(place, teacher, DrawnConfig(count, steps=8 if images == "pushed" else 0))
 

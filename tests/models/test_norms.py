@@ -1,5 +1,7 @@
 """Normalization as a choice: definitions on hand cases, and any network's BatchNorm replaced."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -7,7 +9,14 @@ from torch import nn
 
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, load_model, save_model
-from pocketvit.models.norms import StandardizedConv2d, batch_norms, small_batch_warning, standardize, zero_init_last
+from pocketvit.models.norms import (
+    StandardizedConv2d,
+    batch_norms,
+    keep_where_few,
+    small_batch_warning,
+    standardize,
+    zero_init_last,
+)
 from pocketvit.models.renorm import replace_norm
 
 KINDS = ("group", "group-ws", "layer", "instance", "frozen")
@@ -155,3 +164,22 @@ def test_a_synchronized_norm_counts_the_images_of_all_processes():
     model = nn.SyncBatchNorm.convert_sync_batchnorm(stem()).train()
     assert small_batch_warning(model, 8, world=2) is None
     assert small_batch_warning(stem().train(), 8, world=2) is not None
+
+
+def test_a_trained_network_keeps_statistics_where_a_batch_has_no_better():
+    model = timm.create_model("test_resnet.r160_in1k", num_classes=2)
+    assert "keep their statistics: they were folded" in keep_where_few(copy.deepcopy(model), 64)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+    live, few = copy.deepcopy(model), copy.deepcopy(model)
+    assert keep_where_few(live, 16) == ""
+    assert "batches of 8 images have no better ones" in keep_where_few(few, 8)
+    x = torch.randn(4, 3, 32, 32)
+    wanted = model.eval()(x)
+    few = copy.deepcopy(few.train())  # as an average of weights does
+    assert torch.allclose(few.train()(x), wanted, atol=1e-5)
+    assert not torch.allclose(live.train()(x), wanted, atol=1e-2)
+    few(x).sum().backward()
+    assert next(layer for _, layer in batch_norms(few)).weight.grad is not None
+    assert small_batch_warning(few, 2) is None

@@ -143,6 +143,40 @@ def small_batch_warning(model: nn.Module, images: int, world: int = 1) -> str | 
     )
 
 
+def keep_where_few(model: nn.Module, images: int) -> str:
+    """Let the BatchNorm of a trained network keep its statistics while it is fine-tuned, where a batch has no better.
+
+    That is where batches are small, and where the layers were folded into their convolutions: their statistics are then
+    0 and 1, and those of a batch would make another network of it.
+
+    Args:
+        model: With trained weights; changed in place.
+        images: Of a batch.
+
+    Returns:
+        What was done, in words; "" where nothing was.
+    """
+    layers = [layer for _, layer in batch_norms(model) if layer.running_mean is not None]
+    folded = bool(layers) and all(_untouched(layer) for layer in layers)
+    if not layers or (images >= ENOUGH_IMAGES and not folded):
+        return ""
+    for layer in layers:
+        layer.eval()
+        vars(layer)["train"] = _stay
+    why = "they were folded into their convolutions" if folded else f"batches of {images} images have no better ones"
+    return f"its {len(layers)} BatchNorm layers keep their statistics: {why}"
+
+
+def _untouched(layer: _BatchNorm) -> bool:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all())
+
+
+def _stay(mode: bool = True) -> None:
+    """In place of a layer's own `train`: it is not moved by that of the network around it."""
+
+
 def swap_norms(model: nn.Module, kind: Norm, groups: int = 32) -> nn.Module:
     """Replace every BatchNorm in ``model`` in place; return ``model``, or its replacement if it is one itself.
 

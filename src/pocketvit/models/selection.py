@@ -74,7 +74,7 @@ def _vit(module: nn.Module, what: str) -> Any:
 
 def _plain(block: Any) -> bool:
     attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-    layers = [getattr(attention, "qkv", None), getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)]
+    layers: list[Any] = [getattr(attention, "qkv", None), getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)]
     # A gated MLP has a first layer twice as wide.
     return all(type(one) is nn.Linear for one in layers) and layers[1].out_features == layers[2].in_features
 
@@ -163,7 +163,7 @@ def _start_positions(small: Any, big: Any, channels: Tensor) -> bool:
     if small.cls_token is not None and big.cls_token is not None:
         small.cls_token.copy_(big.cls_token[..., channels])
     mine, theirs = getattr(small, "pos_embed", None), getattr(big, "pos_embed", None)
-    grids = [getattr(model.patch_embed, "grid_size", None) for model in (small, big)]
+    grids: list[Any] = [getattr(model.patch_embed, "grid_size", None) for model in (small, big)]
     if mine is None or theirs is None or None in grids or mine.ndim != 3 or theirs.ndim != 3:
         return False
     sets = [getattr(model.patch_embed, "sets", 1) for model in (small, big)]

@@ -25,6 +25,7 @@ from torch import nn
 from ..config import LossConfig, RunConfig, TrainConfig
 from ..errors import PocketError
 from ..files import atomic, human_time, locked, read_json, write_json
+from ..models.norms import keep_where_few
 from ..sources.base import Source
 from ..sources.targets import labelled
 from ..tasks import Task
@@ -306,9 +307,11 @@ def _fine_tune(
     config = RunConfig(view=road.view, loss=loss, train=train)
     views = Views(road.dataset.train, road.view, seed=train.seed)
     unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))
-    tuned = train_network(
-        unwatched, config, folder / "fine-tuning", model=copy.deepcopy(module), input=side, views=views
-    )
+    tuned = copy.deepcopy(module)
+    kept = keep_where_few(tuned, train.batch_size)
+    if kept:
+        log.info("         %s", kept)
+    tuned = train_network(unwatched, config, folder / "fine-tuning", model=tuned, input=side, views=views)
     val = road.dataset.val
     if val is None or not known(val):
         return tuned, None

@@ -179,5 +179,5 @@ def _plain(module: nn.Module, side: int) -> nn.Module:
     network = fold_norms(copy.deepcopy(module).float().cpu().eval(), side).requires_grad_(False)
     for part in network.modules():
         if hasattr(part, "fused_attn"):  # timm's name for it
-            part.fused_attn = False
+            vars(part)["fused_attn"] = False
     return network

@@ -17,6 +17,8 @@ from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..metrics import fit_answers
 from ..models import scale_heads
+from ..models.names import is_pretrained
+from ..models.norms import keep_where_few
 from ..objectives import Gate, fit_gate
 from ..objectives.gating import FROM_VALIDATION
 from ..objectives.terms import FeatureTerms
@@ -75,6 +77,9 @@ def train_network(
     if model is None:
         model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
         start_network(model, config.network.init_from, teachers)
+    kept = keep_where_few(model, train.batch_size) if is_pretrained(config.network.name) else ""
+    if kept:
+        log.info("         %s", kept)
     side = input or input_of(config.network, model, road)
     model.to(road.device)
     terms = FeatureTerms(config.loss, model, side[0], teachers) if config.loss.terms else None

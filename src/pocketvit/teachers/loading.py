@@ -178,9 +178,12 @@ def _from_file(
     sample = create_model(arch, num_classes=cfg.num_classes if cfg else 10, image_size=input_size)
     outputs = outputs_in(state, sample)
     own = outputs_in(sample.state_dict(), sample)
-    module, grey = sample, {"in_chans": 1} if is_grey(state, sample) else {}
-    if outputs != own or grey:
-        module = create_model(arch, num_classes=outputs or 0, image_size=input_size, **grey)
+    module = sample
+    more: dict[str, Any] = {}
+    if is_grey(state, sample):
+        more["in_chans"] = 1
+    if outputs != own or more:
+        module = create_model(arch, num_classes=outputs or 0, image_size=input_size, **more)
     load_weights(module, state, path, arch)
     if input_size is None:
         notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--teacher-size).")

@@ -9,8 +9,8 @@ Paper   Distilling efficient Vision Transformers from CNNs for semantic segmenta
 Data    a folder with the photographs as photos/train/CLASS and photos/test/CLASS, and the teacher as mobilenet_v2, a
         model folder of timm's.
 Cost    an hour of one processor core; --small: about two minutes.
-Command pocketvit run recipes/photos.py --images data/
-Result  recipes/photos.md
+Command pocketvit run recipes/photographs.py --images data/
+Result  recipes/photographs.md
 """
 
 from __future__ import annotations
