@@ -22,7 +22,7 @@ from ..deployment.model import Network
 from ..deployment.package import draw_golden
 from ..deployment.parity import Parity, check_parity
 from ..deployment.runtimes import RUNTIMES, Exported, Runtime
-from ..errors import NotSmaller
+from ..errors import NotSmaller, PocketError
 from ..rundir import Run
 from ..views import Views
 from .images import Road
@@ -129,8 +129,11 @@ class _Files:
             how = Rounding("static", max_drop=max_drop)
             told = f"{write_int8(self.module, exported.onnx, onnx, road, run.input, how)}; "
             exported = replace(exported, onnx=onnx)
-        self.runtime.write(exported, self.int8)
-        parity = self._parity(self.int8)
+        try:
+            self.runtime.write(exported, self.int8)
+            parity = self._parity(self.int8)
+        except PocketError as error:
+            raise NotSmaller(f"{str(error).rstrip('.')}.") from error
         if parity is None:
             return f"{told}{self.runtime.unchecked}", None
         if road is not None:

@@ -65,7 +65,15 @@ def load(path: Path, threads: int) -> tuple[str, Run]:
         forward = program.load_method("forward")
     except (RuntimeError, ValueError) as error:
         raise PocketError(f"ExecuTorch cannot open {path}: {first_line(error)}") from error
-    return text, lambda feed: forward.execute([torch.from_numpy(np.ascontiguousarray(feed))])[0].numpy()
+
+    def run(feed: np.ndarray) -> np.ndarray:
+        try:
+            answer: np.ndarray = forward.execute([torch.from_numpy(np.ascontiguousarray(feed))])[0].numpy()
+        except RuntimeError as error:
+            raise PocketError(f"ExecuTorch opens {path} and cannot run it: {first_line(error)}") from error
+        return answer
+
+    return text, run
 
 
 EXECUTORCH = Runtime(
