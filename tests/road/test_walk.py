@@ -255,13 +255,16 @@ def test_images_without_any_label_are_enough(photos, tmp_path, monkeypatch):
     for path in photos.rglob("*.png"):
         shutil.copy(path, flat / f"{path.parent.name}-{path.name}")
     teacher = load_teacher(Own(), input_size=16, norm="half", classes=("blue", "green", "red"))
-    choices = CHOICES | {"epochs": 1, "views": 1, "against": "test_resnet"}
-    run = pocketvit.distill(str(flat), teacher=teacher, out=str(tmp_path / "runs"), **choices)
+    choices = CHOICES | {"epochs": 1, "views": 1, "out": str(tmp_path / "runs")}
+    with pytest.raises(
+        PocketError, match="--against test_resnet: it is fine-tuned on labels, and the images have none"
+    ):
+        pocketvit.distill(str(flat), teacher=teacher, against="test_resnet", **choices)
+    run = pocketvit.distill(str(flat), teacher=teacher, **choices)
     rows = {row["key"]: row for row in run.data["rows"]}
     assert rows["student"]["accuracy"] is None
     assert 0 <= rows["student"]["agreement"] <= 1
     assert [rows[key]["status"] for key in ("alone", "against")] == ["not run", "not run"]
-    assert "the images have none" in rows["against"]["note"]
     assert "unknown" in str(run.table)
     assert run.predict(photos / "red" / "00.png")[0]["label"] in ("blue", "green", "red")
 

@@ -86,7 +86,7 @@ def export_onnx(
         with torch.no_grad():
             output = network(example)
     except Exception as error:
-        raise PocketError(f"{type(model).__name__} does not take {side}x{side} pixels: {_first_line(error)}") from error
+        raise PocketError(f"{type(model).__name__} does not take {side}x{side} pixels: {first_line(error)}") from error
     if len(output) != count or task.classes_in(output) != len(signature.classes):
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise PocketError(
@@ -133,7 +133,7 @@ def save(model: onnx.ModelProto, path: Path | str) -> None:
         onnx.checker.check_model(model)
         text = model.SerializeToString()
     except Exception as error:  # protobuf's and onnx's own classes, which differ from one version to the next
-        raise PocketError(f"{path} was not written: the file would be no valid ONNX ({_first_line(error)}).") from error
+        raise PocketError(f"{path} was not written: the file would be no valid ONNX ({first_line(error)}).") from error
     with atomic(path) as temporary:
         temporary.write_bytes(text)
 
@@ -173,7 +173,7 @@ def _translate(
 ) -> onnx.ModelProto:
     """Run the exporter and strip what it says about itself (on a small model a third of the bytes)."""
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -190,7 +190,7 @@ def _translate(
             proto = program.model_proto
     except Exception as error:
         raise PocketError(
-            f"the network cannot be exported to ONNX ({_first_line(error)}). Replace the operation or the branch on "
+            f"the network cannot be exported to ONNX ({first_line(error)}). Replace the operation or the branch on "
             "data that is named by one that ONNX has."
         ) from error
     graph = proto.graph
@@ -206,7 +206,7 @@ def _translate(
     return proto
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the cause of an exporter's error in one line; the exporter wraps it in pages of advice."""
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -216,8 +216,8 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporter's progress, warnings and listings; an error is told by `_translate` in one sentence."""
+def quiet() -> Iterator[None]:
+    """Hide a converter's progress, warnings and listings; whoever calls it tells its error in one sentence."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     sink = io.StringIO()

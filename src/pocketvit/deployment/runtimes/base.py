@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import PocketError
+from ..export import first_line, quiet
 from ..run import Run
 from ..signature import Signature
 
@@ -89,12 +87,6 @@ def _there(module: str) -> bool:
         return False
 
 
-def first_line(error: BaseException) -> str:
-    """Return a converter's error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('. ') if lines else ''}"
-
-
 @contextlib.contextmanager
 def converting(name: str) -> Iterator[None]:
     """Hide what a converter prints; what it raises becomes one sentence.
@@ -102,12 +94,8 @@ def converting(name: str) -> Iterator[None]:
     Raises:
         PocketError: The converter failed.
     """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    sink = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     except (PocketError, KeyboardInterrupt):
         raise
@@ -116,5 +104,3 @@ def converting(name: str) -> Iterator[None]:
             f"{name} cannot take this network ({first_line(error)}). Nothing was written; the ONNX files of "
             "`--target cpu` run wherever ONNX Runtime does."
         ) from error
-    finally:
-        logging.disable(disabled)

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from ...errors import PocketError
+from ..export import first_line
 from ..run import Run
 from ..signature import KEY
-from .base import Exported, Runtime, converting, first_line
+from .base import Exported, Runtime, converting
 
 _HERE = sys.platform == "darwin"
 

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ...errors import PocketError
+from ..export import first_line
 from ..run import Run
 from ..signature import KEY
-from .base import Exported, Runtime, converting, first_line
+from .base import Exported, Runtime, converting
 
 
 def write(exported: Exported, path: Path) -> None:
@@ -47,7 +48,9 @@ def _rounded(network: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     how = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    prepared: Any = prepare_pt2e(torch.export.export(network, example).module(), XNNPACKQuantizer().set_global(how))
+    # Convolutions whose inputs are rounded as they run are taken, and then refused when the file is run.
+    quantizer = XNNPACKQuantizer().set_module_type(nn.Linear, how)
+    prepared: Any = prepare_pt2e(torch.export.export(network, example).module(), quantizer)
     prepared(*example)
     return convert_pt2e(prepared)
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from ...errors import PocketError
+from ..export import first_line
 from ..run import Run
 from ..signature import KEY
-from .base import Exported, Runtime, converting, first_line
+from .base import Exported, Runtime, converting
 
 METADATA = f"{KEY}.json"  # the name of the file in the zip
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import PocketError
+from ..export import first_line
 from ..run import Run
 from ..signature import KEY
-from .base import Exported, Runtime, converting, first_line
+from .base import Exported, Runtime, converting
 
 
 def write(exported: Exported, path: Path) -> None:
