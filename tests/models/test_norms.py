@@ -169,6 +169,10 @@ def test_a_synchronized_norm_counts_the_images_of_all_processes():
 def test_a_trained_network_keeps_statistics_where_a_batch_has_no_better():
     model = timm.create_model("test_resnet.r160_in1k", num_classes=2)
     assert "keep their statistics: they were folded" in keep_where_few(copy.deepcopy(model), 64)
+    exactly = copy.deepcopy(model)
+    for _, layer in batch_norms(exactly):
+        layer.running_var -= layer.eps  # so that the layer divides by one
+    assert "they were folded" in keep_where_few(exactly, 64)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
