@@ -4,11 +4,11 @@ Shows   what a ViT of a million parameters reaches in ten minutes of one process
         classes: by the stored answers of MobileNetV2, which knows a thousand classes and these among them, and by the
         labels alone; with a convolution before its patches (hybrid, stock timm) and with a residual convolutional stem
         (conv). Beside them MobileNetV2 itself, fine-tuned for as long: the honest alternative.
-Paper   Distilling efficient Vision Transformers from CNNs for semantic segmentation and others say what a teacher adds;
-        Early Convolutions Help Transformers See Better (arXiv 2106.14881).
+Paper   DeiT (arXiv 2012.12877), whose teacher is a convolutional network; Early Convolutions Help Transformers See
+        Better (arXiv 2106.14881).
 Data    a folder with the photographs as photos/train/CLASS and photos/test/CLASS, and the teacher as mobilenet_v2, a
         model folder of timm's.
-Cost    an hour of one processor core; --small: about two minutes.
+Cost    an hour of one processor core and a quarter for the labels; --small trains each arm for ten seconds.
 Command pocketvit run recipes/photographs.py --images data/
 Result  recipes/photographs.md
 """

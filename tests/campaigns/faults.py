@@ -116,23 +116,31 @@ def outcome(run: Path) -> dict[str, object]:
     return found | {f"{row['key']} {key}": str(row.get(key)) for row in rows for key in ("accuracy", "ece", "status")}
 
 
+class Unbroken(NamedTuple):
+    """What a run that nothing struck took and came to."""
+
+    seconds: float
+    bytes: int
+    outcome: dict[str, object]
+
+
 # Blows: each strikes a world at a moment drawn from `chance`, and returns (how the command ended, how to mend it).
 Mend = Callable[[], None]
 
 
-def _at_some_time(world: World, chance: random.Random, whole: float) -> tuple[multiprocessing.Process, Path]:
+def _at_some_time(world: World, chance: random.Random, whole: Unbroken) -> tuple[multiprocessing.Process, Path]:
     process, said = world.start()
-    process.join(chance.uniform(0.02, 1.0) * whole)
+    process.join(chance.uniform(0.02, 1.0) * whole.seconds)
     return process, said
 
 
-def killed(world: World, chance: random.Random, whole: float) -> tuple[Ended, Mend]:
+def killed(world: World, chance: random.Random, whole: Unbroken) -> tuple[Ended, Mend]:
     process, said = _at_some_time(world, chance, whole)
     process.kill()
     return ended(process, said), lambda: None
 
 
-def told_to_end(world: World, chance: random.Random, whole: float) -> tuple[Ended, Mend]:
+def told_to_end(world: World, chance: random.Random, whole: Unbroken) -> tuple[Ended, Mend]:
     process, said = _at_some_time(world, chance, whole)
     assert process.pid is not None
     with contextlib.suppress(ProcessLookupError):
@@ -140,7 +148,7 @@ def told_to_end(world: World, chance: random.Random, whole: float) -> tuple[Ende
     return ended(process, said), lambda: None
 
 
-def pictures_vanish(world: World, chance: random.Random, whole: float) -> tuple[Ended, Mend]:
+def pictures_vanish(world: World, chance: random.Random, whole: Unbroken) -> tuple[Ended, Mend]:
     process, said = _at_some_time(world, chance, whole)
     away = world.root / "away"
     gone = chance.sample(sorted(world.photos.rglob("*.png")), chance.choice((1, 5, 60)))
@@ -151,7 +159,7 @@ def pictures_vanish(world: World, chance: random.Random, whole: float) -> tuple[
     return result, lambda: shutil.copytree(away, world.photos, dirs_exist_ok=True) and None
 
 
-def a_bit_turns(world: World, chance: random.Random, whole: float) -> tuple[Ended, Mend]:
+def a_bit_turns(world: World, chance: random.Random, whole: Unbroken) -> tuple[Ended, Mend]:
     """Kill, then turn one bit of one file that a checksum covers."""
     result, mend = killed(world, chance, whole)
     files = [
@@ -167,9 +175,9 @@ def a_bit_turns(world: World, chance: random.Random, whole: float) -> tuple[Ende
     return result, mend
 
 
-def disk_full(world: World, chance: random.Random, whole: float) -> tuple[Ended, Mend]:
+def disk_full(world: World, chance: random.Random, whole: Unbroken) -> tuple[Ended, Mend]:
     """Begin on a file system that has room for a share of what the run takes."""
-    size = int(chance.uniform(0.02, 0.9) * _TAKEN)
+    size = int(chance.uniform(0.02, 0.9) * whole.bytes)
     world.runs.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(world.runs)], check=True)
     result = world.run()
@@ -181,7 +189,6 @@ BLOWS = {
     "killed": killed, "told to end": told_to_end, "pictures vanish": pictures_vanish, "a bit turns": a_bit_turns,
     "disk full": disk_full,
 }  # fmt: skip
-_TAKEN = 4_000_000  # bytes of a run, about
 
 
 def judged(world: World, first: Ended, mend: Mend, unbroken: dict[str, object]) -> str:
@@ -227,18 +234,19 @@ def campaign(faults: int, seed: int, only: str | None = None) -> dict[str, Count
     """Strike ``faults`` times; return blow -> outcomes, and print every loss with its seed."""
     with fresh_world() as world:
         start = time.monotonic()
-        whole = world.run()
+        end = world.run()
         seconds = time.monotonic() - start
-        if whole.code != 0:
-            raise SystemExit(f"the unbroken run did not end: {whole.said}")
-        unbroken = outcome(world.run_folder)
+        if end.code != 0:
+            raise SystemExit(f"the unbroken run did not end: {end.said}")
+        taken = sum(path.stat().st_size for path in world.runs.rglob("*") if path.is_file())
+        whole = Unbroken(seconds, taken, outcome(world.run_folder))
     blows = [only] if only else [name for name in BLOWS if name != "disk full" or os.geteuid() == 0]
     found = {name: Counter[str]() for name in blows}
     for number in range(faults):
         name, key = blows[number % len(blows)], seed * 1_000_003 + number
         with fresh_world() as world:
-            first, mend = BLOWS[name](world, random.Random(key), seconds)
-            result = judged(world, first, mend, unbroken)
+            first, mend = BLOWS[name](world, random.Random(key), whole)
+            result = judged(world, first, mend, whole.outcome)
         found[name][result.split(":")[0]] += 1
         if result.startswith("lost"):
             print(f"fault {number} of seed {seed} ({name} {world.struck}): {result}", file=sys.stderr, flush=True)

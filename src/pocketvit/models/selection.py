@@ -85,10 +85,8 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
 
 
 def _start_block(mine: Any, theirs: Any, channels: Tensor) -> None:
-    attention, hidden = (
-        _attended(mine.attn, theirs.attn),
-        evenly(mine.mlp.fc1.out_features, theirs.mlp.fc1.out_features),
-    )
+    attention = _attended(mine.attn, theirs.attn)
+    hidden = evenly(mine.mlp.fc1.out_features, theirs.mlp.fc1.out_features)
     width = theirs.attn.proj.in_features
     three = torch.cat([attention + part * width for part in range(3)])  # rows of q, k and v
     _take(mine.attn.qkv, theirs.attn.qkv, three, channels)

@@ -210,9 +210,9 @@ def _better(
     if guessing is not None:
         return guessing, None
     own = student if figure(student, task)[0] is not None else ships
-    pair = (
-        None if teacher is None else _Rival.of(*at_equal_precision(rows, student, teacher, task), ships, teacher, task)
-    )
+    pair = None
+    if teacher is not None:
+        pair = _Rival.of(*at_equal_precision(rows, student, teacher, task), ships, teacher, task)
     against = _first(rows, "against")
     other = None if against is None else _Rival.of(student, against, own, against, task)
     for rival in filter(None, (pair, other)):

@@ -27,6 +27,8 @@ from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
 
+METHOD = 2  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
+
 
 def given_teachers(teacher: Any) -> list[Any]:
     """Return the teachers as they were given, one after the other."""
@@ -111,7 +113,8 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
         has, fine_tune = "features and no classes", bool(fine_tune)
     what = "a linear probe learns them from its features" if fine_tune is False else "it is fine-tuned on your images"
     log.info("         it has %s, the images have %d: %s", has, len(classes), what)
-    key = sha256_of([teacher.fingerprint, learned_from(road.dataset), changed(road.view), fine_tune])[:10]
+    asked = [teacher.fingerprint, learned_from(road.dataset), changed(road.view), fine_tune]
+    key = sha256_of([*asked, METHOD])[:10]
     folder = road.shared / "teachers" / f"{_plain(teacher.name)}-{key}"
     adapted = adapt(teacher, road, folder, fine_tune=fine_tune)
     score = f", {adapted.score} on validation" if adapted.score else ""

@@ -131,7 +131,7 @@ def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]
     if is_pretrained(network.name):
         raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
     if network.init_from == TEACHER and not teachers:
-        raise PocketError("--init-from teacher: no teacher is named. Name it with --teacher, or weights to start from.")
+        raise PocketError("--init-from teacher: no teacher is named. Name the weights to start from instead.")
     model = task_named(dataset.task).network(
         network, classes=max(1, len(dataset.classes)), side=config.view.view_size, tokens=network.tokens
     )

@@ -143,7 +143,7 @@ class Setting:
             text = str(value).lower() if value is None or isinstance(value, bool) else reprlib.repr(value)
         text = " ".join(text.split())
         text = text if len(text) <= 80 else text[:77] + "..."
-        return PocketError(f"{self.flag} {text}: {reason.rstrip('.')}.")
+        return PocketError(f"{self.flag} {text}: {reason.rstrip('.')}{'' if reason.endswith('?') else '.'}")
 
     def _one(self, value: Any) -> Any:
         if Other not in self.kinds and getattr(value, "ndim", None) == 0:  # a scalar of numpy or torch

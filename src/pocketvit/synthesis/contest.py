@@ -81,10 +81,8 @@ class Contest:
             pupil = Pupil(teacher.kind, teacher.num_outputs)
         self.generator, self.pupil = generator.to(teacher.device), pupil.to(teacher.device)
         self.average = WeightAverage(self.generator, config.average)
-        self.optimizer, self.pupil_optimizer = (
-            _optimizer(self.generator, config.rate),
-            _optimizer(self.pupil, _PUPIL_RATE),
-        )
+        self.optimizer = _optimizer(self.generator, config.rate)
+        self.pupil_optimizer = _optimizer(self.pupil, _PUPIL_RATE)
         self.parts = Parts(
             {
                 "generator": self.generator, "average": self.average.module, "pupil": self.pupil,

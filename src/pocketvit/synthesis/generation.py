@@ -91,11 +91,8 @@ class _Making:
         self.shards = place.shards("generated")
         self.path = place.folder / STATE
         self.counts = {"looked_at": 0, "rejected": 0, "near_duplicates": 0, "alarms": 0}
-        self.round, self.age, self.gained = (
-            0,
-            0,
-            1,
-        )  # rounds, those since the generator's beginning, pictures of the last
+        self.round = self.age = 0  # rounds that are over, and those since the generator began anew
+        self.gained = 1  # pictures of the last round
         self.adversary = config.adversary
         if self.path.exists():
             self._restore()

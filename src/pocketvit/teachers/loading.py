@@ -187,9 +187,7 @@ def _from_file(
     load_weights(module, state, path, arch)
     if input_size is None:
         notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--teacher-size).")
-    if (
-        outputs != own and norm is None
-    ):  # trained on other images, so that the architecture's own statistics are a guess
+    if outputs != own and norm is None:  # trained on other images: the architecture's own statistics are a guess
         notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--teacher-norm).")
     return path.stem, module, None
 
