@@ -173,6 +173,16 @@ def test_a_file_of_somebody_else_is_told(tmp_path):
         open_file(tmp_path / "theirs.xml")
 
 
+def test_weights_of_openvino_that_are_not_those_of_its_file_are_refused(tmp_path, plain):
+    file = ported(installed("openvino"), tmp_path, plain.model)
+    weights = file.with_suffix(".bin")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(PocketError, match=r"\.bin is damaged"):
+        open_file(file)
+
+
 def test_a_student_that_finds_boxes_becomes_a_file(tmp_path):
     runtime = installed("openvino")
     torch.manual_seed(0)

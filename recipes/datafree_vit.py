@@ -1,0 +1,77 @@
+"""No image at all, and the teacher is a ViT: a small ViT from drawn pictures that the teacher chose.
+
+Shows   what a ViT of half a million parameters learns without a real image from a ViT of 0.9 M that learned CIFAR-10
+        here, from its labels alone; beside the same student on real images at equal steps, the ceiling, and on noise.
+Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), whose teachers are convolutional.
+Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the teacher sees all 50,000
+        training images and the ceiling 32,000 of them).
+Cost    half an hour of one processor core for the teacher and as long an arm; --small: a sixteenth of the images.
+Command pocketvit run recipes/datafree_vit.py --images data/
+Result  recipes/datafree_vit.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from datafree_cnn import HARD, IMAGES, LIGHT, Kind, bank_of, config, without_images
+
+from pocketvit.config import NetworkConfig, RunConfig, TrainConfig
+from pocketvit.errors import PocketError
+from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.images import Road, open_road
+from pocketvit.road.label import label_road
+from pocketvit.road.students import input_of
+from pocketvit.road.train import train_network
+from pocketvit.sources import open_images
+from pocketvit.teachers import Teacher, load_teacher
+
+STORED = 5  # views of a picture that are labelled; a student sees each twice
+ARMS = {
+    "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=2 * STORED * IMAGES),
+    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=2 * STORED * IMAGES),
+    "noise": Kind("noise", "noise", view=HARD, views=2 * STORED * IMAGES),
+}
+
+
+def teaching(small: bool = False) -> RunConfig:
+    """The teacher: it learns labels, with a residual convolutional stem."""
+    train = TrainConfig(epochs=1 if small else 6, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32")
+    return RunConfig(network=NetworkConfig("pocket_s", stem="conv"), view=LIGHT, train=train)
+
+
+def train_vit(road: Road, folder: Path, small: bool) -> Teacher:
+    """Train the teacher, or read the one that is there."""
+    chosen = teaching(small)
+    model = train_network(road, chosen, folder)
+    side, mean, std = input_of(chosen.network, model, road)
+    teacher = load_teacher(model, input_size=side, norm=(mean, std), classes=road.dataset.classes)
+    teacher.name = "pocket_s"
+    return teacher
+
+
+def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
+    """The teacher once, then every arm at equal steps."""
+    place = Path(images or "data") / "cifar10.npz"
+    if not place.is_file():
+        raise PocketError(f"{place.parent} should hold cifar10.npz: see the recipe's text.")
+    real = open_road(open_images(place, val_fraction=0), LIGHT, folder.parent / "shared")
+    teacher = train_vit(real.reduced(3_000) if small else real, folder / "teacher", small)
+    real = real.reduced(IMAGES // 16 if small else IMAGES)
+    arms: list[Arm] = []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key in only:
+        kind = ARMS[key]
+        count = kind.count // 16 if small else kind.count
+        road = real
+        if kind.images != "real":
+            road = without_images(real, bank_of(kind.images, count, teacher, folder), kind.view, real.shared)
+        chosen = config(small, kind, len(road.dataset.train))
+        labels = dataclasses.replace(chosen.labels, views=min(STORED, chosen.labels.views))
+        chosen = dataclasses.replace(chosen, labels=labels)
+        store = label_road(road, [teacher], labels)
+        arms.append(Arm(key, kind.name, chosen, (teacher,), store))
+        found |= run_arms(road, arms[-1:], range(seeds), folder)
+    return report_arms(real, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")
