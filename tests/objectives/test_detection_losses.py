@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 
+from pocketvit.config import LossConfig
+from pocketvit.labels.detections import BoxLabels
 from pocketvit.models.detector import create_detector
 from pocketvit.objectives.detection import (
     BoxTargets,
@@ -19,6 +23,7 @@ from pocketvit.objectives.detection import (
     quality_focal,
 )
 from pocketvit.sources.boxes import DIFFICULT, Boxes, offsets_of
+from pocketvit.tasks import task_named
 
 SIDE, CLASSES = 64, 3
 CORNERS = [[[4, 4, 20, 20], [30, 30, 62, 60], [6, 40, 14, 50]], [], [[0, 0, 64, 64]]]
@@ -188,3 +193,66 @@ def test_targets_move_together():
     assert targets.corners.device.type == "meta"
     assert targets.offsets.device.type == "cpu"
     assert len(targets) == 3
+
+
+def stored(*images: list[tuple[tuple[float, ...], int, float]], unknown: tuple[int, ...] = ()) -> BoxLabels:
+    """A teacher's records: of each image (corners in pixels of the view, class, probability)."""
+    rows = [row for image in images for row in image]
+    corners = torch.tensor([corners for corners, _, _ in rows], dtype=torch.float32).reshape(-1, 4) / SIDE
+    boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1)
+    logits = torch.full((len(rows), CLASSES), -12.0)
+    for row, (_, label, probability) in enumerate(rows):
+        logits[row, label] = torch.logit(torch.tensor(probability))
+    items = {"boxes": (boxes * 65_535).round().to(torch.int32).to(torch.int16), "logits": logits.half()}
+    return BoxLabels(torch.from_numpy(offsets_of([len(image) for image in images])), items, unknown=unknown)
+
+
+@pytest.fixture
+def loss_of():
+    """From an objective and several teachers' records to the loss, its terms and its gradient with the logits."""
+
+    def loss_of(objective, *soft):
+        detector = create_detector("pocket_xs", num_classes=CLASSES, image_size=SIDE)
+        places = len(detector.grid.places)
+        heads = [torch.zeros(1, places, width, requires_grad=True) for width in (CLASSES, 4, 1)]
+        batch = SimpleNamespace(
+            targets=SimpleNamespace(known=torch.zeros(1, dtype=torch.bool)),
+            pixels=torch.zeros(1, 3, SIDE, SIDE),
+            soft=soft,
+        )
+        loss, terms = task_named("detection").loss(LossConfig(objective=objective, weight=1.0), model=detector)(
+            heads, batch
+        )
+        (gradient,) = torch.autograd.grad(loss, heads[:1])
+        middle = (detector.grid.places[:, :2] + detector.grid.places[:, 2:]) / 2
+        return terms, gradient[0], middle
+
+    return loss_of
+
+
+def test_what_one_of_two_teachers_sees_is_neither_learned_nor_denied(loss_of):
+    box = (8, 8, 40, 40)
+    terms, gradient, middle = loss_of("boxes", stored([(box, 0, 0.9)]), stored([]))
+    inside = ((middle > 9) & (middle < 39)).all(1)
+    assert not gradient[inside].any()  # half of .9 is between sure and unsure
+    assert gradient[((middle < 7) | (middle > 41)).any(1)].all()
+    assert "teachers_classes" in terms
+    terms, gradient, _ = loss_of("apart", stored([(box, 0, 0.9)]), stored([]))
+    assert gradient[inside].any()
+    assert {"teacher_0_classes", "teacher_1_classes"} <= set(terms)
+
+
+def test_fused_teachers_that_agree_teach_what_each_of_them_does(loss_of):
+    box = (8, 8, 40, 40)
+    one = stored([(box, 0, 0.9)])
+    together, apart = loss_of("boxes", one, one), loss_of("apart", one, one)
+    torch.testing.assert_close(together[1], apart[1])
+    torch.testing.assert_close(together[0]["distillation"], apart[0]["distillation"])
+
+
+def test_a_class_that_only_one_teacher_knows_is_learned_from_it(loss_of):
+    box = (8, 8, 40, 40)
+    blind = stored([], unknown=(0,))
+    fused = loss_of("boxes", stored([(box, 0, 0.9)]), blind)
+    alone = loss_of("boxes", stored([(box, 0, 0.9)]))
+    torch.testing.assert_close(fused[1], alone[1])

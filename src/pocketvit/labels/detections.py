@@ -45,6 +45,12 @@ class BoxLabels(RaggedLabels):
         return (self.items["boxes"].to(torch.int32) & 0xFFFF).float() / _ONE
 
     @property
+    def corners(self) -> Tensor:
+        """float32 [M, 4], likewise: left, top, right, bottom."""
+        middle, half = self.boxes[:, :2], self.boxes[:, 2:] / 2
+        return torch.cat([middle - half, middle + half], 1)
+
+    @property
     def logits(self) -> Tensor:
         """float32 [M, C], before the activation (and one more for "no object" behind a softmax)."""
         return self.items["logits"].float()

@@ -21,8 +21,8 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from ..errors import PocketError
-from ..labels.detections import BoxLabels
 from ..sources.boxes import Boxes
+from ..teachers.fusion import Found
 from .logits import Objective
 
 if TYPE_CHECKING:
@@ -253,11 +253,20 @@ def pseudo_targets(
     )
 
 
-def learn_boxes(answers: Dense, labels: BoxLabels, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
-    """Learn a teacher's stored (or live) boxes of the same views: `pseudo_targets`, then `boxes_loss`."""
-    middle, half = labels.boxes[:, :2], labels.boxes[:, 2:] / 2
-    corners = torch.cat([middle - half, middle + half], 1) * side
-    weights = None
+@dataclass(frozen=True)
+class BoxObjective(Objective):
+    """An `Objective` of detectors.
+
+    Attributes:
+        fuses: Whether several teachers' boxes are merged and then learned (see `fuse_boxes`), not each by itself.
+    """
+
+    fuses: bool = False
+
+
+def learn_boxes(answers: Dense, labels: Found, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
+    """Learn a teacher's (or fused) boxes of the same views, shares of their side: `pseudo_targets`, `boxes_loss`."""
+    corners, weights = labels.corners * side, None
     if labels.unknown:  # it says nothing of these, which is not to say that there are none
         weights = answers.logits.new_ones(answers.logits.shape[2])
         weights[list(labels.unknown)] = 0
@@ -274,10 +283,11 @@ def learn_grid(answers: Dense, labels: Dense, *, grid: Grid, side: int) -> tuple
     return dense_loss(answers, labels, grid)
 
 
-# For boxes. "boxes" takes any detector's, stored; "grid" a live teacher on the student's own places.
-OBJECTIVES: dict[str, Objective] = {
-    "boxes": Objective("boxes", learn_boxes, needs="topk"),  # type: ignore[arg-type]
-    "grid": Objective("grid", learn_grid, needs="full"),  # type: ignore[arg-type]
+# For boxes. "boxes" and "apart" take any detectors', stored; "grid" a live teacher on the student's own places.
+OBJECTIVES: dict[str, BoxObjective] = {
+    "boxes": BoxObjective("boxes", learn_boxes, needs="topk", fuses=True),  # type: ignore[arg-type]
+    "apart": BoxObjective("apart", learn_boxes, needs="topk"),  # type: ignore[arg-type]
+    "grid": BoxObjective("grid", learn_grid, needs="full"),  # type: ignore[arg-type]
 }
 
 

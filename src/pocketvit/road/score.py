@@ -61,6 +61,7 @@ class Entry:
         probabilities: float32 [N, C], its answers on the scored split, once they were taken.
         validation: float32 [M, C], likewise on validation, where an operating point is chosen there.
         extra: Further fields of the row.
+        unknown: Of a teacher: the classes that it does not know.
         like: Key of an earlier entry, the same network with other weights, whose size and times are this one's too.
     """
 
@@ -76,6 +77,7 @@ class Entry:
     probabilities: np.ndarray | None = None
     validation: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    unknown: tuple[int, ...] = ()
     like: str = ""
 
 
@@ -117,6 +119,7 @@ def teacher_entry(teacher: Teacher, road: Road, number: int) -> Entry:
         model=teacher.module,
         calibrated=False,
         note=" ".join(teacher.notes),
+        unknown=getattr(teacher, "unknown", ()),
     )
     if isinstance(teacher, GivenTeacher):  # it cannot be asked, and costs nothing
         entry.answer, entry.model, entry.note = None, None, "stored answers, and no network"
@@ -131,7 +134,7 @@ def measure_rows(
     """Measure every entry; return the table's rows and the arrays of ``predictions.npz``.
 
     Latencies are taken in turns, batch 1, one thread: of the ONNX file, where there is one or the network exports, else
-    of PyTorch (said in the note). Agreement is with the mean of the teachers' probabilities.
+    of PyTorch (said in the note). Agreement is with the teachers as one.
 
     Args:
         entries: In the order of the table, answered.
@@ -146,8 +149,9 @@ def measure_rows(
         for entry in entries
         if scored is not None and entry.probabilities is not None
     }
-    teachers = [given[entry.key] for entry in entries if entry.role == "teacher" and entry.key in given]
-    reference = task.merged(teachers) if teachers else None
+    teachers = [entry for entry in entries if entry.role == "teacher" and entry.key in given]
+    theirs, silent = [given[entry.key] for entry in teachers], [entry.unknown for entry in teachers]
+    reference = task.merged(theirs, silent) if teachers else None
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = {entry.key: _onnx_file(entry, Path(folder), task) for entry in entries}

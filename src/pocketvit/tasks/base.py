@@ -290,8 +290,13 @@ class Task(ABC):
         result[:, places] = answers
         return result
 
-    def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
-        """Return one answer per image of several networks' answers: the teachers as one."""
+    def merged(self, answers: Sequence[np.ndarray], unknown: Sequence[Sequence[int]] = ()) -> np.ndarray:
+        """Return one answer per image of several networks' answers: the teachers as one.
+
+        Args:
+            answers: Of each.
+            unknown: Classes that each does not know; () where all know all.
+        """
         return np.mean(answers, axis=0)
 
     @abstractmethod

@@ -19,11 +19,13 @@ from ..models.decoding import best_boxes
 from ..models.detector import create_detector, detector_of, finest_stride
 from ..objectives import Gate, Objective
 from ..objectives.detection import OBJECTIVES, BoxTargets, Dense, boxes_loss
-from ..sources.boxes import Boxes, Detections, offsets_of
+from ..sources.boxes import Boxes, Detections
 from ..teachers import align, align_some
+from ..teachers.fusion import fuse_boxes
 from ..views.drawing import with_boxes
 from ..views.geometry import carried, framed, inverse, mapped, placements
 from .base import Answer, Task
+from .boxes import detections, fused
 from .registry import register
 from .shown import boxes_side_by_side
 
@@ -243,10 +245,13 @@ class Detection(Task):
                 weights[list(untaught)] = 1.0
                 truth, terms = boxes_loss(answers, targets, grid, weights)
             parts = []
-            for number, soft in enumerate(batch.soft):
+            taught_by = {f"teacher_{number}": soft for number, soft in enumerate(batch.soft)}
+            if objective.fuses and len(taught_by) > 1:
+                taught_by = {"teachers": fuse_boxes(batch.soft)}
+            for who, soft in taught_by.items():
                 part, found = objective.function(answers, soft, grid=grid, side=side)  # type: ignore[call-arg,arg-type]
                 parts.append(part)
-                terms |= {f"teacher_{number}_{name}": value for name, value in found.items()}
+                terms |= {f"{who}_{name}": value for name, value in found.items()}
             taught = torch.stack(parts).mean()
             terms["distillation"] = taught.detach()
             return (config.weight * taught + truth if looked else taught), terms
@@ -300,9 +305,8 @@ class Detection(Task):
         result[..., 5] = places[answers[..., 5].astype(int)]
         return result
 
-    def merged(self, answers: Sequence[np.ndarray]) -> np.ndarray:
-        """The first teacher's: boxes of several are fused where they are learned, and have no mean."""
-        return answers[0]
+    def merged(self, answers: Sequence[np.ndarray], unknown: Sequence[Sequence[int]] = ()) -> np.ndarray:
+        return fused(answers, unknown or [()] * len(answers)) if len(answers) > 1 else answers[0]
 
     def answer(self, probabilities: np.ndarray, classes: Sequence[str], top: int) -> Answer:
         shown = probabilities[probabilities[:, 4] >= SHOWN]
@@ -373,18 +377,6 @@ class Outputs(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._outputs(self.network(x))
-
-
-def detections(answers: np.ndarray) -> Detections:
-    """Return answers [N, K, 6] as ragged columns, in whatever frame they are."""
-    there = answers[..., 4] > 0
-    rows = answers[there]
-    return Detections(
-        offsets=offsets_of(there.sum(1)),
-        corners=rows[:, :4].astype(np.float32),
-        labels=rows[:, 5].astype(np.int64),
-        scores=rows[:, 4].astype(np.float32),
-    )
 
 
 def _mean_curve(curves: np.ndarray) -> np.ndarray:
