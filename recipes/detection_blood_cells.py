@@ -1,12 +1,14 @@
-"""A small detector of blood cells: from true boxes, from a teacher's stored boxes, from these alone.
+"""A small detector of blood cells: from true boxes, from a teacher's stored boxes, from these alone, from two teachers.
 
 Shows   the same detector (a ViT of half a million parameters, a simple feature pyramid, FCOS's head) trained on true
-        boxes, on a teacher's boxes and true ones, and on the teacher's boxes without one true box.
+        boxes, on a teacher's boxes and true ones, and on the teacher's boxes without one true box; and likewise on
+        those of two teachers, fused or each by itself. The second one is the student that learned true boxes alone.
 Paper   Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", ECCV 2022; Tian et al., "FCOS",
-        ICCV 2019. Learning a teacher's boxes as soft pseudo-labels: Xu et al., "Soft Teacher", ICCV 2021.
+        ICCV 2019. Learning a teacher's boxes as soft pseudo-labels: Xu et al., "Soft Teacher", ICCV 2021. Fusing those
+        of several: Solovyev et al., "Weighted boxes fusion", 2021.
 Data    BCCD (github.com/Shenggan/BCCD_Dataset, MIT): 364 photographs of blood smears as Pascal VOC, its own lists:
         train 205, val 87, test 72. Its labels are known to miss cells, so look at the classes.
-Cost    about 10 minutes of one processor core; --small: about 2.
+Cost    about 25 minutes of one processor core; --small: about 3.
 Command pocketvit run recipes/detection_blood_cells.py --images bccd_voc
 Result  recipes/detection_blood_cells.md
 """
@@ -14,6 +16,7 @@ Result  recipes/detection_blood_cells.md
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +28,22 @@ from pocketvit.metrics.detection import rounded
 from pocketvit.road.answering import Answers, network_answers, road_answers, teacher_answers
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
-from pocketvit.road.light import train_teacher
+from pocketvit.road.light import as_teacher, train_teacher
 from pocketvit.road.train import train_network
 from pocketvit.rundir import machine
+from pocketvit.teachers import Teacher
 
 TEACHER = "pocket_m"
 VIEW = ViewConfig(view_size=160, fit="pad", crop="zoom", flip=0.5, vertical_flip=0.5, color_jitter=0.2)
+BOTH = "both teachers fused"
 ARMS = {
     "alone": "student, true boxes only",
     "labels": "student, teacher's boxes and true ones",
     "unlabelled": "student, teacher's boxes only",
+    "fused": "student, two teachers' boxes fused and true ones",
+    "apart": "student, two teachers' boxes each by itself and true ones",
+    "fused-unlabelled": "student, two teachers' boxes fused, only",
+    "apart-unlabelled": "student, two teachers' boxes each by itself, only",
 }
 
 
@@ -61,7 +70,7 @@ def judged(answer: Answers, road: Road) -> dict[str, Any]:
 
 
 def recipe(images: str | None, folder: Path, small: bool) -> str:
-    """Train the teacher, store its boxes for four views of each image, train three students; judge all at the end."""
+    """Train the teacher, store its boxes for four views of each image, train the students; judge all at the end."""
     chosen = config(small)
     whole = open_road(images or "bccd_voc", VIEW, folder.parent / "shared")
     # Nothing is chosen on the validation images: the last weights count.
@@ -70,20 +79,35 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         road = road.reduced(48)
     teacher = train_teacher(road, TEACHER, chosen.train, input_size=VIEW.view_size)
     results = {"teacher": kept(folder / "teacher.json", lambda: judged(teacher_answers(teacher, road.task), whole))}
-    store = label_road(road, [teacher], chosen.labels)
+    teachers = [teacher]
     for key in ARMS:
         arm, seen = chosen, road
         if key == "alone":
             arm = dataclasses.replace(chosen, loss=LossConfig(weight=0.0))
-        if key == "unlabelled":
+        if key.startswith("apart"):
+            arm = dataclasses.replace(chosen, loss=dataclasses.replace(chosen.loss, objective="apart"))
+        if key.endswith("unlabelled"):
             seen = road.with_few_labels(0)
-        taught: dict[str, Any] = {} if key == "alone" else {"teachers": [teacher], "store": store}
+        mine = teachers if key.startswith(("fused", "apart")) else teachers[:1]
+        taught: dict[str, Any] = {}
+        if key != "alone":
+            taught = {"teachers": mine, "store": label_road(road, mine, chosen.labels)}
         model = train_network(seen, arm, folder / key, **taught)
         answer = network_answers(model, road.input, road.task)
         results[key] = kept(folder / key / "result.json", lambda answer=answer: judged(answer, whole))
+        if key == "alone":
+            teachers.append(as_teacher(model, road, road.input, "twin", "the student, trained on your boxes"))
+            both = fused_answers(teachers, road)
+            results["both"] = kept(folder / "both.json", lambda both=both: judged(both, whole))
     text = table(results, road)
     write_text(folder / "table.md", text + "\n")
     return text
+
+
+def fused_answers(teachers: Sequence[Teacher], road: Road) -> Answers:
+    """What several teachers say together."""
+    each = [teacher_answers(teacher, road.task) for teacher in teachers]
+    return lambda pixels: road.task.merged([answer(pixels) for answer in each])
 
 
 def kept(path: Path, make: Any) -> Any:
@@ -98,7 +122,8 @@ def table(results: dict[str, Any], road: Road, arms: dict[str, str] = ARMS) -> s
     classes = road.dataset.classes
     head = ["", "val mAP", "val AP50", "test mAP", "95 % interval", "test AP50", *(f"{name} mAP" for name in classes)]
     lines = [head, ["---"] * len(head)]
-    for key, name in {"teacher": f"teacher ({TEACHER}), true boxes", **arms}.items():
+    rows = {"teacher": f"teacher ({TEACHER}), true boxes", "both": BOTH, **arms}
+    for key, name in ((key, name) for key, name in rows.items() if key in results):
         val, test = results[key]["val"], results[key]["test"]
         low, high = test["map_interval"] or (None, None)
         cells = [rounded(value) for value in (val["map"], val["map_50"], test["map"])]

@@ -8,6 +8,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from ..config import LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig, changed
 from ..errors import PocketError
@@ -18,6 +19,7 @@ from ..sources import Dataset
 from ..sources.targets import targets_digest
 from ..tasks import Task, task_named
 from ..teachers import Teacher, load_teacher
+from ..training.step import Input
 from ..views import Views
 from .decide import class_weights
 from .images import Road
@@ -94,8 +96,22 @@ def train_teacher(
     torch.manual_seed(train.seed)
     model = road.task.light_network(name, classes=len(dataset.classes), side=input_size)
     train_network(road, config, folder, model=model, input=side, views=views)
+    return as_teacher(model, road, side, name, "trained on your labels")
+
+
+def as_teacher(model: nn.Module, road: Road, input: Input, name: str, note: str) -> Teacher:
+    """Return a network that learned a road's classes as a teacher of them.
+
+    Args:
+        model: On the road's device.
+        road: Gives classes and task.
+        input: What it is fed.
+        name: Of the teacher.
+        note: What else must be known of it.
+    """
+    side, mean, std = input
     teacher = load_teacher(
-        model, input_size=input_size, norm=(mean, std), classes=dataset.classes, device=str(road.device)
+        model, input_size=side, norm=(mean, std), classes=road.dataset.classes, device=str(road.device)
     )
-    teacher.name, teacher.notes = name, ("trained on your labels",)
+    teacher.name, teacher.notes = name, (note,)
     return teacher if teacher.kind == road.task.kind else teacher.with_kind(road.task.kind)
