@@ -17,6 +17,7 @@ from pocketvit.experiments import arms
 from pocketvit.experiments.methods import parse_methods, served
 from pocketvit.files import read_json
 from pocketvit.teachers import load_teacher
+from pocketvit.training import read_metrics
 
 CHOICES = {
     "student": "pocket_xs", "patch": 8, "stem": "patch", "epochs": 1, "batch_size": 24, "images_limit": 24,
@@ -55,6 +56,16 @@ def test_a_method_is_parts_that_change_the_loss():
     assert [method.name for method in names("kl,kl", "kl")] == ["kl"]
 
 
+def test_an_assistant_stands_for_the_teachers_and_two_students_for_each_other():
+    whole, both = names("assistant,kl+assistant", teachers=2)
+    assert (whole.assisted, whole.taught, whole.live, whole.loss) == (True, True, False, LossConfig())
+    assert (both.assisted, both.loss.objective) == (True, "kl")
+    (pair,) = names("mutual")
+    assert (pair.mutual, pair.taught) == (True, False)
+    assert (pair.loss.objective, pair.loss.temperature, pair.loss.weight) == ("kl", 1.0, 0.5)
+    assert [method.shown for method in (whole, both, pair)] == ["assistant (with zscore)", "kl+assistant", "mutual"]
+
+
 def test_what_a_method_does_not_say_is_shown():
     assert [method.shown for method in names("alone,kl,rkd,kl+rkd")] == [
         "alone", "kl", "rkd (with zscore), live teachers", "kl+rkd, live teachers",
@@ -77,6 +88,8 @@ def test_self_distillation_needs_no_teacher_but_an_average(photos, tmp_path):
         ("alone+kl", "alone is without a teacher"),
         ("alone+rkd", "what can be added to it is mean_teacher"),
         ("kl+learned", "there is one"),
+        ("alone+assistant", "alone is without a teacher"),
+        ("kl+mutual", "two students and no teacher"),
         (" , ", "names no method"),
     ],
 )
@@ -164,6 +177,35 @@ def test_from_the_shell_with_one_seed_no_interval_is_claimed(photos, tmp_path, c
 def test_without_alone_the_first_method_is_the_baseline(compared, photos):
     found = compare(str(photos), teacher=teacher(), out=parent(compared), methods="kl+rkd,kl", seeds=2, **CHOICES)
     assert found.data["against"] == "kl+rkd"
+
+
+def test_assistant_and_mutual_are_trained_and_the_teachers_alone_are_agreed_with(photos, tmp_path, monkeypatch):
+    options = {"teacher": teacher(), "out": str(tmp_path), "seeds": 1, "assistant": "pocket_xxs", **CHOICES}
+    asked = []
+    consensus = arms._consensus
+    monkeypatch.setattr(
+        arms, "_consensus", lambda road, who: asked.append([one.name for one in who]) or consensus(road, who)
+    )
+    found = compare(str(photos), methods="kl,kl+assistant,mutual", **options)
+    assert asked == [["Own"]]
+    assert "One assistant for all seeds, pocket_xxs" in found.data["table"]
+    folder = Path(found.data["folder"])
+    records = {key: read_json(folder / key / "seed-0" / "result.json") for key in ("kl", "kl+assistant", "mutual")}
+    assert len({one["parameters"] for one in records.values()}) == 1  # of mutual students one is delivered
+    (line,) = read_metrics(folder / "mutual" / "seed-0" / "metrics.jsonl")
+    assert line["val_accuracy"] == max(line["peers"])
+    assert len(line["peers"]) == 2
+
+
+def test_what_an_assistant_or_two_students_need_is_told_before_any_work(photos, tmp_path):
+    with pytest.raises(PocketError, match="Name it: --assistant pocket_m"):
+        compare(str(photos), methods="kl+assistant", out=str(tmp_path))
+    with pytest.raises(PocketError, match="--assistant pocket_m: no method uses it"):
+        compare(str(photos), methods="alone,kl", assistant="pocket_m", out=str(tmp_path))
+    with pytest.raises(PocketError, match="--tokens 1: the students of --methods mutual"):
+        compare(str(photos), methods="kl,mutual", tokens=1, out=str(tmp_path))
+    with pytest.raises(PocketError, match="the assistant is the only one"):
+        compare(str(photos), methods="learned+assistant", assistant="pocket_m", out=str(tmp_path))
 
 
 def test_images_without_labels_are_refused(photos, tmp_path):

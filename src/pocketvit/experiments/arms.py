@@ -19,6 +19,7 @@ from ..files import human_time, read_json, write_json
 from ..labels import LabelStore
 from ..road.answering import network_answers, probabilities_of, road_answers
 from ..road.images import Road
+from ..road.mutual import train_mutual
 from ..road.students import input_of
 from ..road.train import calibrate, follow_teachers, train_network
 from ..teachers import Teacher
@@ -38,6 +39,7 @@ class Arm:
         teachers: Whose labels it learns.
         store: Where these are; None with live teachers or none.
         live: Run the teachers on every batch.
+        mutual: Train two students that learn from each other; the better one counts.
     """
 
     key: str
@@ -46,15 +48,25 @@ class Arm:
     teachers: tuple[Teacher, ...] = ()
     store: LabelStore | None = None
     live: bool = False
+    mutual: bool = False
 
 
-def run_arms(road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> dict[str, list[dict[str, Any]]]:
+def run_arms(
+    road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path, *, teachers: Sequence[Teacher] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """Train every arm with every seed, or read what is there; return {arm: [accuracy, seconds, ... a seed]}.
 
     Seeds are the outer loop, so that an interrupted experiment has whole sets of arms, and a machine that slows down
     does so for all of them.
+
+    Args:
+        road: Images and views.
+        arms: In the order in which they are trained.
+        seeds: Of the students.
+        folder: Of the experiment.
+        teachers: Agreement with these is measured; with all that teach an arm where none are named.
     """
-    consensus = functools.cache(lambda: _consensus(road, arms))
+    consensus = functools.cache(lambda: _consensus(road, teachers or [one for arm in arms for one in arm.teachers]))
     found: dict[str, list[dict[str, Any]]] = {arm.key: [] for arm in arms}
     for seed in seeds:
         for arm in arms:
@@ -70,11 +82,11 @@ def run_arms(road: Road, arms: Sequence[Arm], seeds: Sequence[int], folder: Path
     return found
 
 
-def _consensus(road: Road, arms: Sequence[Arm]) -> np.ndarray | None:
+def _consensus(road: Road, teachers: Sequence[Teacher]) -> np.ndarray | None:
     """Mean probabilities of all teachers of an experiment on the scored split: what agreement is measured with."""
-    teachers = {id(teacher): teacher for arm in arms for teacher in arm.teachers}.values()
     assert road.scored is not None
-    given = [probabilities_of(teacher, road, road.scored) for teacher in teachers]
+    distinct = {id(teacher): teacher for teacher in teachers}.values()
+    given = [probabilities_of(teacher, road, road.scored) for teacher in distinct]
     return road.task.merged(given) if given else None
 
 
@@ -83,7 +95,10 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     config = dataclasses.replace(arm.config, train=train)
     road = road.viewed(config.view)
     start = time.monotonic()
-    model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
+    if arm.mutual:
+        model = train_mutual(road, config, place)
+    else:
+        model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
     seconds = time.monotonic() - start
     side = input_of(config.network, model, road)
     if not calibrate(model, road, side):

@@ -12,7 +12,8 @@ from ..config import RunConfig
 from ..errors import PocketError
 from ..files import counted, read_json, write_json, write_text
 from ..labels.record import choose_k
-from ..road import Adapt, Open, walk
+from ..road import Adapt, Assist, LabelAgain, Open, Walk, walk
+from ..road.answering import probabilities_of
 from ..road.begin import Begun, begin
 from ..road.decide import decide
 from ..road.images import known
@@ -23,7 +24,7 @@ from ..settings import differences, dump
 from ..sources import Dataset
 from ..tasks import task_named
 from .arms import Arm, run_arms
-from .methods import ALONE, Method, parse_methods, served, why_not
+from .methods import ALONE, ASSISTANT, Method, parse_methods, served, why_not
 from .tables import report_arms
 
 log = logging.getLogger("pocketvit")
@@ -44,22 +45,28 @@ def compare_methods(settings: Any) -> Outcome:
         state.road = state.road.reduced(limit)
     if any(method.taught for method in methods):
         walk((Adapt(),), state, have=("images",))
-    stored = any(method.taught and not method.live for method in methods)
-    store = label_road(state.road, state.teachers, config.labels) if stored else None
+    assisted = any(method.assisted for method in methods)
+    if assisted or any(method.taught and not method.live for method in methods):
+        state.store = label_road(state.road, state.teachers, config.labels)
+    if assisted:
+        walk((Assist(), LabelAgain()), state, have=("images", "teachers", "labels"))
     arms = [
         Arm(
             method.name,
             method.shown,
             dataclasses.replace(config, loss=method.loss),
-            tuple(state.teachers) if method.taught else (),
-            store if method.taught and not method.live else None,
+            tuple(state.tutors if method.assisted else state.teachers) if method.taught else (),
+            state.store if method.taught and not method.live else None,
             method.live,
+            method.mutual,
         )
         for method in methods
     ]
     against = next((arm.key for arm in arms if arm.key == ALONE), arms[0].key)
-    found = run_arms(state.road, arms, range(settings.seeds), folder)
+    found = run_arms(state.road, arms, range(settings.seeds), folder, teachers=state.teachers)
     notes = []
+    if assisted:
+        notes.append(_assistant_note(state))
     if config.labels.views < config.train.epochs:
         notes.append(
             f"Stored labels have {counted(config.labels.views, 'view')} per image for "
@@ -100,13 +107,25 @@ def _methods(begun: Begun) -> list[Method]:
     settings, config, classes = begun.settings, begun.config, len(begun.dataset.classes)
     whole = choose_k(classes, settings.top_k) == 0 or settings.approximate_tail
     heat = config.loss.temperature
-    asked = settings.methods or served(classes, whole, heat)
+    asked = settings.methods or [*served(classes, whole, heat), *[ASSISTANT] * (settings.assistant is not None)]
     chosen = parse_methods(asked, config.loss, teachers=len(begun.specs) or 2)
     for method in chosen:
         reason = why_not(method.loss.objective, classes, whole or method.live, heat)
         if method.taught and reason:
             raise PocketError(f"--methods {method.name}: {method.loss.objective} cannot be learned here: {reason}.")
     return chosen
+
+
+def _assistant_note(state: Walk) -> str:
+    """Say who the assistant was, and how good: one for all seeds, as the teachers are."""
+    source, assistant = state.road.scored, state.assistant
+    assert assistant is not None
+    assert source is not None
+    scores = state.road.task.validate(probabilities_of(assistant, state.road, source), source.targets)
+    return (
+        f"One assistant for all seeds, {state.settings.assistant}, trained as long as a student is: "
+        f"{state.road.task.said(scores)}."
+    )
 
 
 def _folder(name: str, begun: Begun) -> Path:

@@ -10,10 +10,12 @@ from typing import Any, get_args, get_type_hints
 
 from ..config import LossConfig, TermConfig
 from ..errors import PocketError
-from ..objectives import OBJECTIVES
+from ..objectives import OBJECTIVES, mutual
 from ..objectives.terms import TERMS
 
 ALONE = "alone"  # the student without a teacher
+ASSISTANT = "assistant"  # from the labels of one who learned from the teachers
+MUTUAL = "mutual"  # two students that learn from each other
 WEIGHTS = get_args(get_type_hints(LossConfig)["teacher_weights"])  # ways of weighing several teachers
 
 
@@ -27,6 +29,8 @@ class Method:
         taught: Whether there are teachers; ground truth alone otherwise.
         live: Whether the teachers run on every batch, because their features are not stored.
         averaged: Whether it needs an average of the student's weights.
+        assisted: Whether an assistant teaches in the teachers' place.
+        mutual: Whether it is two students, without a teacher.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Method:
     taught: bool = True
     live: bool = False
     averaged: bool = False
+    assisted: bool = False
+    mutual: bool = False
 
     @property
     def shown(self) -> str:
@@ -46,8 +52,9 @@ class Method:
 def parse_methods(asked: str | Sequence[str], loss: LossConfig, *, teachers: int) -> list[Method]:
     """Read method names, in lists and between commas, in the order in which they are first named.
 
-    A method is made of parts joined by "+": "alone" or an objective on answers, a way of weighing several teachers, and
-    any number of objectives on features, each at the weight 1. What a method does not name is that of ``loss``.
+    A method is "mutual", or made of parts joined by "+": "alone" or an objective on answers, a way of weighing several
+    teachers (or "assistant"), and any number of objectives on features, each at the weight 1. What a method does not
+    name is that of ``loss``.
 
     Raises:
         PocketError: A part is unknown, or the parts of a method exclude each other.
@@ -62,13 +69,17 @@ def parse_methods(asked: str | Sequence[str], loss: LossConfig, *, teachers: int
 def _method(name: str, loss: LossConfig, teachers: int) -> Method:
     parts = name.split("+")
     for part in parts:
-        _check_known(part, [ALONE, *OBJECTIVES, *WEIGHTS, *TERMS])
+        _check_known(part, [ALONE, MUTUAL, ASSISTANT, *OBJECTIVES, *WEIGHTS, *TERMS])
+    if MUTUAL in parts:
+        if len(parts) > 1:
+            raise PocketError(f"--methods {name}: {MUTUAL} is two students and no teacher; nothing is added to it.")
+        return Method(name, dataclasses.replace(loss, **mutual.MUTUAL), taught=False, mutual=True)
     objectives = [part for part in parts if part in OBJECTIVES]
     weights = [part for part in parts if part in WEIGHTS]
     features = [part for part in parts if part in TERMS]
     own = [part for part in features if TERMS[part].family == "self-distillation"]
-    taught = ALONE not in parts
-    if not taught and (objectives or weights or features != own):
+    taught, assisted = ALONE not in parts, ASSISTANT in parts
+    if not taught and (objectives or weights or assisted or features != own):
         only = ", ".join(part for part, kind in TERMS.items() if kind.family == "self-distillation")
         raise PocketError(f"--methods {name}: {ALONE} is without a teacher; what can be added to it is {only}.")
     if len(objectives) > 1 or len(weights) > 1:
@@ -78,10 +89,12 @@ def _method(name: str, loss: LossConfig, teachers: int) -> Method:
         )
     if weights and teachers < 2:
         raise PocketError(f"--methods {name}: {weights[0]} weighs several teachers, and there is one. Name another.")
+    if weights and assisted:
+        raise PocketError(f"--methods {name}: {weights[0]} weighs several teachers, and the assistant is the only one.")
     changes: dict[str, Any] = {"terms": tuple(TermConfig(part) for part in features)} if features else {}
     changes |= {"objective": objectives[0]} if objectives else {}
     changes |= {"teacher_weights": weights[0]} if weights else {}
-    return Method(name, dataclasses.replace(loss, **changes), taught, live=features != own, averaged=bool(own))
+    return Method(name, dataclasses.replace(loss, **changes), taught, features != own, bool(own), assisted)
 
 
 def _check_known(part: str, known: Collection[str]) -> None:

@@ -5,6 +5,7 @@ walk([*DISTILL[:3], MyStage(), *DISTILL[3:]], state)
 """
 
 from .adapt import Adapt
+from .assist import Assist, LabelAgain
 from .base import Cost, Stage, Walk, plan, walk
 from .baselines import Baselines
 from .folds import Folds
@@ -17,7 +18,9 @@ from .ship import Ship
 from .synthesize import Controls, Synthesize
 from .train import Train
 
-_LEARNING: tuple[Stage, ...] = (Train(), Baselines(), Controls(), Folds(), Ship(), Score(), Report())
+_LEARNING: tuple[Stage, ...] = (
+    Assist(), LabelAgain(), Train(), Baselines(), Controls(), Folds(), Ship(), Score(), Report(),
+)  # fmt: skip
 DISTILL: tuple[Stage, ...] = (Open(), Adapt(), Label(), Hours(*_LEARNING), *_LEARNING)
 """Images and teachers in; a small, exported, measured and reported student out."""
 
@@ -28,12 +31,14 @@ __all__ = [
     "DATA_FREE",
     "DISTILL",
     "Adapt",
+    "Assist",
     "Baselines",
     "Controls",
     "Cost",
     "Folds",
     "Hours",
     "Label",
+    "LabelAgain",
     "Open",
     "Report",
     "Road",

@@ -67,6 +67,7 @@ class Walk:
         device: As it was asked for.
         road: Images and views ("images"); not there before the stage that opens them.
         teachers: In the classes of the images ("teachers").
+        assistant: Who learned from them and teaches the student in their place; None for nobody.
         store: Their labels ("labels").
         networks: Trained networks by key: "student" ("student"), "alone", "ceiling", "against".
         names: How the table calls networks, where the stage that made them knows it best.
@@ -93,6 +94,7 @@ class Walk:
     device: str | None = None
     road: Road = None  # type: ignore[assignment]
     teachers: list[Teacher] = field(default_factory=list)
+    assistant: Teacher | None = None
     store: LabelStore | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -109,6 +111,11 @@ class Walk:
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def tutors(self) -> list[Teacher]:
+        """Whose labels the student learns."""
+        return self.teachers if self.assistant is None else [self.assistant]
 
     def seconds(self, *stages: str) -> float:
         """Return what these stages of this run took, over all interruptions."""

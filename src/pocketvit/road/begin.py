@@ -97,6 +97,16 @@ def check_against(name: str) -> None:
         raise PocketError(f"--against {name}: {error} Or leave --against away.") from error
 
 
+def check_assistant(name: str) -> None:
+    """Refuse an assistant that nobody knows, or whose weights cannot be had, rather than after the teachers' work."""
+    check_network(name, "--assistant")
+    if is_pretrained(name):
+        try:
+            load_teacher(name)
+        except PocketError as error:
+            raise PocketError(f"--assistant {name}: {error} Or take one of {', '.join(LADDER)}.") from error
+
+
 @dataclasses.dataclass
 class Begun:
     """What a verb has in hand before it starts: every choice made, nothing written."""
@@ -141,6 +151,8 @@ def begin(
         check_student(settings)
     if getattr(settings, "against", None):
         check_network(settings.against, "--against")
+    if getattr(settings, "assistant", None):
+        check_assistant(settings.assistant)
     if specs:
         specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
     if getattr(settings, "data_free", False):

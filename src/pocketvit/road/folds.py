@@ -27,6 +27,7 @@ from ..training.distributed import from_rank_zero
 from ..views import Views
 from .adapt import Adapt
 from .answering import network_answers
+from .assist import Assist, LabelAgain
 from .base import Cost, Stage, Walk, walk
 from .baselines import Baselines
 from .images import VIEW_SEED, Road, shared_folder
@@ -41,7 +42,7 @@ FEW = 500  # labelled images below which folds are made unasked
 USUAL = 5
 PATIENCE = 300.0  # seconds that folds may take unasked
 _WORDS = {"accuracy": "accuracy", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "kappa": "kappa"}
-_FOLD: tuple[Stage, ...] = (Adapt(), Label(), Train(), Baselines())
+_FOLD: tuple[Stage, ...] = (Adapt(), Label(), Assist(), LabelAgain(), Train(), Baselines())
 
 
 class Folds(Stage):

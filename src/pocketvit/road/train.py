@@ -29,7 +29,7 @@ from ..training import fit
 from ..training.feed import Feed
 from ..training.precision import choose_precision
 from ..training.predict import predict_logits
-from ..training.step import FromPixels, Input
+from ..training.step import FromPixels, Input, Loss
 from ..views import Views
 from .answering import network_answers, probabilities_of, road_answers
 from .base import Cost, Stage, Walk
@@ -39,6 +39,9 @@ from .rates import training_seconds
 from .students import input_of, make_network, start_network
 
 log = logging.getLogger("pocketvit")
+
+Evaluate = Callable[[nn.Module], dict[str, Any]]
+"""From a network to what an epoch's line of metrics says of it on the validation split."""
 
 _FOLLOWED = 500  # images on which a student's confidence is compared with its teachers'
 
@@ -55,6 +58,8 @@ def train_network(
     keys: Sequence[str] = (),
     live: bool = False,
     views: Views | None = None,
+    loss: Loss | None = None,
+    evaluate: Evaluate | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> nn.Module:
     """Train a network into ``folder``, from stored labels, live teachers or the ground truth alone; resume if begun.
@@ -70,6 +75,8 @@ def train_network(
         keys: Of the store's teachers whose labels are learned, where these are not loaded.
         live: Run the teachers on every batch instead.
         views: To train on, instead of the road's.
+        loss: Instead of the task's.
+        evaluate: After each epoch, instead of `validation`.
         on_epoch: Called with each line of metrics.
     """
     views = views or road.views
@@ -109,22 +116,24 @@ def train_network(
         device=road.device,
     )
     gate = teacher_gate(teachers, road, config, stored=store is not None)
-    loss = road.task.loss(config.loss, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
+    if loss is None:
+        loss = road.task.loss(config.loss, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
     if train.precision == "auto" and road.processes.rank == 0:
         _share_precision(model, side, road, config, folder)
     return fit(
         model, feed, loss, train, folder,
-        task=road.task, evaluate=validation(road, side), input=side, terms=terms, resume=True, on_epoch=on_epoch,
+        task=road.task, evaluate=evaluate or validation(road, side), input=side, terms=terms, resume=True,
+        on_epoch=on_epoch,
     )  # fmt: skip
 
 
-def validation(road: Road, input: Input) -> Callable[[nn.Module], dict[str, float]] | None:
+def validation(road: Road, input: Input) -> Evaluate | None:
     """Return what `fit` calls after each epoch: the task's scores on the validation split; None without labels."""
     source = road.dataset.val
     if source is None or not known(source):
         return None
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
+    def evaluate(model: nn.Module) -> dict[str, Any]:
         given = road_answers({"": network_answers(model, input, road.task)}, road, source)[""]
         return road.task.validate(given, source.targets)
 
@@ -232,7 +241,7 @@ class Train(Stage):
 
     def run(self, walk: Walk) -> None:
         log.info("student  %s", describe(walk.config, labelled=known(walk.road.dataset.train)))
-        student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.teachers, store=walk.store)
+        student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.tutors, store=walk.store)
         walk.networks["student"], walk.input = student, input_of(walk.config.network, student, walk.road)
 
 

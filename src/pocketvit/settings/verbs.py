@@ -78,15 +78,30 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
         default="auto", metavar="NAME", group="student", common=True,
     )  # fmt: skip
 
+    assistant: str | None = setting(
+        "a network of a size between teacher and student, named as students are: it learns the teachers' labels first, "
+        "and the student learns from its labels in place of theirs (compare: in methods with +assistant)",
+        default=None, metavar="NAME", group="student",
+    )  # fmt: skip
+
     def check(self) -> None:
         super().check()
         teachers = len(listed(self.teacher)) or LIGHT_TEACHERS
         if self.tokens not in (0, 1, teachers):
             raise self.refused("tokens", f"give 0, 1, or one per teacher, which is {teachers} here")
+        if self.assistant is None:
+            return
+        if self.tokens > 1:
+            raise self.refused("tokens", f"the student's only teacher is the assistant {self.assistant}. Give 0 or 1")
+        if self.init_from == "teacher":
+            raise self.refused(
+                "init_from", "the student's teacher is the assistant, which is not there yet. Name weights"
+            )
 
     def look(self) -> None:
         super().look()
         check_model(self, "student", self.student)
+        check_model(self, "assistant", self.assistant)
 
 
 class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb="distill"):
@@ -115,10 +130,11 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     unlabelled: ImageSet | None = setting(
         "a folder of images without labels, which the teachers label too", default=None, exists=IMAGES, group="images"
     )
-    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes", "grid"] = setting(
+    objective: Literal["auto", "kl", "hard", "zscore", "dkd", "dist", "mld", "boxes", "apart", "grid"] = setting(
         "what the student matches of the teachers' answers; auto is zscore, kl where only the top logits are stored or "
         "there are two classes, mld (a binary KL per label) where images have several labels, or boxes where they have "
-        "boxes (grid, from Python, needs a detector of the student's own places, run live)",
+        "boxes (those of several teachers fused; apart learns each teacher's by themselves; grid, from Python, needs a "
+        "detector of the student's own places, run live)",
         default="auto", group="objective",
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(
@@ -154,6 +170,8 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         super().check()
         if self.teacher_labels is not None and self.teacher:
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
+        if self.data_free and self.assistant is not None:
+            raise self.refused("assistant", "the controls beside a student without images have none. Leave one away")
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
         for name, unsaid in (("data", None), ("method", "auto"), ("generator", "conv"), ("count", None)):
@@ -341,9 +359,10 @@ class Compare(Distilling, Output, verb="compare"):
     """
 
     methods: str | Sequence[str] | None = setting(
-        "names with commas between: alone, an objective (kl, hard, zscore, dkd, dist), or with + added an objective on "
-        "features (as in kl+rkd; its teachers run live) or a way of weighing several teachers (as in kl+learned); by "
-        "default alone and every objective that the stored labels serve",
+        "names with commas between: alone, mutual (two students that teach each other), an objective (kl, hard, "
+        "zscore, dkd, dist), or with + added an objective on features (as in kl+rkd; its teachers run live), a way of "
+        "weighing several teachers (as in kl+learned) or assistant (as in kl+assistant, with --assistant NAME); by "
+        "default alone, every objective that the stored labels serve, and assistant where one is named",
         default=(), read=read_names, metavar="NAMES", common=True, compared=False,
     )  # fmt: skip
     seeds: int = setting(

@@ -24,6 +24,18 @@ def compare(settings: Compare) -> Outcome:
     if settings.methods:  # a mistake in them is told before the images are read
         count = len(given_teachers(settings.teacher)) or len(LIGHT)
         chosen = parse_methods(settings.methods, LossConfig(), teachers=count)
+        assisted = [one.name for one in chosen if one.assisted]
+        if assisted and settings.assistant is None:
+            raise PocketError(
+                f"--methods {assisted[0]} needs an assistant, a network between teacher and student in size. Name it: "
+                "--assistant pocket_m, say."
+            )
+        if settings.assistant is not None and not assisted:
+            raise settings.refused(
+                "assistant", "no method uses it. Add one to --methods, as in kl+assistant, or leave it away"
+            )
+        if settings.tokens and any(one.mutual for one in chosen):
+            raise settings.refused("tokens", "the students of --methods mutual have no teacher. Leave one away")
         averaged = [one.name for one in chosen if one.averaged]
         if averaged and not settings.ema:
             raise PocketError(
