@@ -120,7 +120,7 @@ def test_pretrained_weights_are_trained_gently_beside_a_student_from_scratch():
         (["--assistant", "pocket_q"], "--assistant: unknown model 'pocket_q'. Did you mean pocket_"),
         (["--assistant", "pocket_m", "--tokens", "2"], "--tokens 2: the student's only teacher is the assistant"),
         (["--assistant", "pocket_m", "--init-from", "teacher"], "--init-from teacher: the student's teacher"),
-        (["--assistant", "local-dir:nowhere"], "--assistant local-dir:nowhere: nowhere is not there"),
+        (["--assistant", "local-dir:nowhere"], "--assistant: there is no nowhere"),
     ],
 )
 def test_what_makes_no_sense_is_told_at_once(photos, options, says, capsys, tmp_path):

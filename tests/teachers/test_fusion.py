@@ -137,6 +137,13 @@ def test_the_order_of_detectors_does_not_matter(seed):
     torch.testing.assert_close(one.probabilities, other.probabilities)
 
 
+def test_faint_boxes_are_left_out_where_that_is_asked():
+    mine = found([((0, 0, 10, 10), 0, 0.8), ((20, 20, 30, 30), 0, 0.04)])
+    theirs = found([((0, 0, 10, 10), 0, 0.04)])
+    assert fuse_boxes([mine, theirs]).probabilities[:, 0].tolist() == pytest.approx([0.42, 0.02])
+    assert fuse_boxes([mine, theirs], least=0.05).probabilities[:, 0].tolist() == pytest.approx([0.4])
+
+
 def test_images_without_boxes_stay_without():
     nothing = found([], [], [])
     assert fuse_boxes([nothing, nothing]).offsets.tolist() == [0, 0, 0, 0]

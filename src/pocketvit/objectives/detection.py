@@ -33,6 +33,7 @@ Terms = dict[str, Tensor]
 RADIUS = 1.5  # a box is looked for within so many sides of a place's own box from its middle
 ALPHA = 0.25  # weight of what is there; of what is not, 1 - ALPHA (Lin et al., "Focal Loss", ICCV 2017)
 SURE, UNSURE = 0.5, 0.2  # a teacher's boxes of at least SURE are learned; between the two nothing is
+FAINT = 0.05  # probability up to which a box is not fused: there are many, and they change little
 SAME = 0.6  # overlap from which two boxes of one class are one
 _WORTH = 0.05  # weight from which a teacher's place is asked for its box
 _DENSE_CLASSES = 4.0  # weight of the classes in `dense_loss`, which has no ALPHA

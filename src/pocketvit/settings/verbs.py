@@ -171,7 +171,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         if self.teacher_labels is not None and self.teacher:
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.assistant is not None:
-            raise self.refused("assistant", "the controls beside a student without images have none. Leave one away")
+            raise self.refused(
+                "assistant",
+                "the controls beside a student without images learn from the teacher itself. Leave one away",
+            )
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
         for name, unsaid in (("data", None), ("method", "auto"), ("generator", "conv"), ("count", None)):

@@ -49,7 +49,8 @@ def fused(answers: Sequence[np.ndarray], unknown: Sequence[Sequence[int]]) -> np
 def _soft(found: Detections, classes: int, unknown: tuple[int, ...]) -> SoftBoxes:
     likely = np.zeros((len(found.labels), classes), np.float32)
     likely[np.arange(len(likely)), found.labels] = found.scores
-    return SoftBoxes(*(torch.from_numpy(column) for column in (found.offsets, found.corners, likely)), unknown)
+    offsets, corners, probabilities = map(torch.from_numpy, (found.offsets, found.corners, likely))
+    return SoftBoxes(offsets, corners, probabilities, unknown)
 
 
 def _answers(found: Detections) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..metrics.detection import SHOWN, DetectionScores, agreement, rounded, scor
 from ..models.decoding import best_boxes
 from ..models.detector import create_detector, detector_of, finest_stride
 from ..objectives import Gate, Objective
-from ..objectives.detection import OBJECTIVES, BoxTargets, Dense, boxes_loss
+from ..objectives.detection import FAINT, OBJECTIVES, BoxTargets, Dense, boxes_loss
 from ..sources.boxes import Boxes, Detections
 from ..teachers import align, align_some
 from ..teachers.fusion import fuse_boxes
@@ -247,7 +247,7 @@ class Detection(Task):
             parts = []
             taught_by = {f"teacher_{number}": soft for number, soft in enumerate(batch.soft)}
             if objective.fuses and len(taught_by) > 1:
-                taught_by = {"teachers": fuse_boxes(batch.soft)}
+                taught_by = {"teachers": fuse_boxes(batch.soft, least=FAINT)}
             for who, soft in taught_by.items():
                 part, found = objective.function(answers, soft, grid=grid, side=side)  # type: ignore[call-arg,arg-type]
                 parts.append(part)

@@ -48,7 +48,7 @@ class SoftBoxes:
 
 
 @torch.no_grad()
-def fuse_boxes(found: Sequence[Found]) -> SoftBoxes:
+def fuse_boxes(found: Sequence[Found], least: float = 0.0) -> SoftBoxes:
     """Merge what several detectors found: weighted boxes fusion, Solovyev et al., 2021 (arXiv 1910.13302).
 
     In each image and class, the surest box first, a box joins the fused box that it overlaps most, if by more than
@@ -62,6 +62,7 @@ def fuse_boxes(found: Sequence[Found]) -> SoftBoxes:
 
     Args:
         found: By each detector, in the same B images, classes and unit.
+        least: Boxes whose likeliest class has no more than this probability are left out.
 
     Returns:
         The fused boxes, of each image the surest first.
@@ -73,8 +74,9 @@ def fuse_boxes(found: Sequence[Found]) -> SoftBoxes:
     for row, one in zip(knows_TC, found, strict=True):
         row[list(one.unknown)] = 0
     sureness, labels = probabilities.max(1)
-    rows = batched_nms(corners, sureness, (teachers * count + images) * classes + labels, OVERLAP)
-    rows = rows[sureness[rows] > 0]  # the surest first
+    rows = (sureness > least).nonzero()[:, 0]
+    apart = (teachers[rows] * count + images[rows]) * classes + labels[rows]
+    rows = rows[batched_nms(corners[rows], sureness[rows], apart, OVERLAP)]  # the surest first
     groups = images[rows] * classes + labels[rows]
     cluster, middle = _clusters(corners[rows], sureness[rows], groups)
     shape = (len(middle), classes)
