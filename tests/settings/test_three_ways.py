@@ -68,6 +68,11 @@ def possible(values):
         changed["teacher"] = ["a", "b"]
     if "teacher" in values:
         changed.pop("teacher_labels", None)
+    if "assistant" in values:  # a student's only teacher, and none of one without images
+        if values["stem"] == "coadvise" or values.get("data_free"):
+            changed.pop("assistant")
+        else:
+            changed["tokens"] = 1
     if "fine_tune" in values:
         changed["freeze"] = values["freeze"] and not values["fine_tune"]
     if values.get("folds") == 1:
