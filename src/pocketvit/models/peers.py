@@ -30,8 +30,11 @@ class Peers(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters, as timm's networks tell them."""
-        own = ((side, getattr(network, "no_weight_decay", set)()) for side, network in self.named_children())
-        return {f"{side}.{name}" for side, names in own for name in names}
+        found: set[str] = set()
+        for side, network in self.named_children():
+            own: Any = getattr(network, "no_weight_decay", set)
+            found |= {f"{side}.{name}" for name in own()}
+        return found
 
     def forward_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the logits [B, C] of each."""
