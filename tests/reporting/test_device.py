@@ -42,6 +42,13 @@ def test_a_device_is_a_row_that_the_report_shows_once(run, tmp_path):
     assert "on aarch64 Linux" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_devices_that_were_reached_by_name_are_rows_of_their_own(run, tmp_path):
+    for device in ("pi", "jetson", "pi"):  # of the same machine string
+        pocketvit.report(run, device=measured(tmp_path, device=device))
+    names = [row["name"] for row in read_json(run / "results.json")["rows"] if row["key"].startswith("device-")]
+    assert [name.rpartition(", ")[2] for name in names] == ["on jetson", "on pi"]
+
+
 def test_a_device_that_computes_something_else_has_no_accuracy(run, tmp_path):
     pocketvit.report(run, device=measured(tmp_path, golden={"matches": False}))
     row = read_json(run / "results.json")["rows"][-1]
@@ -52,6 +59,9 @@ def test_a_device_that_computes_something_else_has_no_accuracy(run, tmp_path):
 def test_files_of_others_are_refused(run, tmp_path):
     with pytest.raises(PocketError, match="another file than those of"):
         pocketvit.report(run, device=measured(tmp_path, sha256="0" * 64))
+    for p50 in (float("nan"), -1, "soon"):
+        with pytest.raises(PocketError, match=r"is not what `python bench\.py --json"):
+            pocketvit.report(run, device=measured(tmp_path, latency_ms={"p50": p50, "p90": 5.0}))
     path = tmp_path / "other.json"
     for text in ("{}", "[1]", "no JSON"):
         path.write_text(text, encoding="utf-8")

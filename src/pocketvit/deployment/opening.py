@@ -35,6 +35,13 @@ def open_file(path: Path | str) -> FileModel:
     return OnnxModel(path) if runtime is None else open_with(runtime, path)
 
 
+def onnx_file(model: Path | str) -> Path | None:
+    """Return the ONNX file that `open_model` opens; None where it opens another kind, or nothing."""
+    path = Path(model).expanduser()
+    files = [path] if path.suffix == ".onnx" else [path / name for name in _IN_A_RUN if name.endswith(".onnx")]
+    return next((file for file in files if file.is_file()), None)
+
+
 def open_model(path: Path | str) -> Model:
     """Open an exported file, a student folder (or any of timm's), or a run folder, whose int8 file is preferred.
 

@@ -1,9 +1,12 @@
-"""What `bench.py --json` of a device.zip measured there, as a row of its run."""
+"""What `bench.py --json` of a device.zip measured there, as a row of a table."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +16,81 @@ from ..files import read_json, write_json
 _FILES = {"int8": "model-int8.onnx", "student": "model.onnx"}  # role of a row -> its file in the run
 
 
-def add_device(folder: Path, measured: Path) -> str:
-    """Add the row of a device to a run's ``results.json``, or replace the one of the same machine; return its name.
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one file on one device."""
 
-    Accuracy is that of the same file here: the golden picture says whether the device computes the same.
+    digest: str  # SHA-256 of the file
+    bytes: int
+    p50: float  # milliseconds, batch 1
+    p90: float
+    threads: int
+    machine: str
+    matches: bool  # whether the golden picture's answer is right there
+    device: str = ""  # how `bench --on` reached it
+
+    @classmethod
+    def read(cls, found: Any, place: str) -> Measured:
+        """Make it of what ``bench.py --json`` printed.
+
+        Args:
+            found: The JSON's value.
+            place: Where it is from, in words.
+
+        Raises:
+            PocketError: It is anything else.
+        """
+        try:
+            if not isinstance(found, dict):
+                raise ValueError("no JSON object")
+            times = {name: float(found["latency_ms"][name]) for name in ("p50", "p90")}
+            if not all(math.isfinite(time) and time > 0 for time in times.values()):
+                raise ValueError(f"times of {times['p50']:g} and {times['p90']:g} ms")
+            return cls(
+                digest=str(found["sha256"]), bytes=int(found["bytes"]), **times, threads=int(found["threads"]),
+                machine=str(found["machine"]), matches=bool(found["golden"]["matches"]),
+                device=str(found.get("device", "")),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            told = f"no {error}" if isinstance(error, KeyError) else error
+            raise PocketError(
+                f"{place} is not what `python bench.py --json > FILE` of device.zip prints ({told}). Run it on the "
+                "device once more, and give that file."
+            ) from error
+
+    def row(self, here: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the row of the device.
+
+        Args:
+            here: The row of the same file on this machine, whose accuracy is taken where the device computes the same.
+            name: Of the file.
+        """
+        where = f"{self.device} ({self.machine})" if self.device else self.machine
+        row: dict[str, Any] = {
+            "key": f"device-{self.device or self.machine}", "name": f"{name}, on {self.device or self.machine}",
+            "role": "other", "status": "measured", "bytes": self.bytes,
+            "latency_ms": {"p50": self.p50, "p90": self.p90},
+        }  # fmt: skip
+        if not self.matches:
+            return row | {"note": f"the golden picture DOES NOT MATCH on {where}: this device computes something else"}
+        note = f"measured on {where} by bench.py, {self.threads} thread{'s' * (self.threads > 1)}"
+        if here.get("accuracy") is not None:
+            note += "; its accuracy is the file's here"
+        return {key: value for key, value in here.items() if key != "memory_mb"} | row | {"note": note}
+
+
+def add_device(folder: Path, measured: Path) -> str:
+    """Add the row of a device to a run's ``results.json``, or replace the one of the same device; return its name.
 
     Raises:
         PocketError: The JSON is not one of ``bench.py``, or not of a file of this run.
     """
     try:
-        found = json.loads(measured.read_bytes())
-        digest, machine, latency = found["sha256"], str(found["machine"]), found["latency_ms"]
-        matches, threads, size = bool(found["golden"]["matches"]), int(found["threads"]), int(found["bytes"])
-        times = {name: float(latency[name]) for name in ("p50", "p90")}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise PocketError(
-            f"{measured} is not what `python bench.py --json > FILE` of device.zip prints ({error!r}). Run it on the "
-            "device once more, and give that file."
-        ) from error
-    role = next((role for role, name in _FILES.items() if _is(folder / name, digest)), None)
+        value = json.loads(measured.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        value = None
+    found = Measured.read(value, str(measured))
+    role = next((role for role, name in _FILES.items() if _is(folder / name, found.digest)), None)
     if role is None:
         raise PocketError(
             f"{measured} was measured with another file than those of {folder}. Give the run that its device.zip "
@@ -39,20 +98,11 @@ def add_device(folder: Path, measured: Path) -> str:
         )
     results = read_json(folder / "results.json")
     here: dict[str, Any] = next((row for row in results["rows"] if row.get("role") == role), {})
-    name = f"{here.get('name', _FILES[role])}, on {machine}"
-    row: dict[str, Any] = {
-        "key": f"device-{machine}", "name": name, "role": "other", "status": "measured", "bytes": size,
-        "latency_ms": times,
-        "note": f"measured there by bench.py, {threads} thread{'s' * (threads > 1)}; its accuracy is the file's here",
-    }  # fmt: skip
-    if matches:  # all that does not depend on the machine
-        row = {key: value for key, value in here.items() if key != "memory_mb"} | row
-    else:
-        row["note"] = "the golden picture DOES NOT MATCH there: this device computes something else"
+    row = found.row(here, here.get("name", _FILES[role]))
     results["rows"] = [old for old in results["rows"] if old.get("key") != row["key"]] + [row]
     write_json(folder / "results.json", results)
-    return name
+    return str(row["name"])
 
 
-def _is(file: Path, digest: Any) -> bool:
+def _is(file: Path, digest: str) -> bool:
     return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..config import ViewConfig
-from ..deployment.opening import is_exported, open_model
+from ..deployment.opening import is_exported, onnx_file, open_model
+from ..deployment.remote import bench_there
 from ..errors import PocketError
+from ..files import human_bytes, write_json
 from ..models import load_model
+from ..reporting.device import Measured
 from ..rundir import Run
 from ..sources import Dataset
 from ..sources.base import Source
@@ -39,12 +43,42 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         if source is None or not len(source):
             splits = ", ".join(dataset.splits)
             raise PocketError(f"{settings.images} has no {settings.split} images; it has {splits} (--split).")
-    named = [("model", model) for model in measurable(settings.models)]
+    models = measurable(settings.models)
+    there = [] if settings.on is None else measure_there(models, settings.on)  # a device that is off says so at once
+    named = [("model", model) for model in models]
     named += [("teacher", settings.teacher)] if settings.teacher else []
     task = task_named(dataset.task if dataset is not None else "classification")
     entries = [_entry(settings, role, number, what, source, task) for number, (role, what) in enumerate(named)]
     rows, _ = measure_rows(entries, task, source=source)
+    rows += [
+        found.row(row, row["name"]) | {"key": f"device-{number}"}
+        for number, (found, row) in enumerate(zip(there, rows, strict=False))  # a teacher's row stands behind them
+    ]
     return rows, dataset
+
+
+def measure_there(models: Sequence[Any], host: str) -> list[Measured]:
+    """Return the figures of models on a device; those of a run are kept in its folder too.
+
+    Raises:
+        PocketError: One of them is no ONNX file and has none, or the device does not do it.
+    """
+    folders = [model.folder if isinstance(model, Run) else model for model in models]
+    files = [onnx_file(folder) if isinstance(folder, str | os.PathLike) else None for folder in folders]
+    for folder, file in zip(folders, files, strict=True):
+        if file is None:
+            raise PocketError(f"--on takes runs and ONNX files, and {folder} is neither. `pocketvit export` makes one.")
+    measured = []
+    for folder, file in zip(map(Path, folders), filter(None, files), strict=True):
+        log.info("device   %s: copies %s (%s) and runs bench.py", host, file, human_bytes(file.stat().st_size))
+        found = {"device": host, **bench_there(host, file)}
+        measured.append(Measured.read(found, f"what {host} printed"))
+        if (folder / "results.json").is_file():
+            name = re.sub(r"[^\w.@-]+", "-", host)
+            kept = folder / f"device-{name}.json"
+            write_json(kept, found)
+            log.info("         kept; into its report: pocketvit report %s --device %s", folder, kept)
+    return measured
 
 
 def measurable(models: Sequence[Any]) -> list[Any]:

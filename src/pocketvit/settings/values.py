@@ -21,6 +21,7 @@ Method = Literal["auto", "drawn", "pushed", "inverted", "generated", "photograph
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _TERM = re.compile(rf"([a-z_]+)(?::({_NUMBER}))?(?:@([^>]*)>(.*))?")
 _HOURS = re.compile(rf"(\+?)({_NUMBER})\s*(h|hours?|min|minutes?)?")
+_HOST = re.compile(r"(?!-)(?:ssh://)?(?:(?!-)[\w.+%-]+@)?(?!-)[\w.:%\[\]-]+")  # no more to ssh or a shell than a name
 _LARGEST = 8192  # pixels of a side of a camera's picture
 _MOST_HOURS = 10_000
 
@@ -159,6 +160,13 @@ def read_name(value: Any) -> str:
         or "\0" in value
     ):
         raise ValueError("a run's name is one word; --out takes the folder it goes into")
+    return value
+
+
+def read_host(value: Any) -> str:
+    """Read a device as ``ssh`` knows it: ``user@device``, an alias of its configuration, ``ssh://user@device:port``."""
+    if not isinstance(value, str) or not _HOST.fullmatch(value):
+        raise ValueError("give a device as `ssh` takes it, as in --on pi@raspberrypi or --on ssh://pi@raspberrypi:2222")
     return value
 
 

@@ -44,6 +44,7 @@ from .values import (
     parse_match,
     read_budget,
     read_bytes,
+    read_host,
     read_match,
     read_methods,
     read_names,
@@ -223,7 +224,8 @@ class Predict(Settings, verb="predict"):
 class Bench(Reading, Loading, verb="bench"):
     """Measure models or exported files side by side: accuracy, agreement, calibration, size, FLOPs, latency, memory.
 
-    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured.
+    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured. --on
+    copies device.zip to a device by ssh, runs its bench.py there and adds a row; nothing is left there.
     """
 
     models: Model | Sequence[Model] = setting(
@@ -235,6 +237,10 @@ class Bench(Reading, Loading, verb="bench"):
     )  # fmt: skip
     split: Literal["train", "val", "test"] = setting("of the images", default="test", group="images")
     teacher: Model | None = setting("a model whose agreement with the others is measured", default=None, metavar="NAME")
+    on: str | None = setting(
+        "also time runs and ONNX files on this device, which `ssh` reaches without a password; it needs python3",
+        default=None, metavar="USER@DEVICE", read=read_host, common=True,
+    )  # fmt: skip
 
     def look(self) -> None:
         super().look()

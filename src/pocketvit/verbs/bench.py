@@ -10,7 +10,8 @@ from ..settings import Bench, verb
 def bench(settings: Bench) -> Outcome:
     """Measure models or exported files side by side: accuracy, agreement, calibration, size, FLOPs, latency, memory.
 
-    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured.
+    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured. --on
+    copies device.zip to a device by ssh, runs its bench.py there and adds a row; nothing is left there.
     """
     from ..reporting.results import Results, Row
     from ..reporting.table import Table
