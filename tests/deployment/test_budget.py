@@ -138,8 +138,8 @@ def test_the_size_that_is_announced_is_that_of_the_file_that_ships(tmp_path, mon
         optimizer.step()
     fp32 = export_onnx(student, tmp_path / "a.onnx", classes=about["classes"], preprocessing=about["preprocessing"])
     size = quantize_int8(fp32, tmp_path / "b.onnx").stat().st_size
-    assert abs(size - announced.bytes) <= budget._SLACK
-    assert Budget(announced.bytes + budget._SLACK).excess(size) is None
+    assert abs(size - announced.bytes) <= budget.SLACK
+    assert Budget(announced.bytes + budget.SLACK).excess(size) is None
     assert "too much" in Budget(size - 1).excess(size)
 
 

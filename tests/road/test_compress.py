@@ -119,7 +119,7 @@ def test_four_bits_are_trained_and_fit(place):
 
 def test_a_target_is_met_by_the_file_on_disk(place):
     limit = int(0.6 * (place / "model-int8.onnx").stat().st_size)
-    run = pocketvit.compress(place, target=f"{limit}B", recover=False, max_drop=100, device="cpu")
+    run = pocketvit.compress(place, fit=f"{limit}B", recover=False, max_drop=100, device="cpu")
     assert (run.folder / "model-int8.onnx").stat().st_size <= limit
     assert "not recovered" in run.results["title"]
 

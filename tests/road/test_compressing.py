@@ -29,7 +29,7 @@ def origin(folder: Path, rows: list, **more) -> types.SimpleNamespace:
 
 
 def asked(**settings) -> types.SimpleNamespace:
-    usual = {"prune": None, "share": None, "quantize": "none", "target": None, "recover": True}
+    usual = {"prune": None, "share": None, "quantize": "none", "fit": None, "recover": True}
     return types.SimpleNamespace(**(usual | settings))
 
 

@@ -23,7 +23,6 @@ WRITTEN = {  # of settings with a form of their own
     "window": st.sampled_from(["0,4095", "-1000,400.5"]),
     "hours": st.sampled_from([0.5, 2, "30min", "+1"]),
     "fit": st.sampled_from(["3MB", "20ms", "500 kB,0.5s"]),
-    "target": st.sampled_from(["3MB", "20ms"]),
     "store_features": st.sampled_from(["2GB", "1 MiB"]),
     "picture": st.sampled_from(["640x480", "1x1"]),
     "name": st.sampled_from(["cells", "two-words", "ü"]),
@@ -79,7 +78,7 @@ def possible(values):
         changed["folds"] = 2
     if "bits" in values:
         changed |= {"bits": 4, "quantize": "qat", "recover": True}
-        changed.pop("target" if values.get("prune") else "prune", None)
+        changed.pop("fit" if values.get("prune") else "prune", None)
     if "picture" in values:
         changed["target"] = "cpu"
         changed.pop("images", None)  # of --target phone

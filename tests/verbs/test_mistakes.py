@@ -52,7 +52,7 @@ MISTAKES = {
     "predict done empty": "holds no pictures",
     "compress nowhere --prune 0.5": "there is no nowhere",
     "compress done": "nothing to do: give --prune",
-    "compress done --prune 0.5 --target 1MB": "Leave --prune away",
+    "compress done --prune 0.5 --fit 1MB": "Leave --prune away",
     "compress done --quantize static --epochs 3": "trains nothing",
     "compress photos --prune 0.5": "is not a run folder",
     "compress unfinished --prune 0.5": "has no student yet",

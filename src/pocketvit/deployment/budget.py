@@ -32,7 +32,7 @@ from .int8 import quantize_int8
 from .latency import measure
 from .signature import CLASSIFICATION, Signature
 
-_SLACK = 256  # bytes: the exporter's names of nodes differ by a few letters from one trained network to the next
+SLACK = 256  # bytes: the exporter's names of nodes differ by a few letters from one trained network to the next
 _FORMAT = 5  # raised when a change here or in export.py or int8.py changes bytes
 
 
@@ -206,7 +206,7 @@ def _student(network: NetworkConfig, signature: Signature) -> nn.Module:
 
 
 def _excess(found: Candidate, budget: Budget) -> str | None:
-    return budget.excess(found.bytes + _SLACK * found.exact, found.ms, least=not found.exact)
+    return budget.excess(found.bytes + SLACK * found.exact, found.ms, least=not found.exact)
 
 
 def _notes(found: Candidate, larger: Sequence[Candidate], budget: Budget) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from .results import Results, Row, load_results, read_metrics
 from .style import DARK, FONT, LIGHT, Look, inline_svg, looks
 from .table import Table
 from .text import interval_text, percent, share_text
+from .tried import tried_rows, tried_table
 
 MAX_VIEWS = 24  # pictures as the student sees them
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
@@ -93,6 +94,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     missing = [why] if why else []
     rows, name = _plotted(results)
     title = {"accuracy": "Accuracy"}.get(name, name)
+    ways = tried_rows(results)
     parts: dict[str, Any] = {
         "headline": compared_words(results.comparison) or words.headline(results),
         "tiles": [] if results.comparison else words.tiles(results),
@@ -106,6 +108,18 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
             difference_plot(results.comparison), f"{anchor}-comparison", "Differences to the baseline, and their cost"
         ),
         "bars": _svg(plots.bars(rows, name=name), f"{anchor}-bars", f"{title} and file size of each row"),
+        "tried": tried_table(results),
+        "tried_plots": [
+            drawing
+            for cost, cost_words in (("bytes", "file size"), ("latency_p50", "latency"))
+            if (
+                drawing := _svg(
+                    plots.accuracy_against(ways, cost, "score"),
+                    f"{anchor}-tried-{cost}",
+                    f"Ways that were tried: score against {cost_words}",
+                )
+            )
+        ],
         "plotted": {row.key for row in rows if row.accuracy is not None and (row.bytes or row.latency_p50)},
         "curves": _curves(results, anchor),
         "confusion": None,

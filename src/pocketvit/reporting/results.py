@@ -212,6 +212,7 @@ class Results:
     tokens: Tokens | None = None  # of a student with a token a teacher
     reliability: Mapping[str, Curve] = field(default_factory=dict)  # "before" and "after" a temperature was fitted
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, Any] = field(default_factory=dict)  # by `compress --fit`: {"on", "before", "ways"}
     comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
     @property
@@ -309,6 +310,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
             if name in ("before", "after") and (curve := Curve.read(given)) is not None
         },
         provenance=_mapping(value.get("provenance")),
+        tried=_mapping(value.get("tried")),
         comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
     )
 

@@ -6,26 +6,21 @@ import copy
 import dataclasses
 import itertools
 import logging
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..compression import before_norms, fake_quantize, freeze, prune, recovery, share, weight_bytes
+from ..compression import before_norms, fake_quantize, freeze, prune, recovery, share
 from ..compression.cost import Measure, count_parameters
 from ..compression.fakequant import quantized
 from ..compression.prune import prunable
 from ..compression.recover import Step
 from ..config import RunConfig
-from ..deployment.budget import Budget
-from ..deployment.export import export_onnx
-from ..deployment.int8 import BITS, quantize_int8
-from ..deployment.latency import measure
+from ..deployment.int8 import BITS
 from ..errors import PocketError
-from ..files import counted, human_bytes
+from ..files import counted
 from ..labels import LabelStore
 from ..models.saving import load_model, save_model
 from ..rundir import Run
@@ -43,7 +38,6 @@ from .train import calibrate, train_network
 log = logging.getLogger("pocketvit")
 
 _SCORING = 512  # training images whose gradients say which channels matter
-_TRIES = 6  # prunings until a target is met
 
 
 class Reopen(Stage):
@@ -72,17 +66,13 @@ class Compress(Stage):
     def run(self, walk: Walk) -> None:
         settings, road, origin = walk.settings, walk.road, self.reopened
         walk.input = origin.input
-        store, keys = self._labels(walk)
+        store, keys = labels_of(walk, origin)
         model = self._shrunk(walk, store, keys).to(road.device)
         walk.rounding = rounding_of(settings)
         qat = settings.quantize == "qat"
         if qat:
-            seen = calibrating(road)
-            log.info("         scales from %s", seen.text())
-            kept = before_norms(model, origin.input[0])  # in the file they have the norm in them: stored in 8 bits
-            model = fake_quantize(
-                model, seen.pixels, origin.input, bits=walk.rounding.bits, activations="static", keep=kept
-            )
+            log.info("         scales from %s", calibrating(road).text())
+            model = with_rounding(walk, model, settings)
         steps = done(settings)
         if trains(settings):
             train = walk.config.train
@@ -94,7 +84,7 @@ class Compress(Stage):
             steps.append("recovered")
             source = f"the stored labels of {origin.folder.name}" if store else "the images' own labels"
             walk.notes.append(f"recovered for {epochs} from {source}; no teacher was loaded")
-        elif settings.prune or settings.target or settings.share:
+        elif settings.prune or settings.fit or settings.share:
             steps.append("not recovered")
         if qat:
             walk.networks["rounded"] = rounded = model
@@ -119,25 +109,11 @@ class Compress(Stage):
         }
         walk.notes += origin.notes
 
-    def _labels(self, walk: Walk) -> tuple[LabelStore | None, list[str]]:
-        """Return the labels that are learned from; none where nothing is, and channels may be chosen without them."""
-        settings = walk.settings
-        if trains(settings):
-            return self.reopened.labels(walk.road)
-        if not (settings.prune or settings.target):
-            return None, []
-        try:
-            return self.reopened.labels(walk.road)
-        except PocketError as error:
-            log.warning("         %s", str(error).split(": ")[0])
-            walk.notes.append("the labels of the run are gone: channels were chosen by the size of their weights")
-            return None, []
-
     def _shrunk(self, walk: Walk, store: LabelStore | None, keys: list[str]) -> nn.Module:
         """Return the student pruned and shared, made once: a resumed run goes on with the same network."""
         settings, origin = walk.settings, self.reopened
         model = origin.student.module
-        if not (settings.prune or settings.target or settings.share):
+        if not (settings.prune or settings.fit or settings.share):
             return model
         folder = walk.folder / "shrunk"
         if (folder / "config.json").is_file():
@@ -145,8 +121,6 @@ class Compress(Stage):
         before = count_parameters(model)
         if settings.prune:
             model = prune_by_loss(walk.road, walk.config, model, 1 - settings.prune, walk.input, store=store, keys=keys)
-        if settings.target:
-            model = self._fitted(walk, model, Budget(**vars(settings.budget)), store, keys)
         if settings.share:
             model = share(model, settings.share)
         after = count_parameters(model)
@@ -160,37 +134,31 @@ class Compress(Stage):
         )
         return load_model(folder).module
 
-    def _fitted(
-        self, walk: Walk, model: nn.Module, budget: Budget, store: LabelStore | None, keys: list[str]
-    ) -> nn.Module:
-        """Prune until the int8 file has the size and takes the time that are asked for, on this machine."""
-        keep, smaller = 1.0, model
-        for _ in range(_TRIES):
-            size, ms = self._file_costs(walk, smaller, timed=budget.ms is not None)
-            log.info("         %s parameters: int8 file of %s", f"{count_parameters(smaller):,}", human_bytes(size))
-            if budget.excess(size, ms) is None:
-                return smaller
-            weights = weight_bytes(dict(smaller.named_parameters()))
-            shares = [1.0]
-            if budget.bytes is not None:
-                shares.append((budget.bytes - (size - weights)) / weights)  # the graph itself stays as large
-            if budget.ms is not None and ms is not None:
-                shares.append(budget.ms / ms)
-            if min(shares) <= 0:
-                raise PocketError(f"--target {budget}: the graph alone takes more than that. Take a shallower student.")
-            keep *= min(shares) * 0.98
-            smaller = prune_by_loss(walk.road, walk.config, model, keep, walk.input, of="bytes", store=store, keys=keys)
-        raise PocketError(f"--target {budget}: not met after {_TRIES} prunings. Take a smaller or shallower student.")
 
-    @staticmethod
-    def _file_costs(walk: Walk, model: nn.Module, *, timed: bool) -> tuple[int, float | None]:
-        with tempfile.TemporaryDirectory() as folder:
-            fp32, int8 = Path(folder) / FP32, Path(folder) / INT8
-            about = preprocessing_of(walk.road, walk.input)
-            export_onnx(model, fp32, classes=walk.road.dataset.classes, preprocessing=about, task=walk.road.task)
-            size = quantize_int8(fp32, int8).stat().st_size
-            ms = measure({"": int8}, image_size=walk.input[0], seconds=0.5)[""].p50 if timed else None
-        return size, ms
+def labels_of(walk: Walk, origin: Reopened) -> tuple[LabelStore | None, list[str]]:
+    """Return the labels that are learned from; none where nothing is, and channels may be chosen without them.
+
+    Raises:
+        PocketError: They are gone, and something is to be learned.
+    """
+    settings = walk.settings
+    if trains(settings):
+        return origin.labels(walk.road)
+    if not (settings.prune or settings.fit):
+        return None, []
+    try:
+        return origin.labels(walk.road)
+    except PocketError as error:
+        log.warning("         %s", str(error).split(": ")[0])
+        walk.notes.append("the labels of the run are gone: channels were chosen by the size of their weights")
+        return None, []
+
+
+def with_rounding(walk: Walk, model: nn.Module, settings: Any) -> nn.Module:
+    """Return a network that is trained with the rounding of its file."""
+    kept = before_norms(model, walk.input[0])  # in the file they have the norm in them: stored in 8 bits
+    pixels, bits = calibrating(walk.road).pixels, rounding_of(settings).bits
+    return fake_quantize(model, pixels, walk.input, bits=bits, activations="static", keep=kept)
 
 
 def prune_by_loss(
@@ -242,8 +210,8 @@ def done(settings: Any) -> list[str]:
     words = []
     if settings.prune:
         words.append(f"pruned by {settings.prune:.0%}")
-    if settings.target:
-        words.append(f"pruned to {settings.target}")
+    if settings.fit:
+        words.append(f"made to fit {settings.fit}")
     if settings.share:
         words.append(f"shared by {settings.share} blocks")
     if settings.quantize == "qat":
@@ -261,7 +229,7 @@ def names_of(steps: Sequence[str], quantize: str, before: str) -> dict[str, str]
 
 def trains(settings: Any) -> bool:
     """Whether anything is trained again."""
-    changed = settings.quantize == "qat" or settings.prune or settings.target or settings.share
+    changed = settings.quantize == "qat" or settings.prune or settings.fit or settings.share
     return bool(settings.recover and changed)
 
 
@@ -271,7 +239,7 @@ def refuse(settings: Any, model: nn.Module) -> None:
     Raises:
         PocketError: Its kind or its depth does not allow it.
     """
-    if settings.prune or settings.target:
+    if settings.prune or settings.fit:
         prunable(model)
     if settings.share:
         share(model, settings.share)
@@ -281,17 +249,17 @@ def rounding_of(settings: Any) -> Rounding:
     """Return how the settings want an int8 file."""
     static = settings.quantize in ("static", "qat")
     asked = ""
-    if settings.quantize != "none" or settings.target:
+    if settings.quantize != "none" or settings.fit:
         asked = (
             "Give the command again with --resume and a larger --max-drop (nothing is trained anew), or leave "
-            f"{'--target' if settings.quantize == 'none' else '--quantize'} away."
+            f"{'--fit' if settings.fit else '--quantize'} away."
         )
     return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop, asked)
 
 
 def recovered(config: RunConfig, settings: Any) -> RunConfig:
     """Return the config with which a compressed student is trained again."""
-    step: Step = "prune" if settings.prune or settings.target else "share" if settings.share else "quantize"
+    step: Step = "prune" if settings.prune or settings.fit else "share" if settings.share else "quantize"
     train = recovery(config.train, step, settings.epochs)
     if settings.lr is not None:
         train = dataclasses.replace(train, learning_rate=settings.lr)

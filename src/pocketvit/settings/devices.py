@@ -33,9 +33,10 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
     bits: int = setting(
         "of the weights, with --quantize qat: 8 (products use 7 of them), 4 or 2", default=8, low=2, high=8
     )
-    target: str | None = setting(
-        "prune until the int8 file fits: a size, a time on this machine, or both",
-        default=None, read=read_budget, metavar="3MB,20ms", common=True,
+    fit: str | None = setting(
+        "until the int8 file fits - a size, a time on this machine, or both: pruned, shared, or in 4 bits, whichever "
+        "answers best after a brief recovery (--share and --quantize settle their part)",
+        default=None, read=read_budget, metavar="3MB,20ms", common=True, was="target",
     )  # fmt: skip
     recover: bool = setting("train it again, from the stored labels of its run", default=True, common=True)
     epochs: int | None = setting(
@@ -65,13 +66,13 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
     @property
     def budget(self) -> Budget | None:
         """What the device allows."""
-        return None if self.target is None else parse_budget(self.target)
+        return None if self.fit is None else parse_budget(self.fit)
 
     @property
     def tag(self) -> str:
         """What stands in the new run's name behind that of the old one."""
         parts = [
-            "pruned" if self.prune or self.target else "",
+            "fit" if self.fit else "pruned" if self.prune else "",
             f"shared{self.share}" if self.share else "",
             f"qat{self.bits}" if self.quantize == "qat" else self.quantize if self.quantize != "none" else "",
         ]
@@ -79,8 +80,8 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
 
     def check(self) -> None:
         super().check()
-        if self.prune is not None and self.target is not None:
-            raise self.refused("target", "it finds by itself how much to prune. Leave --prune away")
+        if self.prune is not None and self.fit is not None:
+            raise self.refused("fit", "it finds by itself how much to prune. Leave --prune away")
         if self.bits not in (2, 4, 8):
             raise self.refused("bits", "give 8, 4 or 2")
         if self.bits != 8 and self.quantize != "qat":
@@ -89,13 +90,13 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
             raise self.refused("quantize", "qat is training. Leave --no-recover away, or take static")
         if not self.recover and (self.epochs is not None or self.lr is not None):
             raise PocketError("--epochs and --lr are those of recovery, and --no-recover was given.")
-        if self.epochs is not None and self.quantize != "qat" and not (self.prune or self.share or self.target):
+        if self.epochs is not None and self.quantize != "qat" and not (self.prune or self.share or self.fit):
             raise self.refused("epochs", f"--quantize {self.quantize} trains nothing. Leave it away, or take qat")
 
     def look(self) -> None:
         super().look()
-        if self.prune is None and self.share is None and self.target is None and self.quantize == "none":
-            raise PocketError("nothing to do: give --prune 0.5, --share 2, --target 1MB or --quantize static.")
+        if self.prune is None and self.share is None and self.fit is None and self.quantize == "none":
+            raise PocketError("nothing to do: give --prune 0.5, --share 2, --fit 1MB or --quantize static.")
 
 
 class Export(Loading, verb="export"):

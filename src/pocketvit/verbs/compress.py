@@ -22,6 +22,7 @@ def compress(settings: Compress) -> Run:
     from ..road.reopen import reopen
     from ..road.report import Report
     from ..road.score import Score
+    from ..road.search import Search
     from ..road.ship import Ship
 
     if isinstance(settings.resume, str) and Run(settings.resume).finished:
@@ -36,7 +37,8 @@ def compress(settings: Compress) -> Run:
     if not run.finished:
         with run.alone(), run.logging():
             run.say([f"the student of {folder}, without its teachers", *source.notes])
-            config = recovered(source.config, settings)
-            stages = (Reopen(source), Shrink(source), Ship(), Score(), Report())
+            config = source.config if settings.fit else recovered(source.config, settings)
+            search = [Search(source)] if settings.fit else []
+            stages = (Reopen(source), *search, Shrink(source), Ship(), Score(), Report())
             walk(stages, Walk(settings, config, run.folder, source.dataset, device=settings.device))
     return run

@@ -1,0 +1,46 @@
+"""What a report shows of `compress --fit`: the ways that were tried, what each costs, and how well it answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..files import human_bytes
+from .results import Results, Row
+from .text import human_count, milliseconds, percent
+
+
+def tried_rows(results: Results) -> tuple[Row, ...]:
+    """Return the file before and each way that was tried, to be plotted; () without a search.
+
+    Accuracies are those on the images that chose, after the brief recovery; the way that went on is the student.
+    """
+    ways = results.tried.get("ways")
+    found = [results.tried.get("before"), *(ways if isinstance(ways, list) else ())]
+    return tuple(
+        Row.read(
+            {
+                "key": f"tried-{number}", "name": one.get("name"), "accuracy": one.get("score"),
+                "role": "student" if one.get("chosen") is True else "other", "parameters": one.get("parameters"),
+                "bytes": one.get("bytes"), "latency_ms": {"p50": one.get("ms")}, "note": one.get("note"),
+            }
+        )
+        for number, one in enumerate(found)
+        if isinstance(one, dict)
+    )  # fmt: skip
+
+
+def tried_table(results: Results) -> dict[str, Any] | None:
+    """Return a line for each way (name, cells, why it was not recovered) and what chose; None without a search."""
+    lines = [
+        {
+            "name": row.name,
+            "chosen": row.role == "student",
+            "cells": (
+                human_count(row.parameters), human_bytes(row.bytes) if row.bytes else "–",
+                milliseconds(row.latency_p50), percent(row.accuracy),
+            ),
+            "note": row.note,
+        }
+        for row in tried_rows(results)
+    ]  # fmt: skip
+    return {"lines": lines, "on": str(results.tried.get("on") or "validation images")} if lines else None
