@@ -14,7 +14,8 @@ from ..teachers import Teacher
 from ..training.optim import build_optimizer
 from ..training.parts import Parts, WeightAverage
 from .generator import Network, make_generator
-from .inversion import balanced_labels, moved
+from .inversion import balanced_labels
+from .moving import moved
 from .priors import PriorConfig, Priors
 from .pupil import Pupil
 from .seen import seen, seen_through

@@ -1,8 +1,9 @@
 """Invert once, store, train many: drawn pictures or noise are optimized until the teacher's priors hold for them.
 
 DeepInversion (Yin et al. 2020) with what has been learnt since: starts from pictures of the class instead of noise
-where they can be had, half the size first where they cannot, balanced classes in every batch, softened targets. What is
-stored has been through 8 bits, and is what the teacher is asked.
+where they can be had, half the size first where they cannot, balanced classes in every batch, softened targets, and of
+a ViT no more than the patches that it looks at (`pruning`). What is stored has been through 8 bits, and is what the
+teacher is asked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +31,10 @@ from .candidates import Candidates
 from .check import check_teacher, require_gradient
 from .choose import shows
 from .drawn import bank_bytes, teacher_record
+from .moving import Move
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
+from .pruning import PatchPruning, pruned, stops, why_dense
 from .seen import answers, likely, seen_through
 
 log = logging.getLogger("pocketvit")
@@ -49,8 +53,17 @@ class InversionConfig:
     coarse: float = 0.0  # share of the steps at half the size: worth it from noise, where nothing is yet
     shift: float = 0.125  # of the side, by which images are rolled at every step
     confidence: float = 0.5  # that the teacher must have in the class in the end
+    prune_ratio: float = 0.0  # of a ViT's remaining patches, that are stopped at each of four early steps; 0: dense
     priors: PriorConfig = PriorConfig()  # noqa: RUF009 (frozen)
     seed: int = 0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a bank says of it; what is new and at its default stays out, so that old banks are found."""
+        about = dataclasses.asdict(self)
+        if not self.prune_ratio:
+            del about["prune_ratio"]
+        return about
 
 
 def invert_bank(
@@ -76,12 +89,14 @@ def invert_bank(
     """
     if config.images < 1 or config.steps < 1:
         raise PocketError(f"inversion of {config.images} images in {config.steps} steps: both must be at least 1.")
+    if not 0 <= config.prune_ratio < 1:
+        raise PocketError(f"a prune_ratio of {config.prune_ratio}: give 0 for none, or a share below 1.")
     start = start if start is not None else Procedural(config.seed, teacher.input_size)
     folder = Path(folder)
     config = dataclasses.replace(config, batch=_batch(folder, teacher, config))
     provenance = {
         "method": "inverted",
-        "config": dataclasses.asdict(config),
+        "config": config.record,
         "start": _start_record(start),
         **teacher_record(teacher),
     }
@@ -95,6 +110,8 @@ def invert_bank(
     shards = place.shards("inverted")
     with Priors(teacher, config.priors) as priors:
         log.info("priors   %s", "; ".join(priors.words))
+        if config.prune_ratio:
+            log.info("patches  %s", pruning_words(teacher, config.prune_ratio))
         inverter = Inverter(teacher, priors, config)
         starts = _Starts(start, teacher.num_outputs, config.seed)
         for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
@@ -179,37 +196,53 @@ class Inverter:
         x = images.to(device).float() / 255
         targets = targets.to(device)
         coarse = round(config.coarse * config.steps) if size >= 16 else 0
-        stages = [(coarse, size // 2)] * (coarse > 0) + [(config.steps - coarse, size)]
-        done = 0
-        for steps, side in stages:
-            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True) if x.shape[-1] != side else x
-            x = x.detach().requires_grad_()
-            optimizer = torch.optim.Adam([x], lr=config.rate, betas=(0.5, 0.9))
-            for _ in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * done / config.steps))
-                (x.grad,) = torch.autograd.grad(self._loss(x, targets, size, generator), x)
-                optimizer.step()
-                with torch.no_grad():
-                    x.clamp_(0, 1)
-                done += 1
-            x = x.detach()
+        if coarse:
+            x = F.interpolate(x, (size // 2, size // 2), mode="bilinear", antialias=True)
+            x = self._optimize(x, targets, size, range(coarse), generator)
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        with pruned(self.teacher.module, size, len(x), device, config.prune_ratio) as pruning:
+            x = self._optimize(x, targets, size, range(coarse, config.steps), generator, pruning)
         return (x * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
-    def _loss(self, x: Tensor, targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        shown = F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x
-        logits = seen_through(self.teacher, moved(shown, self.config.shift, generator))
-        loss, _ = self.priors(x, logits, targets)
-        return loss
+    def _optimize(
+        self,
+        began: Tensor,
+        targets: Tensor,
+        size: int,
+        steps: range,
+        generator: torch.Generator,
+        pruning: PatchPruning | None = None,
+    ) -> Tensor:
+        """Take steps from pictures [B, 3, s, s], which the teacher sees at ``size`` pixels."""
+        config, x = self.config, began.clone().requires_grad_()
+        optimizer = torch.optim.Adam([x], lr=config.rate, betas=(0.5, 0.9))
+        stopping = {steps[step] for step in stops(len(steps))} if pruning else set()
+        for step in steps:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            shown = F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x
+            move = Move.draw(shown, config.shift, generator)
+            if pruning:
+                pruning.look(move, listen=step in stopping)
+            loss, _ = self.priors(x, seen_through(self.teacher, move(shown)), targets)
+            (x.grad,) = torch.autograd.grad(loss, x)
+            optimizer.step()
+            if step in stopping:
+                pruning.stop(config.prune_ratio)
+            mask = pruning.mask() if pruning else None
+            with torch.no_grad():
+                x.clamp_(0, 1)
+                if mask is not None:  # priors on pixels see stopped patches, too, and momentum would go on
+                    x.copy_(torch.where(mask, x, began))
+        return x.detach()
 
 
-def moved(images: Tensor, shift: float, generator: torch.Generator) -> Tensor:
-    """Roll a batch by up to ``shift`` of its side each way, and mirror a random half of its images."""
-    most = round(shift * images.shape[-1])
-    down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
-    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)[:, None, None, None]
-    images = images.roll((down, right), (2, 3))
-    return torch.where(flip, images.flip(3), images)
+def pruning_words(teacher: Teacher, ratio: float) -> str:
+    """Say whether a teacher is inverted with fewer and fewer patches."""
+    dense = why_dense(teacher.module, teacher.input_size)
+    if dense:
+        return f"all of them, in every step: {teacher.name} cannot be shown a part ({dense})"
+    return f"sparse: {ratio:.0%} of those that are left are stopped at each of four early steps"
 
 
 def balanced_labels(seed: int, first: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
