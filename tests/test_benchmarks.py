@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 # What makes a script small: constants of its module.
 SMALLER: dict[str, dict[str, Any]] = {
-    "datafree": {"DRAWN": 8},
+    "datafree": {"DRAWN": 8, "INVERTED": 2, "STEPS": 5},
     "deployed": {"SIDE": 16, "TAUGHT": 64, "TEACHING": 64, "STUDENT": "pocket_xxs", "TEACHER": "cifar_resnet20"},
     "detection": {"BATCH": 2, "IMAGES": 8},
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
@@ -70,7 +70,7 @@ def test_a_benchmark_measures_what_its_page_tells_of(name, brief, monkeypatch, c
         measure_size = module.measure_size
         monkeypatch.setattr(module, "measure_size", lambda size, *_: measure_size(size, 4, 1, 2, 0.0))
     images = drawn(tmp_path / "drawn.npz") if name == "deployed" else 64
-    found = module.measure(argparse.Namespace(seconds=0.0, images=images, run="", stem="patch"))
+    found = module.measure(argparse.Namespace(seconds=0.0, images=images, run="", stem="patch", vit=""))
     assert all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out
     told = re.findall(

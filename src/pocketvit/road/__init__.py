@@ -15,6 +15,7 @@ from .label import Label
 from .report import Report
 from .score import Score
 from .ship import Ship
+from .statistics import Statistics
 from .synthesize import Controls, Synthesize
 from .train import Train
 
@@ -45,6 +46,7 @@ __all__ = [
     "Score",
     "Ship",
     "Stage",
+    "Statistics",
     "Synthesize",
     "Train",
     "Walk",

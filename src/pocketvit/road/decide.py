@@ -24,6 +24,8 @@ from ..objectives.terms import kind_of
 from ..sources import Dataset, Source
 from ..sources.listing import FileSource
 from ..sources.targets import class_counts, sizes_of
+from ..sources.tiles import independent
+from ..synthesis.card import require_many
 from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
@@ -271,6 +273,8 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     if settings.model == "auto":
         settings = dataclasses.replace(settings, model=task.light[0])
     task.refuse(settings, len(dataset.classes))
+    if settings.statistics_card:  # told before the training, not behind it
+        require_many(independent(dataset.train), "a statistics card of these training images (--statistics-card)")
     side = settings.size
     settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
     if training.batch_size < ENOUGH_IMAGES <= len(dataset.train):  # for BatchNorm, which most models have

@@ -159,7 +159,10 @@ def _images_of(origin: Run, settings: Any, given: Any) -> tuple[Any, Dataset]:
         settings = dataclasses.replace(settings, images=images)
         return settings, open_dataset(settings)
     # As an ordinary source: what was said of making it holds for nothing else.
-    settings = dataclasses.replace(settings, images=images, data_free=False, data=None, method="auto", count=None)
+    settings = dataclasses.replace(
+        settings, images=images, data_free=False, data=None, method="auto", generator="conv", prune_ratio=0.0,
+        statistics=False, count=None,
+    )  # fmt: skip
     return settings, dataclasses.replace(open_dataset(settings), name=str(origin.results["dataset"]["name"]))
 
 

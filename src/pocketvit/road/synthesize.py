@@ -15,9 +15,11 @@ import numpy as np
 
 from ..errors import PocketError
 from ..files import locked, sha256_of
+from ..settings import listed
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
 from ..sources.unlabelled import unlabelled_as
-from ..synthesis import Bank, Candidates, gallery, open_bank
+from ..synthesis import Bank, Candidates, StatisticsCard, gallery, open_bank, read_card
+from ..synthesis.card import FILE
 from ..synthesis.methods import SAID, Request, bank_cost, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align
@@ -64,7 +66,36 @@ def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request
     if data and settings.data is not None:
         window = getattr(settings, "window", None)
         few = open_images(settings.data, window=window, val_fraction=0, progress=False).train
-    return Request(settings.method, count_for(settings, teacher), few, seed=SEED, generator=settings.generator)
+    return Request(
+        settings.method, count_for(settings, teacher), few, seed=SEED, generator=settings.generator,
+        prune_ratio=settings.prune_ratio, card=card_of(settings, teacher),
+    )  # fmt: skip
+
+
+def card_of(settings: Any, teacher: Teacher) -> StatisticsCard | None:
+    """Return the statistics card that the settings name, or the one in the teacher's folder; None where none is asked.
+
+    Raises:
+        PocketError: There is none, or it is not of this teacher.
+    """
+    if not settings.statistics:
+        return None
+    path = settings.statistics
+    if path is True:
+        given = listed(settings.teacher)[0]
+        folder = Path(str(given).removeprefix("local-dir:")).expanduser() if isinstance(given, str | Path) else None
+        places = [folder / FILE, folder / "student" / FILE] if folder is not None else []
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            where = (
+                f"no {FILE} in {folder}" if folder is not None and folder.is_dir() else f"{teacher.name} is no folder"
+            )
+            raise PocketError(
+                f"--statistics: {where}. Name the card, --statistics FILE, or train the teacher with --statistics-card."
+            )
+    card = read_card(path)
+    card.check(teacher)
+    return card
 
 
 def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
@@ -86,7 +117,8 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     request = request_of(settings, mapped[0])
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)
-    notes = [f"the images are made from the teacher {mapped[0].name} ({request.chosen})"]
+    assisted = "" if request.card is None else f", statistics-assisted, NOT data-free: with {request.card.words}"
+    notes = [f"the images are made from the teacher {mapped[0].name} ({request.chosen}){assisted}"]
     if len(mapped) > 1:
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
@@ -159,8 +191,12 @@ def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
 
 def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
     """Where a bank lies that runs beside each other share."""
-    asked = dataclasses.asdict(dataclasses.replace(request, data=None))
-    del asked["generator"]  # its network is part of how it learns
+    asked = dataclasses.asdict(dataclasses.replace(request, data=None, card=None))
+    del asked["generator"], asked["card"]  # its network is part of how it learns
+    if not request.sparse:  # so that banks of before are found
+        del asked["prune_ratio"]
+    if request.card is not None:
+        asked |= request.card.record
     few = None if request.data is None else request.data.fingerprint
     if request.chosen == "generated":
         asked |= {"chosen": dataclasses.asdict(request.generation())}
@@ -261,5 +297,7 @@ class Controls(Stage):
         bare = dataclasses.replace(bare, images=len(walk.images.train))
         wanted = {"without": ("student, without the real images", bare)} if settings.data is not None else {}
         for method in settings.controls:
-            wanted[method] = (f"student, from {SAID[method]} alone", dataclasses.replace(bare, method=method))
+            # What is optimized without the card, beside the student with it, shows what the card is worth.
+            other = dataclasses.replace(bare, method=method, card=None)
+            wanted[method] = (f"student, from {SAID[method]} alone", other)
         return wanted

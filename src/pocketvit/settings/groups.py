@@ -229,6 +229,15 @@ class Synthesis(Settings, group="data-free"):
     generator: Literal["conv", "transformer"] = setting(
         "of --method generated: of convolutions, or of attention", default="conv"
     )
+    prune_ratio: float = setting(
+        "of --method inverted from a ViT: share of the remaining patches that sparse inversion stops at each of four "
+        "early steps, those with the least attention, as in 0.3; 0 is dense", default=0.0, low=0, below=1,
+    )  # fmt: skip
+    statistics: bool | str | Path = setting(
+        "of --method inverted or generated: use means and variances of the teacher's training images, of the "
+        "statistics card in its folder or of this one; the images are then statistics-assisted, not data-free",
+        default=False, metavar="CARD", exists="a statistics card (`pocketvit train ... --statistics-card`)",
+    )  # fmt: skip
     count: int | None = setting(
         "images to make; by default 20,000 of 32 pixels, fewer of larger ones",
         default=None, low=1, high=100_000_000, common=True,
@@ -238,6 +247,10 @@ class Synthesis(Settings, group="data-free"):
         super().check()
         if self.generator != "conv" and self.method != "generated":
             raise self.refused("generator", "other methods have none. Add --method generated")
+        if self.prune_ratio and self.method != "inverted":
+            raise self.refused("prune_ratio", "other methods optimize no patches. Add --method inverted")
+        if self.statistics and self.method not in ("inverted", "generated"):
+            raise self.refused("statistics", "other methods ask for no statistics. Add --method inverted or generated")
 
 
 class Steps(Settings, group="training"):

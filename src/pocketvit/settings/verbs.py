@@ -291,6 +291,11 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
         default=None, low=0, below=1, group="training",
     )  # fmt: skip
     drop_path: float = setting("of networks that have it", default=0.0, low=0, below=1, group="training")
+    statistics_card: bool = setting(
+        "save means and variances of what the network's layers are fed by the training images beside it, for "
+        "`synthesize --statistics`: without BatchNorm there is little else to invert it by; they say something of the "
+        "images", default=False, group="output",
+    )  # fmt: skip
 
     def check(self) -> None:
         super().check()

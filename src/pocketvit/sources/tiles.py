@@ -201,6 +201,12 @@ def whole(source: Source) -> Whole:
     return Whole(names, source.classes, source.targets[first], groups, source.parents)
 
 
+def independent(source: Source) -> int:
+    """Return how many independent images a split has: tiles of one, and images of one group, count once."""
+    images = whole(source)
+    return len(images.names) if images.groups is None else len(np.unique(images.groups))
+
+
 def starts(side: int, tile: int) -> list[int]:
     """Return where tiles begin along a side: the fewest that cover it, evenly spread."""
     count = -(-side // tile)

@@ -6,6 +6,7 @@ has tried the teacher. Nothing here is ever shown a real image, but for the cand
 
 from .bank import Bank, open_bank
 from .candidates import Candidates, Mixed, Noise, Photograph, RealImages, sample_photograph
+from .card import StatisticsCard, measure_card, read_card
 from .check import TeacherCheck, check_teacher
 from .contest import GenerationConfig
 from .drawn import DrawnConfig, draw_bank
@@ -29,13 +30,16 @@ __all__ = [
     "Priors",
     "Procedural",
     "RealImages",
+    "StatisticsCard",
     "TeacherCheck",
     "check_teacher",
     "draw_bank",
     "gallery",
     "generate_bank",
     "invert_bank",
+    "measure_card",
     "open_bank",
     "push",
+    "read_card",
     "sample_photograph",
 ]

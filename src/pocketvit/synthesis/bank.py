@@ -204,11 +204,17 @@ def provenance(about: Mapping[str, Any]) -> str:
     Args:
         about: its record ``provenance`` (what was asked for) and ``made`` (what came out).
     """
-    real = _most(about["provenance"], "real_images")
+    real, described = (_most(about["provenance"], name) for name in ("real_images", "statistics_images"))
+    kept = about["made"].get("priors", [])
     if real:
         amount = "one real image" if real == 1 else f"{real:,} real images"
-        return f"NOT data-free: made with {amount}"
-    kept = about["made"].get("priors", [])
+        moments = f", and moments over {described:,} more (a statistics card)" if described else ""
+        return f"NOT data-free: made with {amount}{moments}"
+    if described:
+        held = next((words for words in kept if "statistics card" in words), "a statistics card")
+        return (
+            f"statistics-assisted, NOT data-free: made without an image, from the teacher, its preprocessing and {held}"
+        )
     used = f", what it keeps of its data ({'; '.join(kept)})" if kept else ""
     return f"data-free: no real image, and of real data nothing but the teacher{used} and its preprocessing were used"
 

@@ -27,6 +27,7 @@ from ..teachers import Teacher
 from ..training.checkpoint import read_checkpoint, save_checkpoint
 from ..training.interrupt import deterministic
 from .bank import Bank, BankFolder, Piece, open_bank
+from .card import StatisticsCard
 from .check import check_teacher, require_gradient
 from .choose import quotas, shows
 from .collapse import health
@@ -48,6 +49,7 @@ def generate_bank(
     teacher: Teacher,
     config: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
     *,
+    card: StatisticsCard | None = None,
     progress: bool = True,
 ) -> Bank:
     """Make a bank of a generator's pictures, or go on making it, or open it when it is made.
@@ -56,6 +58,7 @@ def generate_bank(
         folder: Of the bank; while it is made it also holds the state after the last round.
         teacher: Is generated from.
         config: How.
+        card: Moments of the teacher's training images: the bank is then statistics-assisted.
         progress: Show a bar.
 
     Raises:
@@ -64,12 +67,13 @@ def generate_bank(
     """
     folder = Path(folder)
     about = {"method": "generated", "config": dataclasses.asdict(config), **teacher_record(teacher)}
+    about |= card.record if card is not None else {}
     place = BankFolder(folder, about, bytes=generation_bytes(teacher, config))
     if not place.finished:
         check = check_teacher(teacher)
         log.info("         %s", check.words)
         require_gradient(check, teacher)
-        with Priors(teacher, config.priors) as priors, deterministic(teacher.device, TrainConfig()):
+        with Priors(teacher, config.priors, card) as priors, deterministic(teacher.device, TrainConfig()):
             log.info("priors   %s", "; ".join(priors.words))
             bank = _Making(place, teacher, priors, config, progress).run()
         teacher.check_unchanged()

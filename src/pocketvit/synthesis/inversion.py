@@ -28,6 +28,7 @@ from ..labels.plan import default_batch
 from ..teachers import Teacher
 from .bank import MANIFEST, Bank, BankFolder, Piece, near_duplicates, open_bank, thumbnails
 from .candidates import Candidates
+from .card import StatisticsCard
 from .check import check_teacher, require_gradient
 from .choose import shows
 from .drawn import bank_bytes, teacher_record
@@ -72,6 +73,7 @@ def invert_bank(
     config: InversionConfig = InversionConfig(),
     *,
     start: Bank | Candidates | None = None,
+    card: StatisticsCard | None = None,
     progress: bool = True,
 ) -> Bank:
     """Make a bank of optimized images, or go on making it, or open it when it is made.
@@ -81,6 +83,7 @@ def invert_bank(
         teacher: is inverted.
         config: how.
         start: a bank, whose images of the wanted class are optimized; candidates; None for procedural pictures.
+        card: moments of the teacher's training images, to invert it with: the bank is then statistics-assisted.
         progress: show a bar.
 
     Raises:
@@ -99,6 +102,7 @@ def invert_bank(
         "config": config.record,
         "start": _start_record(start),
         **teacher_record(teacher),
+        **(card.record if card is not None else {}),
     }
     place = BankFolder(folder, provenance, bytes=bank_bytes(config.images, teacher))
     if place.finished:
@@ -108,7 +112,7 @@ def invert_bank(
     require_gradient(check, teacher)
     batch = config.batch
     shards = place.shards("inverted")
-    with Priors(teacher, config.priors) as priors:
+    with Priors(teacher, config.priors, card) as priors:
         log.info("priors   %s", "; ".join(priors.words))
         if config.prune_ratio:
             log.info("patches  %s", pruning_words(teacher, config.prune_ratio))

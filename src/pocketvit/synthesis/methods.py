@@ -14,12 +14,14 @@ from ..sources import Source
 from ..teachers import Teacher
 from .bank import Bank, provenance
 from .candidates import Candidates, Mixed, Noise, RealImages, sample_photograph
+from .card import StatisticsCard
 from .contest import GenerationConfig
 from .drawn import DrawnConfig, bank_bytes, draw_bank
 from .generation import generate_bank, generation_bytes, generation_seconds
 from .generator import Network
 from .inversion import InversionConfig, invert_bank
 from .procedural import Procedural
+from .pruning import cost_share, why_dense
 
 METHODS = {
     "drawn": "pictures drawn at random, chosen by the teacher",
@@ -38,6 +40,7 @@ SAID = {
     "noise": "noise",
 }
 BEST = "drawn"  # what auto stands for
+OPTIMIZED = ("inverted", "generated")  # for priors, which a statistics card can be one of
 _STEPS = {"pushed": 8, "inverted": 30}  # of gradient
 _CAME = {
     "looked_at": "pictures looked at",
@@ -59,6 +62,8 @@ class Request:
         data: A few real images to start from; then the bank is not data-free.
         seed: Of everything random.
         generator: The network that "generated" learns.
+        prune_ratio: Of a ViT's remaining patches, that "inverted" stops at each of four early steps.
+        card: Moments of the teacher's training images, for what is optimized; then the bank is statistics-assisted.
     """
 
     method: str = "auto"
@@ -66,10 +71,17 @@ class Request:
     data: Source | None = None
     seed: int = 0
     generator: Network = "conv"
+    prune_ratio: float = 0.0
+    card: StatisticsCard | None = None
 
     def __post_init__(self) -> None:
         if self.method != "auto" and self.method not in METHODS:
             raise PocketError(f"--method {self.method}: give auto or one of {', '.join(METHODS)}.")
+        if self.card is not None and self.chosen not in OPTIMIZED:
+            raise PocketError(
+                f"--method {self.chosen} asks for no statistics, and takes no card of them. Add --method inverted or "
+                "generated, or leave --statistics away."
+            )
         if self.data is not None and self.chosen in ("noise", "photograph"):
             raise PocketError(f"--method {self.chosen} is a control and takes no --data. Leave one of them away.")
         if self.data is not None and self.chosen == "generated":
@@ -82,6 +94,11 @@ class Request:
     def chosen(self) -> str:
         """The method, auto resolved."""
         return BEST if self.method == "auto" else self.method
+
+    @property
+    def sparse(self) -> bool:
+        """Whether patches are to be stopped."""
+        return self.chosen == "inverted" and self.prune_ratio > 0
 
     def row(self, size: int) -> Candidates:
         """The pictures that the teacher chooses from."""
@@ -98,6 +115,10 @@ class Request:
     def generation(self) -> GenerationConfig:
         """How a generator learns."""
         return GenerationConfig(self.images, network=self.generator, seed=self.seed)
+
+    def inversion(self) -> InversionConfig:
+        """How they are optimized."""
+        return InversionConfig(self.images, steps=_STEPS["inverted"], prune_ratio=self.prune_ratio, seed=self.seed)
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
@@ -119,13 +140,12 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
         PocketError: The teacher cannot be used so, or the folder holds another bank.
     """
     if request.chosen == "generated":
-        return generate_bank(folder, teacher, request.generation(), progress=progress)
+        return generate_bank(folder, teacher, request.generation(), card=request.card, progress=progress)
     row = request.row(teacher.input_size)
     if request.chosen != "inverted":
         return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
     start = draw_bank(Path(folder) / "start", teacher, request.config(), candidates=row, progress=progress)
-    config = InversionConfig(request.images, steps=_STEPS["inverted"], seed=request.seed)
-    return invert_bank(folder, teacher, config, start=start, progress=progress)
+    return invert_bank(folder, teacher, request.inversion(), start=start, card=request.card, progress=progress)
 
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
@@ -138,7 +158,10 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     seconds = chosen.candidates * (drawing + asking)
     size = bank_bytes(count, teacher) + chosen.candidates * teacher.num_outputs * 2
     if request.chosen in _STEPS:
-        seconds += count * _STEPS[request.chosen] * optimizing
+        optimizing *= count * _STEPS[request.chosen]
+        if request.sparse and not why_dense(teacher.module, teacher.input_size):
+            optimizing *= cost_share(_STEPS[request.chosen], request.prune_ratio)
+        seconds += optimizing
     return seconds, size * (2 if request.chosen == "inverted" else 1)
 
 

@@ -1,10 +1,10 @@
 """What is asked of a synthetic image besides its class: priors that fit what the teacher is made of.
 
-BatchNorm layers keep the moments of the data, and images are asked to match them (DeepInversion, Yin et al. 2020). A
-network without BatchNorm keeps none: then the patches of a ViT are asked to differ as those of photographs do
-(PSAQ-ViT, Li et al. 2022), normalized channels to carry about equal shares, and features to be strongly active (DAFL,
-Chen et al. 2019). Every prior says what it holds on to, and one that finds
-nothing is an error: a sum over no layers would be a zero that nobody notices.
+BatchNorm layers keep the moments of the data, and images are asked to match them (DeepInversion, Yin et al. 2020); a
+statistics card has them for other networks. Without either, normalized channels are asked to carry about equal shares,
+and features to be strongly active (DAFL, Chen et al. 2019). The patches of a ViT are asked to differ as those of
+photographs do (PSAQ-ViT, Li et al. 2022). Every prior says what it holds on to, and one that finds nothing is an error:
+a sum over no layers would be a zero that nobody notices.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..teachers import Teacher
+from .card import StatisticsCard
 from .seen import surprise
-from .statistics import Inputs, Moments, kept_moments, moments_of, norm_layers
+from .statistics import Inputs, Moments, channelled, is_2d, kept_moments, moments_of, norm_layers
 
 _BINS = 24  # of the density of patch similarities
 _ROWS = 16  # patches of an image whose similarities to all others are looked at
@@ -65,17 +66,23 @@ class StatisticsPrior:
 
     name = "statistics"
 
-    def __init__(self, module: nn.Module, kept: Mapping[str, Moments]) -> None:
+    def __init__(self, module: nn.Module, kept: Mapping[str, Moments], words: str = "") -> None:
         if not kept:
             raise PocketError(
                 f"{type(module).__name__} keeps no BatchNorm statistics: this prior has nothing to hold on to."
             )
-        self.kept, self.words = kept, f"moments of {len(kept)} BatchNorm layers"
+        self.kept, self.words = kept, words or f"moments of {len(kept)} BatchNorm layers"
+        self._layers = {path: module.get_submodule(path) for path in kept}
         self._inputs = Inputs(module, kept)
 
     def loss(self) -> Tensor:
         seen = self._inputs.take()
-        return torch.stack([self._divergence(moments_of(x), self.kept[path]) for path, x in seen.items()]).mean()
+        return torch.stack([self._of(path, x) for path, x in seen.items()]).mean()
+
+    def _of(self, path: str, x: Tensor) -> Tensor:
+        kept = self.kept[path]
+        apart = len(kept.mean) - 1 if kept.mean.ndim == 2 else 0
+        return self._divergence(moments_of(channelled(self._layers[path], x), apart), kept)
 
     @staticmethod
     def _divergence(found: Moments, kept: Moments) -> Tensor:
@@ -160,6 +167,7 @@ class ChannelPrior:
     def _share(layer: nn.Module, x: Tensor) -> Tensor:
         x = x.float()
         if isinstance(layer, nn.LayerNorm):
+            x = x.movedim(1, -1).flatten(1, -2) if is_2d(layer) else channelled(layer, x)
             x = F.layer_norm(x, layer.normalized_shape)
         elif isinstance(layer, nn.GroupNorm):
             x = F.group_norm(x, layer.num_groups)
@@ -235,18 +243,24 @@ class Priors:
     Args:
         teacher: gets hooks until `remove` is called (also a context manager).
         config: weights; a prior of weight 0 is left out.
+        card: moments of the teacher's training images, which then stand beside or in place of BatchNorm's.
 
     Attributes:
         words: what each holds on to, for the log and the provenance.
     """
 
-    def __init__(self, teacher: Teacher, config: PriorConfig = PriorConfig()) -> None:
+    def __init__(
+        self, teacher: Teacher, config: PriorConfig = PriorConfig(), card: StatisticsCard | None = None
+    ) -> None:
         module = teacher.module
         self.config, self.kind = config, teacher.kind
         self.parts: dict[str, tuple[float, FeaturePrior]] = {}
         kept = kept_moments(module)
+        if card is not None:
+            card.check(teacher)
+            kept = {path: moments.to(teacher.device) for path, moments in card.moments.items()}
         if config.statistics and kept:
-            self._add(config.statistics, StatisticsPrior(module, kept))
+            self._add(config.statistics, StatisticsPrior(module, kept, card.words if card is not None else ""))
         if config.patches and attention_projections(module):
             self._add(config.patches, PatchPrior(module))
         if config.channels and "statistics" not in self.parts and norm_layers(module):

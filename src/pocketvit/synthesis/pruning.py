@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from ..models.local_attention import LocalAttention
 from .moving import Move
 
-STOPS = (1 / 80, 1 / 40, 1 / 20, 3 / 40)  # of the steps, after which patches are stopped: published as 50 to 300 of 4,000
+STOPS = (
+    1 / 80,
+    1 / 40,
+    1 / 20,
+    3 / 40,
+)  # of the steps, after which patches are stopped: published as 50 to 300 of 4,000
 _LAST = 2  # blocks whose attention counts
 
 
@@ -164,7 +169,9 @@ def attention_to(layer: Any, qkv: Tensor, first: bool) -> Tensor:
 
 
 @contextmanager
-def pruned(module: nn.Module, size: int, count: int, device: torch.device, ratio: float) -> Iterator[PatchPruning | None]:
+def pruned(
+    module: nn.Module, size: int, count: int, device: torch.device, ratio: float
+) -> Iterator[PatchPruning | None]:
     """Hold hooks in a ViT while one batch is optimized; nothing where no patch is to be stopped, or none can be."""
     pruning = PatchPruning(module, size, count, device) if ratio and not why_dense(module, size) else None
     try:

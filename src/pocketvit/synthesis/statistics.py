@@ -1,4 +1,4 @@
-"""Means and variances of what a teacher's layers are fed: those that BatchNorm keeps, and those of a batch."""
+"""Means and variances of what a teacher's layers are fed: those that BatchNorm keeps, and those of some images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,28 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of every channel of what a layer is fed, float32 [C] each."""
+    """Mean and variance of every channel of what a layer is fed.
+
+    float32 [C] each; or [1 + P, C], where P tokens that stand for no patch have rows of their own, before the patches'.
+    """
 
     mean: Tensor
     var: Tensor
 
+    def to(self, device: torch.device) -> Moments:
+        return Moments(self.mean.to(device), self.var.to(device))
 
-def moments_of(x: Tensor) -> Moments:
-    """Take the moments of maps [B, C, ...] or, for 3 dimensions, tokens [B, N, C], over all but the channels."""
+
+def moments_of(x: Tensor, apart: int = 0) -> Moments:
+    """Take the moments of maps [B, C, ...] or, for 3 dimensions, tokens [B, N, C], over all but the channels.
+
+    Args:
+        x: What a layer is fed, by `channelled`.
+        apart: First tokens that each get a row of their own.
+    """
+    if apart and x.ndim == 3:
+        rows = [moments_of(part) for part in (*x[:, :apart].split(1, dim=1), x[:, apart:])]
+        return Moments(torch.stack([row.mean for row in rows]), torch.stack([row.var for row in rows]))
     x = x.float()
     flat = x.flatten(0, 1) if x.ndim == 3 else x.movedim(1, -1).flatten(0, -2)
     var, mean = torch.var_mean(flat, dim=0, correction=0)
@@ -35,6 +49,17 @@ def kept_moments(module: nn.Module) -> dict[str, Moments]:
         if isinstance(mean, Tensor) and isinstance(var, Tensor):
             kept[path] = Moments(mean.detach().float(), var.detach().float())
     return kept
+
+
+def channelled(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return what a layer is fed in the form that `moments_of` takes: maps with channels last become tokens."""
+    last = isinstance(layer, nn.LayerNorm) and not is_2d(layer)
+    return x.flatten(1, 2) if last and x.ndim == 4 else x
+
+
+def is_2d(layer: nn.Module) -> bool:
+    """Whether a LayerNorm is one over the channels of maps [B, C, H, W], as timm's ``LayerNorm2d``."""
+    return "2d" in type(layer).__name__
 
 
 def norm_layers(module: nn.Module) -> list[str]:
