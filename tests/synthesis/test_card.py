@@ -80,6 +80,25 @@ def test_tokens_of_no_patch_have_rows_of_their_own_and_a_stem_is_held_too():
         assert float(priors.parts["statistics"][1].loss()) < 1e-3
 
 
+def test_norms_of_queries_and_keys_have_no_tokens_apart():
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=16,
+        patch_size=4,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        num_classes=3,
+        qk_norm=True,
+    )
+    teacher = load_teacher(model.eval(), input_size=16, norm="none")
+    card = measure_card(teacher, [torch.from_numpy(Procedural(5, 16).take(np.arange(100)))], 100)
+    card.check(teacher)
+    assert card.moments["blocks.0.attn.q_norm"].mean.shape == (16,)
+    assert card.moments["blocks.0.norm2"].mean.shape == (2, 32)
+
+
 @pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_channels_are_found_wherever_a_network_has_them(name):
     options = {"img_size": 32, "window_size": 4} if "swin" in name else {}
@@ -138,7 +157,9 @@ def test_another_teacher_or_other_layers_are_refused(grouped, card, network):
     crossed = dataclasses.replace(card, moments={"norm1": card.moments["norm2"]})
     with pytest.raises(PocketError, match=r"norm1 of \[16\], and ColourNet has 8 channels there"):
         Priors(grouped, card=crossed)
-    with pytest.raises(PocketError, match="keeps the moments of its 2 BatchNorm layers itself"):
+    with pytest.raises(
+        PocketError, match="no statistics card of ColourNet: it keeps the moments of its 2 BatchNorm layers itself"
+    ):
         measure_card(synthesis_fakes.teacher_of(network), [], 200)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..sources.tiles import independent
-from ..synthesis.card import FEW, FILE, measure_card, read_card
+from ..synthesis.card import FEW, FILE, measure_card, read_card, why_no_card
 from ..teachers import load_teacher
 from .answering import batches
 from .base import Cost, Stage, Walk
@@ -31,6 +31,11 @@ class Statistics(Stage):
             return
         source, path = walk.road.dataset.train, walk.folder / "student" / FILE
         teacher = load_teacher(walk.folder / "student", device=str(walk.road.device))
+        useless = why_no_card(teacher.module)
+        if useless:  # known only now, and no reason to lose a training
+            log.warning("warning  no %s: %s", FILE, useless)
+            walk.notes.append(f"no statistics card was saved: {useless}")
+            return
         if path.is_file() and read_card(path).weights == teacher.fingerprint["weights"]:
             return
         card = measure_card(teacher, batches(source, walk.road.view), independent(source))

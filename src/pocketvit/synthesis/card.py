@@ -137,6 +137,14 @@ def require_many(images: int, what: str) -> None:
         )
 
 
+def why_no_card(module: nn.Module) -> str:
+    """Say why a card of a network would be of no use; "" where it is."""
+    if norm_layers(module):
+        return ""
+    kept = len(kept_moments(module))
+    return f"it keeps the moments of its {kept} BatchNorm layers itself" if kept else "it has no normalization layers"
+
+
 def measure_card(teacher: Teacher, batches: Iterable[Tensor], images: int) -> StatisticsCard:
     """Take the moments of every normalization layer's input over images, in one pass.
 
@@ -146,14 +154,12 @@ def measure_card(teacher: Teacher, batches: Iterable[Tensor], images: int) -> St
         images: That they show, which tiles and patients make fewer than pictures.
 
     Raises:
-        PocketError: Too few images, or no layer without moments of its own.
+        PocketError: Too few images, or `why_no_card`.
     """
     require_many(images, "a statistics card")
     module = teacher.module
-    if not norm_layers(module):
-        kept = len(kept_moments(module))
-        why = f"keeps the moments of its {kept} BatchNorm layers itself" if kept else "has no normalization layers"
-        raise PocketError(f"{teacher.name} {why}: a statistics card would say nothing more. Leave it away.")
+    if why_no_card(module):
+        raise PocketError(f"no statistics card of {teacher.name}: {why_no_card(module)}. Leave it away.")
     layers = _layers(module)
     apart = int(getattr(module, "num_prefix_tokens", 0))
     count, sums = 0, dict[str, tuple[Tensor, Tensor]]()
@@ -179,7 +185,7 @@ def _raw(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield path, mean and mean square of a batch, float64, so that batches can be added."""
     for path, x in seen.items():
-        found = moments_of(channelled(layers[path], x), apart)
+        found = moments_of(channelled(layers[path], x), apart if x.ndim == 3 else 0)
         mean, var = found.mean.double().cpu(), found.var.double().cpu()
         yield path, mean, var + mean**2
 

@@ -231,7 +231,7 @@ class Inverter:
             loss, _ = self.priors(x, seen_through(self.teacher, move(shown)), targets)
             (x.grad,) = torch.autograd.grad(loss, x)
             optimizer.step()
-            if step in stopping:
+            if pruning and step in stopping:
                 pruning.stop(config.prune_ratio)
             mask = pruning.mask() if pruning else None
             with torch.no_grad():

@@ -1,5 +1,7 @@
 """The card on the road: saved beside a trained network, found there on request, and said wherever its images go."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import timm
@@ -7,6 +9,7 @@ import timm
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
+from pocketvit.road import Statistics
 from pocketvit.road.reopen import reopen
 from pocketvit.synthesis import Procedural, read_card
 from pocketvit.teachers import load_teacher
@@ -41,7 +44,7 @@ def test_a_training_saves_the_card_of_its_network_and_says_so(trained):
 def test_images_made_with_it_are_labelled_wherever_they_go(trained, tmp_path, caplog):
     caplog.set_level("INFO", "pocketvit")
     file, (pixels, labels) = tmp_path / "test.npz", coloured(60, 9)
-    np.savez(file, test_images=pixels, test_labels=labels)
+    np.savez(file, train_images=pixels, train_labels=labels)
     options = {"epochs": 1, "views": 1, "precision": "fp32", "batch_size": 16, "student": "pocket_xxs"}
     run = pocketvit.distill(
         data_free=True, teacher=str(trained.folder), test=file, out=tmp_path, controls="inverted",
@@ -80,3 +83,12 @@ def test_what_cannot_be_is_told_in_one_message(trained, network, tmp_path):
     ):  # fmt: skip
         with pytest.raises(PocketError, match=words):
             pocketvit.synthesize(out=tmp_path, **{**MAKE, **given})
+
+
+def test_a_network_that_keeps_its_moments_gets_no_card_and_loses_no_training(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketvit.road.statistics.load_teacher", lambda *_, **__: teacher)
+    road = SimpleNamespace(device="cpu", dataset=SimpleNamespace(train=None), view=None)
+    walk = SimpleNamespace(settings=SimpleNamespace(statistics_card=True), folder=tmp_path, road=road, notes=[])
+    Statistics().run(walk)
+    assert walk.notes == ["no statistics card was saved: it keeps the moments of its 2 BatchNorm layers itself"]
+    assert not list(tmp_path.iterdir())
