@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,8 +95,9 @@ def inversion(arguments: argparse.Namespace) -> tuple[float, float]:
         with Priors(vit, config.priors) as priors:
             made[name] = Inverter(vit, priors, config).run(pictures, targets, 0)
 
-    names = {"dense": 0.0, "sparse": RATIO}
-    seconds = alternate({name: lambda name=name: invert(name, names[name]) for name in names}, arguments.seconds)
+    seconds = alternate(
+        {"dense": partial(invert, "dense", 0.0), "sparse": partial(invert, "sparse", RATIO)}, arguments.seconds
+    )
     sure = {name: vit.logits(images).softmax(1)[range(INVERTED), targets] for name, images in made.items()}
     rows = [(name, INVERTED / value, float(sure[name].mean())) for name, value in seconds.items()]
     told = vit.name if arguments.vit else "a ViT of random weights"

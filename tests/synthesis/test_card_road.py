@@ -76,7 +76,7 @@ def test_what_cannot_be_is_told_in_one_message(trained, network, tmp_path):
     assert not list(tmp_path.glob("*-1"))
     for words, given in (
         ("--statistics: ColourNet is no folder. Name the card", {"teacher": network, "teacher_size": 16}),
-        ("is of student with weights", {
+        ("is of arrays-pocket_xxs-1 with weights", {
             "teacher": network, "teacher_size": 16, "statistics": str(trained.folder / "student/statistics.safetensors")
         }),
         ("--statistics: there is no nowhere", {"teacher": str(trained.folder), "statistics": "nowhere"}),
