@@ -18,12 +18,12 @@ import time
 from functools import partial
 
 import numpy as np
+import timm
 import torch
 from _steps import BATCH, BLOCK, block, endless, noise, stepper, teachers
 from _timing import alternate, print_table, run
 
 from pocketvit.labels import write_labels
-from pocketvit.models import create_model
 from pocketvit.synthesis import InversionConfig, Priors, Procedural
 from pocketvit.synthesis.inversion import Inverter
 from pocketvit.teachers import load_teacher
@@ -85,7 +85,8 @@ def inversion(arguments: argparse.Namespace) -> tuple[float, float]:
         vit = load_teacher(arguments.vit)
     else:
         torch.manual_seed(0)
-        vit = load_teacher(create_model("deit_tiny_patch16_224", num_classes=10, image_size=32), norm="imagenet")
+        network = timm.create_model("deit_tiny_patch16_224", img_size=32, patch_size=4, num_classes=10)
+        vit = load_teacher(network, input_size=32, norm="imagenet")
     pictures = torch.from_numpy(Procedural(0, vit.input_size).take(np.arange(INVERTED)))
     targets = torch.arange(INVERTED) % vit.num_outputs
     made: dict[str, torch.Tensor] = {}

@@ -89,10 +89,15 @@ def possible(values):
         changed["verify"] = not values["plan"]
     if values.get("generator") == "transformer":
         changed["method"] = "generated"
+        changed.pop("prune_ratio", None)
+    elif values.get("prune_ratio") or values.get("statistics"):
+        changed["method"] = "inverted"
     if "data_free" in values:
         divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds")
-        for name in divided if values["data_free"] else ("data", "method", "generator", "count"):
-            changed.pop(name)
+        for name in divided if values["data_free"] else (
+            "data", "method", "generator", "prune_ratio", "statistics", "count",
+        ):  # fmt: skip
+            changed.pop(name, None)
     return changed
 
 
