@@ -6,7 +6,7 @@ Zhang et al., "Deep Mutual Learning", CVPR 2018 (arXiv 1706.00384).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..labels import FullLabels
 from .batch import Batch
 
-_Loss = Callable[[Sequence[Tensor], Batch], tuple[Tensor, dict[str, Tensor]]]
+_Loss = Callable[[tuple[Tensor, ...], Batch], tuple[Tensor, dict[str, Tensor]]]
 
 MUTUAL: dict[str, Any] = {
     "objective": "kl", "temperature": 1.0, "last_temperature": None, "weight": 0.5, "teacher_weights": "fixed",
@@ -35,10 +35,10 @@ def mutual_loss(loss: _Loss) -> _Loss:
         loss: Of one network, from its heads and a batch with soft labels (see `tasks.Task.loss`).
     """
 
-    def both(heads: Sequence[Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def both(heads: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         first, second = heads
-        one, terms = loss([first], dataclasses.replace(batch, soft=(FullLabels(second.detach()),)))
-        other, more = loss([second], dataclasses.replace(batch, soft=(FullLabels(first.detach()),)))
+        one, terms = loss((first,), dataclasses.replace(batch, soft=(FullLabels(second.detach()),)))
+        other, more = loss((second,), dataclasses.replace(batch, soft=(FullLabels(first.detach()),)))
         named = {"first": terms, "second": more}
         return one + other, {f"{who}_{name}": value for who, found in named.items() for name, value in found.items()}
 

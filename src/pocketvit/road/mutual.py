@@ -38,8 +38,9 @@ def train_mutual(road: Road, config: RunConfig, folder: Path) -> nn.Module:
     check, score = validation(road, side), road.task.score
 
     def evaluate(peers: nn.Module) -> dict[str, Any]:
-        found = [check(one) for one in peers.children()] if check else [{}]
-        return {**max(found, key=lambda one: one.get(score, 0.0)), "peers": [one.get(score) for one in found]}
+        found: list[dict[str, Any]] = [check(one) for one in peers.children()] if check else [{}]
+        better = max(found, key=lambda one: one.get(score, 0.0))
+        return {**better, "peers": [one.get(score) for one in found]}
 
     loss = mutual_loss(road.task.loss(config.loss))
     train_network(road, config, folder, model=Peers(*students), input=side, loss=loss, evaluate=evaluate)

@@ -17,7 +17,7 @@ from ..metrics import OperatingPoint
 from ..metrics.detection import SHOWN, DetectionScores, agreement, rounded, score_boxes
 from ..models.decoding import best_boxes
 from ..models.detector import create_detector, detector_of, finest_stride
-from ..objectives import Gate, Objective
+from ..objectives import Gate
 from ..objectives.detection import FAINT, OBJECTIVES, BoxTargets, Dense, boxes_loss
 from ..sources.boxes import Boxes, Detections
 from ..teachers import align, align_some
@@ -228,7 +228,7 @@ class Detection(Task):
         assert model is not None
         detector: Detector = model  # type: ignore[assignment]
         # Where there are no teachers the config keeps the default of other tasks.
-        objective: Objective = self.objectives.get(config.objective, self.objectives["boxes"])
+        objective = OBJECTIVES.get(config.objective, OBJECTIVES["boxes"])
 
         def loss(heads: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             answers, grid = Dense(*heads), detector.grid
