@@ -27,6 +27,7 @@ WRITTEN = {  # of settings with a form of their own
     "picture": st.sampled_from(["640x480", "1x1"]),
     "name": st.sampled_from(["cells", "two-words", "ü"]),
     "device": st.sampled_from(["cpu", "cuda:1"]),
+    "on": st.sampled_from(["pi@raspberrypi", "ssh://pi@10.0.0.2:2222"]),
     "match": st.lists(st.sampled_from(["fitnets", "rkd:0.5", "locality:1@blocks.3>layer3"]), min_size=1, max_size=3),
     "controls": st.lists(st.sampled_from(["noise", "drawn", "inverted", "generated"]), min_size=1, max_size=3),
     "methods": st.lists(st.sampled_from(["alone", "kl,zscore", "kl+rkd"]), min_size=1, max_size=3),

@@ -64,7 +64,7 @@ def measure_there(models: Sequence[Any], host: str) -> list[Measured]:
         PocketError: One of them is no ONNX file and has none, or the device does not do it.
     """
     folders = [model.folder if isinstance(model, Run) else model for model in models]
-    files = [onnx_file(Path(folder)) if isinstance(folder, str | os.PathLike) else None for folder in folders]
+    files = [onnx_file(folder) if isinstance(folder, str | Path) else None for folder in folders]
     for folder, file in zip(folders, files, strict=True):
         if file is None:
             raise PocketError(f"--on takes runs and ONNX files, and {folder} is neither. `pocketvit export` makes one.")
