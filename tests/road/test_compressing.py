@@ -37,8 +37,8 @@ def test_rows_are_named_by_what_they_are():
     assert names_of([], "static", "photos-1") == {
         "student": "photos-1, student", "int8": "photos-1, static int8 file"
     }  # fmt: skip
-    assert names_of(["pruned by 50%", "recovered"], "none", "photos-1")["int8"] == "pruned by 50%, recovered: int8 file"
-    assert names_of(["shared by 2 blocks"], "static", "photos-1")["student"] == "shared by 2 blocks"
+    assert names_of(["pruned by 50%", "recovered"], "none", "photos-1")["int8"] == "int8 file, pruned by 50%, recovered"
+    assert names_of(["shared by 2"], "static", "photos-1")["student"] == "shared by 2"
 
 
 def test_only_what_is_trained_needs_labels():

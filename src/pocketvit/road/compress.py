@@ -211,20 +211,23 @@ def done(settings: Any) -> list[str]:
     if settings.prune:
         words.append(f"pruned by {settings.prune:.0%}")
     if settings.fit:
-        words.append(f"made to fit {settings.fit}")
+        words.append(f"fit to {settings.fit}")
     if settings.share:
-        words.append(f"shared by {settings.share} blocks")
+        words.append(f"shared by {settings.share}")
     if settings.quantize == "qat":
-        words.append(f"trained for {settings.bits}-bit weights")
+        words.append(f"{settings.bits} bits")
     return words
 
 
 def names_of(steps: Sequence[str], quantize: str, before: str) -> dict[str, str]:
-    """Return how the table calls the fp32 network, named by what was done to it, and its int8 file."""
+    """Return how the table calls the fp32 network, named by what was done to it, and its int8 file.
+
+    What differs stands first: a narrow table cuts long names.
+    """
     kind = f"{quantize} int8 file" if quantize in ("dynamic", "static") else "int8 file"
     if not steps:
         return {"student": f"{before}, student", "int8": f"{before}, {kind}"}
-    return {"student": ", ".join(steps), "int8": f"{', '.join(steps)}: {kind}"}
+    return {"student": ", ".join(steps), "int8": f"{kind}, {', '.join(steps)}"}
 
 
 def trains(settings: Any) -> bool:
