@@ -5,7 +5,7 @@ Shows   what a ViT of half a million parameters learns without a real image from
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), whose teachers are convolutional.
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the teacher sees all 50,000
         training images and the ceiling 32,000 of them).
-Cost    half an hour of one processor core for the teacher and as long an arm; --small: a sixteenth of the images.
+Cost    an hour and a half of one processor core, a third of it the teacher's; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_vit.py --images data/
 Result  recipes/datafree_vit.md
 """
@@ -28,11 +28,11 @@ from pocketvit.road.train import train_network
 from pocketvit.sources import open_images
 from pocketvit.teachers import Teacher, load_teacher
 
-STORED = 5  # views of a picture that are labelled; a student sees each twice
+STORED = 5  # views of a picture that are labelled, and seen once each
 ARMS = {
-    "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=2 * STORED * IMAGES),
-    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=2 * STORED * IMAGES),
-    "noise": Kind("noise", "noise", view=HARD, views=2 * STORED * IMAGES),
+    "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=STORED * IMAGES),
+    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=STORED * IMAGES),
+    "noise": Kind("noise", "noise", view=HARD, views=STORED * IMAGES),
 }
 
 
