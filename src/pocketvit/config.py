@@ -14,6 +14,7 @@ Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Stem = Literal["patch", "hybrid", "conv", "shifted", "summed", "concatenated", "coadvise"]
 Attention = Literal["plain", "local"]
+DetectorKind = Literal["fcos", "detr"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class NetworkConfig:
     stem: Stem = "patch"  # how pictures become tokens
     attention: Attention = "plain"  # or "local": see models.local_attention
     replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
+    detector: DetectorKind = "fcos"  # of images with boxes: answers on a grid, or a set (LW-DETR)
     init_from: str | None = None  # "teacher", or weights of a larger ViT: see models.selection; None: from scratch
 
 

@@ -31,6 +31,31 @@ def test_the_file_computes_what_pytorch_computes(plain):
     assert "100.0% of 50 images" in parity.text()
 
 
+class Flips(nn.Module):
+    """A network that answers otherwise where the first value of a picture is one of ``on``."""
+
+    def __init__(self, network: nn.Module, on: torch.Tensor) -> None:
+        super().__init__()
+        self.network, self.on = network, on
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x) + torch.isin(x[:, :1, 0, 0], self.on)
+
+
+def test_a_network_that_chooses_may_differ_on_a_sixteenth_of_the_images(plain):
+    pixels = plain.pixels[:16].copy()
+    pixels[:, 0, 0, 0] = np.arange(16)  # each picture can be told by it
+    seen = ABOUT.to_input(torch.from_numpy(pixels))[:, 0, 0, 0]
+    for count, chooses, passes in ((1, True, True), (2, True, False), (1, False, False)):
+        network = Flips(plain.model, seen[:count])
+        network.chooses = chooses
+        if passes:
+            assert check_parity(network, plain.fp32, pixels).max_abs < 1e-4
+        else:
+            with pytest.raises(PocketError, match="does not compute what the PyTorch model computes"):
+                check_parity(network, plain.fp32, pixels)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_any_batch_size_gives_the_same_answers(plain, batch):
     model = OnnxModel(plain.fp32)

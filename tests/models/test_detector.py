@@ -16,7 +16,7 @@ from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_student, forward_heads, load_model, save_model
 from pocketvit.models.decoding import LEAST, OVERLAP, best_boxes
-from pocketvit.models.detector import Detector, carry_weights, create_detector, detector_of
+from pocketvit.models.detector import GridDetector, carry_weights, create_detector, detector_of
 from pocketvit.models.inputs import input_stats
 from pocketvit.sources.boxes import Boxes
 from pocketvit.tasks import task_named
@@ -25,7 +25,7 @@ from pocketvit.views.preprocessing import Preprocessing
 SIDE = 64
 
 
-def tiny(name: str = "pocket_xs", **options) -> Detector:
+def tiny(name: str = "pocket_xs", **options) -> GridDetector:
     torch.manual_seed(0)
     return create_detector(
         name, **({"num_classes": 3, "image_size": SIDE, "channels": 32, "convs": 1} | options)
@@ -65,7 +65,7 @@ def test_a_map_with_channels_last_is_read_as_such():
         def forward_features(self, x):
             return torch.zeros(len(x), 4, 4, 24)
 
-    assert Detector(Last(), 3, SIDE, 32, 1, 4).pyramid.levels[0][0].in_channels == 24
+    assert GridDetector(Last(), 3, SIDE, 32, 1, 4).pyramid.levels[0][0].in_channels == 24
 
 
 def test_a_detector_starts_from_a_classifiers_weights_and_eyes():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from walk_fakes import SIDE
 
-from pocketvit.config import ViewConfig
+from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.road import begin, decide
+from pocketvit.road.train import describe
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
@@ -174,3 +175,9 @@ def test_a_plan_times_the_device_that_will_do_the_work(photos, tmp_path, monkeyp
         walk = begin._trial(settings, dataset, [], decide.decide)
         asked.append(walk.road.device.type)
     assert asked == ["cuda", "cuda", "cpu", "cpu"]
+
+
+def test_what_is_trained_is_said_with_its_detector():
+    network = dataclasses.replace(NetworkConfig("pocket_s", stem="hybrid"), detector="detr")
+    said = describe(RunConfig(network=network))
+    assert said.startswith("pocket_s with a convolution first and the decoder of LW-DETR, ")

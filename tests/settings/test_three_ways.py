@@ -84,7 +84,7 @@ def possible(values):
         changed["target"] = "cpu"
         changed.pop("images", None)  # of --target phone
     if values.get("init") is not None:  # weights have their shape
-        for name in ("patch", "tokens", "stem", "attention", "init_from"):
+        for name in ("patch", "tokens", "stem", "attention", "detector", "init_from"):
             changed.pop(name, None)
     if "plan" in values and "verify" in values:
         changed["verify"] = not values["plan"]

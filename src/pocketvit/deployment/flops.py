@@ -36,14 +36,18 @@ def count_flops(model: nn.Module, image_size: int) -> int:
     pixels = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=torch.float32)
     names = {name: module for name, module in model.named_modules() if type(module).__name__ == "Involution"}
     hooks = [module.register_forward_hook(note) for module in names.values()]
-    training = model.training
+    training, learning = model.training, [one for one in model.parameters() if one.requires_grad]
     model.eval()
     counter = FlopCounterMode(display=False)
     try:
+        for one in learning:  # the counter looks for the gradients of what a module is given, as of queries
+            one.requires_grad_(False)
         with torch.no_grad(), counter:
             model(pixels)
     finally:
         model.train(training)
+        for one in learning:
+            one.requires_grad_(True)
         for hook in hooks:
             hook.remove()
     total = counter.get_total_flops()

@@ -5,6 +5,7 @@ from .heads import combined_logits, forward_heads, scale_heads
 from .inputs import InputStats, input_stats
 from .registry import create_model, create_student
 from .saving import LoadedModel, load_model, save_model
+from .set_detector import SetDetector
 from .vit import LADDER, default_patch
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Detector",
     "InputStats",
     "LoadedModel",
+    "SetDetector",
     "carry_weights",
     "combined_logits",
     "create_detector",

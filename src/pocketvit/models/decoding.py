@@ -1,4 +1,4 @@
-"""From what a detector says at every place to the boxes that it means.
+"""From what a detector says at every place (or of every query) to the boxes that it means.
 
 Two forms, each one tensor per image, so that networks, files and teachers answer alike:
 

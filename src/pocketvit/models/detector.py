@@ -1,9 +1,10 @@
-"""`pocketvit_detector`: a ViT student with a simple feature pyramid and torchvision's FCOS head.
+"""Detectors on our students; `pocketvit_detector` is one with a simple feature pyramid and torchvision's FCOS head.
 
-One map of tokens is enough for a plain ViT to detect (Li et al., "Exploring Plain Vision Transformer Backbones for
-Object Detection", ECCV 2022): it is enlarged and shrunk to maps of three strides. At each place of each map FCOS (Tian
-et al., ICCV 2019) says what is there, how far its four sides are, and how near its middle the place is. Every place is
-a fixed question, so that a teacher on the same grid can be asked the same; no answer needs a matching.
+(`set_detector` is the other kind.) One map of tokens is enough for a plain ViT to detect (Li et al., "Exploring Plain
+Vision Transformer Backbones for Object Detection", ECCV 2022): it is enlarged and shrunk to maps of three strides. At
+each place of each map FCOS (Tian et al., ICCV 2019) says what is there, how far its four sides are, and how near its
+middle the place is. Every place is a fixed question, so that a teacher on the same grid can be asked the same; no
+answer needs a matching.
 
 Shape legend: B images, P places of all maps together, C classes.
 """
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSHead
 
-from ..config import Attention, Stem
+from ..config import Attention, DetectorKind, Stem
 from ..errors import PocketError
 from .decoding import outputs_of
 from .inputs import config_of
@@ -31,6 +32,11 @@ from .saving import load_model, recipe_of
 from .vit import LADDER, cfgs_of
 
 NAME = "pocketvit_detector"
+_NAMES: dict[DetectorKind, str] = {"fcos": NAME, "detr": "pocketvit_set_detector"}
+_OWN: dict[DetectorKind, dict[str, int]] = {  # what one kind alone is made with
+    "fcos": {"channels": 64, "convs": 2, "finest": 0},
+    "detr": {"width": 128, "layers": 3, "queries": 100, "groups": 6},
+}
 LEVELS = 3
 _REACH = 0.5  # side of a place's own box over the stride: objects up to 8 such sides are looked for on the finest map
 _SCALES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
@@ -88,12 +94,57 @@ def _level(width: int, channels: int, scale: float) -> nn.Sequential:
 
 
 class Detector(nn.Module):
-    """A detector for square pictures of one size.
+    """A detector for square pictures of one size, of either kind: a body whose last map something looks at.
+
+    ``model(x)`` gives outputs (see `decoding`), ``forward_heads(x)`` what losses take.
 
     Args:
         body: A ViT of timm's or ours (or any timm network that ends in a map), without its classifier.
         num_classes: C.
         image_size: Side of the input in pixels.
+    """
+
+    def __init__(self, body: nn.Module, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.num_classes, self.image_size = num_classes, image_size
+        self.body = body
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where its answers are; None where they are a set."""
+        return None
+
+    def no_weight_decay(self) -> set[str]:
+        own = getattr(self.body, "no_weight_decay", None)
+        return {f"body.{name}" for name in own()} if callable(own) else set()
+
+    @torch.no_grad()
+    def map_shape(self) -> tuple[int, int]:
+        """Return channels and side of the body's last map."""
+        training = self.body.training
+        self.body.eval()  # BatchNorm would learn from the black picture, and refuse a map of one place
+        width, side = self.map(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1:3]
+        self.body.train(training)
+        return width, side
+
+    def map(self, x: Tensor) -> Tensor:
+        """Return the body's last map [B, D, h, w] of pictures [B, 3, S, S]."""
+        features = self.body.forward_features(x)  # type: ignore[operator]
+        if features.ndim == 4:  # Swin and its kin keep their channels last
+            return features.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "") == "NHWC" else features
+        tokens = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
+        embed: Any = getattr(self.body, "patch_embed", None)
+        sets = getattr(embed, "sets", 1)  # shifted and plain patches side by side: each place has a token of both
+        tokens = tokens.unflatten(1, (sets, -1)).mean(1)
+        side = round(tokens.shape[1] ** 0.5)
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
+class GridDetector(Detector):
+    """A detector that answers at every place of three maps.
+
+    Args:
+        body, num_classes, image_size: See `Detector`.
         channels: Of the maps, a multiple of 32.
         convs: Convolutions of each head.
         finest: Stride of the finest map in pixels; the others are twice and four times as coarse.
@@ -102,15 +153,9 @@ class Detector(nn.Module):
     def __init__(
         self, body: nn.Module, num_classes: int, image_size: int, channels: int = 64, convs: int = 2, finest: int = 8
     ) -> None:
-        super().__init__()
-        self.num_classes, self.image_size = num_classes, image_size
+        super().__init__(body, num_classes, image_size)
         self.num_features = channels
-        self.body = body
-        training = body.training
-        body.eval()  # BatchNorm would learn from the black picture, and refuse a map of one place
-        with torch.no_grad():
-            width, side = self.map(torch.zeros(1, 3, image_size, image_size)).shape[1:3]
-        body.train(training)
+        width, side = self.map_shape()
         scales = tuple(image_size / side / (finest * 2**level) for level in range(LEVELS))
         if any(scale not in _SCALES for scale in scales) or side % max(1, round(1 / scales[-1])):
             raise PocketError(
@@ -128,22 +173,6 @@ class Detector(nn.Module):
     def grid(self) -> Grid:
         """Where its answers are."""
         return Grid(self.places, self.counts, self.image_size)  # type: ignore[arg-type]
-
-    def no_weight_decay(self) -> set[str]:
-        own = getattr(self.body, "no_weight_decay", None)
-        return {f"body.{name}" for name in own()} if callable(own) else set()
-
-    def map(self, x: Tensor) -> Tensor:
-        """Return the body's last map [B, D, h, w] of pictures [B, 3, S, S]."""
-        features = self.body.forward_features(x)  # type: ignore[operator]
-        if features.ndim == 4:  # Swin and its kin keep their channels last
-            return features.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "") == "NHWC" else features
-        tokens = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
-        embed: Any = getattr(self.body, "patch_embed", None)
-        sets = getattr(embed, "sets", 1)  # shifted and plain patches side by side: each place has a token of both
-        tokens = tokens.unflatten(1, (sets, -1)).mean(1)
-        side = round(tokens.shape[1] ** 0.5)
-        return tokens.transpose(1, 2).unflatten(2, (side, side))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the maps of the pyramid."""
@@ -185,13 +214,19 @@ default_cfgs = cfgs_of(NAME, first_conv="body.patch_embed.proj", classifier="hea
 
 def _assemble(
     base: str, num_classes: int, img_size: int | tuple[int, int], channels: int, convs: int, finest: int, **kwargs: Any
-) -> Detector:
+) -> GridDetector:
+    body, side = body_of(base, img_size, **kwargs)
+    return GridDetector(body, num_classes, side, channels, convs, finest)
+
+
+def body_of(base: str, img_size: int | tuple[int, int], **kwargs: Any) -> tuple[nn.Module, int]:
+    """Make timm's (or our) ``base`` for pictures of a size, without its classifier; return it and their side."""
     side = img_size if isinstance(img_size, int) else img_size[0]
     told = timm.get_pretrained_cfg(base)
     sized: dict[str, Any] = {"img_size": side} if told is not None and told.fixed_input_size else {}
     body: Any = timm.create_model(base, num_classes=1, **sized, **kwargs)
     body.reset_classifier(0)
-    return Detector(body, num_classes, side, channels, convs, finest)
+    return body, side
 
 
 @register_model
@@ -222,9 +257,9 @@ def create_detector(
     stem: Stem = "patch",
     attention: Attention = "plain",
     drop_path: float = 0.0,
-    channels: int = 64,
-    convs: int = 2,
+    kind: DetectorKind = "fcos",
     finest: int | None = None,
+    **options: int,
 ) -> Detector:
     """Make an untrained detector on a student.
 
@@ -233,9 +268,9 @@ def create_detector(
             `create_student`; its patches are 16 pixels where nothing else is asked for.
         num_classes: Without background.
         image_size: Side of the square input in pixels, a multiple of four times ``finest``.
-        channels: Of the pyramid.
-        convs: Convolutions of each head.
+        kind: "fcos", or "detr" for a `SetDetector`.
         finest: Stride of the finest map; None for `finest_stride`.
+        options: Of `GridDetector` or `SetDetector`.
 
     Raises:
         PocketError: What was asked cannot be made.
@@ -254,25 +289,32 @@ def create_detector(
     recipe = recipe_of(body)
     args = {key: value for key, value in recipe["model_args"].items() if key != "num_classes"}
     args |= {"base": recipe["architecture"], "num_classes": num_classes, "img_size": image_size}
-    args |= {"channels": channels, "convs": convs, "finest": finest}
-    return build(NAME, args)  # type: ignore[return-value]
+    return build(_NAMES[kind], args | _own(kind, finest) | options)  # type: ignore[return-value]
 
 
-def detector_of(module: nn.Module, *, num_classes: int, image_size: int) -> Detector:
+def _own(kind: DetectorKind, finest: int) -> dict[str, int]:
+    return {name: value or finest for name, value in _OWN[kind].items()}
+
+
+def detector_of(module: nn.Module, *, num_classes: int, image_size: int, kind: DetectorKind = "fcos") -> Detector:
     """Make a detector on a trained network of timm's or ours: its weights, under an untrained pyramid and head.
 
     Args:
         module: A classifier, or one of our detectors.
-        num_classes, image_size: See `create_detector`.
+        num_classes, image_size, kind: See `create_detector`.
 
     Raises:
         PocketError: It is of another kind, or its patches do not fit the size.
     """
     recipe = recipe_of(module)
     args = {key: value for key, value in recipe["model_args"].items() if key not in ("num_classes", "img_size")}
-    if recipe["architecture"] != NAME:
-        args |= {"base": recipe["architecture"], "finest": finest_stride(image_size)}
-    detector: Detector = build(NAME, args | {"num_classes": num_classes, "img_size": image_size})  # type: ignore[assignment]
+    if recipe["architecture"] not in _NAMES.values():
+        args |= {"base": recipe["architecture"]} | _own(kind, finest_stride(image_size))
+    elif recipe["architecture"] != _NAMES[kind]:
+        args = {key: value for key, value in args.items() if not any(key in own for own in _OWN.values())}
+        args |= _own(kind, finest_stride(image_size))
+    args |= {"num_classes": num_classes, "img_size": image_size}
+    detector: Detector = build(_NAMES[kind], args)  # type: ignore[assignment]
     carry_weights(detector, module)
     about = config_of(module)  # weights want the pictures that they were trained with
     seen = {key: about[key] for key in ("mean", "std") if key in about}

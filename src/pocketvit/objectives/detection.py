@@ -1,5 +1,7 @@
 """Losses of a detector that answers on a grid: with true boxes, with a teacher's boxes, with a teacher's own grid.
 
+(Of one that answers a set see `sets`; `compare` takes either.)
+
 Assignment of places to boxes and the GIoU loss are torchvision's. With true boxes the loss is torchvision's FCOS loss;
 with soft classes its focal part becomes the quality focal loss, which is the same for classes that are 0 or 1.
 
@@ -24,6 +26,7 @@ from ..errors import PocketError
 from ..sources.boxes import Boxes
 from ..teachers.fusion import Found
 from .logits import Objective
+from .sets import Queries, set_loss
 
 if TYPE_CHECKING:
     from ..models.detector import Grid
@@ -265,17 +268,32 @@ class BoxObjective(Objective):
     fuses: bool = False
 
 
-def learn_boxes(answers: Dense, labels: Found, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
-    """Learn a teacher's (or fused) boxes of the same views, shares of their side: `pseudo_targets`, `boxes_loss`."""
+def compare(
+    answers: Dense | Queries, targets: BoxTargets, grid: Grid | None, class_weights: Tensor | None = None
+) -> tuple[Tensor, Terms]:
+    """Compare what either kind of detector answers with boxes: `boxes_loss`, or `set_loss` where there is no grid."""
+    if isinstance(answers, Queries):
+        return set_loss(answers, targets, class_weights)
+    assert grid is not None
+    return boxes_loss(answers, targets, grid, class_weights)
+
+
+def learn_boxes(answers: Dense | Queries, labels: Found, *, grid: Grid | None, side: int) -> tuple[Tensor, Terms]:
+    """Learn a teacher's (or fused) boxes of the same views, shares of their side: `pseudo_targets`, `compare`."""
     corners, weights = labels.corners * side, None
     if labels.unknown:  # it says nothing of these, which is not to say that there are none
-        weights = answers.logits.new_ones(answers.logits.shape[2])
+        weights = answers.logits.new_ones(answers.logits.shape[-1])
         weights[list(labels.unknown)] = 0
-    return boxes_loss(answers, pseudo_targets(labels.offsets.cpu(), corners, labels.probabilities, side), grid, weights)
+    return compare(answers, pseudo_targets(labels.offsets.cpu(), corners, labels.probabilities, side), grid, weights)
 
 
-def learn_grid(answers: Dense, labels: Dense, *, grid: Grid, side: int) -> tuple[Tensor, Terms]:
+def learn_grid(answers: Dense | Queries, labels: Dense, *, grid: Grid | None, side: int) -> tuple[Tensor, Terms]:
     """Learn a live teacher's answers at the same places: `dense_loss`."""
+    if isinstance(answers, Queries) or grid is None:
+        raise PocketError(
+            "--objective grid compares detectors place by place, and a student of --detector detr has no places. Use "
+            "--objective boxes."
+        )
     if labels.logits.shape != answers.logits.shape:
         raise PocketError(
             f"the teacher answers at {labels.logits.shape[1]} places and the student at {answers.logits.shape[1]}: "

@@ -36,7 +36,9 @@ def assistant_config(settings: Any, config: RunConfig) -> RunConfig:
         config: Of the student.
     """
     name = str(settings.assistant)
-    plain = dataclasses.replace(settings, stem="auto", attention="plain", patch=None, tokens=0, init_from=None)
+    plain = dataclasses.replace(
+        settings, stem="auto", attention="plain", patch=None, tokens=0, detector="fcos", init_from=None
+    )
     network = network_of(plain, name, config.view.view_size)
     train, pretrained = config.train, is_pretrained(name)
     if pretrained != is_pretrained(config.network.name):

@@ -296,7 +296,9 @@ def network_of(settings: Any, name: str, side: int) -> NetworkConfig:
     if stem == "auto":
         stem = _usual_stem(settings, name, small=7 <= side <= SMALL)
     start = None if settings.init_from is None else str(settings.init_from)
-    return NetworkConfig(name, settings.patch, settings.tokens, stem, settings.attention, init_from=start)
+    return NetworkConfig(
+        name, settings.patch, settings.tokens, stem, settings.attention, detector=settings.detector, init_from=start
+    )
 
 
 def _usual_stem(settings: Any, name: str, *, small: bool) -> str:

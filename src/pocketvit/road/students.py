@@ -46,7 +46,7 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
             teacher = load_teacher(name)
             if not task.finetunes:  # it may be of a form that this task has no use for
                 side = settings.size or task.side(view_size(dataset.train))
-                task.started(teacher, classes=max(1, len(dataset.classes)), side=side)
+                task.started(teacher, classes=max(1, len(dataset.classes)), side=side, detector=settings.detector)
         except PocketError as error:
             raise PocketError(f"--student {name}: {error} Or take --student {USUAL_STUDENT}: {cost}") from None
         return settings, [f"student  {name}: its pretrained weights, under a new head"]
@@ -93,7 +93,8 @@ def make_network(
     classes = len(road.dataset.classes)
     if is_pretrained(config.name):
         teacher = load_teacher(config.name)
-        model = road.task.started(teacher, classes=classes, side=road.view.view_size).requires_grad_(True)
+        model = road.task.started(teacher, classes=classes, side=road.view.view_size, detector=config.detector)
+        model.requires_grad_(True)
     else:
         tokens = config.tokens if taught or config.stem == "coadvise" else min(config.tokens, 1)
         side = road.view.view_size
@@ -124,17 +125,22 @@ def start_network(model: nn.Module, start: str | None, teachers: Sequence[Teache
 
 
 def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]) -> list[str]:
-    """Try what `start_network` will do, before anything long; return what is to be said of it."""
-    network = config.network
-    if network.init_from is None:
-        return []
+    """Try what `make_network` and `start_network` will do, before anything long; return what is to be said of it."""
+    network, task = config.network, task_named(dataset.task)
     if is_pretrained(network.name):
-        raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
+        if network.init_from is not None:
+            raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
+        return []
+    if network.init_from is None and task.finetunes:
+        return []
     if network.init_from == TEACHER and not teachers:
         raise PocketError("--init-from teacher: no teacher is named. Name the weights to start from instead.")
-    model = task_named(dataset.task).network(
+    # A detector cannot be made of every network and size.
+    model = task.network(
         network, classes=max(1, len(dataset.classes)), side=config.view.view_size, tokens=network.tokens
     )
+    if network.init_from is None:
+        return []
     return [f"student  {start_network(model, network.init_from, teachers)}"]
 
 

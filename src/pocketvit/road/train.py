@@ -211,6 +211,7 @@ def describe(config: RunConfig, *, labelled: bool = True) -> str:
     train, loss, network = config.train, config.loss, config.network
     stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
+    parts.append("the decoder of LW-DETR" * (network.detector == "detr"))
     stem = " and ".join(filter(None, parts))
     epochs = counted(train.epochs, "epoch")
     length = f"{human_time(train.seconds)}, about {epochs}," if train.seconds else epochs

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..config import Attention, Precision, Resample
+from ..config import Attention, DetectorKind, Precision, Resample
 from ..errors import PocketError
 from .base import ImageSet, Model, Settings, check_path, find, listed, setting
 from .values import (
@@ -188,6 +188,10 @@ class Architecture(Settings, group="student"):
     attention: Attention = setting(
         "of the student; local has a learned temperature per head, and no token looks at itself", default="plain"
     )
+    detector: DetectorKind = setting(
+        "what finds boxes on the student: fcos, at every place of a grid; or detr, a set of them, by the decoder of "
+        "LW-DETR (pip install 'pocketvit[detectors]'; it learns more slowly from scratch)", default="fcos",
+    )  # fmt: skip
     init_from: str | Path | None = setting(
         "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
         "weights as --teacher takes them", default=None, metavar="NAME",

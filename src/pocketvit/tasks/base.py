@@ -25,7 +25,7 @@ from ..teachers.teacher import InOurClasses
 from ..views.drawing import with_caption
 
 if TYPE_CHECKING:
-    from ..config import NetworkConfig, ViewConfig
+    from ..config import DetectorKind, NetworkConfig, ViewConfig
     from ..sources.base import Source
     from ..training.feed import Batch
     from ..training.step import Loss
@@ -94,18 +94,20 @@ class Task(ABC):
 
     # What is asked for
 
-    @abstractmethod
     def refuse(self, settings: Any, classes: int) -> None:
         """Refuse settings that do not fit this task, before anything is computed.
 
         Args:
             settings: Of a verb; looked at are those of ``objective``, ``teacher_weights``, ``balance``, ``tokens``,
-                ``top_k`` and ``match`` that it has.
+                ``top_k``, ``match`` and ``detector`` that it has.
             classes: How many there are.
 
         Raises:
             PocketError: Names the setting, why, and what to do.
         """
+        detector = getattr(settings, "detector", "fcos")
+        if detector != "fcos":
+            raise PocketError(f"--detector {detector} finds boxes, and these images have none. Leave it away.")
 
     @abstractmethod
     def default_objective(self, classes: int, *, whole: bool) -> tuple[str, float]:
@@ -181,13 +183,14 @@ class Task(ABC):
             stem=config.stem, attention=config.attention, drop_path=drop_path,
         )  # fmt: skip
 
-    def started(self, teacher: Teacher, *, classes: int, side: int) -> nn.Module:
+    def started(self, teacher: Teacher, *, classes: int, side: int, detector: DetectorKind = "fcos") -> nn.Module:
         """Make a network that starts from a loaded one's weights, under a new head where its classes are others.
 
         Args:
             teacher: As loaded.
             classes: How many there are.
             side: Of the views in pixels.
+            detector: Its kind, for tasks that have them.
 
         Raises:
             PocketError: Its network cannot have such a head.

@@ -1,12 +1,15 @@
-"""Answers of detectors [N, K, 6] as ragged boxes, and those of several detectors as one's."""
+"""Answers of detectors [N, K, 6] as ragged boxes, those of several detectors as one's, and what they are worth."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..metrics.detection import DetectionScores
 from ..models.decoding import MOST
 from ..sources.boxes import Detections, offsets_of
 from ..teachers.fusion import SoftBoxes, fuse_boxes
@@ -61,3 +64,42 @@ def _answers(found: Detections) -> np.ndarray:
     columns = np.column_stack((found.corners, found.scores, found.labels))
     answers[found.images[kept], place[kept]] = columns[kept]
     return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxJudgement:
+    """All figures of one detector's answers: what a row of the table holds."""
+
+    scores: DetectionScores
+    classes: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Return the figures under the names of ``results.json``, as JSON-like values."""
+        scores = self.scores
+        found = {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(self.classes, scores.by_class, strict=True)
+        }
+        return {
+            "map": scores.map,
+            "map_50": scores.map_50,
+            "map_75": scores.map_75,
+            "map_interval": None if scores.interval is None else list(scores.interval),
+            "n": scores.n,
+            "boxes": scores.boxes,
+            "by_size": scores.by_size,
+            "by_class": found,
+            "curve": [round(float(one), 4) for one in _mean_curve(scores.curves)],
+            "by_class_50": {
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(self.classes, scores.by_class_50, strict=True)
+            },
+            "recall": scores.recall,
+            "agreement": scores.agreement,
+        }
+
+
+def _mean_curve(curves: np.ndarray) -> np.ndarray:
+    """Mean over the classes that are there."""
+    there = curves[~np.isnan(curves).any(1)]
+    return there.mean(0) if len(there) else np.zeros(0)

@@ -44,6 +44,7 @@ class Classification(Task):
     ordinal = False
 
     def refuse(self, settings: Any, classes: int) -> None:
+        super().refuse(settings, classes)
         objective = getattr(settings, "objective", "auto")
         if objective != "auto":
             self.objective(objective)

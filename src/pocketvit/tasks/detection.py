@@ -11,21 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config import LossConfig, NetworkConfig, ViewConfig
+from ..config import DetectorKind, LossConfig, NetworkConfig, ViewConfig
 from ..errors import PocketError
 from ..metrics import OperatingPoint
 from ..metrics.detection import SHOWN, DetectionScores, agreement, rounded, score_boxes
 from ..models.decoding import best_boxes
 from ..models.detector import create_detector, detector_of, finest_stride
+from ..models.set_detector import SetDetector
 from ..objectives import Gate
-from ..objectives.detection import FAINT, OBJECTIVES, BoxTargets, Dense, boxes_loss
+from ..objectives.detection import FAINT, OBJECTIVES, BoxTargets, Dense, compare
+from ..objectives.sets import Queries
 from ..sources.boxes import Boxes, Detections
 from ..teachers import align, align_some
 from ..teachers.fusion import fuse_boxes
 from ..views.drawing import with_boxes
 from ..views.geometry import carried, framed, inverse, mapped, placements
 from .base import Answer, Task
-from .boxes import detections, fused
+from .boxes import BoxJudgement, detections, fused
 from .registry import register
 from .shown import boxes_side_by_side
 
@@ -39,42 +41,9 @@ _LARGEST = 1280  # pixels of a side that are advised at most
 _SHOWN_CLASSES = 3  # in one line of text
 
 
-@dataclasses.dataclass(frozen=True)
-class BoxJudgement:
-    """All figures of one detector's answers: what a row of the table holds."""
-
-    scores: DetectionScores
-    classes: tuple[str, ...]
-
-    def fields(self) -> dict[str, Any]:
-        """Return the figures under the names of ``results.json``, as JSON-like values."""
-        scores = self.scores
-        found = {
-            name: None if np.isnan(value) else float(value)
-            for name, value in zip(self.classes, scores.by_class, strict=True)
-        }
-        return {
-            "map": scores.map,
-            "map_50": scores.map_50,
-            "map_75": scores.map_75,
-            "map_interval": None if scores.interval is None else list(scores.interval),
-            "n": scores.n,
-            "boxes": scores.boxes,
-            "by_size": scores.by_size,
-            "by_class": found,
-            "curve": [round(float(one), 4) for one in _mean_curve(scores.curves)],
-            "by_class_50": {
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(self.classes, scores.by_class_50, strict=True)
-            },
-            "recall": scores.recall,
-            "agreement": scores.agreement,
-        }
-
-
 @register
 class Detection(Task):
-    """Boxes with a class each: FCOS's loss, COCO's average precision.
+    """Boxes with a class each: FCOS's loss or LW-DETR's, COCO's average precision.
 
     Answers are float32 [K, 6] per image, best first: left, top, right, bottom (shares of the view until they are
     `placed`, then pixels of the picture), score, class; rows of score 0 stand for nothing.
@@ -127,6 +96,13 @@ class Detection(Task):
                 raise PocketError(f"--{said} {why}, and {here}. Leave it away.")
         if getattr(settings, "tokens", 0):
             raise PocketError(f"--tokens: a detector has no class token to distil into, and {here}. Use --tokens 0.")
+        size = getattr(settings, "size", None)
+        step = 4 * finest_stride(size or 0)
+        if size and size % step and getattr(settings, "patch", 0) is None:  # of a student whose patches we choose
+            raise PocketError(
+                f"--size {size}: a detector has maps of stride up to {step} there, which does not divide it. Give "
+                f"--size {-(-size // step) * step}."
+            )
         if getattr(settings, "tile", None):
             raise PocketError(f"--tile cuts boxes apart, and {here}. Leave it away.")
 
@@ -175,12 +151,12 @@ class Detection(Task):
     ) -> nn.Module:
         return create_detector(
             config.name, num_classes=classes, image_size=side, patch_size=config.patch, stem=config.stem,
-            attention=config.attention, drop_path=drop_path,
+            attention=config.attention, drop_path=drop_path, kind=config.detector,
         )  # fmt: skip
 
-    def started(self, teacher: Any, *, classes: int, side: int) -> nn.Module:
+    def started(self, teacher: Any, *, classes: int, side: int, detector: DetectorKind = "fcos") -> nn.Module:
         try:
-            return detector_of(teacher.module, num_classes=classes, image_size=side)
+            return detector_of(teacher.module, num_classes=classes, image_size=side, kind=detector)
         except PocketError as error:
             raise PocketError(
                 f"{teacher.name} cannot become a detector of {side} pixels: {error} Name a ViT, or another network of "
@@ -231,19 +207,19 @@ class Detection(Task):
         objective = OBJECTIVES.get(config.objective, OBJECTIVES["boxes"])
 
         def loss(heads: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            answers, grid = Dense(*heads), detector.grid
+            answers, grid = _read(detector, heads), detector.grid
             targets: BoxTargets = batch.targets  # type: ignore[assignment]
             side = batch.pixels.shape[-1]
             terms: dict[str, torch.Tensor] = {}
             truth: Any = 0.0
             if not batch.soft:
-                return boxes_loss(answers, targets, grid)
+                return compare(answers, targets, grid)
             untaught = set.intersection(*(set(getattr(soft, "unknown", ())) for soft in batch.soft))
             looked = bool(targets.known.any())
             if looked and (config.weight < 1 or untaught):  # what no teacher knows is learned from true boxes alone
-                weights = torch.full((answers.logits.shape[2],), 1 - config.weight, device=answers.logits.device)
+                weights = torch.full((answers.logits.shape[-1],), 1 - config.weight, device=answers.logits.device)
                 weights[list(untaught)] = 1.0
-                truth, terms = boxes_loss(answers, targets, grid, weights)
+                truth, terms = compare(answers, targets, grid, weights)
             parts = []
             taught_by = {f"teacher_{number}": soft for number, soft in enumerate(batch.soft)}
             if objective.fuses and len(taught_by) > 1:
@@ -368,6 +344,14 @@ class Detection(Task):
         return f"mAP {rounded(scores['val_map'])} (AP50 {rounded(scores['val_map_50'])})"
 
 
+def _read(detector: Detector, heads: Sequence[torch.Tensor]) -> Dense | Queries:
+    """Return what a detector of either kind answered, as losses take it."""
+    if isinstance(detector, SetDetector):
+        logits, boxes = heads
+        return Queries(logits, boxes, detector.queries)
+    return Dense(*heads)
+
+
 class Outputs(nn.Module):
     """A detector's network that answers outputs (see `models.decoding`) in our classes."""
 
@@ -377,12 +361,6 @@ class Outputs(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._outputs(self.network(x))
-
-
-def _mean_curve(curves: np.ndarray) -> np.ndarray:
-    """Mean over the classes that are there."""
-    there = curves[~np.isnan(curves).any(1)]
-    return there.mean(0) if len(there) else np.zeros(0)
 
 
 def _name(label: int, classes: Sequence[str]) -> str:

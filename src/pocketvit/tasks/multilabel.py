@@ -46,6 +46,7 @@ class MultiLabel(Task):
     smoothing = 0.0  # most labels are absent on most images: smoothing would hide how rare each is
 
     def refuse(self, settings: Any, classes: int) -> None:
+        super().refuse(settings, classes)
         here = "these images have several labels each"
         objective = getattr(settings, "objective", "auto")
         if objective != "auto":

@@ -81,7 +81,7 @@ def form_of(module: nn.Module) -> Form:
     """Return the form of a detector: ours, torchvision's, or else that of transformers."""
     if isinstance(module, Detector):
         mean, std, size = input_stats(module)
-        return Form(module, _read_ours, "sigmoid", True, size, True, mean, std)
+        return Form(module, _read_ours, "sigmoid", module.grid is not None, size, True, mean, std)
     return _of_torchvision(module) if _is_torchvision(module) else _of_transformers(module)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import PocketError
 from ..models.checkpoint import load_weights, read_weights
 from ..models.decoding import best_places, outputs_of
-from ..models.detector import Detector
+from ..models.detector import GridDetector
 from ..models.hub import explain, hub
 from .detector_forms import NOTHING, Activation, Answers, Form, corners_of, form_of
 from .teacher import Teacher
@@ -99,15 +99,15 @@ class DetectorTeacher(Teacher):
         return [(box[rows], logit[rows]) for box, logit, rows in zip(boxes, logits, kept, strict=True)]
 
     def dense(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return what one of our detectors says at each place (see `Detector.forward_heads`), in float32.
+        """Return what one of our detectors says at each place (see `GridDetector.forward_heads`), in float32.
 
         Raises:
             PocketError: It is another kind of detector.
         """
-        if not isinstance(self.module, Detector) or self.columns is not None:
+        if not isinstance(self.module, GridDetector) or self.columns is not None:
             raise PocketError(
-                f"--objective grid compares detectors place by place, and {self.name} is none of ours (with these very "
-                "classes). Use --objective boxes, which takes any detector's boxes."
+                f"--objective grid compares detectors place by place, and {self.name} is none of ours that has places "
+                "(with these very classes). Use --objective boxes, which takes any detector's boxes."
             )
         with torch.no_grad(), self._autocast():
             return tuple(part.float() for part in self.module.forward_heads(self._input(pixels)))

@@ -119,7 +119,7 @@ def _clusters(corners: Tensor, sureness: Tensor, groups: Tensor) -> tuple[Tensor
     made_G, place_M = torch.zeros_like(sizes), torch.zeros_like(rows)
     for rank, open_ in enumerate((sizes > torch.arange(most, device=sizes.device)[:, None]).sum(1).tolist()):
         now, here = rows[starts[:open_] + rank], torch.arange(open_, device=rows.device)
-        overlap, place = _overlaps(corners[now][:, None], means_GR4[:open_, : rank + 1]).max(1)
+        overlap, place = overlaps(corners[now][:, None], means_GR4[:open_, : rank + 1]).max(1)
         place = torch.where(overlap > OVERLAP, place, made_G[:open_])
         made_G[:open_] = torch.maximum(made_G[:open_], place + 1)
         weights_GR[here, place] += sureness[now]
@@ -130,7 +130,7 @@ def _clusters(corners: Tensor, sureness: Tensor, groups: Tensor) -> tuple[Tensor
     return (made_G.cumsum(0) - made_G)[groups] + place_M, means_GR4[there]
 
 
-def _overlaps(one: Tensor, other: Tensor) -> Tensor:
+def overlaps(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of boxes [..., 4], of what broadcasts; 0 where neither has an area."""
     inner = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp_min(0)
     common = inner.prod(-1)
