@@ -31,6 +31,15 @@ def test_each_way_is_a_line_and_those_with_a_score_are_points(run_folder):
         assert words in page
     for cost in ("file size", "latency"):
         assert f"Ways that were tried: score against {cost}" in page
+    assert "recovered briefly" in page
+
+
+def test_ways_that_were_not_recovered_are_not_said_to_be(run_folder):
+    tried = {"on": "179 validation images", "recovered": False, "before": BEFORE, "ways": WAYS}
+    write_json(run_folder / "results.json", read_json(run_folder / "results.json") | {"tried": tried})
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert "none was trained again" in page
+    assert "recovered briefly" not in page
 
 
 def test_rubbish_in_its_place_is_nothing(run_folder):

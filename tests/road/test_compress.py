@@ -122,6 +122,9 @@ def test_a_target_is_met_by_the_file_on_disk(place):
     run = pocketvit.compress(place, fit=f"{limit}B", recover=False, max_drop=100, device="cpu")
     assert (run.folder / "model-int8.onnx").stat().st_size <= limit
     assert "not recovered" in run.results["title"]
+    chosen = next(note for note in run.results["notes"] if "to fit" in note)
+    assert "after a brief recovery" not in chosen  # nothing was trained
+    assert run.results["tried"]["recovered"] is False
 
 
 def test_what_cannot_be_compressed_is_told_in_one_sentence(place, tmp_path):

@@ -212,7 +212,7 @@ class Results:
     tokens: Tokens | None = None  # of a student with a token a teacher
     reliability: Mapping[str, Curve] = field(default_factory=dict)  # "before" and "after" a temperature was fitted
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    tried: Mapping[str, Any] = field(default_factory=dict)  # by `compress --fit`: {"on", "before", "ways"}
+    tried: Mapping[str, Any] = field(default_factory=dict)  # by `compress --fit`: {"on", "recovered", "before", "ways"}
     comparison: tuple[Mapping[str, Any], ...] = ()  # the arms of an experiment, for `comparison.difference_plot`
 
     @property

@@ -30,7 +30,10 @@ def tried_rows(results: Results) -> tuple[Row, ...]:
 
 
 def tried_table(results: Results) -> dict[str, Any] | None:
-    """Return a line for each way (name, cells, why it was not recovered) and what chose; None without a search."""
+    """Return a line for each way (name, cells, why it was not scored), what chose, and whether they were recovered.
+
+    None without a search.
+    """
     lines = [
         {
             "name": row.name,
@@ -43,4 +46,5 @@ def tried_table(results: Results) -> dict[str, Any] | None:
         }
         for row in tried_rows(results)
     ]  # fmt: skip
-    return {"lines": lines, "on": str(results.tried.get("on") or "validation images")} if lines else None
+    told = {"on": str(results.tried.get("on") or "validation images")}
+    return {"lines": lines, **told, "recovered": results.tried.get("recovered") is not False} if lines else None

@@ -103,9 +103,10 @@ class Search(Stage):
         walk.config = _rest(recovered(whole, walk.settings), walk.settings)
         walk.extra["tried"] = report
         if best.score is not None:
+            after = " after a brief recovery" if walk.settings.recover else ""
             walk.notes.append(
                 f"{best.name}: chosen of {counted(len(report['ways']), 'way')} to fit {walk.settings.fit}, by the int8 "
-                f"files' answers after a brief recovery ({100 * best.score:.1f} % on {report['on']})"
+                f"files' answers{after} ({100 * best.score:.1f} % on {report['on']})"
             )
 
     def _search(self, walk: Walk) -> dict[str, Any]:
@@ -134,7 +135,8 @@ class Search(Stage):
         for line in _table([first, *tried]):
             log.info("         %s", line)
         _keep(walk, best, models[best.name])
-        return {"on": words.removeprefix(" on "), "before": asdict(first), "ways": [asdict(way) for way in tried]}
+        told = {"on": words.removeprefix(" on "), "recovered": walk.settings.recover}
+        return told | {"before": asdict(first), "ways": [asdict(way) for way in tried]}
 
 
 def ways(settings: Any, origin: Reopened) -> list[Tried]:
