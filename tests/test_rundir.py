@@ -96,6 +96,14 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path):
         _ = run.results
 
 
+def test_what_is_to_be_typed_holds_for_a_folder_with_a_space(tmp_path):
+    run = Run.create(tmp_path / "my runs", "photos", CONFIG)
+    with pytest.raises(PocketError, match=r"--resume '.*my runs/photos-1'\."):
+        _ = run.results
+    with pytest.raises(PocketError, match=r"`--resume '.*my runs/photos-1'`"):
+        Run.unfinished(tmp_path / "my runs", "photos", dataclasses.replace(CONFIG, epochs=5))
+
+
 @pytest.mark.parametrize("text", ["[1]", "{}", '{"rows": 3}', "{"])
 def test_results_that_are_none_are_one_message(tmp_path, text):
     run = Run.create(tmp_path, "photos", CONFIG)

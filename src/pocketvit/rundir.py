@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,9 +97,10 @@ class Run:
         run = cls._last(Path(parent), name)
         changes = differences(run.settings, settings)
         if changes:
+            typed = shlex.quote(str(run.folder))
             raise PocketError(
                 f"{run.folder} was started with other choices ({'; '.join(changes[:4])}). Give the same options, or "
-                f"`--resume {run.folder}` to go on with its own, or leave --resume away to start a new run."
+                f"`--resume {typed}` to go on with its own, or leave --resume away to start a new run."
             )
         return run
 
@@ -125,7 +127,8 @@ class Run:
         """Everything that was measured (``results.json``)."""
         path = self.folder / "results.json"
         if not path.is_file():
-            raise PocketError(f"{self.folder} is not finished; give its command again with --resume {self.folder}.")
+            typed = shlex.quote(str(self.folder))
+            raise PocketError(f"{self.folder} is not finished; give its command again with --resume {typed}.")
         value = read_json(path)
         if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
             raise PocketError(f"{path} is not the results of a run. Delete it, and resume {self.folder}.")

@@ -58,7 +58,7 @@ def device(packed, tmp_path, monkeypatch):
 @pytest.fixture
 def run(plain, tmp_path):
     """As much of a run as a bench looks at."""
-    folder = tmp_path / "photos-1"
+    folder = tmp_path / "my photos-1"
     folder.mkdir()
     shutil.copyfile(plain.int8, folder / "model-int8.onnx")
     for name in ("config.yaml", "results.json"):
@@ -66,7 +66,8 @@ def run(plain, tmp_path):
     return folder
 
 
-def test_the_device_is_a_row_and_a_run_keeps_its_figures(device, run):
+def test_the_device_is_a_row_and_a_run_keeps_its_figures(device, run, caplog):
+    caplog.set_level("INFO", "pocketvit")
     home = device("echo 'welcome {\"sha256\": 1}'")  # login scripts may print
     rows = pocketvit.bench(run, on="pi@raspberry").data["rows"]
     here, there = rows
@@ -76,6 +77,7 @@ def test_the_device_is_a_row_and_a_run_keeps_its_figures(device, run):
     kept = json.loads((run / "device-pi@raspberry.json").read_text(encoding="utf-8"))
     assert (kept["device"], kept["golden"]["matches"]) == ("pi@raspberry", True)
     assert kept["latency_ms"]["p50"] == there["latency_ms"]["p50"]
+    assert f"pocketvit report '{run}' --device '{run}/device-pi@raspberry.json'" in caplog.text
     assert not list((home / "tmp").iterdir())
     said = (home / "said").read_text(encoding="utf-8")
     assert "BatchMode=yes" in said

@@ -1,5 +1,7 @@
 """The road without images: what is said, what stands beside the student, and that training saw nothing real."""
 
+import shlex
+
 import numpy as np
 import pytest
 import synthesis_fakes
@@ -106,13 +108,15 @@ def test_combinations_that_cannot_be_are_refused():
 
 
 def test_the_verb_makes_a_source_with_a_page(network, coloured, tmp_path):
-    options = {"teacher": network, "teacher_size": 16, "teacher_norm": "none", "out": tmp_path, "count": 30}
+    out = tmp_path / "my runs"
+    options = {"teacher": network, "teacher_size": 16, "teacher_norm": "none", "out": out, "count": 30}
     plan = pocketvit.synthesize(**options, plan=True)
     assert plan.data["images"] == 30
     assert not list(tmp_path.iterdir())
     made = pocketvit.synthesize(**options, classes="2,0")
     assert "data-free: no real image" in str(made)
-    assert "pocketvit distill" in str(made)
+    typed = shlex.split(str(made).splitlines()[-1])  # what comes next is typed as it stands there
+    assert typed[:5] == ["next", "pocketvit", "distill", made.data["images"], "--teacher"]
     dataset = open_images(made.data["images"], progress=False)
     assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 30
     again = pocketvit.synthesize(**options, classes="2,0", resume=True)

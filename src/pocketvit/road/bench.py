@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def measure_there(models: Sequence[Any], host: str) -> list[Measured]:
             name = re.sub(r"[^\w.@-]+", "-", host)
             kept = folder / f"device-{name}.json"
             write_json(kept, found)
-            log.info("         kept; into its report: pocketvit report %s --device %s", folder, kept)
+            into = shlex.join(["pocketvit", "report", str(folder), "--device", str(kept)])
+            log.info("         kept; into its report: %s", into)
     return measured
 
 
@@ -126,9 +128,10 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
     if source is not None:
         aligned = align(loaded, source.classes)
         if aligned is None:
+            train = shlex.join(["pocketvit", "train", str(settings.images), "--model", name])
             raise PocketError(
-                f"{name} does not know the classes of {settings.images}. Train it on them first: "
-                f"`pocketvit train {settings.images} --model {name}`, or leave --images away to measure its costs."
+                f"{name} does not know the classes of {settings.images}. Train it on them first: `{train}`, or leave "
+                "--images away to measure its costs."
             )
         view = task.view(ViewConfig(view_size=loaded.input_size))
         given = answers({"": teacher_answers(aligned, task)}, source, view, task)[""]

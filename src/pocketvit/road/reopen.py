@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,8 @@ def _bank_of(origin: Run) -> str:
             return str(file)
     raise PocketError(
         f"{origin.folder} was made without images. Give those that it made: --images FILE, images.npz of the bank in "
-        f"{origin.folder.parent / 'shared' / 'banks'} that `grep make {origin.folder / 'train.log'}` names."
+        f"{origin.folder.parent / 'shared' / 'banks'} that `grep make {shlex.quote(str(origin.folder / 'train.log'))}` "
+        "names."
     )
 
 

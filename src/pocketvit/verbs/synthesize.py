@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from ..errors import PocketError
 from ..files import human_bytes, human_time
@@ -40,16 +41,18 @@ def synthesize(settings: Synthesize) -> Outcome:
         bank = make_bank(run.folder, teacher, request)
         pictures = gallery(bank, run.folder / "gallery.png", words(bank))
     lines = [*told, *words(bank), f"images   {bank.file}", f"gallery  {pictures}"]
-    lines.append(f"next     pocketvit distill {bank.file} {_teacher_options(settings)}")
+    lines.append(f"next     {shlex.join(['pocketvit', 'distill', str(bank.file), *_teacher_options(settings)])}")
     data = {"folder": str(run.folder), "images": str(bank.file), "count": len(bank), "provenance": bank.provenance}
     return Outcome("\n".join(lines), data | {"gallery": str(pictures)})
 
 
-def _teacher_options(settings: Synthesize) -> str:
-    """How the teacher was named, to be typed again."""
+def _teacher_options(settings: Synthesize) -> list[str]:
+    """How the teacher was named, as words to be typed again."""
     named = {"teacher": listed(settings.teacher)[0]}
     named |= {name: getattr(settings, name) for name in ("arch", "weights", "teacher_size", "teacher_norm")}
     told = {
-        name: value if isinstance(value, str | int) else "NAME" for name, value in named.items() if value is not None
+        name: str(value) if isinstance(value, str | int) else "NAME"
+        for name, value in named.items()
+        if value is not None
     }
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items())
+    return [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", value)]
