@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from walk_fakes import CHOICES, SIDE, Own, run_config
 
 from pocketvit import cli, distill
 from pocketvit.config import NetworkConfig, TrainConfig
+from pocketvit.errors import PocketError
 from pocketvit.models import load_model
 from pocketvit.road import assist
 from pocketvit.road.label import label_road
 from pocketvit.road.reopen import reopen
+from pocketvit.road.synthesize import check_controls
 from pocketvit.road.train import train_network
 from pocketvit.settings import Distill
 from pocketvit.teachers import load_teacher
@@ -130,3 +133,13 @@ def test_what_makes_no_sense_is_told_at_once(photos, options, says, capsys, tmp_
 def test_a_student_without_images_has_none(capsys):
     assert cli.main(["distill", "--data-free", "--teacher", "walk_fakes:make_own", "--assistant", "pocket_m"]) == 2
     assert "--assistant pocket_m: the controls" in capsys.readouterr().err
+
+
+def test_controls_are_not_taught_otherwise_than_the_student_beside_them():
+    """Of a bank that was made before, too: the difference would be the assistant's as well as the images'."""
+    bank = types.SimpleNamespace(synthetic="drawn", test=["picture"])
+    asked = {"teacher": "x", "test": "t", "assistant": "pocket_s"}
+    with pytest.raises(PocketError, match=r"--assistant pocket_s: the controls beside .*give --controls none\."):
+        check_controls(Distill("bank.npz", **asked), bank)
+    check_controls(Distill("bank.npz", **asked, controls="none"), bank)
+    check_controls(Distill("bank.npz", **asked), types.SimpleNamespace(synthetic="", test=["picture"]))

@@ -64,6 +64,13 @@ def test_unasked_folds_are_left_out_where_they_would_take_long_and_it_is_said(ph
     assert (run.folder / "folds" / "choice.json").is_file()
 
 
-def test_folds_that_cannot_be_made_are_refused_before_any_training(photos, tmp_path):
-    with pytest.raises(PocketError, match="61 folds need"):
-        pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), **SHORT | {"folds": 61})
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"folds": 61}, "61 folds need"), ({"folds": 3, "test": "own"}, "--val and --test are a split")],
+)
+def test_folds_that_cannot_be_made_are_refused_before_any_training(given, says, photos, tmp_path):
+    """Told behind it, the training would be lost: a run goes on with the folds that it was given."""
+    given = {name: str(photos) if value == "own" else value for name, value in given.items()}
+    with pytest.raises(PocketError, match=says):
+        pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), **SHORT | given)
+    assert not list(tmp_path.rglob("config.yaml"))

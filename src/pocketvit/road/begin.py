@@ -35,10 +35,11 @@ from .adapt import given_teachers, load_teachers, plan_teachers
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
+from .folds import check_folds
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, known, open_dataset
 from .students import check_start, choose_student
-from .synthesize import for_bank, promised
+from .synthesize import check_controls, for_bank, promised
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -167,6 +168,8 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
+    check_folds(settings, dataset)
+    check_controls(settings, dataset)
     if getattr(settings, "against", None):
         if not known(dataset.train):
             raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")

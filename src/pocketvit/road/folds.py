@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from .answering import network_answers
 from .assist import Assist, LabelAgain
 from .base import Cost, Stage, Walk, walk
 from .baselines import Baselines
-from .images import VIEW_SEED, Road, shared_folder
+from .images import VIEW_SEED, Road, memory_of, shared_folder
 from .label import Label
 from .report import save_arrays
 from .score import Entry, point_source, take_answers
@@ -66,7 +67,7 @@ class Folds(Stage):
         return (walk.settings.folds or 0) * sum(stage.trains(walk) for stage in _FOLD)
 
     def run(self, walk: Walk) -> None:
-        datasets = fold_datasets(walk)
+        datasets = fold_datasets(walk.settings, walk.road.dataset, shared_folder(walk) / "checked")
         if datasets and affordable(walk):
             cross_validate(walk, datasets)
 
@@ -76,11 +77,25 @@ def labelled_images(dataset: Dataset) -> int:
     return sum(int(labelled(whole(source).targets).sum()) for source in dataset.splits.values())
 
 
-def fold_datasets(walk: Walk) -> list[Dataset]:
-    """Return a dataset per fold; none where they were neither asked for nor are of use, or cannot be made unasked."""
-    settings, given = walk.settings, walk.settings.images
-    count, asked = labelled_images(walk.road.dataset), settings.folds is not None
-    if not walk.road.task.pools:
+def check_folds(settings: Any, dataset: Dataset) -> None:
+    """Refuse folds that were asked for and cannot be made, rather than after the student's training."""
+    if getattr(settings, "folds", None):
+        fold_datasets(settings, dataset, memory_of(settings))
+
+
+def fold_datasets(settings: Any, dataset: Dataset, memory: Path | None) -> list[Dataset]:
+    """Return a dataset per fold; none where they were neither asked for nor are of use, or cannot be made unasked.
+
+    Args:
+        settings: Of the run.
+        dataset: Its images, opened.
+        memory: Where is remembered what was found of the files.
+
+    Raises:
+        PocketError: They were asked for, and cannot be made.
+    """
+    given, count, asked = settings.images, labelled_images(dataset), settings.folds is not None
+    if not task_named(dataset.task).pools:
         if asked and settings.folds:
             raise PocketError("--folds: boxes of several folds are not pooled yet. Leave it away.")
         return []
@@ -95,7 +110,7 @@ def fold_datasets(walk: Walk) -> list[Dataset]:
             given, settings.folds if asked else USUAL,
             labels=settings.table, group=settings.group, window=settings.window, tile=settings.tile,
             unlabelled=getattr(settings, "unlabelled", None), progress=False,
-            memory=shared_folder(walk) / "checked",
+            memory=memory,
         )  # fmt: skip
     except PocketError:
         if asked:

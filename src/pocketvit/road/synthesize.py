@@ -249,6 +249,17 @@ def _dataset(asked: Dataset, bank: Bank) -> Dataset:
     )
 
 
+def check_controls(settings: Any, dataset: Dataset) -> None:
+    """Refuse controls that would be taught otherwise than the student that they stand beside."""
+    assisted = getattr(settings, "assistant", None) is not None and hasattr(settings, "controls")
+    if assisted and dataset.synthetic and dataset.test is not None and settings.baseline and settings.controls:
+        raise settings.refused(
+            "assistant",
+            "the controls beside a student of synthetic images learn from the teacher itself. Leave it away, or give "
+            "--controls none",
+        )
+
+
 class Controls(Stage):
     """The same student at equal steps on images made otherwise, and without the real ones where a few were given."""
 
