@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from pocketvit import cli, compare
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import arms
+from pocketvit.experiments.comparing import _folder
 from pocketvit.experiments.methods import parse_methods, served
 from pocketvit.files import read_json
+from pocketvit.rundir import Run
+from pocketvit.settings import Compare
 from pocketvit.teachers import load_teacher
 from pocketvit.training import read_metrics
 
@@ -195,6 +199,21 @@ def test_assistant_and_mutual_are_trained_and_the_teachers_alone_are_agreed_with
     (line,) = read_metrics(folder / "mutual" / "seed-0" / "metrics.jsonl")
     assert line["val_accuracy"] == max(line["peers"])
     assert len(line["peers"]) == 2
+
+
+def test_an_assistant_may_join_a_comparison_and_be_left_out_again_but_not_become_another(tmp_path):
+    def folder(**more):
+        settings = Compare("photos", teacher="x", out=tmp_path, **more)
+        return _folder("photos", types.SimpleNamespace(settings=settings, specs=[], dataset=images))
+
+    images = types.SimpleNamespace(splits={})
+    place = folder(methods="alone,kl")
+    assert folder(methods="alone,kl,kl+assistant", assistant="pocket_m") == place
+    assert Run(place).settings.assistant == "pocket_m"
+    assert folder(methods="alone,kl") == place
+    assert Run(place).settings.assistant == "pocket_m"
+    with pytest.raises(PocketError, match="assistant: pocket_m -> pocket_s"):
+        folder(methods="kl+assistant", assistant="pocket_s")
 
 
 def test_what_an_assistant_or_two_students_need_is_told_before_any_work(photos, tmp_path):

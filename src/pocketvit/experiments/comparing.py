@@ -136,7 +136,11 @@ def _folder(name: str, begun: Begun) -> Path:
         "teachers": [teacher.fingerprint for teacher in begun.specs],
     }
     if (folder / "config.yaml").is_file():
-        changes = differences(Run(folder).settings, begun.settings)
+        old, new = Run(folder).settings, begun.settings
+        joins = old.assistant is None and new.assistant is not None
+        if joins or new.assistant is None:  # the methods that have none stay as they are
+            old, new = (dataclasses.replace(one, assistant=None) for one in (old, new))
+        changes = differences(old, new)
         if changes:
             raise PocketError(
                 f"{folder} holds a comparison of other choices ({'; '.join(changes[:4])}). Give the same options to go "
@@ -147,6 +151,8 @@ def _folder(name: str, begun: Begun) -> Path:
             raise PocketError(
                 f"{folder} holds a comparison with other {' and '.join(other)} under the same name. --name another one."
             )
+        if joins:
+            write_text(folder / "config.yaml", dump(begun.settings))
     else:
         write_json(folder / "inputs.json", seen)
         write_text(folder / "config.yaml", dump(begun.settings))
