@@ -72,7 +72,7 @@ def test_the_student_that_fit_chose_for_a_run_is_chosen_again(write):
         ("input: 32\n", ["has no setting 'input'", "Did you mean teacher_size?"]),
         ("labels: a.csv\n", ["Did you mean table?"]),
         ("verb: train\n", ["has settings of `train`, not of `distill`: `pocketvit train --config"]),
-        ("verb: distil\n", ["Did you mean distill?"]),
+        ("verb: distil\n", ["the verbs are demo, distill", "run. Did you mean distill?"]),
         ("verb: [1]\n", ["has settings of"]),
         ("images: photos\nview:\n  view_size: 3\n", ["was written by an earlier version", "start a new one"]),
         ("- 1\n- 2\n", ["is no file of `name: value` lines"]),
@@ -90,6 +90,15 @@ def test_the_student_that_fit_chose_for_a_run_is_chosen_again(write):
 )
 def test_a_file_that_cannot_be_taken_is_one_message(write, text, words):
     refused(lambda: gather(Distill, {"config": write(text)}), "run.yaml", *words)
+
+
+def test_a_file_in_a_folder_with_a_space_is_named_as_it_is_typed(tmp_path):
+    run = tmp_path / "my runs" / "photos-1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(dump(Distill("photos")), encoding="utf-8")
+    typed = f"--config '{run}/config.yaml'"
+    refused(lambda: gather(Train, {"config": run / "config.yaml"}), f"`pocketvit distill {typed}`.")
+    refused(lambda: gather(Distill, {"config": run}), f"is a run folder. Give the file in it: {typed}.")
 
 
 def test_a_value_in_a_file_is_checked_like_any_other(write):
@@ -137,6 +146,13 @@ def test_a_named_run_cannot_be_given_others(run):
     refused(lambda: gather(Train, {"resume": run}), "was made by `pocketvit distill`")
     refused(lambda: gather(Distill, {"resume": run.parent}), "is not a run folder: it has no config.yaml")
     refused(lambda: gather(Distill, {"resume": run.parent / "photo-1"}), "Did you mean", "photos-1")
+
+
+def test_a_finished_run_is_not_shown_as_if_it_had_been_given_others(run):
+    (run / "report.html").touch()
+    refused(lambda: gather(Distill, {"resume": run, "epochs": 5}), "is finished, with its own (3)", "a new run")
+    made = gather(Distill, {"resume": run, "epochs": 3, "images": "moved/", "hours": "+1", "name": "other"})
+    assert (made.epochs, made.images, made.hours) == (3, "moved", "+1.0")
 
 
 def test_paths_of_a_named_run_may_have_moved_and_its_python_objects_are_given_again(run):

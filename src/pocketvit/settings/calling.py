@@ -91,15 +91,16 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     if run.verb not in (kind.verb, kind.makes):
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
     own = {one.name: getattr(run, one.name) for one in settings_of(kind) if one.saved and hasattr(run, one.name)}
-    if (Path(folder) / "report.html").is_file():  # it is finished, and only to be shown
-        return {**own, **values}
+    finished = (Path(folder) / "report.html").is_file()  # it is only to be shown
     for name, value in values.items():
         one = find(kind, name)
-        if name not in own or not one.compared or one.exists:
+        if name not in own or not one.compared or one.exists:  # paths may move
             continue
         if plain_value(one.take(value)) != plain_value(own[name]):
-            raise one.refused(value, f"{folder} goes on with its own ({own[name]}). Leave it away")  # paths may move
-    return {**_still_there(folder, own, values), **values}
+            goes = "is finished," if finished else "goes on"
+            other = ", or --resume for a new run" if finished else ""
+            raise one.refused(value, f"{folder} {goes} with its own ({own[name]}). Leave it away{other}")
+    return {**(own if finished else _still_there(folder, own, values)), **values}
 
 
 def _still_there(where: Any, held: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

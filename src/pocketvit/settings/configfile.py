@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
     values = _mapping(path)
     verb = str(values.get("verb", kind.verb))
     if verb != kind.verb:
-        right = f"`pocketvit {verb} --config {path}`" if verb in VERBS else f"the verbs are {', '.join(VERBS)}"
-        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}{near(verb, VERBS)}.")
+        right = f"the verbs are {', '.join(VERBS)}{near(verb, VERBS) or '.'}"
+        if verb in VERBS:
+            right = f"`pocketvit {verb} --config {shlex.quote(str(path))}`."
+        raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}")
     if "pocketvit" in values and values.get("fit"):
         values.pop("student", None)  # a run's, which --fit chose and will choose again
     return _within(path, lambda: _known(kind, values))
@@ -82,6 +85,9 @@ def _mapping(path: Path | str) -> dict[str, Any]:
     """Read a file of ``name: value`` lines, whatever it may hold."""
     import yaml  # here, for most calls read no file
 
+    if os.path.isfile(os.path.join(path, "config.yaml")):
+        inside = shlex.quote(os.path.join(path, "config.yaml"))
+        raise PocketError(f"{path} is a run folder. Give the file in it: --config {inside}.")
     if not os.path.isfile(path):
         raise PocketError(f"there is no file {path}. Give a file of `name: value` lines, as a run's config.yaml.")
     try:
