@@ -136,6 +136,13 @@ def test_every_foreign_word_leads_to_a_verb_that_exists():
         (["distill", "photos", "--pretrained"], "unrecognized arguments: --pretrained."),
         (["train", "photos", "--pretrained"], "Did you mean --init pretrained?"),
         (["distill", "photos", "--learning-rate", "1"], "Did you mean --lr?"),
+        (["distill", "photos", "--target", "3MB"], "Did you mean --fit?"),
+        (["distill", "--images", "photos"], "It has no name: `pocketvit distill IMAGES`."),
+        (["compress", "--model", "run", "--prune", "0.5"], "It has no name: `pocketvit compress MODEL`."),
+        (["synthesize", "--teacher", "x", "--images", "photos"], "Did you mean --data?"),
+        (["distill", "photos", "--prune-ratio", "0.3"], "Leave it away, or make some: --data-free without IMAGES."),
+        (["distill", "photos", "--statistics"], "this is for images made from the teacher. Leave it away"),
+        (["distill", "--count", "9", "--teacher", "x"], "this is for images made from the teacher. Add --data-free."),
     ],
 )
 def test_a_wrong_setting_is_one_message(arguments, says, there, capsys):

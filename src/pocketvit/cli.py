@@ -61,6 +61,8 @@ FOREIGN_SETTINGS = {
     "--img-size": "--size",
     "--imgsz": "--size",
     "--batch": "--batch-size",
+    "--target": "--fit",
+    "--images": "--data",
 }
 
 FIRST_PAGE = ("demo", "distill", "predict", "bench", "report")
@@ -201,7 +203,13 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             meant = FOREIGN_SETTINGS.get(unknown[1], "")
             known = self._option_string_actions
-            hint = f". Did you mean {meant}?" if meant.partition(" ")[0] in known else near(unknown[1], known)
+            bare = [one.dest.upper() for one in self._actions if not one.option_strings]
+            if unknown[1][2:].upper() in bare:
+                hint = f". It has no name: `{self.prog} {' '.join(bare)}`."
+            elif meant.partition(" ")[0] in known:
+                hint = f". Did you mean {meant}?"
+            else:
+                hint = near(unknown[1], known)
         raise PocketError(f"{message}{hint or '.'} `{self.prog} --help` lists the options.")
 
 

@@ -48,6 +48,12 @@ def test_the_first_page_names_the_groups_and_the_defaults():
     assert "  --baseline" not in page(Distill, "evidence")
 
 
+def test_only_verbs_that_train_teachers_say_that_they_do():
+    """`label` and `synthesize` refuse to start without one."""
+    said = {kind.verb for kind in KINDS if "two light ones are trained" in " ".join(page(kind, "all").split())}
+    assert said == {"distill", "compare"}
+
+
 def test_help_on_something_else_names_the_groups():
     with pytest.raises(PocketError, match=r"no help on 'trainng'\. Did you mean training"):
         page(Distill, "trainng")

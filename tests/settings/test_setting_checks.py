@@ -240,10 +240,12 @@ def test_a_path_that_is_not_there_is_answered_with_the_near_one(tmp_path, monkey
         look(Distill("photos", teacher=teacher))
 
 
-def test_a_table_must_be_a_regular_file(tmp_path):
+def test_a_table_or_a_card_must_be_a_regular_file(tmp_path):
     (tmp_path / "photos").mkdir()
     refused(lambda: look(Distill(tmp_path / "photos", table="/dev/zero")), "--table /dev/zero: this is no file.")
     refused(lambda: look(Distill(tmp_path / "photos", table=tmp_path)), "this is no file. Give a CSV file.")
+    made = {"teacher": "x", "method": "inverted", "statistics": tmp_path}
+    refused(lambda: look(Synthesize(**made)), "this is no file. Give a statistics card")
 
 
 def test_what_must_be_named_is_asked_for(tmp_path):

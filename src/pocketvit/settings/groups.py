@@ -28,6 +28,10 @@ Modality = Literal["photo", "xray", "ct", "ultrasound", "oct", "fundus", "micros
 Norm = Literal["imagenet", "half", "none"]
 BUILT_IN = ("digits", "scenes")
 IMAGES = "a folder of images, a .npz or .csv file, or 'digits'"
+TEACHER = (
+    "timm name, hf-hub:NAME, local-dir:FOLDER, a weights file (with --arch) or MODULE:FUNCTION; in Python also an "
+    "nn.Module"
+)
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
 
 
@@ -104,9 +108,7 @@ class Teachers(Settings, group="teachers"):
     """Which teachers, and what their files do not say of them."""
 
     teacher: Model | Sequence[Model] | None = setting(
-        "timm name, hf-hub:NAME, local-dir:FOLDER, a weights file (with --arch) or MODULE:FUNCTION; in Python also an "
-        "nn.Module. Repeat for several; without any, two light ones are trained on your labels",
-        default=(), metavar="NAME", common=True,
+        f"{TEACHER}. Repeat for several", default=(), metavar="NAME", common=True,
     )  # fmt: skip
     arch: str | None = setting("architecture of a weights file named as teacher", default=None, metavar="NAME")
     weights: str | Path | None = setting(
@@ -240,7 +242,8 @@ class Synthesis(Settings, group="data-free"):
     statistics: bool | str | Path = setting(
         "of --method inverted or generated: use means and variances of the teacher's training images, of the "
         "statistics card in its folder or of this one; the images are then statistics-assisted, not data-free",
-        default=False, metavar="CARD", exists="a statistics card (`pocketvit train ... --statistics-card`)",
+        default=False, metavar="CARD", regular=True,
+        exists="a statistics card (`pocketvit train ... --statistics-card`)",
     )  # fmt: skip
     count: int | None = setting(
         "images to make; by default 20,000 of 32 pixels, fewer of larger ones",

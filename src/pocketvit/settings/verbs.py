@@ -18,6 +18,7 @@ from .groups import (
     BUILT_IN,
     IMAGES,
     LIGHT_TEACHERS,
+    TEACHER,
     Adapting,
     Architecture,
     Device,
@@ -72,6 +73,10 @@ class Demo(Resumable, Pictures, Place, verb="demo"):
 class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Objective, Steps):
     """What `Distill` and `Compare` have in common."""
 
+    teacher: Model | Sequence[Model] | None = setting(
+        f"{TEACHER}. Repeat for several; without any, two light ones are trained on your labels",
+        default=(), metavar="NAME", common=True, group="teachers",
+    )  # fmt: skip
     student: str | Path = setting(
         "a size of the ladder (pocket_xxs, _xs, _s, _m, _l, _xl), or any timm model; pretrained where weights are "
         "named: NAME.TAG, hf-hub:NAME, local-dir:FOLDER; auto is pocket_s, or for images of 96 pixels and more a small "
@@ -168,6 +173,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         return parse_match(self.match)  # type: ignore[arg-type]
 
     def check(self) -> None:
+        remedy = "Add --data-free" if self.images is None else "Leave it away, or make some: --data-free without IMAGES"
+        for one in settings_of(Synthesis):  # before what these say of each other: no --method would help
+            if one.group == "data-free" and not self.data_free and getattr(self, one.name) != one.default:
+                raise self.refused(one.name, f"this is for images made from the teacher. {remedy}")
         super().check()
         if self.teacher_labels is not None and self.teacher:
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
@@ -178,9 +187,6 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
             )
         if self.data_free and self.images is not None:
             raise PocketError("--data-free uses no images. A few real ones beside it are given with --data FOLDER.")
-        for name, unsaid in (("data", None), ("method", "auto"), ("generator", "conv"), ("count", None)):
-            if not self.data_free and getattr(self, name) != unsaid:
-                raise self.refused(name, "this is for images made from the teacher. Add --data-free")
         for name in ("val", "table", "group", "tile", "unlabelled", "few_labels", "folds"):
             if self.data_free and getattr(self, name):
                 raise self.refused(name, "with --data-free there are no images to divide or to read labels of. Leave "
