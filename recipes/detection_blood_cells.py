@@ -34,7 +34,7 @@ from pocketvit.rundir import machine
 from pocketvit.teachers import Teacher
 
 TEACHER = "pocket_m"
-VIEW = ViewConfig(view_size=224, fit="pad", crop="zoom", flip=0.5, vertical_flip=0.5, color_jitter=0.2)
+VIEW = ViewConfig(view_size=160, fit="pad", crop="zoom", flip=0.5, vertical_flip=0.5, color_jitter=0.2)
 BOTH = "both teachers fused"
 ARMS = {
     "alone": "student, true boxes only",
@@ -48,8 +48,8 @@ ARMS = {
 
 
 def config(small: bool = False) -> RunConfig:
-    """The student of every arm, and how long it and the teacher learn: 16 epochs of 205 images in batches of 8."""
-    epochs = 2 if small else 16
+    """The student of every arm, and how long it and the teacher learn: 8 epochs of 205 images in batches of 8."""
+    epochs = 2 if small else 8
     return RunConfig(
         network=NetworkConfig("pocket_xs", stem="hybrid"),
         labels=LabelConfig(views=min(4, epochs)),
