@@ -6,6 +6,7 @@ from typing import Any
 
 from ..files import human_bytes
 from .results import Results, Row
+from .style import looks
 from .text import human_count, milliseconds, percent
 
 
@@ -34,9 +35,12 @@ def tried_table(results: Results) -> dict[str, Any] | None:
 
     None without a search.
     """
+    rows = tried_rows(results)
+    look = looks(rows)
     lines = [
         {
             "name": row.name,
+            "look": look[row.key] if row.accuracy is not None else None,  # as the plots draw it
             "chosen": row.role == "student",
             "cells": (
                 human_count(row.parameters), human_bytes(row.bytes) if row.bytes else "–",
@@ -44,7 +48,7 @@ def tried_table(results: Results) -> dict[str, Any] | None:
             ),
             "note": row.note,
         }
-        for row in tried_rows(results)
+        for row in rows
     ]  # fmt: skip
     told = {"on": str(results.tried.get("on") or "validation images")}
     return {"lines": lines, **told, "recovered": results.tried.get("recovered") is not False} if lines else None
