@@ -198,4 +198,6 @@ def test_methods_without_priors_take_no_card(grouped, card, tmp_path):
         with pytest.raises(PocketError, match=message):
             Synthesize(teacher="t", **given)
     with pytest.raises(PocketError, match=r"--statistics a\.safetensors: other methods ask for no statistics"):
+        Distill(data_free=True, teacher="t", statistics="a.safetensors")
+    with pytest.raises(PocketError, match=r"--statistics a\.safetensors: this is for images made from the teacher"):
         Distill("photos", statistics="a.safetensors")
