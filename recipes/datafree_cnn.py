@@ -15,6 +15,7 @@ Result  recipes/datafree_cnn.md
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,22 +118,40 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """Every arm at equal steps, one seed."""
     dataset, teacher = open_cifar(images)
-    shared = folder.parent / "shared"
-    real = open_road(dataset, LIGHT, shared)
+    real = open_road(dataset, LIGHT, folder.parent / "shared")
     real = real.reduced(IMAGES // 16 if small else IMAGES)
+    kinds = {key: ARMS[key] for key in only}
+
+    def pictures(kind: Kind, count: int) -> Bank:
+        return bank_of(kind.images, count, teacher, folder)
+
+    return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")
+
+
+def run_kinds(
+    real: Road,
+    teacher: Teacher,
+    kinds: Mapping[str, Kind],
+    pictures: Callable[[Kind, int], Bank],
+    folder: Path,
+    *,
+    small: bool,
+    seeds: int,
+    title: str,
+) -> str:
+    """Make, label and learn what each arm learns from, one after the other; ``pictures`` makes so many of a kind."""
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}
-    for key in only:
-        kind = ARMS[key]
-        count = kind.count // 16 if small else kind.count
+    for key, kind in kinds.items():
         road = real
         if kind.images != "real":
-            road = without_images(real, bank_of(kind.images, count, teacher, folder), kind.view, shared)
+            bank = pictures(kind, kind.count // 16 if small else kind.count)
+            road = without_images(real, bank, kind.view, real.shared)
         chosen = config(small, kind, len(road.dataset.train))
         store = label_road(road, [teacher], chosen.labels)
         arms.append(Arm(key, kind.name, chosen, (teacher,), store))
         found |= run_arms(road, arms[-1:], range(seeds), folder)
-    return report_arms(real, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")
+    return report_arms(real, arms, found, folder, against=arms[0].key, teachers=[teacher], title=title)
 
 
 def without_images(real: Road, bank: Bank, view: ViewConfig, shared: Path) -> Road:

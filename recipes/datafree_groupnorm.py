@@ -17,17 +17,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 from _cifar import open_cifar
-from datafree_cnn import IMAGES, LIGHT, Kind, bank_of, config, without_images
+from datafree_cnn import IMAGES, LIGHT, Kind, bank_of, run_kinds
 
 from pocketvit.config import RunConfig, TrainConfig
-from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.answering import batches
 from pocketvit.road.convert import converted
 from pocketvit.road.images import Road, open_road
-from pocketvit.road.label import label_road
 from pocketvit.road.train import train_network
 from pocketvit.synthesis import Bank, InversionConfig, StatisticsCard, invert_bank, measure_card, read_card
 from pocketvit.synthesis.card import FILE
@@ -69,7 +66,7 @@ def card_of(teacher: Teacher, road: Road, folder: Path) -> StatisticsCard:
     return read_card(folder / FILE)
 
 
-def pictures(kind: Kind, count: int, teacher: Teacher, road: Road, folder: Path) -> Bank:
+def bank_with_card(kind: Kind, count: int, teacher: Teacher, road: Road, folder: Path) -> Bank:
     """Make the pictures of an arm; those with the card start from the same drawn ones as those without."""
     if kind.images != "card":
         return bank_of(kind.images, count, teacher, folder)
@@ -86,16 +83,9 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     taught = whole.reduced(TAUGHT // 16 if small else TAUGHT)
     teacher = group_norm(published, taught, folder / "teacher", small)
     real = whole.reduced(IMAGES // 16 if small else IMAGES)
-    arms: list[Arm] = []
-    found: dict[str, list[dict[str, Any]]] = {}
-    for key in only:
-        kind = ARMS[key]
-        road = real
-        if kind.images != "real":
-            count = kind.count // 16 if small else kind.count
-            road = without_images(real, pictures(kind, count, teacher, taught, folder), kind.view, real.shared)
-        chosen = config(small, kind, len(road.dataset.train))
-        store = label_road(road, [teacher], chosen.labels)
-        arms.append(Arm(key, kind.name, chosen, (teacher,), store))
-        found |= run_arms(road, arms[-1:], range(seeds), folder)
-    return report_arms(real, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")
+    kinds = {key: ARMS[key] for key in only}
+
+    def pictures(kind: Kind, count: int) -> Bank:
+        return bank_with_card(kind, count, teacher, taught, folder)
+
+    return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")

@@ -12,27 +12,24 @@ Result  recipes/datafree_vit.md
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
-from datafree_cnn import HARD, IMAGES, LIGHT, Kind, bank_of, config, without_images
+from datafree_cnn import HARD, IMAGES, LIGHT, Kind, bank_of, run_kinds
 
 from pocketvit.config import NetworkConfig, RunConfig, TrainConfig
 from pocketvit.errors import PocketError
-from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
-from pocketvit.road.label import label_road
 from pocketvit.road.students import input_of
 from pocketvit.road.train import train_network
 from pocketvit.sources import open_images
+from pocketvit.synthesis import Bank
 from pocketvit.teachers import Teacher, load_teacher
 
-STORED = 5  # views of a picture that are labelled, and seen once each
+VIEWS = 5 * IMAGES  # that a student sees: five of each picture, stored once
 ARMS = {
-    "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=STORED * IMAGES),
-    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=STORED * IMAGES),
-    "noise": Kind("noise", "noise", view=HARD, views=STORED * IMAGES),
+    "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=VIEWS),
+    "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=VIEWS),
+    "noise": Kind("noise", "noise", view=HARD, views=VIEWS),
 }
 
 
@@ -60,18 +57,9 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     real = open_road(open_images(place, val_fraction=0), LIGHT, folder.parent / "shared")
     teacher = train_vit(real.reduced(3_000) if small else real, folder / "teacher", small)
     real = real.reduced(IMAGES // 16 if small else IMAGES)
-    arms: list[Arm] = []
-    found: dict[str, list[dict[str, Any]]] = {}
-    for key in only:
-        kind = ARMS[key]
-        count = kind.count // 16 if small else kind.count
-        road = real
-        if kind.images != "real":
-            road = without_images(real, bank_of(kind.images, count, teacher, folder), kind.view, real.shared)
-        chosen = config(small, kind, len(road.dataset.train))
-        labels = dataclasses.replace(chosen.labels, views=min(STORED, chosen.labels.views))
-        chosen = dataclasses.replace(chosen, labels=labels)
-        store = label_road(road, [teacher], labels)
-        arms.append(Arm(key, kind.name, chosen, (teacher,), store))
-        found |= run_arms(road, arms[-1:], range(seeds), folder)
-    return report_arms(real, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")
+    kinds = {key: ARMS[key] for key in only}
+
+    def pictures(kind: Kind, count: int) -> Bank:
+        return bank_of(kind.images, count, teacher, folder)
+
+    return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")

@@ -33,8 +33,8 @@ from .vit import LADDER, cfgs_of
 
 NAME = "pocketvit_detector"
 _NAMES: dict[DetectorKind, str] = {"fcos": NAME, "detr": "pocketvit_set_detector"}
-_OWN: dict[DetectorKind, dict[str, int]] = {  # what one kind alone is made with
-    "fcos": {"channels": 64, "convs": 2, "finest": 0},
+_OWN: dict[DetectorKind, dict[str, int]] = {  # what one kind alone is made with, beside a finest stride
+    "fcos": {"channels": 64, "convs": 2},
     "detr": {"width": 128, "layers": 3, "queries": 100, "groups": 6},
 }
 LEVELS = 3
@@ -293,7 +293,7 @@ def create_detector(
 
 
 def _own(kind: DetectorKind, finest: int) -> dict[str, int]:
-    return {name: value or finest for name, value in _OWN[kind].items()}
+    return _OWN[kind] | ({"finest": finest} if kind == "fcos" else {})
 
 
 def detector_of(module: nn.Module, *, num_classes: int, image_size: int, kind: DetectorKind = "fcos") -> Detector:
@@ -311,7 +311,7 @@ def detector_of(module: nn.Module, *, num_classes: int, image_size: int, kind: D
     if recipe["architecture"] not in _NAMES.values():
         args |= {"base": recipe["architecture"]} | _own(kind, finest_stride(image_size))
     elif recipe["architecture"] != _NAMES[kind]:
-        args = {key: value for key, value in args.items() if not any(key in own for own in _OWN.values())}
+        args = {key: value for key, value in args.items() if key not in {"finest", *_OWN["fcos"], *_OWN["detr"]}}
         args |= _own(kind, finest_stride(image_size))
     args |= {"num_classes": num_classes, "img_size": image_size}
     detector: Detector = build(_NAMES[kind], args)  # type: ignore[assignment]
