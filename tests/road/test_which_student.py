@@ -79,7 +79,7 @@ def test_a_named_student_without_a_hub_is_told_before_anything_long(photos, tmp_
         pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), student=PRETRAINED)
 
 
-def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, offline, monkeypatch):
+def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, pretrained, offline, monkeypatch):
     dataset = open_images(str(photos))
     asked = Distill(images=str(photos), teacher=Own())
     small, said = choose_student(asked, dataset)
@@ -88,6 +88,8 @@ def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, offli
     without, said = choose_student(large, dataset)
     assert without.student == "pocket_s"
     assert "without the hub: it learns from scratch" in said[0]
+    own = dataclasses.replace(large, teacher=f"local-dir:{pretrained}")
+    assert f"as --student local-dir:{pretrained}: the teacher itself has 0." in choose_student(own, dataset)[1][0]
     monkeypatch.setattr(students, "load_teacher", lambda name: name)
     chosen, said = choose_student(large, dataset)
     assert chosen.student == PRETRAINED

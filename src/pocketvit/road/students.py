@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
 from ..models.selection import select_weights
+from ..settings import listed
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import Teacher, load_teacher
@@ -25,6 +28,7 @@ from .images import Road
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
 TEACHER = "teacher"  # what --init-from calls the first of the teachers
+SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 
 
@@ -37,7 +41,7 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     Raises:
         PocketError: The weights that are named cannot be had.
     """
-    name, cost = str(settings.student), _from_scratch(len(dataset.train))
+    name, cost = str(settings.student), _from_scratch(len(dataset.train), settings)
     if name != "auto":
         if not is_pretrained(name):
             return settings, []
@@ -65,12 +69,25 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     return dataclasses.replace(settings, student=PRETRAINED), [chosen]
 
 
-def _from_scratch(images: int) -> str:
+def _from_scratch(images: int, settings: Any) -> str:
     behind = "stays far behind" if images < 20_000 else "needs hours to come near"
     return (
         f"it learns from scratch, which with {images:,} images {behind} a pretrained one. Give weights that you have "
-        "as --student local-dir:FOLDER."
+        f"as --student {_small_teacher(settings) or 'local-dir:FOLDER.'}"
     )
+
+
+def _small_teacher(settings: Any) -> str:
+    """Return the teacher's own name and size, where it has weights that are small enough for a student's; or ""."""
+    named = [one for one in listed(getattr(settings, "teacher", None)) if isinstance(one, str | Path)]
+    if not named or not is_pretrained(str(named[0])):
+        return ""
+    try:
+        weights = sum(weight.numel() for weight in load_teacher(str(named[0])).module.parameters())
+    except PocketError:
+        return ""
+    own = f"{shlex.quote(str(named[0]))}: the teacher itself has {weights / 1e6:.1f} M parameters."
+    return own if weights <= SMALL else ""
 
 
 def make_network(
