@@ -96,9 +96,9 @@ def test_static_files_are_qdq_and_answer(chain, photos):
     assert any("calibrat" in note or "real images" in note for note in chain[2].results["notes"])
 
 
-def test_the_same_again_after_a_stop(place, monkeypatch):
+def test_the_same_again_after_a_stop(chain, monkeypatch):
     """Killed before its files were written, a resumed run ends in the very weights of an unbroken one."""
-    whole = pocketvit.compress(place, share=2, epochs=1, name="whole", device="cpu")
+    place, whole = chain[0].folder, chain[1]
     monkeypatch.setattr("pocketvit.road.ship.export_onnx", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         pocketvit.compress(place, share=2, epochs=1, name="broken", device="cpu")
