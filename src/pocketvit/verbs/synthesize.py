@@ -36,7 +36,7 @@ def synthesize(settings: Synthesize) -> Outcome:
         data = {"images": request.images, "method": request.chosen, "seconds": seconds, "bytes": size}
         return Outcome("\n".join([*told, "nothing was written"]), data)
     run = Run.begin(settings.name or f"{teacher.name}-{request.chosen}", settings)
-    with run.logging():
+    with run.alone(), run.logging():
         run.say([])
         bank = make_bank(run.folder, teacher, request)
         pictures = gallery(bank, run.folder / "gallery.png", words(bank))
