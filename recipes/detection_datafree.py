@@ -1,12 +1,12 @@
 """A small detector of blood cells without one image of blood: learned from drawn pictures and a teacher's boxes.
 
 Shows   the detector of `detection_blood_cells`, learned from its teacher's boxes alone at equal steps: on the real
-        training images (the ceiling), on drawn pictures that the teacher chose, on these pushed, on crops of one
-        photograph of something else, on noise.
+        training images (the ceiling), on drawn pictures that the teacher chose, on these optimized for layouts of
+        boxes, on these pushed, on crops of one photograph of something else, on noise.
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), for classifiers; no published figure
         is known for small ViT detectors that see no image.
 Data    BCCD, as in `detection_blood_cells`.
-Cost    about 30 minutes of one processor core; --small: about 5, too few steps to find a cell.
+Cost    about two hours of one processor core; --small: about 15 minutes, too few steps to find a cell.
 Command pocketvit run recipes/detection_datafree.py --images bccd_voc
 Result  recipes/detection_datafree.md
 """
@@ -26,14 +26,23 @@ from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
 from pocketvit.road.train import train_network
 from pocketvit.sources.unlabelled import unlabelled_as
-from pocketvit.synthesis import Bank, DrawnConfig, Noise, draw_bank, sample_photograph
+from pocketvit.synthesis import (
+    Bank,
+    DrawnConfig,
+    InversionConfig,
+    Noise,
+    draw_bank,
+    invert_bank,
+    sample_photograph,
+)
 from pocketvit.teachers import Teacher
 from pocketvit.views.synthetic import hard_views
 
-TIMES = 4  # pictures of a bank, over the real images: each is seen in as many fewer views
+TIMES = 4  # pictures of a bank that is chosen, over the real images: each is seen in as many fewer views
 ARMS = {
     "real": "real images, teacher's boxes (the ceiling)",
     "drawn": "drawn pictures, chosen by the teacher",
+    "inverted": "drawn, chosen, and optimized for layouts of boxes",
     "pushed": "drawn, chosen and pushed",
     "photograph": "crops of one photograph",
     "noise": "noise",
@@ -54,8 +63,8 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     for key in ARMS:
         road, arm = real.with_few_labels(0), chosen
         if key != "real":
-            bank = bank_of(key, TIMES * len(real.dataset.train), teacher, folder / "banks" / key)
-            road, arm = without_images(real, bank, shared), fewer_epochs(chosen)
+            bank = bank_of(key, len(real.dataset.train), teacher, folder / "banks")
+            road, arm = without_images(real, bank, shared), equal_steps(chosen, len(real.dataset.train), len(bank))
         store = label_road(road, [teacher], arm.labels)
         model = train_network(road, arm, folder / key, teachers=[teacher], store=store)
         answer = network_answers(model, road.input, road.task)
@@ -65,13 +74,17 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     return text
 
 
-def bank_of(images: str, count: int, teacher: Teacher, place: Path) -> Bank:
-    """Make pictures, or open them."""
+def bank_of(images: str, real: int, teacher: Teacher, banks: Path) -> Bank:
+    """Make pictures, or open them: as many as are ``real`` where they are optimized, else `TIMES` as many."""
+    count, place = TIMES * real, banks / images
     if images == "noise":
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=1), candidates=Noise(0, teacher.input_size))
     if images == "photograph":
         crops = sample_photograph(0, teacher.input_size)
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=2), candidates=crops)
+    if images == "inverted":
+        start = bank_of("drawn", real, teacher, banks)
+        return invert_bank(place, teacher, InversionConfig.of_boxes(real), start=start)
     return draw_bank(place, teacher, DrawnConfig(count, looked_at=4, steps=8 if images == "pushed" else 0))
 
 
@@ -82,9 +95,9 @@ def without_images(real: Road, bank: Bank, shared: Path) -> Road:
     return open_road(dataclasses.replace(made, classes=real.dataset.classes), view, shared)
 
 
-def fewer_epochs(arm: RunConfig) -> RunConfig:
-    """As many steps over `TIMES` as many pictures."""
-    epochs = max(1, arm.train.epochs // TIMES)
+def equal_steps(arm: RunConfig, real: int, made: int) -> RunConfig:
+    """As many steps over ``made`` pictures as over ``real`` ones."""
+    epochs = max(1, round(arm.train.epochs * real / made))
     return dataclasses.replace(
         arm,
         labels=dataclasses.replace(arm.labels, views=min(arm.labels.views, epochs)),

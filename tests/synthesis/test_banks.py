@@ -112,7 +112,7 @@ def test_inversion_brings_images_nearer_to_what_batchnorm_keeps(teacher, tmp_pat
         pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
         with Priors(teacher) as priors, torch.no_grad():
             logits = teacher.differentiable(pixels)
-            return float(priors(pixels, logits, logits.argmax(1))[1]["statistics"])
+            return float(priors(pixels, logits.sum(), logits.argmax(1))[1]["statistics"])
 
     assert divergence(bank.images) < 0.5 * divergence(start.images)
     assert "moments of 2 BatchNorm layers" in words(bank)[0]

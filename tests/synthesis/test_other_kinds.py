@@ -12,7 +12,7 @@ from torch import nn
 
 import pocketvit
 from pocketvit.errors import PocketError
-from pocketvit.synthesis import DrawnConfig, InversionConfig, draw_bank, invert_bank
+from pocketvit.synthesis import DrawnConfig, draw_bank
 from pocketvit.synthesis.check import check_teacher
 from pocketvit.synthesis.choose import choose, sees
 from pocketvit.synthesis.seen import likely, seen, seen_through
@@ -82,8 +82,6 @@ def test_a_bank_of_a_detector_is_balanced_and_shows_what_it_sees(detector, tmp_p
     assert np.allclose(seen(detector, torch.from_numpy(np.ascontiguousarray(chosen))), bank.logits, atol=0.05)
     moved = draw_bank(tmp_path / "pushed", detector, DrawnConfig(40, looked_at=1.5, steps=8), progress=False)
     assert moved.probabilities.max(1).min() >= 0.3
-    with pytest.raises(PocketError, match="Choose pictures for it instead: --method drawn"):
-        invert_bank(tmp_path / "inverted", detector, InversionConfig(8, steps=2), start=bank, progress=False)
 
 
 def test_a_detector_that_never_sees_anything_is_told(detector):

@@ -202,6 +202,8 @@ def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
         asked |= {"chosen": dataclasses.asdict(request.generation())}
     else:
         asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
+        if request.chosen == "inverted" and teacher.kind == "boxes":
+            asked |= {"inversion": request.inversion(teacher.kind).record}
     name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
     return shared / "banks" / f"{name}-{request.chosen}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
 

@@ -18,7 +18,7 @@ from .inversion import balanced_labels
 from .moving import moved
 from .priors import PriorConfig, Priors
 from .pupil import Pupil
-from .seen import seen, seen_through
+from .seen import seen, seen_through, surprise
 
 _PIXELS = 1 << 16  # of a step
 _LEAST, _MOST = 16, 64  # pictures of a step: fewer have no moments to compare
@@ -111,7 +111,8 @@ class Contest:
         images = self.make(self.generator, targets, random)
         shown = moved(images, self.config.shift, random)
         told = seen_through(self.teacher, shown)
-        loss, _ = self.priors(images, told, targets)
+        wrong = surprise(self.teacher.kind, told, targets, self.config.priors.soften).mean()
+        loss, _ = self.priors(images, wrong, targets)
         if adversary:
             loss = loss - adversary * self.pupil.surprised(shown, told, targets)
         _descend(loss, self.generator, self.optimizer)

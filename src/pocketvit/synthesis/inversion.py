@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ from .card import StatisticsCard
 from .check import check_teacher, require_gradient
 from .choose import shows
 from .drawn import bank_bytes, teacher_record
+from .layouts import Sizes, sample_layout, unlike
 from .moving import Move
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
 from .pruning import PatchPruning, pruned, stops, why_dense
-from .seen import answers, likely, seen_through
+from .seen import LEAST, answers, best_of, likely, surprise
 
 log = logging.getLogger("pocketvit")
 
@@ -58,6 +59,11 @@ class InversionConfig:
     priors: PriorConfig = PriorConfig()  # noqa: RUF009 (frozen)
     seed: int = 0
 
+    @classmethod
+    def of_boxes(cls, images: int, **changes: Any) -> InversionConfig:
+        """How pictures are optimized for layouts of boxes: objects have to be made where nothing was, coarse first."""
+        return cls(images, **_BOXES | changes)
+
     @property
     def record(self) -> dict[str, Any]:
         """What a bank says of it; what is new and at its default stays out, so that old banks are found."""
@@ -65,6 +71,9 @@ class InversionConfig:
         if not self.prune_ratio:
             del about["prune_ratio"]
         return about
+
+
+_BOXES: dict[str, Any] = {"steps": 40, "rate": 0.04, "coarse": 0.6, "priors": PriorConfig(variation=0.1)}
 
 
 def invert_bank(
@@ -108,7 +117,8 @@ def invert_bank(
     if place.finished:
         return open_bank(folder)
     check = check_teacher(teacher)
-    log.info("         %s", check.words)
+    if not isinstance(start, Bank):  # else the bank's making has said it
+        log.info("         %s", check.words)
     require_gradient(check, teacher)
     batch = config.batch
     shards = place.shards("inverted")
@@ -116,7 +126,9 @@ def invert_bank(
         log.info("priors   %s", "; ".join(priors.words))
         if config.prune_ratio:
             log.info("patches  %s", pruning_words(teacher, config.prune_ratio))
-        inverter = Inverter(teacher, priors, config)
+        detects = teacher.kind == "boxes"
+        sizes = Sizes.seen(teacher, start if isinstance(start, Bank) else None) if detects else None
+        inverter = Inverter(teacher, priors, config, sizes)
         starts = _Starts(start, teacher.num_outputs, config.seed)
         for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
             if number not in shards:
@@ -145,7 +157,10 @@ def _finish(place: BankFolder, teacher: Teacher, config: InversionConfig, priors
     pieces = [shards.read(number) for number in shards.numbers()]
     targets = np.concatenate([piece["targets"] for piece in pieces])
     chances = likely(teacher.kind, np.concatenate([piece["logits"] for piece in pieces]))
-    wrong = ~shows(chances, targets, config.confidence)
+    if teacher.kind == "boxes":  # others may be surer, where a picture shows several
+        wrong = chances[np.arange(len(targets)), targets] < LEAST["boxes"]
+    else:
+        wrong = ~shows(chances, targets, config.confidence)
     alike = near_duplicates(np.concatenate([thumbnails(piece["images"]) for piece in pieces]), targets)
     kept = ~(wrong | alike)
     if not kept.any():
@@ -178,10 +193,11 @@ class Inverter:
         teacher: differentiated through.
         priors: whose hooks are in the teacher.
         config: how.
+        sizes: of objects; of a detector, which layouts of boxes are wanted from.
     """
 
-    def __init__(self, teacher: Teacher, priors: Priors, config: InversionConfig) -> None:
-        self.teacher, self.priors, self.config = teacher, priors, config
+    def __init__(self, teacher: Teacher, priors: Priors, config: InversionConfig, sizes: Sizes | None = None) -> None:
+        self.teacher, self.priors, self.config, self.sizes = teacher, priors, config, sizes
 
     def run(self, images: Tensor, targets: Tensor, number: int) -> Tensor:
         """Optimize images.
@@ -199,19 +215,30 @@ class Inverter:
         size = images.shape[-1]
         x = images.to(device).float() / 255
         targets = targets.to(device)
+        wrong = self._wrong(targets, size, number)
         coarse = round(config.coarse * config.steps) if size >= 16 else 0
         if coarse:
             x = F.interpolate(x, (size // 2, size // 2), mode="bilinear", antialias=True)
-            x = self._optimize(x, targets, size, range(coarse), generator)
+            x = self._optimize(x, targets, wrong, size, range(coarse), generator)
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         with pruned(self.teacher.module, size, len(x), device, config.prune_ratio) as pruning:
-            x = self._optimize(x, targets, size, range(coarse, config.steps), generator, pruning)
+            x = self._optimize(x, targets, wrong, size, range(coarse, config.steps), generator, pruning)
         return (x * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+    def _wrong(self, targets: Tensor, side: int, number: int) -> Callable[[Tensor, Move], Tensor]:
+        """Return what tells how far the teacher's answers to moved pictures are from what a batch is to show."""
+        if self.sizes is None:
+            kind, soften = self.teacher.kind, self.config.priors.soften
+            return lambda answered, move: surprise(kind, best_of(kind, answered), targets, soften).mean()
+        random = np.random.Generator(np.random.Philox(key=[self.config.seed, number]))
+        layouts = [sample_layout(label, self.sizes, random) for label in targets.tolist()]
+        return lambda answered, move: unlike(answered, layouts, move, side)
 
     def _optimize(
         self,
         began: Tensor,
         targets: Tensor,
+        wrong: Callable[[Tensor, Move], Tensor],
         size: int,
         steps: range,
         generator: torch.Generator,
@@ -228,7 +255,7 @@ class Inverter:
             move = Move.draw(shown, config.shift, generator)
             if pruning:
                 pruning.look(move, listen=step in stopping)
-            loss, _ = self.priors(x, seen_through(self.teacher, move(shown)), targets)
+            loss, _ = self.priors(x, wrong(self.teacher.differentiable(move(shown)), move), targets)
             (x.grad,) = torch.autograd.grad(loss, x)
             optimizer.step()
             if pruning and step in stopping:

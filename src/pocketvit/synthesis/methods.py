@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ SAID = {
 }
 BEST = "drawn"  # what auto stands for
 OPTIMIZED = ("inverted", "generated")  # for priors, which a statistics card can be one of
-_STEPS = {"pushed": 8, "inverted": 30}  # of gradient
+_PUSHES, _STEPS = 8, 30  # of gradient, for "pushed" and for "inverted" pictures
 _CAME = {
     "looked_at": "pictures looked at",
     "rejected": "not of their class and left out",
@@ -116,13 +117,22 @@ class Request:
         """How a generator learns."""
         return GenerationConfig(self.images, network=self.generator, seed=self.seed)
 
-    def inversion(self) -> InversionConfig:
-        """How they are optimized."""
-        return InversionConfig(self.images, steps=_STEPS["inverted"], prune_ratio=self.prune_ratio, seed=self.seed)
+    def inversion(self, kind: str) -> InversionConfig:
+        """How they are optimized for a teacher of a kind."""
+        asked: dict[str, Any] = {"prune_ratio": self.prune_ratio, "seed": self.seed}
+        if kind == "boxes":
+            return InversionConfig.of_boxes(self.images, **asked)
+        return InversionConfig(self.images, steps=_STEPS, **asked)
+
+    def steps(self, kind: str) -> int:
+        """Of gradient, for each picture."""
+        if self.chosen == "inverted":
+            return self.inversion(kind).steps
+        return self.config().steps
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
-        steps = _STEPS["pushed"] if self.chosen == "pushed" else 0
+        steps = _PUSHES if self.chosen == "pushed" else 0
         looked_at = 1.0 if self.chosen == "noise" else DrawnConfig.looked_at
         return DrawnConfig(self.images, looked_at=looked_at, steps=steps, seed=self.seed)
 
@@ -145,7 +155,9 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
     if request.chosen != "inverted":
         return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
     start = draw_bank(Path(folder) / "start", teacher, request.config(), candidates=row, progress=progress)
-    return invert_bank(folder, teacher, request.inversion(), start=start, card=request.card, progress=progress)
+    return invert_bank(
+        folder, teacher, request.inversion(teacher.kind), start=start, card=request.card, progress=progress
+    )
 
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
@@ -153,20 +165,20 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     if request.chosen == "generated":
         config = request.generation()
         return generation_seconds(teacher, config), generation_bytes(teacher, config)
-    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), steps=request.chosen in _STEPS)
+    steps = request.steps(teacher.kind)
+    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), gradient=steps > 0)
     chosen, count = request.config(), request.images
     seconds = chosen.candidates * (drawing + asking)
     size = bank_bytes(count, teacher) + chosen.candidates * teacher.num_outputs * 2
-    if request.chosen in _STEPS:
-        optimizing *= count * _STEPS[request.chosen]
-        if request.sparse and not why_dense(teacher.module, teacher.input_size):
-            optimizing *= cost_share(_STEPS[request.chosen], request.prune_ratio)
-        seconds += optimizing
+    optimizing *= count * steps
+    if request.sparse and not why_dense(teacher.module, teacher.input_size):
+        optimizing *= cost_share(steps, request.prune_ratio)
+    seconds += optimizing
     return seconds, size * (2 if request.chosen == "inverted" else 1)
 
 
-def _measure(teacher: Teacher, row: Candidates, *, steps: bool) -> tuple[float, float, float]:
-    """Return seconds an image: drawing one, asking the teacher, and (with ``steps``) a gradient through it."""
+def _measure(teacher: Teacher, row: Candidates, *, gradient: bool) -> tuple[float, float, float]:
+    """Return seconds an image: drawing one, asking the teacher, and perhaps a gradient through it."""
     count = max(4, min(_PROBE, _PROBE * 64**2 // teacher.input_size**2))
     images = row.take(np.arange(count))  # to warm up
     start = time.perf_counter()
@@ -177,7 +189,7 @@ def _measure(teacher: Teacher, row: Candidates, *, steps: bool) -> tuple[float, 
     start = time.perf_counter()
     teacher.logits(pixels).cpu()
     asking = time.perf_counter() - start
-    return drawing / count, asking / count, (_gradient(teacher, pixels) if steps else 0.0) / count
+    return drawing / count, asking / count, (_gradient(teacher, pixels) if gradient else 0.0) / count
 
 
 def _gradient(teacher: Teacher, pixels: torch.Tensor) -> float:

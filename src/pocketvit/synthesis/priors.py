@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ..errors import PocketError
 from ..teachers import Teacher
 from .card import StatisticsCard
-from .seen import surprise
 from .statistics import Inputs, Moments, channelled, is_2d, kept_moments, moments_of, norm_layers
 
 _BINS = 24  # of the density of patch similarities
@@ -253,7 +252,8 @@ class Priors:
         self, teacher: Teacher, config: PriorConfig = PriorConfig(), card: StatisticsCard | None = None
     ) -> None:
         module = teacher.module
-        self.config, self.kind = config, teacher.kind
+        self.config = config
+        detects = teacher.kind == "boxes"  # has no one answer for features to be looked at for; its boxes are a hold
         self.parts: dict[str, tuple[float, FeaturePrior]] = {}
         kept = kept_moments(module)
         if card is not None:
@@ -265,8 +265,9 @@ class Priors:
             self._add(config.patches, PatchPrior(module))
         if config.channels and "statistics" not in self.parts and norm_layers(module):
             self._add(config.channels, ChannelPrior(module))
-        self.head = HeadPrior(module) if (config.activation or config.diversity) and head_path(module) else None
-        if not self.parts and self.head is None:
+        headed = not detects and (config.activation or config.diversity) and head_path(module)
+        self.head = HeadPrior(module) if headed else None
+        if not self.parts and self.head is None and not detects:
             raise PocketError(
                 f"{teacher.name} has neither BatchNorm, LayerNorm, GroupNorm, attention nor a linear head that a prior "
                 "could hold on to. Choose pictures for it instead: --method drawn."
@@ -277,16 +278,16 @@ class Priors:
     def _add(self, weight: float, prior: FeaturePrior) -> None:
         self.parts[prior.name] = (weight, prior)
 
-    def __call__(self, images: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, images: Tensor, confidence: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the images just shown to the teacher, and its parts (detached).
 
         Args:
             images: float [B, 3, S, S] about 0..1, before augmentation.
-            logits: float [B, C] of the teacher.
+            confidence: scalar, how far the teacher is from seeing what is wanted (`surprise`, `unlike`).
             targets: int64 [B], the wanted classes.
         """
         config = self.config
-        parts = {"confidence": surprise(self.kind, logits, targets, config.soften).mean()}
+        parts = {"confidence": confidence}
         weights = {"confidence": 1.0}
         for name, (weight, prior) in self.parts.items():
             parts[name], weights[name] = prior.loss(), weight

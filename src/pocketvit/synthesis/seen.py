@@ -21,7 +21,7 @@ _TINY = 1e-4  # of a score, whose logit would be infinite
 
 def seen(teacher: Teacher, pixels: Tensor) -> Tensor:
     """Return logits float32 [n, C] of uint8 pictures [n, 3, S, S]; of boxes, the logit of each class's best score."""
-    return _best(teacher, teacher.logits(pixels))
+    return best_of(teacher.kind, teacher.logits(pixels))
 
 
 def answers(teacher: Teacher, images: np.ndarray, batch: int) -> np.ndarray:
@@ -32,11 +32,12 @@ def answers(teacher: Teacher, images: np.ndarray, batch: int) -> np.ndarray:
 
 def seen_through(teacher: Teacher, images: Tensor) -> Tensor:
     """Return the same of float pictures [n, 3, S, S] in 0..1, such that gradients flow back to their pixels."""
-    return _best(teacher, teacher.differentiable(images))
+    return best_of(teacher.kind, teacher.differentiable(images))
 
 
-def _best(teacher: Teacher, out: Tensor) -> Tensor:
-    return torch.logit(out[..., 4:].amax(1).clamp(_TINY, 1 - _TINY)) if teacher.kind == "boxes" else out
+def best_of(kind: str, out: Tensor) -> Tensor:
+    """Return the same of what a teacher of a kind answered."""
+    return torch.logit(out[..., 4:].amax(1).clamp(_TINY, 1 - _TINY)) if kind == "boxes" else out
 
 
 def likely(kind: str, logits: np.ndarray) -> np.ndarray:
