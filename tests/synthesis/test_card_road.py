@@ -73,6 +73,8 @@ def test_what_cannot_be_is_told_in_one_message(trained, network, tmp_path):
         PocketError, match=r"a statistics card of these training images \(--statistics-card\) is of \d\d images"
     ):
         pocketvit.train(coloured(80), out=tmp_path, **TRAIN)
+    with pytest.raises(PocketError, match=r"--statistics-card.*of no use for cifar_resnet20: it keeps the moments of"):
+        pocketvit.train(coloured(150), out=tmp_path, **{**TRAIN, "model": "cifar_resnet20"})
     assert not list(tmp_path.glob("*-1"))
     for words, given in (
         ("--statistics: ColourNet is no folder. Name the card", {"teacher": network, "teacher_size": 16}),

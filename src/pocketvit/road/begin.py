@@ -38,6 +38,7 @@ from .decide import decide
 from .folds import check_folds
 from .hours import as_before, fill_hours, given_more, reopen
 from .images import VIEW_SEED, Road, known, open_dataset
+from .statistics import check_card
 from .students import check_start, choose_student
 from .synthesize import check_controls, for_bank, promised
 
@@ -185,6 +186,7 @@ def begin(
             settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
     settings, config = decide_all(settings, dataset, specs)
     notes += check_start(config, dataset, specs)
+    check_card(settings, config, dataset)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from ..config import RunConfig
+from ..models.names import is_pretrained
+from ..sources import Dataset
 from ..sources.tiles import independent
 from ..synthesis.card import FEW, FILE, measure_card, read_card, why_no_card
+from ..tasks import task_named
 from ..teachers import load_teacher
 from .answering import batches
 from .base import Cost, Stage, Walk
 from .rates import training_seconds
 
 log = logging.getLogger("pocketvit")
+
+
+def check_card(settings: Any, config: RunConfig, dataset: Dataset) -> None:
+    """Refuse a card of a network that has no use for one, before it is trained."""
+    network = config.network
+    if not getattr(settings, "statistics_card", False) or network.replace_norm is not None:
+        return
+    if is_pretrained(network.name):
+        module = load_teacher(network.name).module
+    else:
+        module = task_named(dataset.task).network(network, classes=len(dataset.classes), side=config.view.view_size)
+    useless = why_no_card(module)
+    if useless:
+        raise settings.refused("statistics_card", f"of no use for {network.name}: {useless}. Leave it away")
 
 
 class Statistics(Stage):
