@@ -36,6 +36,7 @@ log = logging.getLogger("pocketvit")
 
 COUNT = 20_000  # images of 32 px that are made by default
 A_CLASS = 5  # at least, however large they are
+LAYOUTS = 400  # that are optimized for layouts of boxes: each takes long, and shows many objects
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
@@ -56,8 +57,12 @@ class Promised(Source):
 
 def count_for(settings: Any, teacher: Teacher) -> int:
     """How many images are made: as many as was said, else `COUNT` of 32 px, fewer of larger ones."""
-    usual = round(COUNT * min(1.0, 32 / teacher.input_size))
-    return settings.count or max(1000, A_CLASS * teacher.num_outputs, usual)
+    if settings.count:
+        return settings.count
+    least = A_CLASS * teacher.num_outputs
+    if teacher.kind == "boxes" and settings.method == "inverted":
+        return max(LAYOUTS, least)
+    return max(1000, least, round(COUNT * min(1.0, 32 / teacher.input_size)))
 
 
 def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request:
