@@ -145,6 +145,21 @@ def test_other_tasks_are_compared_by_their_own_figure():
     assert "AUC 0.800 against AUC 0.850 of T (0.050 less" in reply.words
 
 
+@pytest.mark.parametrize(
+    ("task", "figures", "told"),
+    [
+        ("detection", {"map": 0.004, "map_interval": (0.0, 0.01)}, "mAP 0.004 is next to nothing found"),
+        ("detection", {"map": 0.2, "map_interval": (0.1, 0.3)}, ""),
+        ("multilabel", {"auc": 0.56, "auc_interval": (0.48, 0.64)}, "AUC 0.560 (95 % interval 0.480 to 0.640) cannot"),
+        ("multilabel", {"auc": 0.7, "auc_interval": (0.6, 0.8)}, ""),
+    ],
+)
+def test_boxes_and_labels_that_say_nothing_are_not_to_ship_either(task, figures, told):
+    found = verdict([replace(row("student", "student", None, 5, 1.0), n=50, **figures)], task_named(task))
+    assert (found.ship is None) is bool(told)
+    assert told in found.advice
+
+
 def test_without_figures_nothing_is_claimed():
     assert verdict([TEACHER, row("other", "other", 0.9, 5, 1.0)]) is None
     blind = verdict([replace(one, accuracy=None, interval=None, n=None) for one in ROWS])

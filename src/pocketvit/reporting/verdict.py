@@ -21,6 +21,7 @@ from .results import Row
 _LIKE = 1.05  # factor within which sizes and times are called alike
 _MUCH = 0.05  # of a share or an AUC: a loss that few savings are worth
 _LEVEL = 0.05  # of the test against chance
+_NOTHING = 0.01  # mAP below which a detector finds nothing to speak of
 _NAMES = {"auc": "AUC", "map": "mAP"}
 
 
@@ -238,6 +239,16 @@ def _better(
 
 
 def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
+    """Return what to do where a figure is no better than none; None where it is."""
+    value, interval = figure(ships, task)
+    if task.figure == "map" and value is not None and value < _NOTHING:
+        return f"Ship nothing yet: {said(ships, task)} is next to nothing found. Use more images, or train longer."
+    if task.figure == "auc" and interval is not None and interval[0] <= 0.5:
+        ends = " to ".join(f"{end:.3f}" for end in interval)
+        return (
+            f"Ship nothing yet: {said(ships, task)} (95 % interval {ends}) cannot be told from chance, which has 0.5. "
+            "Use more images, or train longer."
+        )
     if chance is None or ships.accuracy is None or not ships.n:
         return None
     n = ships.groups or ships.n
