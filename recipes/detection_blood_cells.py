@@ -45,6 +45,8 @@ ARMS = {
     "apart": "student, two teachers' boxes each by itself and true ones",
     "fused-unlabelled": "student, two teachers' boxes fused, only",
     "detr": "student with LW-DETR's decoder, true boxes only",
+    "set": "student, boxes of the one with LW-DETR's decoder and true ones",
+    "set-unlabelled": "student, boxes of the one with LW-DETR's decoder only",
     "detr-labels": "student with LW-DETR's decoder, teacher's boxes and true ones",
 }
 
@@ -81,7 +83,7 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         road = road.reduced(48)
     teacher = train_teacher(road, TEACHER, chosen.train, input_size=VIEW.view_size)
     results = {"teacher": kept(folder / "teacher.json", lambda: judged(teacher_answers(teacher, road.task), whole))}
-    teachers = [teacher]
+    teachers, sets = [teacher], list[Teacher]()
     for key in ARMS:
         arm, seen = chosen, road
         if key.startswith("detr"):
@@ -92,13 +94,15 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
             arm = dataclasses.replace(arm, loss=dataclasses.replace(chosen.loss, objective="apart"))
         if key.endswith("unlabelled"):
             seen = road.with_few_labels(0)
-        mine = teachers if key.startswith(("fused", "apart")) else teachers[:1]
+        mine = sets if key.startswith("set") else teachers if key.startswith(("fused", "apart")) else teachers[:1]
         taught: dict[str, Any] = {}
         if key not in ("alone", "detr"):
             taught = {"teachers": mine, "store": label_road(road, mine, chosen.labels)}
         model = train_network(seen, arm, folder / key, **taught)
         answer = network_answers(model, road.input, road.task)
         results[key] = kept(folder / key / "result.json", lambda answer=answer: judged(answer, whole))
+        if key == "detr":
+            sets.append(as_teacher(model, road, road.input, "set", "the student with LW-DETR's decoder"))
         if key == "alone":
             teachers.append(as_teacher(model, road, road.input, "twin", "the student, trained on your boxes"))
             both = fused_answers(teachers, road)

@@ -192,7 +192,7 @@ class Architecture(Settings, group="student"):
     )
     detector: DetectorKind = setting(
         "what finds boxes on the student: fcos, at every place of a grid; or detr, a set of them, by the decoder of "
-        "LW-DETR (pip install 'pocketvit[detectors]'; it learns more slowly from scratch)", default="fcos",
+        "LW-DETR (pip install 'pocketvit[detectors]'; a step takes several times as long)", default="fcos",
     )  # fmt: skip
     init_from: str | Path | None = setting(
         "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
