@@ -124,6 +124,8 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     train = Promised(request.row(size), count, mapped[0].name)
     assisted = "" if request.card is None else f", statistics-assisted, NOT data-free: with {request.card.words}"
     notes = [f"the images are made from the teacher {mapped[0].name} ({request.chosen}){assisted}"]
+    if mapped[0].kind == "boxes" and request.method == "auto":
+        notes.append("--method inverted takes longer, and teaches detectors far more (docs/datafree.md)")
     if len(mapped) > 1:
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
