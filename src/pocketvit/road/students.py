@@ -41,7 +41,7 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     Raises:
         PocketError: The weights that are named cannot be had.
     """
-    name, cost = str(settings.student), _from_scratch(len(dataset.train), settings)
+    name = str(settings.student)
     if name != "auto":
         if not is_pretrained(name):
             return settings, []
@@ -52,6 +52,7 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
                 side = settings.size or task.side(view_size(dataset.train))
                 task.started(teacher, classes=max(1, len(dataset.classes)), side=side, detector=settings.detector)
         except PocketError as error:
+            cost = _from_scratch(len(dataset.train), settings)
             raise PocketError(f"--student {name}: {error} Or take --student {USUAL_STUDENT}: {cost}") from None
         return settings, [f"student  {name}: its pretrained weights, under a new head"]
     side = settings.size or view_size(dataset.train)
@@ -64,6 +65,7 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     try:
         load_teacher(PRETRAINED)
     except PocketError:
+        cost = _from_scratch(len(dataset.train), settings)
         return usual, [f"student  {USUAL_STUDENT}, as no pretrained one can be had without the hub: {cost}"]
     chosen = f"student  {PRETRAINED}: its pretrained weights (Apache-2.0), under a new head (--student names another)"
     return dataclasses.replace(settings, student=PRETRAINED), [chosen]

@@ -111,9 +111,9 @@ def sample_layout(label: int, sizes: Sizes, random: np.random.Generator) -> Layo
 def unlike(outputs: Tensor, layouts: Sequence[Layout], move: Move, side: int) -> Tensor:
     """Return how far a detector is from seeing layouts, a scalar averaged over pictures.
 
-    The sketch of a detection loss that any detector has, on a grid or of a set, made of what all of them answer: for
-    each object the few places that fit it best (by overlap, distance of the middles and score) are asked for its class
-    and its box, and places away from all objects to see nothing.
+    A detection loss made of what every detector answers, on a grid or as a set: for each object the few places that fit
+    it best (by overlap, distance of the middles and score) are asked for its class and its box, and places away from
+    all objects to see nothing.
 
         2 (1 - GIoU) - log score of the class - log(1 - score of others), over the places asked
         - score^2 log(1 - score), over all others, by the number of objects
