@@ -1,11 +1,12 @@
-"""Answers for pictures: files, folders, PIL images and arrays."""
+"""Answers for pictures: files, folders, videos, PIL images and arrays."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,17 @@ from ..tasks import Answer
 from ..views.parallel import spread
 from .model import Model
 from .opening import open_model
+from .video import frames, is_video
 
 log = logging.getLogger("pocketvit")
 
 Picture = Path | str | Image.Image | np.ndarray
-_BATCH = 64
+Given = tuple[str, Picture | PocketError]
+"""The name of a picture, and it, or why there is none."""
+
+_BATCH = 64  # pictures answered at once
+_HELD = 1 << 28  # bytes of frames held at once
+_FRAME = re.compile(r"\.\w+#(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ def predict_images(
 
     Args:
         model: an opened model, or what `open_model` opens.
-        images: files and folders (searched through and through, in sorted order, hidden files left out), PIL images,
-            arrays [H, W] or [H, W, C] of any depth; one of them or many.
+        images: files and folders (searched through and through, in sorted order, hidden files left out), videos (each
+            frame is a picture), PIL images, arrays [H, W] or [H, W, C] of any depth; one of them or many.
         window: intensities that become black and white, in place of the model's own, for what is not 8-bit.
         top: how many classes are listed.
         save: a folder to write the pictures into, with the answers drawn on them.
@@ -97,9 +104,11 @@ def predictions(
     if window is not None:
         about = dataclasses.replace(about, window=(float(window[0]), float(window[1])))
 
-    def read(name: str, picture: Picture) -> tuple[Any, tuple[int, int], Prediction]:
+    def read(name: str, picture: Picture | PocketError) -> tuple[Any, tuple[int, int], Prediction]:
         """Return what the model takes of one picture (of a large one a small part), its size, and what is known."""
         try:
+            if isinstance(picture, PocketError):
+                raise picture
             pixels = _pixels(name, picture)
             known = Prediction(name, warning=about.doubts(pixels) or "")
             return opened.prepare(about.to_rgb8(pixels)), pixels.shape[:2], known
@@ -108,8 +117,7 @@ def predictions(
         except PocketError as error:
             return None, (0, 0), Prediction(name, error=str(error))
 
-    for start in range(0, len(given), _BATCH):
-        batch = given[start : start + _BATCH]
+    for batch in _batches(_unrolled(given)):
         found: list[tuple[Any, tuple[int, int], Prediction]] = [(None, (0, 0), Prediction(name)) for name, _ in batch]
 
         def work(place: int, batch: Any = batch, found: Any = found) -> None:
@@ -119,7 +127,7 @@ def predictions(
         usable = [(prepared, size) for prepared, size, _ in found if prepared is not None]
         answers = iter(opened.answer([prepared for prepared, _ in usable], [size for _, size in usable]))
         for (prepared, _, prediction), (name, picture) in zip(found, batch, strict=True):
-            if prepared is None:
+            if prepared is None or isinstance(picture, PocketError):
                 yield prediction
                 continue
             if prediction.warning:
@@ -127,8 +135,40 @@ def predictions(
             answer = next(answers)
             if save is not None:
                 drawn = opened.task.draw(about.to_rgb8(_pixels(name, picture)), answer, opened.classes, top)
-                _write(drawn, save, Path(name).stem, taken)
+                _write(drawn, save, _stem(name), taken)
             yield dataclasses.replace(prediction, answer=opened.task.answer(answer, opened.classes, top))
+
+
+def _unrolled(given: Iterable[tuple[str, Picture]]) -> Iterator[Given]:
+    """Yield pictures with the frames of videos in place of these."""
+    for name, picture in given:
+        if not isinstance(picture, (str, Path)) or not is_video(picture):
+            yield name, picture
+            continue
+        try:
+            yield from frames(Path(picture))
+        except PocketError as error:
+            yield name, error
+
+
+def _batches(given: Iterable[Given]) -> Iterator[list[Given]]:
+    """Yield them in lists that fit into memory."""
+    batch: list[Given] = []
+    held = 0
+    for name, picture in given:
+        batch.append((name, picture))
+        held += picture.nbytes if isinstance(picture, np.ndarray) else 0
+        if len(batch) == _BATCH or held > _HELD:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _stem(name: str) -> str:
+    """Return what the file of a drawn picture is called; of a video's frame, with its number."""
+    stem, frame = Path(name).stem, _FRAME.search(name)
+    return f"{stem}-{frame[1]}" if frame else stem
 
 
 def _write(picture: np.ndarray, folder: Path, stem: str, taken: set[str]) -> None:

@@ -210,7 +210,7 @@ class Predict(Settings, verb="predict"):
         "a run folder (its int8 file is used), a student folder, or an exported file",
         kw_only=False, exists="a run folder, a student folder or an exported file",
     )  # fmt: skip
-    images: Picture | Sequence[Picture] = setting("files and folders", kw_only=False)
+    images: Picture | Sequence[Picture] = setting("files, folders and videos", kw_only=False)
     window: str | tuple[float, float] | None = setting(
         "intensities that become black and white in what is not 8-bit; by default those of the run",
         default=None, metavar="LOW,HIGH", read=read_window,
