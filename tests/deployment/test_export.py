@@ -47,7 +47,7 @@ def test_a_network_that_chooses_may_differ_on_a_sixteenth_of_the_images(plain):
     pixels[:, 0, 0, 0] = np.arange(16)  # each picture can be told by it
     seen = ABOUT.to_input(torch.from_numpy(pixels))[:, 0, 0, 0]
     for count, chooses, passes in ((1, True, True), (2, True, False), (1, False, False)):
-        network = Flips(plain.model, seen[:count])
+        network = Flips(plain.model, seen[:count]).eval()
         network.chooses = chooses
         if passes:
             assert check_parity(network, plain.fp32, pixels).max_abs < 1e-4

@@ -80,8 +80,8 @@ def test_a_real_signal_ends_the_command_within_seconds(place):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        end = time.monotonic() + 120
-        while not (place / "runs/photos-1/metrics.jsonl").exists() and time.monotonic() < end:
+        end, metrics = time.monotonic() + 120, place / "runs/photos-1/metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:  # it begins empty
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
