@@ -9,7 +9,7 @@ Paper   Li et al., "Exploring Plain Vision Transformer Backbones for Object Dete
         of several: Solovyev et al., "Weighted boxes fusion", 2021.
 Data    BCCD (github.com/Shenggan/BCCD_Dataset, MIT): 364 photographs of blood smears as Pascal VOC, its own lists:
         train 205, val 87, test 72. Its labels are known to miss cells, so look at the classes.
-Cost    about two hours of one processor core; --small: about 10 minutes.
+Cost    about three hours of one processor core; --small: about 10 minutes.
 Command pocketvit run recipes/detection_blood_cells.py --images bccd_voc
 Result  recipes/detection_blood_cells.md
 """

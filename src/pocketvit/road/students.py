@@ -88,8 +88,9 @@ def _small_teacher(settings: Any) -> str:
         weights = sum(weight.numel() for weight in load_teacher(str(named[0])).module.parameters())
     except PocketError:
         return ""
-    own = f"{shlex.quote(str(named[0]))}: the teacher itself has {weights / 1e6:.1f} M parameters."
-    return own if weights <= SMALL else ""
+    if weights > SMALL:
+        return ""
+    return f"{shlex.quote(str(named[0]))}: the teacher itself has {weights / 1e6:.1f} M parameters."
 
 
 def make_network(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import PocketError
 from ..files import read_json, require_space, write_json
@@ -72,6 +74,10 @@ class Bank:
     def probabilities(self) -> np.ndarray:
         """float32 [N, C]."""
         return likely(self.kind, np.asarray(self.logits))
+
+    def pixels(self, rows: np.ndarray) -> Tensor:
+        """Return some pictures as a teacher takes them, uint8 [n, 3, S, S]."""
+        return torch.from_numpy(np.ascontiguousarray(self.images[rows].transpose(0, 3, 1, 2)))
 
     def dataset(self) -> Dataset:
         """Return the pictures as training images of an ordinary source, memory-mapped; nothing is held out."""

@@ -62,7 +62,8 @@ class InversionConfig:
     @classmethod
     def of_boxes(cls, images: int, **changes: Any) -> InversionConfig:
         """How pictures are optimized for layouts of boxes: objects have to be made where nothing was, coarse first."""
-        return cls(images, **_BOXES | changes)
+        usual: dict[str, Any] = {"steps": 40, "rate": 0.04, "coarse": 0.6, "priors": PriorConfig(variation=0.1)}
+        return cls(images, **usual | changes)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -71,9 +72,6 @@ class InversionConfig:
         if not self.prune_ratio:
             del about["prune_ratio"]
         return about
-
-
-_BOXES: dict[str, Any] = {"steps": 40, "rate": 0.04, "coarse": 0.6, "priors": PriorConfig(variation=0.1)}
 
 
 def invert_bank(
@@ -126,8 +124,8 @@ def invert_bank(
         log.info("priors   %s", "; ".join(priors.words))
         if config.prune_ratio:
             log.info("patches  %s", pruning_words(teacher, config.prune_ratio))
-        detects = teacher.kind == "boxes"
-        sizes = Sizes.seen(teacher, start if isinstance(start, Bank) else None) if detects else None
+        bank = start if isinstance(start, Bank) else None
+        sizes = Sizes.seen(teacher, bank) if teacher.kind == "boxes" else None
         inverter = Inverter(teacher, priors, config, sizes)
         starts = _Starts(start, teacher.num_outputs, config.seed)
         for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
@@ -305,7 +303,7 @@ class _Starts:
         for label, turn in zip(targets.tolist(), turns.tolist(), strict=True):
             own = self._rows[label] if len(self._rows[label]) else self._all
             rows.append(own[turn % len(own)])
-        return torch.from_numpy(np.ascontiguousarray(self.start.images[rows].transpose(0, 3, 1, 2)))
+        return self.start.pixels(np.array(rows))
 
 
 def _start_record(start: Bank | Candidates) -> dict:

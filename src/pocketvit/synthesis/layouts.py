@@ -71,8 +71,7 @@ class Sizes:
         if bank is not None:
             rows = np.unique(np.linspace(0, len(bank) - 1, min(_LOOKED_AT, len(bank))).astype(np.int64))
             for part in np.array_split(rows, max(1, len(rows) // 8)):
-                pixels = torch.from_numpy(np.ascontiguousarray(bank.images[part].transpose(0, 3, 1, 2)))
-                for answer in best_boxes(teacher.logits(pixels)).cpu().numpy():
+                for answer in best_boxes(teacher.logits(bank.pixels(part))).cpu().numpy():
                     for box in answer[answer[:, 4] >= _SEEN]:
                         found[int(box[5])].append(box[2:4] - box[:2])
         least = _SMALLEST / 4  # what is left of a box at the picture's edge is no size
