@@ -132,6 +132,8 @@ def test_patience_starts_anew_with_every_file(tmp_path, monkeypatch):
         (lambda m: m | {"teacher": 3}, "it says nothing of teacher name"),
         (lambda m: {n: v for n, v in m.items() if n != "source"}, "it says nothing of source images"),
         (lambda m: m | {"source": m["source"] | {"images": None}}, "its source images is None"),
+        (lambda m: m | {"kind": {}}, "its kind is {}"),
+        (lambda m: m | {"record": "many"}, "its record is 'many'"),
     ],
 )
 def test_a_broken_manifest_is_one_message_for_reading_and_for_labelling(tmp_path, change, words):
@@ -140,6 +142,14 @@ def test_a_broken_manifest_is_one_message_for_reading_and_for_labelling(tmp_path
     for use in (lambda: LabelStore(tmp_path), lambda: label(tmp_path, images=20)):
         with pytest.raises(PocketError, match=f"{path} is not the manifest of a soft-label store .{words}"):
             use()
+
+
+def test_records_of_what_their_kind_is_not_made_of_are_one_message(tmp_path):
+    path = tmp_path / label(tmp_path, images=20).teachers()[0] / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"record": {"petals": 5}}))
+    store = LabelStore(tmp_path)
+    with pytest.raises(PocketError, match="{'petals': 5}, which those of the kind 'softmax' are not made of"):
+        store.record(store.teachers()[0])
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b'{"format": 1'])

@@ -85,13 +85,26 @@ def _problem(manifest: Any) -> str:
             return f"its {name} is {value!r}"
     if not isinstance(manifest.get("ordered"), bool):
         return f"its ordered is {manifest.get('ordered')!r}"
+    for name, wanted in (("kind", str), ("record", dict)):
+        if name in manifest and not isinstance(manifest[name], wanted):
+            return f"its {name} is {manifest[name]!r}"
     return ""
 
 
 def manifest_record(manifest: dict[str, Any]) -> Record:
-    """Return what a record of these labels is made of."""
-    kind = record_kind(manifest.get("kind", "softmax"))
-    return kind(manifest["teacher"]["outputs"], manifest["k"], **manifest.get("record", {}))
+    """Return what a record of these labels is made of.
+
+    Raises:
+        PocketError: There are no records of this kind, or none that are made of this.
+    """
+    kind, more = record_kind(manifest.get("kind", "softmax")), manifest.get("record", {})
+    try:
+        return kind(manifest["teacher"]["outputs"], manifest["k"], **more)
+    except (TypeError, ValueError):
+        raise PocketError(
+            f"a manifest of soft labels describes its records as {more!r}, which those of the kind {kind.kind!r} are "
+            "not made of. Move the folder of the labels away; `label` makes them anew."
+        ) from None
 
 
 def describe_source(source: Any) -> dict[str, Any]:
