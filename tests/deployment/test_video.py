@@ -59,3 +59,21 @@ def test_what_is_no_video_is_reported_and_the_others_go_on(plain, clip, tmp_path
     assert len(answers) == 1 + len(SHADES)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install 'pocketvit[video]'" in predict_images(plain.int8, [clip])[0].error
+
+
+def test_a_video_that_was_cut_off_is_answered_as_far_as_it_goes_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MJPG")
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    assert len(list(frames(path))) == 20
+    assert not caplog.records
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found = list(frames(path))
+    assert 0 < len(found) < 20
+    assert f"cut.avi ends after {len(found)} of the 20 frames that it states" in caplog.text

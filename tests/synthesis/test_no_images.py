@@ -52,6 +52,14 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     assert not made & {picture.tobytes() for picture in coloured[0]}
 
 
+def test_real_images_that_are_test_images_too_are_counted_beforehand(network, coloured, tmp_path):
+    few = tmp_path / "few.npz"
+    np.savez(few, train_images=np.concatenate([coloured[0][:2], coloured[0][:3] ^ 1]))
+    asked = QUICK | {"data": few, "plan": True}
+    plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path / "runs", **asked)
+    assert "2 of the images of --data are test images, too" in plan.text
+
+
 def test_a_student_of_a_bank_stands_beside_those_of_other_ways(teacher, coloured, tmp_path):
     made = pocketvit.synthesize(teacher=teacher, out=tmp_path, count=30)
     options = {**QUICK, "data_free": False, "count": None, "out": tmp_path / "runs", "epochs": 1, "no_int8": True}

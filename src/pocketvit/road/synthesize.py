@@ -17,6 +17,7 @@ from ..errors import PocketError
 from ..files import locked, sha256_of
 from ..settings import listed
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
+from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, StatisticsCard, gallery, open_bank, read_card
 from ..synthesis.card import FILE
@@ -130,6 +131,9 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
         notes.append(f"test: {len(test.test or ()):,} images of {test.name}, looked at when all is trained")
+        twice = shared_images(request.data, test.test) if request.data is not None and test.test is not None else 0
+        if twice:
+            notes.append(f"{twice:,} of the images of --data are test images, too: the score will be too good by that")
     else:
         notes.append("no test images (--test FOLDER): how good the student is on real ones stays unknown")
     checks = Checks({"train": {"": count}}, sizes={(size, size): count}, modes={"RGB": count})

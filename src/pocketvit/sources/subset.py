@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,18 @@ class Subset(Source):
 
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         return self.source.rgb(self.positions[positions])
+
+
+def shared_images(source: Source, other: Source) -> int:
+    """Return how many images of ``source`` stand in ``other``, too: equal pixels, whatever the files."""
+
+    def looks(images: Source) -> Iterator[bytes]:
+        for position in range(len(images)):
+            pixels = images[position][0]
+            yield hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
+    there = set(looks(other))
+    return sum(look in there for look in looks(source))
 
 
 def repeated(source: Source, positions: np.ndarray, count: int) -> Subset:
