@@ -12,9 +12,12 @@ from torch import nn
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.road.synthesize import request_of
+from pocketvit.settings import Synthesize
 from pocketvit.synthesis import DrawnConfig, draw_bank
 from pocketvit.synthesis.check import check_teacher
 from pocketvit.synthesis.choose import choose, sees
+from pocketvit.synthesis.methods import Request
 from pocketvit.synthesis.seen import likely, seen, seen_through
 from pocketvit.teachers import detector_teacher
 
@@ -102,6 +105,12 @@ def test_one_class_is_enough_for_a_detector():
     assert check_teacher(alone).answered == 1
 
 
+def test_images_for_detectors_are_optimized_unless_another_way_is_named(detector, teacher):
+    assert request_of(Synthesize(teacher=object()), detector) == Request("inverted", 200)
+    assert request_of(Synthesize(teacher=object(), method="drawn"), detector).method == "drawn"
+    assert request_of(Synthesize(teacher=object()), teacher).method == "drawn"
+
+
 def test_a_detector_is_distilled_without_an_image(tmp_path, caplog):
     caplog.set_level("INFO", "pocketvit")  # as the command line does
     drawn = scenes({"test": 6}, (SIDE, SIDE))
@@ -117,7 +126,9 @@ def test_a_detector_is_distilled_without_an_image(tmp_path, caplog):
     rows = {row["key"]: row for row in run.results["rows"]}
     assert {"teacher-1", "student", "noise"} <= rows.keys()
     assert "map" in rows["student"]
-    assert "data-free: no real image" in (run.folder / "train.log").read_text(encoding="utf-8")
+    said = (run.folder / "train.log").read_text(encoding="utf-8")
+    assert "data-free: no real image" in said
+    assert "from the teacher patches (inverted)" in said
 
 
 def test_several_labels_an_image(network, tmp_path):

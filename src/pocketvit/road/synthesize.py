@@ -21,7 +21,7 @@ from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, StatisticsCard, gallery, open_bank, read_card
 from ..synthesis.card import FILE
-from ..synthesis.methods import SAID, Request, bank_cost, make_bank, words
+from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align
 from ..teachers.classes import match_classes
@@ -37,7 +37,7 @@ log = logging.getLogger("pocketvit")
 
 COUNT = 20_000  # images of 32 px that are made by default
 A_CLASS = 5  # at least, however large they are
-LAYOUTS = 400  # that are optimized for layouts of boxes: each takes long, and shows many objects
+LAYOUTS = 200  # that are optimized for layouts of boxes: each takes long, and shows many objects
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
@@ -56,12 +56,17 @@ class Promised(Source):
         return self.row.take(np.array([position]))[0].transpose(1, 2, 0), -1
 
 
+def method_for(settings: Any, teacher: Teacher) -> str:
+    """How they are made: as was said, else as teachers of its kind teach most."""
+    return BEST.get(teacher.kind, "drawn") if settings.method == "auto" else settings.method
+
+
 def count_for(settings: Any, teacher: Teacher) -> int:
     """How many images are made: as many as was said, else `COUNT` of 32 px, fewer of larger ones."""
     if settings.count:
         return settings.count
     least = A_CLASS * teacher.num_outputs
-    if teacher.kind == "boxes" and settings.method == "inverted":
+    if teacher.kind == "boxes" and method_for(settings, teacher) == "inverted":
         return max(LAYOUTS, least)
     return max(1000, least, round(COUNT * min(1.0, 32 / teacher.input_size)))
 
@@ -73,7 +78,7 @@ def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request
         window = getattr(settings, "window", None)
         few = open_images(settings.data, window=window, val_fraction=0, progress=False).train
     return Request(
-        settings.method, count_for(settings, teacher), few, seed=SEED, generator=settings.generator,
+        method_for(settings, teacher), count_for(settings, teacher), few, seed=SEED, generator=settings.generator,
         prune_ratio=settings.prune_ratio, card=card_of(settings, teacher),
     )  # fmt: skip
 
@@ -124,9 +129,9 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)
     assisted = "" if request.card is None else f", statistics-assisted, NOT data-free: with {request.card.words}"
-    notes = [f"the images are made from the teacher {mapped[0].name} ({request.chosen}){assisted}"]
-    if mapped[0].kind == "boxes" and request.method == "auto":
-        notes.append("--method inverted takes longer, and teaches detectors far more (docs/datafree.md)")
+    notes = [f"the images are made from the teacher {mapped[0].name} ({request.method}){assisted}"]
+    if settings.method == "auto" and request.method != "drawn":
+        notes.append("--method drawn takes a fraction of the time, and teaches detectors far less (docs/datafree.md)")
     if len(mapped) > 1:
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
@@ -139,7 +144,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     checks = Checks({"train": {"": count}}, sizes={(size, size): count}, modes={"RGB": count})
     dataset = Dataset(
         f"{mapped[0].name}-no-images", classes, train, None, None if test is None else test.test, tuple(notes), checks,
-        synthetic=request.chosen,
+        synthetic=request.method,
     )  # fmt: skip
     task = test.task if test is not None else task_for(mapped[0].kind).name
     return unlabelled_as(dataset, task, mapped[0].num_outputs), mapped
@@ -209,14 +214,14 @@ def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
     if request.card is not None:
         asked |= request.card.record
     few = None if request.data is None else request.data.fingerprint
-    if request.chosen == "generated":
+    if request.method == "generated":
         asked |= {"chosen": dataclasses.asdict(request.generation())}
     else:
         asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
-        if request.chosen == "inverted" and teacher.kind == "boxes":
+        if request.method == "inverted" and teacher.kind == "boxes":
             asked |= {"inversion": request.inversion(teacher.kind).record}
     name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
-    return shared / "banks" / f"{name}-{request.chosen}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
+    return shared / "banks" / f"{name}-{request.method}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
 
 
 class Synthesize(Stage):
@@ -246,7 +251,7 @@ def _made(walk: Walk, request: Request) -> Bank:
     processes = join_processes(walk.device or "auto")
     teacher: Teacher = walk.specs[0].to(processes.device)
     folder = bank_folder(shared_folder(walk), teacher, request)
-    log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.chosen, teacher.name, folder)
+    log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.method, teacher.name, folder)
     with lead_first(processes), locked(folder, waiting=f"         another run makes the bank {folder}: waiting for it"):
         bank = make_bank(folder, teacher, request)
         if not (folder / "gallery.png").is_file():

@@ -40,7 +40,7 @@ SAID = {
     "photograph": "one photograph",
     "noise": "noise",
 }
-BEST = "drawn"  # what auto stands for
+BEST = {"boxes": "inverted"}  # what auto stands for, by kind of teacher: docs/datafree.md, "Measured"; else "drawn"
 OPTIMIZED = ("inverted", "generated")  # for priors, which a statistics card can be one of
 _PUSHES, _STEPS = 8, 30  # of gradient, for "pushed" and for "inverted" pictures
 _CAME = {
@@ -58,7 +58,7 @@ class Request:
     """A bank to be made.
 
     Attributes:
-        method: A name of `METHODS`, or "auto".
+        method: A name of `METHODS`.
         images: How many.
         data: A few real images to start from; then the bank is not data-free.
         seed: Of everything random.
@@ -67,7 +67,7 @@ class Request:
         card: Moments of the teacher's training images, for what is optimized; then the bank is statistics-assisted.
     """
 
-    method: str = "auto"
+    method: str = "drawn"
     images: int = 20_000
     data: Source | None = None
     seed: int = 0
@@ -76,36 +76,31 @@ class Request:
     card: StatisticsCard | None = None
 
     def __post_init__(self) -> None:
-        if self.method != "auto" and self.method not in METHODS:
+        if self.method not in METHODS:
             raise PocketError(f"--method {self.method}: give auto or one of {', '.join(METHODS)}.")
-        if self.card is not None and self.chosen not in OPTIMIZED:
+        if self.card is not None and self.method not in OPTIMIZED:
             raise PocketError(
-                f"--method {self.chosen} asks for no statistics, and takes no card of them. Add --method inverted or "
+                f"--method {self.method} asks for no statistics, and takes no card of them. Add --method inverted or "
                 "generated, or leave --statistics away."
             )
-        if self.data is not None and self.chosen in ("noise", "photograph"):
-            raise PocketError(f"--method {self.chosen} is a control and takes no --data. Leave one of them away.")
-        if self.data is not None and self.chosen == "generated":
+        if self.data is not None and self.method in ("noise", "photograph"):
+            raise PocketError(f"--method {self.method} is a control and takes no --data. Leave one of them away.")
+        if self.data is not None and self.method == "generated":
             raise PocketError(
                 "--method generated begins with noise and takes no --data. Leave one of them away, or use --method "
                 "drawn or inverted, which begin with real images too."
             )
 
     @property
-    def chosen(self) -> str:
-        """The method, auto resolved."""
-        return BEST if self.method == "auto" else self.method
-
-    @property
     def sparse(self) -> bool:
         """Whether patches are to be stopped."""
-        return self.chosen == "inverted" and self.prune_ratio > 0
+        return self.method == "inverted" and self.prune_ratio > 0
 
     def row(self, size: int) -> Candidates:
         """The pictures that the teacher chooses from."""
-        if self.chosen == "noise":
+        if self.method == "noise":
             return Noise(self.seed, size)
-        if self.chosen == "photograph":
+        if self.method == "photograph":
             return sample_photograph(self.seed, size)
         drawn = Procedural(self.seed, size)
         if self.data is None:
@@ -126,14 +121,14 @@ class Request:
 
     def steps(self, kind: str) -> int:
         """Of gradient, for each picture."""
-        if self.chosen == "inverted":
+        if self.method == "inverted":
             return self.inversion(kind).steps
         return self.config().steps
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
-        steps = _PUSHES if self.chosen == "pushed" else 0
-        looked_at = 1.0 if self.chosen == "noise" else DrawnConfig.looked_at
+        steps = _PUSHES if self.method == "pushed" else 0
+        looked_at = 1.0 if self.method == "noise" else DrawnConfig.looked_at
         return DrawnConfig(self.images, looked_at=looked_at, steps=steps, seed=self.seed)
 
 
@@ -149,10 +144,10 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
     Raises:
         PocketError: The teacher cannot be used so, or the folder holds another bank.
     """
-    if request.chosen == "generated":
+    if request.method == "generated":
         return generate_bank(folder, teacher, request.generation(), card=request.card, progress=progress)
     row = request.row(teacher.input_size)
-    if request.chosen != "inverted":
+    if request.method != "inverted":
         return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
     start = draw_bank(Path(folder) / "start", teacher, request.config(), candidates=row, progress=progress)
     return invert_bank(
@@ -162,7 +157,7 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     """Return seconds on this machine, after timing a few images, and bytes on disk; nothing is written."""
-    if request.chosen == "generated":
+    if request.method == "generated":
         config = request.generation()
         return generation_seconds(teacher, config), generation_bytes(teacher, config)
     steps = request.steps(teacher.kind)
@@ -174,7 +169,7 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     if request.sparse and not why_dense(teacher.module, teacher.input_size):
         optimizing *= cost_share(steps, request.prune_ratio)
     seconds += optimizing
-    return seconds, size * (2 if request.chosen == "inverted" else 1)
+    return seconds, size * (2 if request.method == "inverted" else 1)
 
 
 def _measure(teacher: Teacher, row: Candidates, *, gradient: bool) -> tuple[float, float, float]:

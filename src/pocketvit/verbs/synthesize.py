@@ -31,11 +31,11 @@ def synthesize(settings: Synthesize) -> Outcome:
     told = [f"teacher  {teacher.described}, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
         seconds, size = bank_cost(teacher, request)
-        what = f"{request.images:,} images of {teacher.input_size} px, {request.chosen}"
+        what = f"{request.images:,} images of {teacher.input_size} px, {request.method}"
         told += [f"images   {what}", f"time     about {human_time(seconds)}", f"disk     about {human_bytes(size)}"]
-        data = {"images": request.images, "method": request.chosen, "seconds": seconds, "bytes": size}
+        data = {"images": request.images, "method": request.method, "seconds": seconds, "bytes": size}
         return Outcome("\n".join([*told, "nothing was written"]), data)
-    run = Run.begin(settings.name or f"{teacher.name}-{request.chosen}", settings)
+    run = Run.begin(settings.name or f"{teacher.name}-{request.method}", settings)
     with run.alone(), run.logging():
         run.say([])
         bank = make_bank(run.folder, teacher, request)
