@@ -148,7 +148,7 @@ def test_records_of_what_their_kind_is_not_made_of_are_one_message(tmp_path):
     path = tmp_path / label(tmp_path, images=20).teachers()[0] / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"record": {"petals": 5}}))
     store = LabelStore(tmp_path)
-    with pytest.raises(PocketError, match="petals.*which those of the kind 'softmax' are not made of"):
+    with pytest.raises(PocketError, match=r"petals.*which those of the kind 'softmax' are not made of"):
         store.record(store.teachers()[0])
 
 
