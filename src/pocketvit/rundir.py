@@ -166,11 +166,17 @@ class Run:
 
         return load_model(self.folder / "student").module
 
-    def predict(self, images: Any, *, top: int = 1) -> list[dict[str, Any]]:
-        """Label images (paths, PIL images, arrays) with the exported student; a dict per image."""
+    def predict(self, images: Any, *, window: tuple[float, float] | None = None, top: int = 1) -> list[dict[str, Any]]:
+        """Label images with the exported student; a dict per image.
+
+        Args:
+            images: One or many: paths, images of Pillow, arrays [H, W(, C)], uint8 tensors [C, H, W], bytes of files.
+            window: Intensities that become black and white in images that are not 8-bit.
+            top: How many classes are listed.
+        """
         from .deployment.predict import predict_images
 
-        return [one.data for one in predict_images(self.folder, images, top=top)]
+        return [one.data for one in predict_images(self.folder, images, window=window, top=top)]
 
     def say(self, notes: list[str]) -> None:
         """Say where the run lies and what was chosen for it."""

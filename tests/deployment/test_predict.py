@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -197,3 +198,20 @@ def test_a_foreign_onnx_file_is_refused(plain, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(plain.fp32.read_bytes()[:1000])
     with pytest.raises(PocketError, match="cannot open"):
         open_model(tmp_path / "broken.onnx")
+
+
+def test_a_single_picture_of_any_kind_is_one_and_what_is_none_is_told(plain, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    (expected,) = predict_images(plain.int8, pixels)
+    for single in (torch.from_numpy(pixels).permute(2, 0, 1), (tmp_path / "one.png").read_bytes(), [(pixels, 3)]):
+        (found,) = predict_images(plain.int8, single)
+        assert found.answer == expected.answer
+    assert "no picture (object)" in predict_images(plain.int8, [object()])[0].error
+
+
+def test_a_picture_of_no_numbers_is_not_answered(plain, tmp_path):
+    pixels = np.full((20, 24), np.nan, np.float32)
+    (found,) = predict_images(plain.int8, pixels, window=(0, 1))
+    assert found.answer is None
+    assert "not numbers" in found.error

@@ -234,3 +234,8 @@ def test_probing_a_photograph_gives_its_full_upright_shape_and_finds_damage(nois
     assert found.pixels.size < 600 * 800 * 3 / 16
     with pytest.raises(BrokenImage, match="damaged"):
         probe(photo[: len(photo) - 500], "photo.jpg")
+
+
+def test_a_fourth_band_that_is_no_opacity_is_dropped():
+    pixels = wide(channels=4)
+    assert np.array_equal(decode(wide_tiff(pixels, extrasamples=["unspecified"])), pixels[..., :3])

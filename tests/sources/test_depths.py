@@ -245,3 +245,14 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     for name in ("a.png", "b.png"):
         with pytest.raises(BrokenImage, match=rf"{name} is no regular file"):
             read_bytes(tmp_path / name, name)
+
+
+def test_a_dark_slice_of_a_deep_scan_is_as_deep(tmp_path):
+    pytest.importorskip("pydicom")
+    dark = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    bare, tagged = dicom(dark, bits=12), dicom(dark, bits=12, RescaleSlope=1, RescaleIntercept=0)
+    for data in (bare, tagged):
+        decoded = decode(data)
+        assert decoded.dtype != np.uint8
+        assert np.array_equal(decoded, dark)
+    assert decode(dicom(dark.astype(np.uint8), RescaleSlope=1, RescaleIntercept=0)).dtype == np.uint8

@@ -185,7 +185,7 @@ def test_packs_and_subsets_keep_boxes(tmp_path):
 def test_counts_say_boxes_and_images(tmp_path):
     lines = opened(write_voc(tmp_path / "voc", scenes())).checks.lines()
     assert "train: 8 images" in lines
-    assert "classes: 3, with 2 to 7 training boxes each" in lines
+    assert "classes: 3 (bar, blob, dot), with 2 to 7 training boxes each" in lines
 
 
 @pytest.mark.parametrize("name", WRITERS)

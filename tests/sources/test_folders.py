@@ -124,7 +124,7 @@ def test_broken_files_are_left_out_by_name_and_the_rest_stays(photos):
     lines = dataset.checks.lines()
     assert "left out: 2" in lines
     assert any("cat/000.png is damaged" in line for line in lines)
-    assert "classes: 2, with 7 training images each" in lines
+    assert "classes: 2 (cat, dog), with 7 training images each" in lines
 
 
 def test_equal_images_in_given_splits_are_listed(photos, tmp_path):
@@ -340,3 +340,17 @@ def test_what_systems_and_archives_leave_behind_is_passed_over_and_names_of_any_
     dataset = open_images(root, val_fraction=0)
     assert len(dataset.train) == 21
     assert "dog/gr\udcfcn.png" in dataset.train.names
+
+
+def test_folders_of_splits_may_be_called_sets(photos, tmp_path):
+    photos("cat", "dog", folder=tmp_path / "training_set")
+    photos("cat", "dog", folder=tmp_path / "test_set")
+    dataset = open_images(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.test) == 20
+
+
+def test_a_folder_too_many_is_no_class(photos, tmp_path):
+    photos("cat", "dog", folder=tmp_path / "train" / "train")
+    with pytest.raises(PocketError, match=r"one class folder only, 'train'.*move what is in"):
+        open_images(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawn_files import dicom
 from PIL import Image
 
 from pocketvit import PocketError
@@ -178,3 +179,40 @@ def test_held_out_groups_have_their_share_of_several_labels():
         assert abs((chosen == split).sum() - 120) <= 8
         share = targets[chosen == split].sum(0) / targets.sum(0)
         assert (np.abs(share - 0.2) < 0.08).all()
+
+
+def test_a_patient_in_a_second_table_is_no_secret(clinic, tmp_path, noise):
+    (tmp_path / "new").mkdir()
+    for number in range(4):
+        Image.fromarray(noise(900 + number)).save(tmp_path / "new" / f"{number}.png")
+
+    def table(*patients):
+        lines = [f"{number}.png,{('well', 'sick')[number % 2]},{patient}" for number, patient in enumerate(patients)]
+        (tmp_path / "new" / "test.csv").write_text("\n".join(["file,label,Patient", *lines]))
+        return tmp_path / "new" / "test.csv"
+
+    assert clinic(visits(), test=table("Q1", "Q2", "Q3", "Q3")).test.groups is not None
+    with pytest.raises(PocketError, match="patient 'P3' is in the"):
+        clinic(visits(), test=table("Q1", "P3", "Q2", "Q3"))
+    (tmp_path / "new" / "test.csv").write_text("file,label\n0.png,well\n1.png,sick\n")
+    notes = clinic(visits(), test=tmp_path / "new" / "test.csv").notes
+    assert any("nothing says which patient the images of --test are of" in note for note in notes)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_validation_images_are_held_out_by_patient_where_a_test_split_is_given(tmp_path, shared):
+    pytest.importorskip("pydicom")
+    generator = np.random.default_rng(0)
+    for patient in range(12):
+        split = "test" if patient > 9 else "train"
+        for visit in range(5):
+            folder = tmp_path / split / ("well", "sick")[patient % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            who = "P0" if shared and patient == 10 else f"P{patient}"
+            pixels = generator.integers(0, 4000, (8, 8)).astype(np.uint16)
+            (folder / f"{patient}-{visit}.dcm").write_bytes(dicom(pixels, bits=12, patient=who))
+    dataset = open_images(tmp_path, val_fraction=0.2)
+    train, val, _ = sides(dataset)
+    assert val
+    assert not train & val
+    assert any("more than one split" in note for note in dataset.notes) == shared

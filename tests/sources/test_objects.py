@@ -149,3 +149,94 @@ def test_a_pair_of_images_of_several_sizes_and_their_labels():
     assert dataset.classes == ("cat", "dog")
     assert dataset.train[7][0].shape == (12, 4, 3)
     assert len(open_images((pictures(8), None), val_fraction=0).train) == 8
+
+
+def test_a_transform_of_targets_is_heeded_and_one_of_pictures_told(photos):
+    root = photos("cat", "dog")
+    turned = ImageFolder(root, target_transform=lambda label: 1 - label, transform=lambda image: image.resize((5, 5)))
+    dataset = open_images(turned, val_fraction=0)
+    assert dataset.train.targets.tolist() == [label for _, label in turned]
+    assert any("transform is left out" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 1, float("nan"), 1], "nan is no class"),
+        ([0, 1, 0.5, 1], "0.5 is no class"),
+        ([0, 1, -3, 1], "label -3"),
+        ([[0, 1], [1], [1, 0], [0, 0]], "as many"),
+    ],
+)
+def test_labels_that_are_no_classes_are_one_message(labels, words):
+    with pytest.raises(PocketError, match=words):
+        open_images(list(zip(pictures(4), labels, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: ([(one, 0) for one in pictures(3)], [(one, 1) for one in pictures(3)]), "datasets by split"),
+        (lambda: (pictures(3), [0, 1]), "3 images and 2 labels"),
+        (lambda: (pictures(2), [["a", "b"], ["a"]]), "as many"),
+    ],
+)
+def test_pairs_that_are_none_are_one_message(given, words):
+    with pytest.raises(PocketError, match=words):
+        open_images(given())
+
+
+def test_an_item_that_cannot_be_read_is_left_out_by_name(tmp_path):
+    paths = []
+    for number, image in enumerate(pictures(12)):
+        image.save(tmp_path / f"{number}.png")
+        paths.append(str(tmp_path / f"{number}.png"))
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
+
+    class Lazy:
+        def __len__(self):
+            return len(paths)
+
+        def __getitem__(self, index):
+            return Image.open(paths[index]).convert("RGB"), index % 2
+
+    dataset = open_images(Lazy(), val_fraction=0)
+    assert [name for name, _ in dataset.checks.broken] == ["0"]
+    assert len(dataset.train) == 11
+
+
+def test_images_that_differ_each_time_are_refused(tmp_path):
+    class Random:
+        def __init__(self):
+            self.generator = np.random.default_rng(0)
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            return self.generator.integers(0, 256, (8, 8, 3), dtype=np.uint8), index % 2
+
+    dataset = open_images(Random(), val_fraction=0)
+    with pytest.raises(PocketError, match=r"differs each time that it is read.*random transforms"):
+        pack_dataset(dataset, tmp_path)
+
+
+def test_large_grey_arrays_with_a_channel_are_packed(tmp_path):
+    data = [(np.full((700, 900, 1), 9 * index, np.uint8), index % 2) for index in range(6)]
+    packed = pack_dataset(open_images(data, val_fraction=0), tmp_path)
+    assert [int(packed.train.rgb(np.array([row]))[0].max()) for row in range(6)] == [9 * row for row in range(6)]
+
+
+def test_whole_numbers_of_64_bits_are_of_one_depth():
+    dark = [(np.full((6, 6), value, np.int64), value % 2) for value in (7, 8, 900, 901)]
+    with pytest.raises(PocketError, match="give arrays of the depth that they were taken in"):
+        open_images(dark, val_fraction=0, window=(0, 1000))
+
+
+def test_columns_without_a_label_are_named():
+    class Species(Columns):
+        def __init__(self, images):
+            super().__init__(images)
+            self.column_names, self.features = ["image", "species"], {}
+
+    assert any("columns image, species is called a label" in note for note in open_images(Species(pictures())).notes)

@@ -164,7 +164,10 @@ def test_what_spreadsheets_write_for_nothing_is_no_class(scans):
     dataset = scans(labelled("sick", "NaN", "well", "n/a", "NULL", "sick", "", "well", "?", "None"))
     assert dataset.classes == ("sick", "well")
     assert (dataset.train.targets < 0).sum() == 6
-    assert "6 images have no label in scans.csv: they train without one" in dataset.notes
+    assert (
+        "6 images have no label in scans.csv (?, NULL, NaN, None, n/a: not known): they train without one"
+        in dataset.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,3 +260,20 @@ def test_classes_are_in_the_same_order_whatever_the_hash_seed(photos, tmp_path):
         for seed in ("1", "2")
     }
     assert said == {"('10', '9', 'B', 'b')\n"}
+
+
+def test_none_is_a_class_and_words_for_unknown_are_named(scans):
+    lines = [f"{index:03}.png,{('none', 'mild', 'NaN')[index % 3]}" for index in range(10)]
+    dataset = scans("\n".join(["file,finding_label", *lines]).replace("finding_label", "label"))
+    assert set(dataset.classes) == {"none", "mild"}
+    assert any("3 images have no label in scans.csv (NaN: not known)" in note for note in dataset.notes)
+    with pytest.raises(PocketError, match=r"one label only, 'Polyp' \(None: not known\)"):
+        scans("\n".join(["file,label", *(f"{index:03}.png,{('None', 'Polyp')[index % 2]}" for index in range(10))]))
+
+
+def test_a_column_that_is_nearly_a_label_is_not_passed_over_in_silence(scans):
+    lines = [f"{index:03}.png,{index % 2},1,{-1.0 if index == 4 else float(index % 2)},{index}" for index in range(10)]
+    dataset = scans("\n".join(["file,Fracture,Device,Edema,age", *lines]))
+    assert dataset.classes == ("Fracture", "Device")
+    (warning,) = [note for note in dataset.notes if "Edema" in note]
+    assert "'Edema' holds -1.0 beside 0 and 1 in scans.csv, and no label for that" in warning

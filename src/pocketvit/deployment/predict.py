@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from PIL import Image
 
 from ..errors import PocketError
 from ..files import atomic
+from ..sources.checks import NOT_NUMBERS
 from ..sources.decode import SUFFIXES, BrokenImage, decode
 from ..sources.folders import find_files, is_image
-from ..sources.objects import as_pixels
+from ..sources.objects import as_pixels, pixels_of
 from ..tasks import Answer
 from ..views.parallel import spread
 from .model import Model
@@ -98,7 +99,8 @@ def predictions(
     save: Path | None = None,
 ) -> Iterator[Prediction]:
     """Yield what `predict_images` returns, as it is found."""
-    given = list_pictures([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images)
+    many = isinstance(images, (list, tuple, Iterator))
+    given = list_pictures(images if many else [images])  # type: ignore[list-item, arg-type]
     opened = model if isinstance(model, Model) else open_model(model)
     about, taken = opened.preprocessing, set[str]()
     if window is not None:
@@ -208,5 +210,17 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
 
 
 def _pixels(name: str, picture: Picture) -> np.ndarray:
-    """Return [H, W] or [H, W, C] in native depth."""
-    return decode(picture) if isinstance(picture, (str, Path)) else as_pixels(picture, name)
+    """Return [H, W] or [H, W, C] in native depth; anything that is no picture is a `BrokenImage`."""
+    if isinstance(picture, (str, Path)):
+        pixels = decode(picture)
+    else:
+        try:
+            pair = isinstance(picture, (tuple, Mapping))  # an item of a dataset: (image, label)
+            pixels = pixels_of(picture, name) if pair else as_pixels(picture, name)
+        except (PocketError, BrokenImage):
+            raise
+        except Exception as error:  # whatever an object's own code meets
+            raise BrokenImage(name, f"is no picture ({type(picture).__name__})") from error
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise BrokenImage(name, NOT_NUMBERS)
+    return pixels

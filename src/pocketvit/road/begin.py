@@ -109,6 +109,20 @@ def check_assistant(name: str) -> None:
             raise PocketError(f"--assistant {name}: {error} Or take one of {', '.join(LADDER)}.") from error
 
 
+def check_classes(settings: Any, dataset: Dataset, specs: Sequence[Any]) -> None:
+    """Refuse images that nothing can be learned from: without labels or a teacher, or all of one class."""
+    if not dataset.classes and not specs and hasattr(settings, "teacher"):
+        raise PocketError(
+            "the images have no labels and no teacher is named: there is nothing to learn from. Name one with "
+            "--teacher, or sort the images into one folder per class."
+        )
+    if len(dataset.classes) == 1 and dataset.task in ("classification", "ordinal"):
+        raise PocketError(
+            f"all images of {dataset.name} are of one class, {dataset.classes[0]!r}: two or more are needed. Add the "
+            "others; or, if that is a folder too many, give the folder inside."
+        )
+
+
 @dataclasses.dataclass
 class Begun:
     """What a verb has in hand before it starts: every choice made, nothing written."""
@@ -169,6 +183,7 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
+    check_classes(settings, dataset, specs)
     check_folds(settings, dataset)
     check_controls(settings, dataset)
     if getattr(settings, "against", None):

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..config import LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig, changed
-from ..errors import PocketError
 from ..files import sha256_of
 from ..models import LADDER
 from ..models.norms import ENOUGH_IMAGES
@@ -42,11 +41,6 @@ def learned_from(dataset: Dataset) -> dict[str, Any]:
 
 def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:
     """Train the task's light networks on the user's labels, to teach the student."""
-    if not road.dataset.classes:
-        raise PocketError(
-            "the images have no labels and no teacher is named: there is nothing to learn from. Name one with "
-            "--teacher, or sort the images into one folder per class."
-        )
     names = road.task.light
     log.info("teacher  none named: trained on your labels (%s)", ", ".join(names))
     side = light_side(road.task, road.view.view_size)

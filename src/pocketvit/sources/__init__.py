@@ -87,7 +87,13 @@ def open_images(
 
 def find_all(images: Any, labels: str | Path | None, group: str | None, **beside: Any) -> Listing:
     """List images, and the ones beside them, by what they are; see `open_images`."""
-    others = {role: find_images(given, None, None) for role, given in beside.items() if given is not None}
+    from .tables import has_column
+
+    others = {
+        role: find_images(given, None, group if group is not None and has_column(given, group) else None)
+        for role, given in beside.items()
+        if given is not None
+    }
     return join(find_images(images, labels, group), others)
 
 

@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def list_pair(images: Any, labels: Any) -> Listing:
     """List an array (or nested sequence) of images with their labels, or None."""
+    if not isinstance(images, np.ndarray) and len(images) and _is_item(images[0]):
+        raise PocketError(
+            "a pair is (images, labels), and the first of these gives items of both: give datasets by split, as "
+            '{"train": first, "test": second}'
+        )
+    if labels is not None and len(labels) != len(images):
+        raise PocketError(f"there are {len(images):,} images and {len(labels):,} labels: give each image one")
     array = _as_array(images)
     if array is None:
         from .objects import list_objects
@@ -208,7 +216,10 @@ def list_pair(images: Any, labels: Any) -> Listing:
         return list_objects(list(zip(images, [None] * len(images) if labels is None else labels, strict=True)))
     if labels is None:
         return list_arrays("arrays", {"train": (array, None)})
-    given = np.asarray(labels)
+    try:
+        given = np.asarray(labels)
+    except ValueError as error:
+        raise PocketError("the labels are lists of several lengths: give each image as many, of 0 and 1") from error
     if given.dtype.kind in "US":
         words = [str(word) for word in given.reshape(len(given))]
         classes = in_order(set(words))
@@ -216,6 +227,13 @@ def list_pair(images: Any, labels: Any) -> Listing:
         numbers = np.array([index[word] for word in words])
         return list_arrays("arrays", {"train": (array, numbers)}, classes)
     return list_arrays("arrays", {"train": (array, given)})
+
+
+def _is_item(given: Any) -> bool:
+    """Whether something is an item of a dataset, (image, label), and no image given as nested sequences."""
+    return isinstance(given, Mapping) or (
+        isinstance(given, tuple) and len(given) > 1 and not isinstance(given[0], tuple | list)
+    )
 
 
 def _as_array(images: Any) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from .decode import to_rgb8
 from .targets import target_at
 
 SPLITS = ("train", "val", "test")
+_NAMED, _LONGEST = 5, 40  # classes that are named in what is said, and characters of a name
 Window = tuple[float, float]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -135,7 +136,9 @@ class Checks:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
             what = "labels, several per image" if self.several else "classes"
-            lines.append(f"{what}: {len(classes):,}, with {each} training {self.unit} each")
+            names = [_shortened(label) for label in self.counts["train"] if label]
+            named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            lines.append(f"{what}: {len(classes):,} ({named}), with {each} training {self.unit} each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
             (h0, w0), (h1, w1) = shapes[0], shapes[-1]
@@ -147,6 +150,10 @@ class Checks:
         lines += _some([f"{name} {why}" for name, why in self.broken], "left out", most)
         lines += _some([f"{a} = {b}" for a, b in self.duplicates], "equal images in different splits", most)
         return lines
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
 
 
 def _some(items: list[str], title: str, most: int) -> list[str]:

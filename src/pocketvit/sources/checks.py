@@ -21,7 +21,7 @@ from .listing import Arrays, Files, Items, Listing
 from .memory import place_of, recall, remember, stamps_of
 from .window import intensities
 
-_NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
+NOT_NUMBERS = "holds intensities that are not numbers (NaN or infinite); replace them or delete it"
 _BATCH = 32  # files a task: enough to hide the cost of a task, few enough for a lively progress bar
 
 
@@ -84,9 +84,7 @@ def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> 
     named = [patient for patient, good in zip(patients, findings.good, strict=True) if patient and good]
     if listing.groups is not None or not 1 < len(set(named)) < len(named):
         return
-    if set(listing.splits) == {"train"}:
-        listing.group, listing.groups = "PatientID", list(patients)
-        return
+    listing.group, listing.groups = "PatientID", list(patients)
     sides: dict[str, set[str]] = {}
     for patient, split in zip(patients, listing.splits, strict=True):
         sides.setdefault(patient, set()).add(split)
@@ -96,6 +94,10 @@ def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> 
             f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too "
             "good"
         )
+        listing.group = "PatientID within its split"  # what is held out of training splits no patient, for one
+        listing.groups = [
+            patient and f"{patient} of {split}" for patient, split in zip(patients, listing.splits, strict=True)
+        ]
 
 
 def check(listing: Listing, progress: bool = True, memory: Path | None = None) -> Findings:
@@ -204,7 +206,7 @@ def _check_file(path: Path, name: str, findings: Findings, row: int) -> None:
 
 def _measure(pixels: np.ndarray, findings: Findings, row: int) -> None:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        findings.why[row] = _NOT_NUMBERS
+        findings.why[row] = NOT_NUMBERS
         return
     found = intensities(pixels)
     findings.ranges[row], findings.robust[row] = found[:2], found[2:]
@@ -213,6 +215,12 @@ def _measure(pixels: np.ndarray, findings: Findings, row: int) -> None:
 def _look(image: Probe) -> bytes:
     head = f"{image.shape}{image.pixels.dtype.name}".encode()
     return hashlib.blake2b(image.pixels.data, digest_size=16, key=head).digest()
+
+
+def digest_of(pixels: np.ndarray) -> bytes:
+    """Return what the pixels of a dataset object's item are known by."""
+    head = f"{pixels.shape}{pixels.dtype.newbyteorder('<').str}".encode()
+    return hashlib.sha256(head + pixels.tobytes()).digest()
 
 
 def _check_items(items: Items, names: list[str]) -> Findings:
@@ -224,8 +232,7 @@ def _check_items(items: Items, names: list[str]) -> Findings:
         except BrokenImage as error:
             findings.why[row] = error.why
             continue
-        head = f"{pixels.shape}{pixels.dtype.newbyteorder('<').str}".encode()
-        digest = hashlib.sha256(head + pixels.tobytes()).digest()
+        digest = digest_of(pixels)
         findings.digests[row] = np.frombuffer(digest, np.uint8)
         findings.looks[row] = digest
         findings.shapes[row] = (*pixels.shape, 0)[:3]
@@ -233,7 +240,20 @@ def _check_items(items: Items, names: list[str]) -> Findings:
         findings.kinds[row], findings.stored[row] = kind_of(pixels), pixels.nbytes
         if pixels.dtype != np.uint8:
             _measure(without_alpha(pixels), findings, row)
+    _refuse_mixed(findings, names)
     return findings
+
+
+def _refuse_mixed(findings: Findings, names: list[str]) -> None:
+    """Refuse whole numbers of 64 bits of which only some pictures fit into 8: they are of one depth, but which?"""
+    depths = np.array([DEPTHS[depth] for depth in findings.depths])
+    small = np.flatnonzero(findings.good & (depths == "uint8"))
+    large = np.flatnonzero(findings.good & np.isin(depths, ("int32", "uint32")))
+    if len(small) and len(large):
+        raise PocketError(
+            f"item {names[large[0]]} has values above 255 and item {names[small[0]]} has none: give arrays of "
+            "the depth that they were taken in, such as uint16"
+        )
 
 
 def _check_arrays(arrays: Arrays) -> Findings:

@@ -106,8 +106,11 @@ def decode_at(data: bytes, name: str, height: int, width: int) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring 8-bit pixels to another size."""
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    """Bring 8-bit pixels [H, W] or [H, W, C] to another size."""
+    single = pixels.shape[2:] == (1,)
+    picture = Image.fromarray(pixels[..., 0] if single else pixels)
+    small = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return small[..., None] if single else small
 
 
 def read_bytes(path: Path, name: str) -> bytes:

@@ -24,7 +24,8 @@ def check_groups(checked: Checked, splits: np.ndarray) -> None:
             names = checked.listing.names
             raise PocketError(
                 f"{checked.listing.group} {cell!r} is in the {splits[other]} split ({names[other]}) and in the "
-                f"{splits[row]} split ({names[row]}): correct the table's split column, or delete it"
+                f"{splits[row]} split ({names[row]}): correct the table's split column, or delete it; of tables for "
+                "--val and --test, take the images out of one"
             )
 
 

@@ -13,6 +13,7 @@ from .broken import BrokenImage, check_size
 from .wide import stack_of
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_WHOLE = ("uint8", "int16", "uint16", "int32")
 _STORED = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 
 
@@ -90,12 +91,14 @@ def read_dicom(data: bytes, name: str) -> Scan:
         return Scan(_eight_bit_colour(stored, name), None, _patient(file))
     bits = int(file.get("BitsStored", 8 * stored.dtype.itemsize))
     highest = 2**bits - 1 if stored.dtype.kind == "u" else 2 ** (bits - 1) - 1
-    pixels, top = _compact(apply_modality_lut(stored, file)), float(_rescaled(highest, file))
+    # Of more than 8 bits, a dark picture is no 8-bit one: the set's window is for it, too.
+    kinds = _WHOLE if bits <= 8 else _WHOLE[1:]
+    pixels, top = _compact(apply_modality_lut(stored, file), kinds), float(_rescaled(highest, file))
     window = _window(file)
     if kind == "MONOCHROME1":  # the lowest is white
         lowest = 0 if stored.dtype.kind == "u" else -(2 ** (bits - 1))
         ends = top + float(_rescaled(lowest, file))
-        pixels = _compact(ends - pixels.astype(np.float64))
+        pixels = _compact(ends - pixels.astype(np.float64), kinds)
         window = None if window is None else (ends - window[1], ends - window[0])
     elif kind != "MONOCHROME2":
         raise BrokenImage(name, f"is DICOM of the kind {kind}, which is not read; save it as 16-bit PNG")
@@ -106,14 +109,14 @@ def _rescaled(value: float, file: Any) -> float:
     return value * float(file.get("RescaleSlope", 1) or 1) + float(file.get("RescaleIntercept", 0) or 0)
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
-    """Return values in the smallest type that holds them exactly, float32 where they are no whole numbers."""
+def _compact(values: np.ndarray, kinds: tuple[str, ...]) -> np.ndarray:
+    """Return values in the first of ``kinds`` that holds them exactly, float32 where they are no whole numbers."""
     if values.dtype.kind in "iu" and values.dtype.name in _STORED:
         return values.astype(values.dtype.newbyteorder("="))
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite([low, high]).all() and (values == np.rint(values)).all()):
         return values.astype(np.float32)
-    for name in ("uint8", "int16", "uint16", "int32"):
+    for name in kinds:
         if np.iinfo(name).min <= low and high <= np.iinfo(name).max:
             return values.astype(name)
     return values.astype(np.float32)

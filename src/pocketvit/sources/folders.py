@@ -17,11 +17,17 @@ from .decode import SUFFIXES
 from .grades import are_grades, in_order
 from .listing import Files, Listing
 
+_SUFFIX = re.compile(r"[-_ .](?:set|data|images|imgs|split)$")  # of a split's folder: training_set, val_images
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a folder is named for, or None."""
+    return SPLIT_NAMES.get(_SUFFIX.sub("", name.lower()))
 
 
 def normalized(relative: str) -> str:
@@ -101,7 +107,7 @@ def list_folder(folder: Path) -> Listing:
         )
     _check_no_yolo(folder, files, images)
     places = folders_in(folder)
-    splits = {place: SPLIT_NAMES[place.lower()] for place in places if place.lower() in SPLIT_NAMES}
+    splits = {place: split for place in places if (split := split_of(place)) is not None}
     if "train" in splits.values():
         return _split_folders(folder, images, places, splits, notes)
     if splits and set(splits) == set(places):
@@ -165,6 +171,11 @@ def _split_folders(
     train = next(place for place, split in splits.items() if split == "train")
     if inner[train]:
         classes = _class_folders(places[train], inner[train], images, f"{train}/")
+        if len(classes) < 2:
+            raise PocketError(
+                f"{places[train]} has one class folder only, {classes[0]!r}: add the others; or, if that is a folder "
+                f"too many, move what is in {places[train] / classes[0]} one up"
+            )
         for place in splits:
             unknown = sorted(set(_class_folders(places[place], inner[place], images, f"{place}/")) - set(classes))
             if unknown:

@@ -33,6 +33,11 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
                 f"{listing.name} has a {split} split of its own, and --{split} names another ({other.name}). Leave one "
                 "of them away."
             )
+        notes = [*other.notes, f"{role}: {len(other):,} images of {other.name}"]
+        if listing.groups is not None and other.groups is None:
+            notes.append(
+                f"warning: nothing says which {listing.group} the images of --{role} are of: one may be in training too"
+            )
         listing = dataclasses.replace(
             listing,
             names=[*listing.names, *(f"{other.name}/{name}" for name in other.names)],
@@ -41,7 +46,7 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
             targets=_joined(listing, other, role),
             images=_images(listing, other),
             groups=None if listing.groups is None else [*listing.groups, *(other.groups or [""] * len(other))],
-            notes=[*listing.notes, *other.notes, f"{role}: {len(other):,} images of {other.name}"],
+            notes=[*listing.notes, *notes],
             broken=[*listing.broken, *other.broken],
         )
     return listing

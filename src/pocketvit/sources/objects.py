@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,9 +46,16 @@ def list_objects(given: Any) -> Listing:
         raise PocketError(f"the {type(given).__name__} has no items: give one of (image, label)")
     if _is_of_files(given):
         return _of_files(given)
-    pixels_of(given[0], "item 0")  # what fits none fits nothing
+    with contextlib.suppress(BrokenImage):  # it alone
+        Items([given]).pixels(0, "item 0")  # what fits none fits nothing
     labels = _labels(given)
     classes, targets, task, notes = _targets(labels, _class_names(given), type(given).__name__)
+    columns = getattr(given, "column_names", None)
+    if not classes and isinstance(columns, Sequence):
+        notes.append(
+            f"none of the columns {', '.join(map(str, columns))} is called a label: if one is, give the dataset with "
+            f"it as 'label' (rename_column)"
+        )
     keys = [str(index) for index in range(count)]
     name = "images" if isinstance(given, list | tuple) else type(given).__name__.lower()
     return Listing(name, classes, keys, keys, ["train"] * count, targets, Items([given]), notes, task=task)
@@ -58,25 +67,45 @@ def _by_split(given: Mapping[Any, Any]) -> Listing:
     splits = {SPLIT_NAMES.get(str(name).lower()): part for name, part in given.items()}
     if "train" not in splits or None in splits or len(splits) < len(given):
         raise PocketError(f"images by split are {', '.join(map(str, given))}: name them train, val and test")
-    return join(list_objects(splits.pop("train")), {str(split): list_objects(part) for split, part in splits.items()})
+    listed = {str(split): _part(part) for split, part in splits.items()}
+    return join(listed.pop("train"), listed)
+
+
+def _part(given: Any) -> Listing:
+    from . import find_images
+
+    return find_images(given, None, None) if isinstance(given, str | Path) else list_objects(given)
 
 
 def _is_of_files(given: Any) -> bool:
     """Whether it is an ImageFolder: its samples are files that need not be opened to know their labels."""
-    samples = getattr(given, "samples", None)
-    first = samples[0] if isinstance(samples, Sequence) and samples else None
-    return isinstance(first, tuple) and len(first) == 2 and isinstance(first[0], str) and is_image(first[0])
+    samples, classes = getattr(given, "samples", None), getattr(given, "classes", None)
+    if not (isinstance(samples, Sequence) and samples and isinstance(classes, Sequence)):
+        return False
+    return all(
+        isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and is_image(one[0]) for one in samples
+    ) and all(isinstance(one, int) and 0 <= one < len(classes) for one in _transformed(given, given.samples, 1))
+
+
+def _transformed(given: Any, labels: Sequence[Any], place: int | None = None) -> list[Any]:
+    """Return what the items of a dataset of torchvision have for these labels (or ``place`` in these tuples)."""
+    change = getattr(given, "target_transform", None)
+    bare = [label if place is None else label[place] for label in labels]
+    return bare if change is None else [change(label) for label in bare]
 
 
 def _of_files(given: Any) -> Listing:
     paths = [Path(path) for path, _ in given.samples]
     root = os.path.commonpath([path.parent for path in paths])
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    targets = np.array([target for _, target in given.samples], np.int64)
+    targets = np.array(_transformed(given, given.samples, 1), np.int64)
     classes = tuple(map(str, given.classes))
     task = "ordinal" if are_grades(classes) else "classification"
+    notes = []
+    if getattr(given, "transform", None) is not None:
+        notes.append("the dataset's transform is left out: its files are read as they are, and views are made here")
     return Listing(
-        Path(root).name, classes, names, names, ["train"] * len(names), targets, Files(paths), task=task
+        Path(root).name, classes, names, names, ["train"] * len(names), targets, Files(paths), notes, task=task
     )  # fmt: skip
 
 
@@ -93,12 +122,21 @@ def _labels(given: Any) -> list[Any]:
     for name in ("targets", "labels"):  # of torchvision
         column = getattr(given, name, None)
         if column is not None and not callable(column) and len(column) == len(given):
-            return list(column)
+            return _transformed(given, column)
     columns = getattr(given, "column_names", None)  # of Hugging Face
     if isinstance(columns, Sequence):
         key = next((key for key in _LABEL if key in columns), None)
         return [None] * len(given) if key is None else list(given[key])
-    return [_parts(given[index], f"item {index}")[1] for index in range(len(given))]
+    return [_label(given, index) for index in range(len(given))]
+
+
+def _label(given: Any, index: int) -> Any:
+    """Return an item's label; None where the item cannot be read, which is told when its picture is."""
+    try:
+        item = given[index]
+    except Exception:  # whatever the object's own code meets
+        return None
+    return _parts(item, f"item {index}")[1]
 
 
 def _parts(item: Any, name: str) -> tuple[Any, Any]:
@@ -178,10 +216,22 @@ def _targets(
             raise PocketError(f"item {np.flatnonzero(found == -2)[0]} of the {what} has a label that is no class of it")
     elif all(isinstance(value, (list, tuple)) for value in known):
         count = len(known[0])
+        if any(len(value) != count for value in known):
+            raise PocketError(f"the labels of the {what} are lists: give each image as many, of 0 and 1")
         given = np.array([value if value is not None else [-1] * count for value in values])
         found = one_of_many(_checked_labels(given, what), notes)
-    elif all(isinstance(value, (int, float)) and value == int(value) for value in known):
+    elif all(isinstance(value, (int, float)) for value in known):
+        odd = next((value for value in known if not (math.isfinite(value) and value == int(value))), None)
+        if odd is not None:
+            raise PocketError(
+                f"the labels of the {what} are numbers, and {odd} is no class: give whole numbers from 0, texts, or "
+                "lists of 0 and 1; None where a label is not known"
+            )
         found = np.array([-1 if value is None else int(value) for value in values], np.int64)
+        if found.min() < -1:
+            raise PocketError(f"the {what} has the label {found.min()}: number classes from 0, and -1 for unknown")
+        if names is not None and found.max() >= len(names):
+            raise PocketError(f"the {what} has the label {found.max()}, and only {len(names)} classes with names")
     else:
         raise PocketError(f"the labels of the {what} are of several kinds: give numbers, or texts, or lists of 0 and 1")
     return (*numbered(what, found, names, notes), notes)

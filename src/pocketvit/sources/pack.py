@@ -33,6 +33,7 @@ from tqdm import tqdm
 from ..errors import PocketError
 from ..files import atomic, require_space, storage_error
 from .base import Dataset, Source, in_threads
+from .checks import digest_of
 from .decode import decode, decode_at, resized, to_rgb8
 from .findings import DEPTHS
 from .listing import ArraySource, FileSource, ItemSource, batch_rgb8
@@ -353,6 +354,11 @@ def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | me
 
 def _item(source: Source, layout: _Layout, row: int) -> np.ndarray:
     pixels = source[row][0]
+    if isinstance(source, ItemSource) and digest_of(pixels) != source.findings.digests[row].tobytes():
+        raise PocketError(
+            f"item {source.names[row]} of {source.name} differs each time that it is read: give the dataset without "
+            "its random transforms, for views are made here"
+        )
     return np.ascontiguousarray(resized(pixels, *layout.shapes[row, :2].tolist()) if layout.bounded[row] else pixels)
 
 

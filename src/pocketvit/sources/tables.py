@@ -27,7 +27,8 @@ _LABEL_COLUMNS = (
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 _PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
-_UNKNOWN = frozenset(("nan", "na", "n/a", "null", "none", "<na>", "?"))  # what spreadsheets and pandas write for it
+# What spreadsheets and pandas write for it. "None" is Python's, "none" may be a grade.
+_UNKNOWN = frozenset(("nan", "na", "n/a", "null", "<na>", "?"))
 _MOST_BYTES = 1 << 30  # of a table
 _MOST_CELL = 1 << 20  # characters of a cell
 
@@ -52,6 +53,14 @@ class _Table:
     split: int | None
     group: int | None
     titles: list[str]
+    passed: tuple[str, ...] = ()  # columns that nearly hold labels of 0 and 1, and why they do not
+
+
+def has_column(table: object, heading: str) -> bool:
+    """Whether something that is given as images is a table with such a column."""
+    if not isinstance(table, str | Path) or Path(table).suffix.lower() not in (".csv", ".tsv"):
+        return False
+    return heading.strip().lower() in [title.lower() for title in _rows(Path(table).expanduser())[0][1]]
 
 
 def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
@@ -95,7 +104,10 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         notes.append(f"{len(files) - len(found):,} images in {folder.name} are not in {table.name} and were left out")
     unlabelled = sum(not row.labels[0] for row in found.values())
     if unlabelled and unlabelled < len(found):
-        notes.append(f"{unlabelled:,} images have no label in {table.name}: they train without one")
+        what = f"{unlabelled:,} images have no label in {table.name}{_unknown_words(read)}"
+        notes.append(f"{what}: they train without one")
+    if read.passed:
+        notes.append(f"warning: {'; '.join(read.passed[:3])} in {table.name}, and no label for that: give 0 or 1 alone")
     names = sorted(found)
     keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
@@ -131,7 +143,7 @@ def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tu
     _doubt({row.labels[0] for row in rows} - {""}, table, len(rows), notes)
     classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
     if len(classes) == 1:
-        raise PocketError(f"{table} has one label only, {classes[0]!r}: two or more are needed")
+        raise PocketError(f"{table} has one label only, {classes[0]!r}{_unknown_words(read)}: two or more are needed")
     index = {label: target for target, label in enumerate(classes)}
     targets = np.array([index.get(row.labels[0], -1) for row in rows], np.int64)
     return classes, targets, "ordinal" if are_grades(classes, hint) else "classification"
@@ -217,7 +229,14 @@ def _row(read: _Table, table: Path, line: int, cells: list[str]) -> _Row:
 
 
 def _known(cell: str) -> str:
-    return "" if cell.casefold() in _UNKNOWN else cell
+    return "" if cell == "None" or cell.casefold() in _UNKNOWN else cell
+
+
+def _unknown_words(read: _Table) -> str:
+    """Return the words that were read as no label, to be said; "" where there are none."""
+    written = {cells[column].strip() for _, cells in read.rows for column in read.labels}
+    words = ", ".join(sorted(cell for cell in written if cell and not _known(cell)))
+    return f" ({words}: not known)" if words else ""
 
 
 def _refuse_two(table: Path, name: str, one: _Row, other: _Row, group: str | None) -> None:
@@ -233,8 +252,8 @@ def _refuse_two(table: Path, name: str, one: _Row, other: _Row, group: str | Non
         )
 
 
-def _read(table: Path, group: str | None) -> _Table:
-    """Read a table and find its columns."""
+def _rows(table: Path) -> list[tuple[int, list[str]]]:
+    """Read a table: the cells of every line that has any, with its number; the first one's without spaces."""
     if not table.exists():
         raise PocketError(f"there is no {table}: give a CSV file of names and labels")
     if not table.is_file() or table.stat().st_size > _MOST_BYTES:
@@ -256,7 +275,13 @@ def _read(table: Path, group: str | None) -> _Table:
         csv.field_size_limit(before)
     if not rows or len(rows[0][1]) < 2:
         raise PocketError(f"{table} has no two columns: the first line should be like 'file,label'")
-    titles = [cell.strip() for cell in rows[0][1]]
+    return [(rows[0][0], [cell.strip() for cell in rows[0][1]]), *rows[1:]]
+
+
+def _read(table: Path, group: str | None) -> _Table:
+    """Read a table and find its columns."""
+    rows = _rows(table)
+    titles = rows[0][1]
     if is_image(titles[0]):
         if group is not None:
             raise PocketError(
@@ -288,24 +313,23 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
 
     name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
     labels = [label] if label is not None else []
+    passed: list[str] = []
     if name is not None and label is None:
-        others = [column for column in range(len(titles)) if column not in (name, split, grouping)]
-        labels = [
-            column
-            for column in others
-            if _is_present_or_not([cells[column] for _, cells in rows if column < len(cells)])
-        ]
+        for column in range(len(titles)):
+            found = {cells[column].strip() for _, cells in rows if column < len(cells)} - {""}
+            if column in (name, split, grouping) or not found & set(_PRESENT):
+                continue
+            others = sorted(found - set(_PRESENT))
+            if not others:
+                labels.append(column)
+            elif all(cell in ("-1", "-1.0") or not _known(cell) for cell in others):
+                passed.append(f"column {titles[column]!r} holds {others[0]} beside 0 and 1")
     if name is None or not labels or (label is None and len(labels) < 2):
         raise PocketError(
             f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
             "with the labels 'label' (or give several columns of 0 and 1)"
         )
-    return _Table(rows, name, labels, split, grouping, titles)
-
-
-def _is_present_or_not(cells: list[str]) -> bool:
-    found = {cell.strip() for cell in cells} - {""}
-    return bool(found) and found <= set(_PRESENT)
+    return _Table(rows, name, labels, split, grouping, titles, tuple(passed))
 
 
 def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:

@@ -158,6 +158,8 @@ def read_tiff(data: bytes, name: str) -> np.ndarray:
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:  # one plane a colour
             pixels = np.moveaxis(pixels, 0, -1)
     pixels = _kept(pixels, name)
+    if pixels.shape[2:] == (4,) and not set(page.extrasamples) & {1, 2}:  # a band that is no opacity, as near infrared
+        pixels = pixels[..., :3]
     if pixels.shape[2:] == (4,) and pixels.dtype not in (np.uint8, np.uint16):
         raise BrokenImage(name, f"is a TIFF of {pixels.dtype} with alpha; save it without its fourth channel")
     return upright(_polar(pixels, photometric, name), orientation)
