@@ -207,7 +207,8 @@ def test_a_single_picture_of_any_kind_is_one_and_what_is_none_is_told(plain, tmp
     for single in (torch.from_numpy(pixels).permute(2, 0, 1), (tmp_path / "one.png").read_bytes(), [(pixels, 3)]):
         (found,) = predict_images(plain.int8, single)
         assert found.answer == expected.answer
-    assert "no picture (object)" in predict_images(plain.int8, [object()])[0].error
+    assert "is an array [] of object" in predict_images(plain.int8, [object()])[0].error
+    assert "is an array [] of object" in predict_images(plain.int8, None)[0].error
 
 
 def test_a_picture_of_no_numbers_is_not_answered(plain, tmp_path):
