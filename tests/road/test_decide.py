@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from walk_fakes import SIDE
 
+import pocketvit
 from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.road import begin, decide
@@ -181,3 +182,12 @@ def test_what_is_trained_is_said_with_its_detector():
     network = dataclasses.replace(NetworkConfig("pocket_s", stem="hybrid"), detector="detr")
     said = describe(RunConfig(network=network))
     assert said.startswith("pocket_s with a convolution first and the decoder of LW-DETR, ")
+
+
+def test_images_that_nothing_can_be_learned_from_are_told_before_anything_is_planned(tmp_path):
+    one = [(np.full((8, 8, 3), index, np.uint8), "cat") for index in range(20)]
+    with pytest.raises(PocketError, match="are of one class, 'cat': two or more"):
+        pocketvit.train(one, out=tmp_path)
+    bare = [np.full((8, 8, 3), index, np.uint8) for index in range(20)]
+    with pytest.raises(PocketError, match="no labels and no teacher is named"):
+        pocketvit.distill(bare, plan=True, out=tmp_path)
