@@ -134,13 +134,20 @@ def test_two_networks_of_one_class_are_told_apart(road):
     assert torch.equal(teachers[1].module.head.bias, other.head.bias)
 
 
+def test_where_labels_are_many_a_student_alone_is_named_as_the_shorter_way(road, monkeypatch):
+    count = len(road.dataset.train)
+    monkeypatch.setattr(light, "MANY_LABELS", count)
+    assert f"(from {count} labels a student alone has learned as much" in light.told_of_light(road)
+    assert light.told_of_light(road.with_few_labels(count - 1)).endswith("trained on your labels")
+
+
 def test_light_teachers_are_trained_on_the_labels_and_found_again(tmp_path, caplog):
     photos = draw_photos(tmp_path / "photos", count=10)
     config = run_config()
     road = open_road(str(photos), config.view, tmp_path / "shared", device="cpu")
     teachers = ready(road)
     assert [teacher.name for teacher in teachers] == list(light.LIGHT)
-    assert "none named: trained on your labels (cifar_resnet20, cifar_rednet11)" in caplog.text
+    assert "none named: cifar_resnet20 and cifar_rednet11 trained on your labels\n" in caplog.text
     assert all(teacher.classes == road.dataset.classes for teacher in teachers)
     caplog.clear()
     again = ready(road)

@@ -20,7 +20,7 @@ from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .base import Cost, Stage, Walk
 from .images import Road, known
-from .light import learned_from, light_side, light_training, train_light_teachers
+from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
 from .probe import PATIENCE, adapt
 from .rates import forward_seconds, step_rate
 from .score import Entry, teacher_entry
@@ -170,8 +170,7 @@ class Adapt(Stage):
             train, side = light_training(road, config), light_side(road.task, road.view.view_size)
             shown = len(road.dataset.train) * train.epochs
             rates = [step_rate(teacher.module, road.views, train, side) for teacher in walk.teachers]
-            told = f"no teacher named: {' and '.join(road.task.light)} trained on your labels"
-            return Cost(sum(shown / rate for rate in rates), told=(told,))
+            return Cost(sum(shown / rate for rate in rates), told=(f"teacher  {told_of_light(road)}",))
         seconds = sum(_adapting(teacher, road, _wanted(walk.settings)) for teacher in walk.teachers)
         return Cost(seconds, told=tuple(line for teacher in walk.teachers for line in _told(teacher, road.dataset)))
 

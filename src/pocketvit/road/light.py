@@ -15,7 +15,7 @@ from ..files import sha256_of
 from ..models import LADDER
 from ..models.norms import ENOUGH_IMAGES
 from ..sources import Dataset
-from ..sources.targets import targets_digest
+from ..sources.targets import labelled, targets_digest
 from ..tasks import Task, task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
@@ -27,6 +27,7 @@ from .train import train_network
 log = logging.getLogger("pocketvit")
 
 LIGHT = task_named("classification").light
+MANY_LABELS = 5_000  # with that many, what light teachers add was not seen: recipes/light_teachers.md
 TEACHER_SEED = 1  # of the views that teachers learn from: others than those that they label
 
 
@@ -39,10 +40,19 @@ def learned_from(dataset: Dataset) -> dict[str, Any]:
     return parts
 
 
+def told_of_light(road: Road) -> str:
+    """Say what teaches where no teacher is named; and where that adds little, what else would do."""
+    told = f"none named: {' and '.join(road.task.light)} trained on your labels"
+    labels = int(labelled(road.dataset.train.targets).sum())
+    if road.task.kind != "softmax" or labels < max(MANY_LABELS, len(road.dataset.train)):
+        return told
+    return f"{told} (from {labels:,} labels a student alone has learned as much, in less time: `pocketvit train`)"
+
+
 def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:
     """Train the task's light networks on the user's labels, to teach the student."""
     names = road.task.light
-    log.info("teacher  none named: trained on your labels (%s)", ", ".join(names))
+    log.info("teacher  %s", told_of_light(road))
     side = light_side(road.task, road.view.view_size)
     return [train_teacher(road, name, light_training(road, config), input_size=side) for name in names]
 
