@@ -49,7 +49,8 @@ def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: 
     source: Any = views.source
     positions = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
     pixels = views.render(positions, view).pixels
-    targets = np.asarray(source.targets)[positions] if origin == "real" else None
+    one_each = origin == "real" and isinstance(source.targets, np.ndarray)  # of boxes a picture has many
+    targets = source.targets[positions] if one_each else None
     check_calibration(pixels, targets, getattr(source, "classes", ()))
     return Calibration(pixels, origin)
 

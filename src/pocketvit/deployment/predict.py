@@ -196,7 +196,7 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
             continue
         path = Path(item).expanduser()
         if path.is_dir():
-            inside = [file for name, file in find_files(path).items() if is_image(name)]
+            inside = [file for name, file in find_files(path).items() if is_image(name) or is_video(name)]
             if not inside:
                 raise PocketError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES)[:6])}, ...).")
             found += [(str(file), file) for file in inside]

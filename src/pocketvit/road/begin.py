@@ -31,7 +31,7 @@ from ..teachers.given import given_teacher
 from ..training.distributed import Processes
 from ..views import Views
 from ..views.preprocessing import Preprocessing
-from .adapt import given_teachers, load_teachers, plan_teachers
+from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
@@ -111,7 +111,7 @@ def check_assistant(name: str) -> None:
 
 def check_classes(settings: Any, dataset: Dataset, specs: Sequence[Any]) -> None:
     """Refuse images that nothing can be learned from: without labels or a teacher, or all of one class."""
-    if not dataset.classes and not specs and hasattr(settings, "teacher"):
+    if not known(dataset.train) and not specs and hasattr(settings, "teacher"):
         raise PocketError(
             "the images have no labels and no teacher is named: there is nothing to learn from. Name one with "
             "--teacher, or sort the images into one folder per class."
@@ -215,6 +215,8 @@ def _trial(settings: Any, dataset: Dataset, specs: list[Any], decide_all: Decide
     state.road = Road(dataset, views, Path(settings.out) / "shared", Processes(0, 1, device))
     if hasattr(settings, "teacher"):
         state.teachers = plan_teachers(settings, specs, dataset, config.view.view_size, str(device))
+    if not dataset.classes and state.teachers:
+        state.road = with_classes(state.road, list(state.teachers))
     return state
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import PocketError
 from ..teachers import Teacher
+from ..teachers.loading import only_logits
 from .candidates import Noise
 from .choose import sees
 from .procedural import Procedural
@@ -147,10 +148,7 @@ def _check_logits(teacher: Teacher, logits: torch.Tensor) -> None:
     """Look at all answers, also those to classes that are not asked for."""
     shares = bool((logits >= 0).all()) and bool((logits <= 1).all())
     if shares and (logits.shape[1] > 2 or bool(((logits.sum(1) - 1).abs() < 1e-3).all())):
-        raise PocketError(
-            f"{teacher.name} gives probabilities (all between 0 and 1), and logits are needed: probabilities have lost "
-            "what it thinks of unlikely classes. Remove the softmax or sigmoid at its end, or return its logarithm."
-        )
+        raise PocketError(only_logits(teacher.name))
 
 
 def _differentiable(teacher: Teacher, pixels: torch.Tensor) -> bool:

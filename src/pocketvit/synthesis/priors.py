@@ -187,12 +187,7 @@ class HeadPrior:
 
     name = "head"
 
-    def __init__(self, module: nn.Module) -> None:
-        path = head_path(module)
-        if path is None:
-            raise PocketError(
-                f"{type(module).__name__} has no linear layer at its end: priors on its features have no hold."
-            )
+    def __init__(self, module: nn.Module, path: str) -> None:
         self.words = f"activity and diversity of what {path} sees"
         self._inputs = Inputs(module, [path])
         self._path = path
@@ -225,15 +220,32 @@ def attention_projections(module: nn.Module) -> list[str]:
     ]
 
 
-def head_path(module: nn.Module) -> str | None:
-    """Path of the last linear layer, or 1 x 1 convolution that makes classes; None without."""
+def layers_called(teacher: Teacher) -> set[str]:
+    """Return the paths of the layers that the teacher's answer goes through."""
+    called: set[str] = set()
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, path=path: called.add(path))
+        for path, layer in teacher.module.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            side = teacher.input_size
+            teacher.differentiable(torch.full((1, 3, side, side), 0.5, device=teacher.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
+def head_path(module: nn.Module, called: set[str]) -> str | None:
+    """Path of the last linear layer that is called, or 1 x 1 convolution that makes classes; None without."""
     found = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     own = getattr(module, "get_classifier", None)
     head = own() if callable(own) else None
     if isinstance(head, nn.Module):
         named = [path for path, layer in module.named_modules() if layer is head]
         found = named if named and not isinstance(head, nn.Identity) else found
-    return found[-1] if found else None
+    return next((path for path in reversed(found) if path in called), None)
 
 
 class Priors:
@@ -259,14 +271,16 @@ class Priors:
         if card is not None:
             card.check(teacher)
             kept = {path: moments.to(teacher.device) for path, moments in card.moments.items()}
+        called = layers_called(teacher)  # an unused head, or one whose weights alone are used, holds nothing
+        kept = {path: moments for path, moments in kept.items() if path in called}
         if config.statistics and kept:
             self._add(config.statistics, StatisticsPrior(module, kept, card.words if card is not None else ""))
         if config.patches and attention_projections(module):
             self._add(config.patches, PatchPrior(module))
         if config.channels and "statistics" not in self.parts and norm_layers(module):
             self._add(config.channels, ChannelPrior(module))
-        headed = not detects and (config.activation or config.diversity) and head_path(module)
-        self.head = HeadPrior(module) if headed else None
+        path = head_path(module, called) if not detects and (config.activation or config.diversity) else None
+        self.head = HeadPrior(module, path) if path is not None else None
         if not self.parts and self.head is None and not detects:
             raise PocketError(
                 f"{teacher.name} has neither BatchNorm, LayerNorm, GroupNorm, attention nor a linear head that a prior "

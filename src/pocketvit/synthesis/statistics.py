@@ -52,8 +52,13 @@ def kept_moments(module: nn.Module) -> dict[str, Moments]:
 
 
 def channelled(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return what a layer is fed in the form that `moments_of` takes: maps with channels last become tokens."""
+    """Return what a layer is fed in the form that `moments_of` takes: maps [B, C, H, W], or tokens [B, L, C].
+
+    LayerNorm's maps have their channels last; rows [B, C, L] of BatchNorm and its kin have them first.
+    """
     last = isinstance(layer, nn.LayerNorm) and not is_2d(layer)
+    if x.ndim == 3 and not isinstance(layer, nn.LayerNorm):
+        return x.transpose(1, 2)
     return x.flatten(1, 2) if last and x.ndim == 4 else x
 
 

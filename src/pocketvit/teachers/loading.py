@@ -79,7 +79,10 @@ def load_teacher(
             load_weights(module, read_weights(weights), weights, name)
     else:
         text = str(spec)
-        name, module, known_classes = _by_text(text, arch, weights, input_size, norm, notes)
+        name, found, known_classes = _by_text(text, arch, weights, input_size, norm, notes)
+        if isinstance(found, Teacher):  # of a function of the user's
+            return found
+        module = found
     if is_detector(module):
         return detector_teacher(module, name=name, classes=classes or known_classes, **about)
     if classes is None:
@@ -117,7 +120,7 @@ def load_teacher(
 
 def _by_text(
     text: str, arch: str | None, weights: str | Path | None, input_size: int | None, norm: Norm, notes: list[str]
-) -> tuple[str, nn.Module, Sequence[str] | None]:
+) -> tuple[str, nn.Module | Teacher, Sequence[str] | None]:
     """Return (name, network, class names if the source has them) for a spec in words."""
     path = Path(text).expanduser()
     if _HUB.fullmatch(text):
@@ -133,7 +136,7 @@ def _by_text(
         return _from_file(path, arch, input_size, norm, notes)
     if _FUNCTION.fullmatch(text):
         module = _call(text)
-        if weights is not None:
+        if weights is not None and isinstance(module, nn.Module):
             load_weights(module, read_weights(weights), weights, text)
         return text.rsplit(":", 1)[1], module, None
     if path.suffix in WEIGHT_SUFFIXES or "/" in text or "\\" in text:
@@ -216,22 +219,24 @@ def _from_hub(text: str) -> nn.Module:
             raise PocketError(explain(text, reachable, error)) from error
 
 
-def _call(text: str) -> nn.Module:
+def _call(text: str) -> nn.Module | Teacher:
     """Import MODULE and call FUNCTION without arguments."""
     module_name, function_name = text.split(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; the command line's own entry point does not
     try:
         function: Callable[[], Any] | None = getattr(importlib.import_module(module_name), function_name, None)
-    except ImportError as error:
-        raise PocketError(f"the teacher {text}: could not import {module_name} ({error}).") from error
+    except Exception as error:  # the user's own code
+        raise PocketError(
+            f"the teacher {text}: could not import {module_name} ({type(error).__name__}: {error})."
+        ) from error
     if not callable(function):
         raise PocketError(f"the teacher {text}: {module_name} has no function {function_name}.")
     try:
         module = function()
     except Exception as error:  # the user's own code
         raise PocketError(f"the teacher {text}: {function_name}() failed ({type(error).__name__}: {error}).") from error
-    if not isinstance(module, nn.Module):
+    if not isinstance(module, nn.Module | Teacher):
         raise PocketError(f"the teacher {text}: {function_name}() returned {type(module).__name__}, not an nn.Module.")
     return module
 
@@ -248,6 +253,11 @@ def _near_files(path: Path) -> str:
 def _config_classes(module: nn.Module) -> Sequence[str] | None:
     """Class names from a timm config; ImageNet's for a network that timm trained on it."""
     cfg = config_of(module)
+    about: Any = getattr(module, "config", None)  # of transformers
+    named: Any = getattr(about, "id2label", None)
+    complete = isinstance(named, dict) and len(named) == getattr(about, "num_labels", 0) > 0
+    if complete and not all(str(name) == f"LABEL_{key}" for key, name in named.items()):
+        return tuple(str(named[key]) for key in sorted(named, key=int))
     names = cfg.get("label_names")
     if names:
         described = cfg.get("label_descriptions") or {}  # names may be WordNet ids
@@ -263,17 +273,32 @@ def _config_classes(module: nn.Module) -> Sequence[str] | None:
 
 
 def _probe(module: nn.Module, name: str, size: int) -> int:
-    """Run one black picture through; return the number of classes, 0 for a network without."""
+    """Run two pictures through; return the number of classes, 0 for a network without."""
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     try:
         with torch.no_grad():
-            out = module(torch.zeros(1, 3, size, size, device=device))
+            # Black, and a slope: that both answers are shares of one would be no chance.
+            slope = torch.linspace(-2, 2, size, device=device).expand(1, 3, size, size)
+            out = module(torch.cat([torch.zeros_like(slope), slope]))
     except Exception as error:  # any shape or type that the network cannot take
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+        remedy = "Set its size with --teacher-size." if kinds <= {torch.float32} else "Call .float() on it."
         raise PocketError(
-            f"the teacher {name} cannot take a picture of 3 x {size} x {size} ({first[:200]}). Set its "
-            "size with --teacher-size."
+            f"the teacher {name} cannot take a picture of 3 x {size} x {size} ({first[:200]}). {remedy}"
         ) from error
     if not has_classes(module):
         return 0
-    return first_logits(out).shape[1]
+    logits = first_logits(out)
+    in_shares = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
+    if in_shares and logits.shape[1] > 1:
+        raise PocketError(only_logits(name))
+    return logits.shape[1]
+
+
+def only_logits(name: str) -> str:
+    """Say that a teacher gives probabilities, and what to do."""
+    return (
+        f"{name} gives probabilities (all between 0 and 1), and logits are needed: probabilities have lost what it "
+        "thinks of unlikely classes. Remove the softmax or sigmoid at its end, or return its logarithm."
+    )
