@@ -156,3 +156,14 @@ def test_an_outlier_does_not_decide_a_range():
     assert widest > 3.9
     assert cut < 0.1
     assert float(ranges.scale("mse")[0]) <= widest
+
+
+def test_pictures_with_boxes_calibrate_too():
+    from pocketvit.config import ViewConfig
+    from pocketvit.sources import open_images
+    from pocketvit.views import Views
+
+    train = open_images("scenes").train
+    found = calibration_views(Views(train, ViewConfig(view_size=32), seed=0), 12)
+    assert len(found.pixels) == 12
+    assert found.origin == "real"

@@ -9,6 +9,7 @@ import synthesis_fakes
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
+from pocketvit.road import synthesize as synthesize_road
 from pocketvit.road.images import open_dataset
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
@@ -50,6 +51,27 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     # Every image that training saw is one of a bank.
     made = {picture.tobytes() for bank in banks for picture in open_bank(bank.parent).images}
     assert not made & {picture.tobytes() for picture in coloured[0]}
+
+
+def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes(teacher, coloured, tmp_path):
+    made = pocketvit.synthesize(teacher=teacher, out=tmp_path, count=30)
+    with pytest.raises(PocketError, match="no teacher is named"):
+        pocketvit.distill(made.data["images"], test=coloured, student="pocket_xs", epochs=1, plan=True, out=tmp_path)
+
+
+def test_a_control_that_cannot_be_made_costs_no_run(network, coloured, tmp_path, monkeypatch):
+    made = synthesize_road._made
+
+    def some(walk, request):
+        if request.method == "inverted":
+            raise PocketError("no gradient passes")
+        return made(walk, request)
+
+    monkeypatch.setattr(synthesize_road, "_made", some)
+    asked = QUICK | {"controls": ("noise", "inverted"), "epochs": 1}
+    run = pocketvit.distill(teacher=network, test=coloured, out=tmp_path / "runs", **asked)
+    assert {"student", "noise"} <= {row["key"] for row in run.results["rows"]}
+    assert any("not run (no gradient passes)" in note for note in run.results["notes"])
 
 
 def test_real_images_that_are_test_images_too_are_counted_beforehand(network, coloured, tmp_path):

@@ -111,6 +111,13 @@ def test_images_for_detectors_are_optimized_unless_another_way_is_named(detector
     assert request_of(Synthesize(teacher=object()), teacher).method == "drawn"
 
 
+def test_a_run_without_images_or_boxes_is_planned(detector, tmp_path):
+    plan = pocketvit.distill(
+        data_free=True, teacher=detector, student="pocket_xxs", count=24, epochs=1, views=1, plan=True, out=tmp_path
+    )
+    assert "nothing was written" in plan.text
+
+
 def test_a_detector_is_distilled_without_an_image(tmp_path, caplog):
     caplog.set_level("INFO", "pocketvit")  # as the command line does
     drawn = scenes({"test": 6}, (SIDE, SIDE))

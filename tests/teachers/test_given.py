@@ -225,3 +225,17 @@ def test_a_file_that_is_no_json_is_one_message(voc, tmp_path):
     path.write_text("[{")
     with pytest.raises(PocketError, match="cannot be read as JSON"):
         given_teacher(path, open_images(voc), voc)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x, y, w, h: [x / 48, y / 40, w / 48, h / 40], "shares of the image"),
+        (lambda x, y, w, h: [x + 2000, y, w, h], "left, top, width and height, in pixels"),
+    ],
+)
+def test_boxes_that_lie_nowhere_near_the_objects_are_refused(drawn, voc, tmp_path, wrong, words):
+    entries = results([scene for scene in drawn if scene.split == "train"])
+    moved = written(tmp_path, [entry | {"bbox": wrong(*entry["bbox"])} for entry in entries])
+    with pytest.raises(PocketError, match=f"0% of its boxes .by score. lie on a true one.*{words}"):
+        given_teacher(moved, open_images(voc), voc)

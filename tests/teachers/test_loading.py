@@ -188,7 +188,7 @@ def test_wrong_files_are_explained(checkpoint, tmp_path):
 def test_a_network_that_cannot_take_the_picture_is_explained():
     with pytest.raises(PocketError, match=r"3 x 20 x 20.*--teacher-size"):
         load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=20)
-    with pytest.raises(PocketError, match=r"returns a tensor of shape \[1, 3, 8, 8\]"):
+    with pytest.raises(PocketError, match=r"returns a tensor of shape \[2, 3, 8, 8\]"):
         load_teacher(nn.Identity(), input_size=8)
     with pytest.raises(PocketError, match="Linear is on the meta device"):
         load_teacher(nn.Linear(8, 8, device="meta"), input_size=8)
@@ -199,3 +199,41 @@ def test_teacher_is_frozen_and_in_evaluation_mode():
     assert isinstance(teacher, Teacher)
     assert not any(part.training for part in teacher.module.modules())
     assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
+
+
+class Shares(Own):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+def test_probabilities_are_refused_when_a_teacher_is_loaded():
+    with pytest.raises(PocketError, match=r"gives probabilities.*Remove the softmax"):
+        load_teacher(Shares(), input_size=16, norm="half")
+
+
+def test_class_names_of_transformers_are_the_teachers():
+    class Config:
+        id2label, num_labels = {3: "d", 0: "a", 2: "c", 1: "b"}, 4
+
+    module = Own()
+    module.config = Config()
+    assert load_teacher(module, input_size=16, norm="half").classes == ("a", "b", "c", "d")
+    Config.id2label = {number: f"LABEL_{number}" for number in range(4)}
+    assert load_teacher(module, input_size=16, norm="half").classes is None
+
+
+def test_a_network_of_half_precision_says_how_to_widen_it():
+    with pytest.raises(PocketError, match=r"Call .float\(\) on it"):
+        load_teacher(Own().double(), input_size=16, norm="half")
+
+
+def test_a_module_that_breaks_while_it_is_imported_is_the_users(tmp_path, monkeypatch):
+    (tmp_path / "broken_teacher.py").write_text("open('/nowhere/weights.pt')\n")
+    (tmp_path / "whole_teacher.py").write_text(
+        "from torch import nn\nfrom pocketvit.teachers import load_teacher\n"
+        "def make():\n    return load_teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), input_size=16)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PocketError, match=r"could not import broken_teacher .FileNotFoundError"):
+        load_teacher("broken_teacher:make")
+    assert load_teacher("whole_teacher:make").num_outputs == 3

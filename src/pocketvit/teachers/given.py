@@ -36,6 +36,7 @@ from .teacher import Teacher
 
 _SURE = 1e-4  # a score is kept so far from 0 and 1, whose logits are infinite
 _MOST = 100  # boxes of an image, as COCO counts
+_SHARE_OVER, _FEW = 0.02, 10  # of the scores, that must lie on true boxes at least; boxes of which that is asked
 _OVER = 0.5  # overlap from which a predicted box is that of a true one
 MISSED = 0.2  # share of the images with true boxes in which a teacher may have found nothing
 
@@ -269,14 +270,13 @@ def _chosen(
     Boxes count by their scores: detectors write many unsure ones of other classes.
 
     Raises:
-        PocketError: Most boxes have another class than the true ones under them, wherever the ids start.
+        PocketError: Most boxes have another class than the true ones under them, wherever the ids start; or hardly one
+            lies where a true one does.
     """
-    if None in maps:
-        return maps[None], []
     by_place: dict[Place, list[_Predicted]] = {}
     for one in predicted:
         by_place.setdefault(one.place, []).append(one)
-    total, fitting = 0.0, dict.fromkeys(maps, 0.0)
+    total, beside, fitting = 0.0, 0.0, dict.fromkeys(maps, 0.0)
     for (split, row), some in by_place.items():
         truth = dataset.splits[split].targets[row]
         if not len(truth.labels):
@@ -285,9 +285,22 @@ def _chosen(
         over = box_iou(boxes, torch.from_numpy(truth.corners)).numpy() >= _OVER
         scores = np.array([one.score for one in some])
         total += float(scores[over.any(1)].sum())
+        beside += float(scores.sum())
         for start, columns in maps.items():
             meant = np.array([columns[one.category] for one in some])
             fitting[start] += float(scores[(over & (meant[:, None] == truth.labels)).any(1)].sum())
+    if len(predicted) >= _FEW and total < _SHARE_OVER * beside:
+        sides = max(side for one in predicted for side in one.corners)
+        cause = (
+            "They are shares of the image, it seems: multiply them by its width and height."
+            if sides <= 2
+            else "A bbox is left, top, width and height, in pixels of the original image."
+        )
+        raise PocketError(
+            f"--teacher-labels {path}: {total / beside:.0%} of its boxes (by score) lie on a true one. {cause}"
+        )
+    if None in maps:
+        return maps[None], []
     start = max(maps, key=lambda one: fitting[one])
     if 2 * fitting[start] < total:
         raise PocketError(
@@ -295,7 +308,7 @@ def _chosen(
             "whether its category ids start at 0 or at 1. Give it `categories` (id, name) with the names of the "
             f"images' classes ({', '.join(dataset.classes[:5])})."
         )
-    why = "" if total else ", as no true box says otherwise"
+    why = "" if beside else ", as no true box says otherwise"
     return maps[start], [f"category ids are taken to start at {start}{why}"]
 
 
