@@ -155,11 +155,6 @@ def test_light_teachers_are_trained_on_the_labels_and_found_again(tmp_path, capl
     assert [teacher.fingerprint for teacher in again] == [teacher.fingerprint for teacher in teachers]
 
 
-def test_nothing_to_learn_from_is_said(road):
-    with pytest.raises(PocketError, match="no labels and no teacher is named"):
-        ready(unlabelled(road))
-
-
 @pytest.mark.parametrize(
     ("right", "words"),
     [(3, ""), (2, "no better than always answering"), (0, "no better than always answering"), (6, "")],
