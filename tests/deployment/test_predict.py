@@ -216,3 +216,12 @@ def test_a_picture_of_no_numbers_is_not_answered(plain, tmp_path):
     (found,) = predict_images(plain.int8, pixels, window=(0, 1))
     assert found.answer is None
     assert "not numbers" in found.error
+
+
+def test_drawn_pictures_never_take_the_place_of_what_was_given(plain, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.jpg")
+    before = (tmp_path / "mine.jpg").read_bytes()
+    predict_images(plain.int8, tmp_path, save=tmp_path)
+    assert (tmp_path / "mine.jpg").read_bytes() == before
+    assert (tmp_path / "mine-2.jpg").is_file()

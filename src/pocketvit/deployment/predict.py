@@ -102,7 +102,9 @@ def predictions(
     many = isinstance(images, (list, tuple, Iterator))
     given = list_pictures(images if many else [images])  # type: ignore[list-item, arg-type]
     opened = model if isinstance(model, Model) else open_model(model)
-    about, taken = opened.preprocessing, set[str]()
+    about = opened.preprocessing
+    # Files that are not written: those of this call, and the user's own pictures, whatever folder they lie in.
+    taken = {Path(picture).expanduser().resolve() for _, picture in given if isinstance(picture, (str, Path))}
     if window is not None:
         about = dataclasses.replace(about, window=(float(window[0]), float(window[1])))
 
@@ -173,13 +175,12 @@ def _stem(name: str) -> str:
     return f"{stem}-{frame[1]}" if frame else stem
 
 
-def _write(picture: np.ndarray, folder: Path, stem: str, taken: set[str]) -> None:
-    """Write a picture under a name that no other picture of this call has."""
-    name = next(
-        one for number in itertools.count(1) if (one := f"{stem}-{number}" if number > 1 else stem) not in taken
-    )
-    taken.add(name)
-    with atomic(folder / f"{name}.jpg") as temporary:
+def _write(picture: np.ndarray, folder: Path, stem: str, taken: set[Path]) -> None:
+    """Write a picture under a name that none of these files has."""
+    names = (f"{stem}-{number}.jpg" if number > 1 else f"{stem}.jpg" for number in itertools.count(1))
+    path = next(one for name in names if (one := (folder / name).resolve()) not in taken)
+    taken.add(path)
+    with atomic(path) as temporary:
         Image.fromarray(picture).save(temporary, "JPEG", quality=92)
 
 
