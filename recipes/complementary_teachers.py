@@ -16,15 +16,10 @@ from pathlib import Path
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.files import write_text
-from pocketvit.metrics import evaluate
-from pocketvit.models.saving import save_model
-from pocketvit.road.answering import probabilities_of
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
 from pocketvit.teachers import Teacher
-from pocketvit.views.preprocessing import Preprocessing
 
 VIEW = ViewConfig(view_size=32, crop="padded", flip=0.5, randaugment_ops=1, randaugment_magnitude=7.0, erase=0.25)
 LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
@@ -74,40 +69,6 @@ def teachers_of(road: Road, small: bool, keys: tuple[str, ...]) -> dict[str, Tea
     return teachers
 
 
-def keep(teacher: Teacher, road: Road, folder: Path) -> None:
-    """Save a teacher as timm loads it, with a model card, for others to start from."""
-    source = road.scored
-    assert source is not None
-    scores = evaluate(probabilities_of(teacher, road, source), source.targets)
-    assert scores.accuracy is not None
-    assert scores.interval is not None
-    low, high = (100 * bound for bound in scores.interval)
-    place = save_model(
-        teacher.module,
-        folder / teacher.name,
-        classes=road.dataset.classes,
-        preprocessing=Preprocessing.of(road.view, (teacher.input_size, teacher.mean, teacher.std)),
-        task=road.task,
-    )
-    architecture, seed, epochs = TEACHERS[teacher.name]
-    card = f"""---
-library_name: pocketvit
-license: apache-2.0
-datasets: [cifar10]
----
-# {architecture}, CIFAR-10, seed {seed}
-
-A light teacher of `recipes/complementary_teachers.py`: {epochs} epochs on 20,000 training images of CIFAR-10 (padded
-crop, flip, label smoothing 0.1). Test accuracy {100 * scores.accuracy:.2f} % ({low:.2f} to {high:.2f}, 10,000 images).
-It is small and briefly trained: a starting point for experiments, no state of the art.
-
-    pocketvit distill data/cifar10.npz --teacher recipes/teachers/{teacher.name}
-
-Its architecture is pocketvit's; `import pocketvit.models` before `timm.create_model("local-dir:...", pretrained=True)`.
-"""
-    write_text(place / "README.md", card)
-
-
 def recipe(images: str | None, folder: Path, small: bool) -> str:
     """Train the teachers on 20,000 images, label 6,000 of them once, train 5 arms x 3 seeds on those."""
     road = open_road(images or "data/cifar10.npz", config(small).view, folder.parent / "shared")
@@ -119,7 +80,5 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
         Arm(key, name, config(small), tuple(teachers[one] for one in keys), store if keys else None)
         for key, (name, keys) in ARMS.items()
     ]
-    for teacher in teachers.values():
-        keep(teacher, road, folder / "teachers")
     found = run_arms(road, arms, range(3), folder)
     return report_arms(road, arms, found, folder, against="conv-conv", teachers=list(teachers.values()), title=__doc__)

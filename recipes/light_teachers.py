@@ -7,7 +7,7 @@ Shows   a ViT of half a million parameters that reaches more than nine in ten, b
         and the other images without.
 Paper   Co-advise (Ren et al., CVPR 2022) and LIB-KD (arXiv 2310.00369): inductive biases add up.
 Data    a MedMNIST-layout .npz of 28 px (blood cells); any other set of images works.
-Cost    an hour and a half of one processor core with one seed; --small: about 10 minutes.
+Cost    two hours of one processor core with one seed; --small: about 10 minutes.
 Command pocketvit run recipes/light_teachers.py --images data/blood_28.npz
 Result  recipes/light_teachers.md
 """

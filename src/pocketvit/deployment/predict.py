@@ -218,7 +218,7 @@ def _pixels(name: str, picture: Picture) -> np.ndarray:
         try:
             pair = isinstance(picture, (tuple, Mapping))  # an item of a dataset: (image, label)
             pixels = pixels_of(picture, name) if pair else as_pixels(picture, name)
-        except (PocketError, BrokenImage):
+        except PocketError:
             raise
         except Exception as error:  # whatever an object's own code meets
             raise BrokenImage(name, f"is no picture ({type(picture).__name__})") from error

@@ -46,7 +46,8 @@ def told_of_light(road: Road) -> str:
     labels = int(labelled(road.dataset.train.targets).sum())
     if road.task.kind != "softmax" or labels < max(MANY_LABELS, len(road.dataset.train)):
         return told
-    return f"{told} (from {labels:,} labels a student alone has learned as much, in less time: `pocketvit train`)"
+    alone = f"from {labels:,} labels a student alone has learned as much, in less time, where we measured it"
+    return f"{told} ({alone}: `pocketvit train`)"
 
 
 def train_light_teachers(road: Road, config: RunConfig) -> list[Teacher]:

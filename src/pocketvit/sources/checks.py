@@ -218,7 +218,7 @@ def _look(image: Probe) -> bytes:
 
 
 def digest_of(pixels: np.ndarray) -> bytes:
-    """Return what the pixels of a dataset object's item are known by."""
+    """Return what the pixels of an image that is in no file are known by."""
     head = f"{pixels.shape}{pixels.dtype.newbyteorder('<').str}".encode()
     return hashlib.sha256(head + pixels.tobytes()).digest()
 
@@ -260,9 +260,8 @@ def _check_arrays(arrays: Arrays) -> Findings:
     findings = Findings.empty(sum(len(part) for part in arrays.parts))
     row = 0
     for part in arrays.parts:
-        head = f"{part.shape[1:]}{part.dtype.newbyteorder('<').str}".encode()
         for image in part:
-            digest = hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).digest()
+            digest = digest_of(image)
             findings.digests[row] = np.frombuffer(digest, np.uint8)
             findings.looks[row] = digest
             row += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def list_objects(given: Any) -> Listing:
     if not classes and isinstance(columns, Sequence):
         notes.append(
             f"none of the columns {', '.join(map(str, columns))} is called a label: if one is, give the dataset with "
-            f"it as 'label' (rename_column)"
+            "it as 'label' (rename_column)"
         )
     keys = [str(index) for index in range(count)]
     name = "images" if isinstance(given, list | tuple) else type(given).__name__.lower()
@@ -84,21 +84,24 @@ def _is_of_files(given: Any) -> bool:
         return False
     return all(
         isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and is_image(one[0]) for one in samples
-    ) and all(isinstance(one, int) and 0 <= one < len(classes) for one in _transformed(given, given.samples, 1))
+    ) and all(isinstance(one, int) and 0 <= one < len(classes) for one in _sample_labels(given))
 
 
-def _transformed(given: Any, labels: Sequence[Any], place: int | None = None) -> list[Any]:
-    """Return what the items of a dataset of torchvision have for these labels (or ``place`` in these tuples)."""
+def _sample_labels(given: Any) -> list[Any]:
+    return _transformed(given, [label for _, label in given.samples])
+
+
+def _transformed(given: Any, labels: Iterable[Any]) -> list[Any]:
+    """Return what the items of a dataset of torchvision have for these labels."""
     change = getattr(given, "target_transform", None)
-    bare = [label if place is None else label[place] for label in labels]
-    return bare if change is None else [change(label) for label in bare]
+    return list(labels) if change is None else [change(label) for label in labels]
 
 
 def _of_files(given: Any) -> Listing:
     paths = [Path(path) for path, _ in given.samples]
     root = os.path.commonpath([path.parent for path in paths])
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    targets = np.array(_transformed(given, given.samples, 1), np.int64)
+    targets = np.array(_sample_labels(given), np.int64)
     classes = tuple(map(str, given.classes))
     task = "ordinal" if are_grades(classes) else "classification"
     notes = []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from .base import Source
+from .checks import digest_of
 from .targets import forgotten, strata
 
 
@@ -43,13 +43,8 @@ class Subset(Source):
 def shared_images(source: Source, other: Source) -> int:
     """Return how many images of ``source`` stand in ``other``, too: equal pixels, whatever the files."""
 
-    def looks(images: Source) -> Iterator[bytes]:
-        for position in range(len(images)):
-            pixels = images[position][0]
-            yield hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
-
-    there = set(looks(other))
-    return sum(look in there for look in looks(source))
+    there = {digest_of(other[position][0]) for position in range(len(other))}
+    return sum(digest_of(source[position][0]) in there for position in range(len(source)))
 
 
 def repeated(source: Source, positions: np.ndarray, count: int) -> Subset:
