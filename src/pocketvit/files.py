@@ -97,6 +97,37 @@ def locked(folder: Path | str, *, waiting: str = "", refused: str = "") -> Itera
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path | str) -> Iterator[Path]:
+    """Yield a folder to write into; when all is written its contents come into ``folder``, else none of them does.
+
+    Files and folders of the same names are replaced; so is a ``model-int8`` that an earlier export left beside a
+    ``model`` of the same kind, of which there is none any more.
+
+    Raises:
+        PocketError: Nothing can be written there.
+    """
+    folder = Path(folder)
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as made:
+            yield Path(made)
+            paths = sorted(Path(made).iterdir())
+            for name in {path.name for path in paths} | {f"model-int8{p.suffix}" for p in paths if p.stem == "model"}:
+                if (folder / name).is_dir():  # as Core ML's files are
+                    shutil.rmtree(folder / name)
+                elif not (Path(made) / name).exists():
+                    (folder / name).unlink(missing_ok=True)
+            for path in paths:
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    finally:
+        if new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written, unless it may be somebody's who works here without the lock."""
     for leftover in folder.rglob(".*.part"):

@@ -143,6 +143,11 @@ class Run:
         return (self.folder / "results.json").is_file() and self.report.is_file()
 
     @property
+    def exit_code(self) -> int:
+        """What the command ends with: 2 where the file that ships is larger or slower than was asked for, else 0."""
+        return 2 if self.finished and self.results.get("beyond_budget") else 0
+
+    @property
     def data(self) -> dict[str, Any]:
         """The results with the run's folder: what ``--json`` prints."""
         return {"folder": str(self.folder), **self.results}

@@ -181,6 +181,19 @@ def test_predict_on_the_device_answers_as_predict_here(unpacked, plain, tmp_path
     np.testing.assert_allclose([e["score"] for e in theirs], [e["score"] for e in ours], atol=1e-4)
 
 
+def test_predict_takes_the_file_that_was_packed(unpacked):
+    (unpacked / "a.onnx").write_bytes(b"another, earlier in the alphabet")
+    assert run_on_device(unpacked, "predict.py", "golden.png").returncode == 0
+    (unpacked / "golden.json").unlink()
+    done = run_on_device(unpacked, "predict.py", "golden.png")
+    assert "there are 2 .onnx files" in done.stderr
+    for model, told in (("a.onnx", "error: a.onnx: "), ("none.onnx", "error: there is no file none.onnx")):
+        done = run_on_device(unpacked, "predict.py", "golden.png", "--model", model)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_damaged_model_is_noticed_before_it_is_run(unpacked):
     data = bytearray((unpacked / "model-int8.onnx").read_bytes())
     data[len(data) // 2] ^= 0x10

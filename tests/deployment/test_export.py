@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ from pocketvit.errors import PocketError
 from pocketvit.models import create_student, forward_heads
 from pocketvit.views.preprocessing import Preprocessing, plain_views
 
-from .conftest import ABOUT, CLASSES, MEAN, SOURCE_SIZE, STD
+from .conftest import ABOUT, CLASSES, MEAN, SOURCE_SIZE, STD, tiny_vit
 
 SMALL = Preprocessing.plain((2, MEAN, STD))
 
@@ -259,3 +261,17 @@ def test_pixels_of_another_kind_are_refused(plain, with_picture):
         OnnxModel(with_picture.fp32).probabilities(plain.pixels)
     with pytest.raises(PocketError, match=r"pictures \[B, 30, 45, 3\]"):
         OnnxModel(with_picture.fp32).outputs(plain.pixels)
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_an_interruption_within_the_exporter_is_heard(tmp_path, monkeypatch, swallowed):
+    def exporter(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        if swallowed:
+            raise RuntimeError("Failed to export the model")
+        return types.SimpleNamespace(model_proto=None)
+
+    monkeypatch.setattr(torch.onnx, "export", exporter)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(tiny_vit(), tmp_path / "model.onnx", classes=CLASSES, preprocessing=ABOUT)
+    assert not list(tmp_path.iterdir())

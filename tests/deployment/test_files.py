@@ -6,13 +6,19 @@ import types
 from pathlib import Path
 
 import pytest
+import timm
 
 from pocketvit.deployment import files
 from pocketvit.errors import PocketError
+from pocketvit.files import whole_folder
+from pocketvit.models import create_model
+from pocketvit.models.saving import save_model
+from pocketvit.tasks import task_named
+from pocketvit.views.preprocessing import Preprocessing
 
 
 def write(folder: Path, text: str, failure: BaseException | None = None) -> None:
-    with files.whole(folder) as made:
+    with whole_folder(folder) as made:
         (made / "model.onnx").write_text(text)
         if failure is not None:
             raise failure
@@ -29,6 +35,57 @@ def test_nothing_half_written_stays(tmp_path):
     assert [(path.name, path.read_text()) for path in old.iterdir()] == [("model.onnx", "before")]
     write(old, "after")
     assert [(path.name, path.read_text()) for path in old.iterdir()] == [("model.onnx", "after")]
+
+
+def test_a_folder_of_the_users_stays_and_an_int8_file_of_before_goes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, "half", KeyboardInterrupt())
+    assert tmp_path.is_dir()
+    for name in ("model-int8.onnx", "model-int8.pte", "mine.txt"):
+        (tmp_path / name).touch()
+    write(tmp_path, "none of it in int8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "model-int8.pte", "model.onnx"]
+
+
+def test_where_nothing_can_be_written_it_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PocketError, match="could not write"):
+        write(tmp_path / "file" / "out", "whole")
+
+
+def saved(folder: Path) -> Preprocessing:
+    about = Preprocessing(
+        view_size=32, input_size=32, mean=(0.4,) * 3, std=(0.2,) * 3, aspect="pad", window=(0, 4095), tile=64
+    )
+    model = create_model(
+        "vit_tiny_patch16_224", num_classes=2, image_size=32, patch_size=8, embed_dim=64, num_heads=2, depth=1
+    )
+    save_model(model, folder, classes=("a", "b"), preprocessing=about, task=task_named("multilabel"))
+    return about
+
+
+@pytest.mark.parametrize("spec", ["{}", "local-dir:{}"])
+def test_what_is_named_replaces_itself_alone_of_what_a_student_says(tmp_path, spec):
+    about, model = saved(tmp_path / "student"), spec.format(tmp_path / "student")
+    _, classes, found, task, _ = files.opened(model, None, None, None, "half", None)
+    assert (classes, task.name) == (("a", "b"), "multilabel")
+    assert found == Preprocessing(**{**vars(about), "mean": (0.5,) * 3, "std": (0.5,) * 3})
+    _, _, found, _, _ = files.opened(model, None, None, 48, None, ("c", "d"))
+    assert found == Preprocessing(**{**vars(about), "view_size": 48, "input_size": 48})
+    with pytest.raises(PocketError, match="Leave --arch and --weights away"):
+        files.opened(model, "resnet18", None, None, None, None)
+
+
+def test_networks_of_others_are_fed_as_they_say(tmp_path):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, num_heads=2, depth=1, num_classes=3
+    )
+    _, classes, about, task, _ = files.opened(model, None, None, 32, "half", None)
+    assert (classes, about, task.name) == (
+        ("0", "1", "2"),
+        Preprocessing.plain((32, (0.5,) * 3, (0.5,) * 3)),
+        "classification",
+    )
 
 
 @pytest.fixture
@@ -61,14 +118,17 @@ def test_what_is_asked_otherwise_is_quantized_anew(run, tmp_path, asked):
     assert checks["model-int8.onnx"] == "quantized again"
 
 
-def test_where_no_int8_file_was_good_enough_none_is_made(run, tmp_path):
+@pytest.mark.parametrize("asked", [{}, {"picture_size": (8, 8)}, {"classes": ("b",)}])
+def test_where_no_int8_file_was_good_enough_none_is_made(run, tmp_path, asked):
     (run / "model-int8.onnx").unlink()
-    folder, checks = files.export_files(run, tmp_path / "out")
+    folder, checks = files.export_files(run, tmp_path / "out", **asked)
     assert checks == {"model.onnx": "fp32"}
     assert (folder / "device.zip").read_text() == "fp32"
 
 
 def test_the_browser_gets_a_runs_own_int8_file(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "write_web", lambda _, path, __: f"{path.name}: {path.read_text()}")
+    monkeypatch.setattr(files, "write_web", lambda _, path, *__, **___: f"{path.name}: {path.read_text()}")
     told = files.export_web(run, tmp_path / "web", runtime=tmp_path)[1]
     assert told == "model.onnx: layers that stay fp32"
+    (run / "model-int8.onnx").unlink()  # none was good enough
+    assert files.export_web(run, tmp_path / "web", runtime=tmp_path)[1] == "model.onnx: fp32"

@@ -92,7 +92,7 @@ def test_a_model_that_does_not_run_there_leaves_nothing_behind(plain, tmp_path):
 
 
 def test_pictures_inside_the_file_are_refused(with_picture, tmp_path):
-    with pytest.raises(PocketError, match="Export without --picture"):
+    with pytest.raises(PocketError, match="has its preprocessing inside: export it without --picture"):
         web.write_web(tmp_path / "web", with_picture.int8, runtime(tmp_path / "dist"))
 
 

@@ -49,6 +49,17 @@ def test_devices_that_were_reached_by_name_are_rows_of_their_own(run, tmp_path):
     assert [name.rpartition(", ")[2] for name in names] == ["on jetson", "on pi"]
 
 
+def test_files_threads_and_devices_of_the_same_kind_are_rows_of_their_own(run, tmp_path):
+    (run / "model.onnx").write_bytes(b"fp32")
+    fp32 = hashlib.sha256(b"fp32").hexdigest()
+    for changes in ({}, {"sha256": fp32}, {"threads": 4}, {}):
+        pocketvit.report(run, device=measured(tmp_path, **changes))
+    pocketvit.report(run, device=measured(tmp_path).rename(tmp_path / "other-phone.json"))
+    rows = [row for row in read_json(run / "results.json")["rows"] if row["key"].startswith("device-")]
+    assert len(rows) == 4
+    assert "(other-phone.json)" in rows[-1]["note"]
+
+
 def test_a_device_that_computes_something_else_has_no_accuracy(run, tmp_path):
     pocketvit.report(run, device=measured(tmp_path, golden={"matches": False}))
     row = read_json(run / "results.json")["rows"][-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import types
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import timm
 
 from pocketvit.errors import PocketError
+from pocketvit.files import write_json
 from pocketvit.models import create_model
 from pocketvit.reporting.results import parse_results
 from pocketvit.reporting.table import Table
@@ -17,6 +20,7 @@ from pocketvit.road import begin, report
 from pocketvit.road import reopen as reopening
 from pocketvit.road.compress import names_of, refuse, trains
 from pocketvit.road.reopen import _bank_of, _images_of, teacher_rows
+from pocketvit.rundir import Run
 from pocketvit.settings import Distill, dump
 from pocketvit.tasks import task_named
 
@@ -101,7 +105,16 @@ def test_a_file_that_misses_its_budget_is_said(tmp_path):
     told = report._beyond(walked(tmp_path, rows, budget=small))
     assert told.startswith("model-int8.onnx does not fit 1,000 bytes and 2 ms: it needs 2,000 bytes")
     assert "takes 3 ms" in told
+    assert "give a smaller --fit" in told
     assert report._beyond(walked(tmp_path, rows, budget=types.SimpleNamespace(bytes=3000, ms=None))) is None
+
+
+def test_a_run_that_misses_its_budget_ends_with_an_exit_code(tmp_path):
+    for name in ("config.yaml", "report.html"):
+        (tmp_path / name).touch()
+    for results, code in (({}, 0), ({"beyond_budget": "model.onnx does not fit"}, 2)):
+        write_json(tmp_path / "results.json", {"rows": [], **results})
+        assert Run(tmp_path).exit_code == code
 
 
 def test_what_has_no_vit_blocks_is_refused_before_a_run_begins():
@@ -157,3 +170,26 @@ def test_an_unfinished_run_is_told_before_anything_is_opened(tmp_path):
     (tmp_path / "config.yaml").write_text(dump(Distill("digits", teacher="cifar_resnet20")))
     with pytest.raises(PocketError, match="is not finished; give its command again with --resume"):
         reopening.reopen(tmp_path)
+
+
+def test_another_runs_folder_here_is_not_taken_for_the_one_beside(tmp_path, monkeypatch):
+    for place in ("here/runs/photos-1", "there/runs/photos-1", "there/runs/photos-1-pruned-1"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    runs = tmp_path / "there" / "runs"
+    assert reopening._beside("runs/photos-1", runs / "photos-1-pruned-1") == runs / "photos-1"
+    shutil.rmtree(runs / "photos-1")
+    assert reopening._beside("runs/photos-1", runs / "photos-1-pruned-1") == Path("runs/photos-1")
+
+
+def test_relative_paths_of_a_run_are_read_from_where_it_was_made(tmp_path, monkeypatch):
+    for place in ("here/data", "there/data", "there/runs/photos-1", "there/archive/photos-1"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    settings = Distill(images="data", test="gone", teacher="resnet18")
+    found = reopening._rebased(settings, tmp_path / "there" / "runs" / "photos-1")
+    assert (found.images, found.test) == (str(tmp_path / "there" / "data"), "gone")
+    assert reopening._rebased(settings, tmp_path / "there" / "archive" / "photos-1") == settings
+    demo = dataclasses.replace(settings, images="digits")
+    assert reopening._rebased(demo, tmp_path / "there" / "runs" / "photos-1").images == "digits"

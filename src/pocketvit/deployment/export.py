@@ -19,6 +19,7 @@ from ..errors import PocketError
 from ..files import atomic, human_bytes
 from ..models import input_stats
 from ..tasks import Task
+from ..training.interrupt import Interrupt
 from ..views.preprocessing import Preprocessing
 from .picture import PictureInput
 from .signature import CLASSIFICATION, Signature, write_signature
@@ -173,7 +174,7 @@ def _translate(
 ) -> onnx.ModelProto:
     """Run the exporter and strip what it says about itself (on a small model a third of the bytes)."""
     try:
-        with quiet(), torch.no_grad():
+        with Interrupt() as interrupt, interrupt.postponed(), quiet(), torch.no_grad():  # within, it would be swallowed
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -189,10 +190,14 @@ def _translate(
             assert program is not None  # it is None only for the exporter that dynamo replaced
             proto = program.model_proto
     except Exception as error:
+        if interrupt.wanted:
+            interrupt.stop()
         raise PocketError(
             f"the network cannot be exported to ONNX ({first_line(error)}). Replace the operation or the branch on "
             "data that is named by one that ONNX has."
         ) from error
+    if interrupt.wanted:
+        interrupt.stop()
     graph = proto.graph
     del graph.value_info[:]
     del graph.metadata_props[:]

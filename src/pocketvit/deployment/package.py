@@ -58,7 +58,7 @@ def write_device_zip(out: Path | str, onnx_path: Path | str, golden: np.ndarray 
         "model": onnx_path.name,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "picture": "golden.png",
-        "label": model.task.named(model.task.answered(answer[None])[0], model.classes) or "none",
+        "label": model.task.named(model.task.answered(answer[None])[0], model.classes) or "nothing",
         "probabilities": [float(f"{value:.6g}") for value in probabilities],
         "tolerance": tolerance,
         "made_with": {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__},

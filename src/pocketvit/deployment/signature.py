@@ -90,8 +90,8 @@ def parse_signature(metadata: Mapping[str, str], path: Path | str) -> Signature:
     """
     if KEY not in metadata:
         raise PocketError(
-            f"{path} does not say its classes and preprocessing: it was not exported by PocketViT. "
-            "Export the model again with `pocketvit export`."
+            f"{path} does not say its classes and preprocessing: it was not exported by PocketViT. Export the network "
+            "itself: `pocketvit export FILE --arch NAME` of its weights, or `pocketvit export MODULE:FUNCTION`."
         )
     try:
         return Signature.from_json(metadata[KEY])

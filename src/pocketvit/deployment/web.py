@@ -13,7 +13,6 @@ import json
 import shutil
 import socket
 import subprocess
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -67,13 +66,14 @@ def find_runtime(given: Path | str | None = None) -> Path:
     )
 
 
-def write_web(folder: Path | str, onnx_path: Path | str, runtime: Path) -> str:
+def write_web(folder: Path | str, onnx_path: Path | str, runtime: Path, *, name: str | None = None) -> str:
     """Write the page, the model and its runtime into ``folder``; return what was checked, in words.
 
     Args:
         folder: Made if need be.
         onnx_path: An exported file without the preprocessing inside.
         runtime: Of `find_runtime`.
+        name: What to call the model in messages; by default the file's.
 
     Raises:
         PocketError: The file cannot be shown, or answers otherwise under onnxruntime-web than here.
@@ -81,10 +81,16 @@ def write_web(folder: Path | str, onnx_path: Path | str, runtime: Path) -> str:
     folder, onnx_path = Path(folder), Path(onnx_path)
     model = OnnxModel(onnx_path)
     about = model.signature
-    if about.source_size or about.preprocessing.window or about.task.kind == "boxes":
+    reason = (
+        "has its preprocessing inside: export it without --picture" if about.source_size
+        else "takes more than 8 bits a pixel, which a browser does not read" if about.preprocessing.window
+        else "finds objects" if about.task.kind == "boxes"
+        else None
+    )  # fmt: skip
+    if reason:
         raise PocketError(
-            f"{onnx_path}: the page shows models of 8-bit pictures that answer one score a class, without "
-            "preprocessing inside the file. Export without --picture."
+            f"{name or onnx_path} {reason}; the page shows what a model answers to a whole 8-bit picture. "
+            "`pocketvit predict` answers here, and predict.py of device.zip elsewhere."
         )
     values = {
         "file": onnx_path.name,
@@ -92,23 +98,15 @@ def write_web(folder: Path | str, onnx_path: Path | str, runtime: Path) -> str:
         "activation": about.task.kind,
         "preprocessing": about.preprocessing.to_dict(),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        new = Path(made) / "web"
-        (new / "ort").mkdir(parents=True)
-        for name in RUNTIME:
-            shutil.copyfile(runtime / name, new / "ort" / name)
-        for name in PAGE:
-            (new / name).write_text((files(__package__) / "web" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    with storage.whole_folder(folder) as new:
+        (new / "ort").mkdir()
+        for file in RUNTIME:
+            shutil.copyfile(runtime / file, new / "ort" / file)
+        for page in PAGE:
+            (new / page).write_text((files(__package__) / "web" / page).read_text(encoding="utf-8"), encoding="utf-8")
         shutil.copyfile(onnx_path, new / onnx_path.name)
         storage.write_json(new / "model.json", values)
-        told = _check(new, model)
-        for path in sorted(new.rglob("*")):  # whole, or nothing of it
-            target = folder / path.relative_to(new)
-            if path.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-    return told
+        return _check(new, model)
 
 
 def _check(folder: Path, model: OnnxModel) -> str:
@@ -118,10 +116,10 @@ def _check(folder: Path, model: OnnxModel) -> str:
         return "not checked: there is no node here to run it; open the page to try it"
     picture = draw_golden(*golden_size(model))
     expected = model.label([picture])[0]
-    given = folder.parent / "picture.json"
+    given, script = folder / "picture.json", folder / "check.mjs"
     storage.write_json(given, {"height": picture.shape[0], "width": picture.shape[1], "data": picture.ravel().tolist()})
-    (folder / "check.mjs").write_text(_CHECK, encoding="utf-8")
-    command = [node, "check.mjs", str(given.resolve())]
+    script.write_text(_CHECK, encoding="utf-8")
+    command = [node, script.name, given.name]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired as error:
@@ -129,7 +127,8 @@ def _check(folder: Path, model: OnnxModel) -> str:
             f"onnxruntime-web gave no answer to one picture within {_PATIENCE} seconds: nothing was written. The model "
             "is too large for a browser, or this machine is busy."
         ) from error
-    (folder / "check.mjs").unlink()
+    for path in (given, script):
+        path.unlink()
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if "Error" in line] or ["no message"]
         raise PocketError(f"onnxruntime-web does not run this model: {lines[0].strip()}. Nothing was written.")

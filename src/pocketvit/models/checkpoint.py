@@ -54,6 +54,11 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise PocketError(f"there is no weights file {path}. Check the path.")
+    if path.suffix == ".onnx":
+        raise PocketError(
+            f"{path} is an exported graph, and weights that a network can be made of are needed: give the run or "
+            "student folder that it comes from, or a file of weights with --arch NAME."
+        )
     if path.suffix == ".safetensors":
         try:
             return rednet_names(_without_prefixes(safetensors.torch.load_file(path)))

@@ -80,7 +80,10 @@ class Measured:
 
 
 def add_device(folder: Path, measured: Path) -> str:
-    """Add the row of a device to a run's ``results.json``, or replace the one of the same device; return its name.
+    """Add the row of a file on a device to a run's ``results.json``; return its name.
+
+    It takes the place of an earlier one of that file, threads and device. Devices are told apart by how ``bench --on``
+    reached them, others by the name of their JSON.
 
     Raises:
         PocketError: The JSON is not one of ``bench.py``, or not of a file of this run.
@@ -99,6 +102,9 @@ def add_device(folder: Path, measured: Path) -> str:
     results = read_json(folder / "results.json")
     here: dict[str, Any] = next((row for row in results["rows"] if row.get("role") == role), {})
     row = found.row(here, here.get("name", _FILES[role]))
+    row["key"] = f"device-{found.device or measured.stem}-{found.machine}-{role}-{found.threads}"
+    if not found.device:
+        row["note"] += f" ({measured.name})"
     results["rows"] = [old for old in results["rows"] if old.get("key") != row["key"]] + [row]
     write_json(folder / "results.json", results)
     return str(row["name"])

@@ -111,8 +111,11 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
     key = f"{role}-{number}"
     if isinstance(model, Run) or _is_ours(name):
         opened = open_model(name)
-        given = None
-        if source is not None:
+        given, note = None, ""
+        inside = getattr(getattr(opened, "signature", None), "source_size", None)
+        if inside and source is not None:
+            note = f"not scored: it takes whole pictures of {inside[1]}x{inside[0]} pixels"
+        elif source is not None:
             _check_same(name, opened.classes, opened.task, source, task)
             view = opened.preprocessing.view
             given = answers({"": opened.probabilities}, source, view, task)[""]
@@ -122,7 +125,7 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
         if file is not None and Path(name).is_dir():  # of a run: its file is measured, its student counted
             module = load_model(Path(name) / "student").module if (Path(name) / "student").is_dir() else None
             name = f"{name}: {file.name}"
-        return Entry(key, name, role, side, model=module, file=file, probabilities=given)
+        return Entry(key, name, role, side, model=module, file=file, probabilities=given, note=note)
     loaded = load_teacher(model, arch=settings.arch, input_size=settings.input_size, norm=settings.norm)
     given = None
     if source is not None:

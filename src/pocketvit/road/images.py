@@ -67,9 +67,8 @@ class Road:
 
     @property
     def scored(self) -> Source | None:
-        """The split that figures are taken on: test, else validation; a labelled one where there is one."""
-        splits = [source for source in (self.dataset.test, self.dataset.val) if source is not None and len(source)]
-        return next((source for source in splits if known(source)), splits[0] if splits else None)
+        """See `scored_of`."""
+        return scored_of(self.dataset)
 
     def pixels(self, source: Source) -> Source | torch.Tensor:
         """Return a split's plain views uint8 [N, 3, S, S], rendered once; the split itself where they are too many."""
@@ -111,6 +110,12 @@ class Road:
 def known(source: Source | None) -> bool:
     """Whether a split has a labelled image."""
     return source is not None and bool(labelled(source.targets).any())
+
+
+def scored_of(dataset: Dataset) -> Source | None:
+    """Return the split that figures are taken on: test, else validation; a labelled one where there is one."""
+    splits = [source for source in (dataset.test, dataset.val) if source is not None and len(source)]
+    return next((source for source in splits if known(source)), splits[0] if splits else None)
 
 
 def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None = None) -> Road:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..deployment.export import export_onnx
-from ..deployment.files import whole
 from ..deployment.package import write_device_zip
 from ..deployment.parity import Parity, check_parity
 from ..errors import NotSmaller, PocketError
+from ..files import whole_folder
 from ..rundir import Run
 from ..views import Views
 from .reopen import reopen
@@ -46,7 +46,7 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
     model, how = source.student.module, Rounding("static", max_drop=settings.max_drop)
     scored = road.scored or road.dataset.train
     pixels = Views(scored, road.view.plain()).render(np.arange(min(64, len(scored))), 0).pixels
-    with whole(folder) as made:
+    with whole_folder(folder) as made:
         fp32, int8 = made / FP32, made / INT8
         export_onnx(model, fp32, fixed_batch=True, **about)
         try:

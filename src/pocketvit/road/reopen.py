@@ -18,13 +18,14 @@ from ..models import load_model
 from ..models.saving import LoadedModel
 from ..objectives.gating import FROM_VALIDATION
 from ..rundir import Run
+from ..settings.base import settings_of
 from ..settings.groups import BUILT_IN
 from ..sources import Dataset
 from ..sources.tiles import whole
 from ..synthesis.bank import find_bank
 from ..training.step import Input
 from .decide import decide, decide_model
-from .images import Road, open_dataset, open_road
+from .images import Road, open_dataset, open_road, scored_of
 from .score import Entry
 
 log = logging.getLogger("pocketvit")
@@ -113,7 +114,7 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     for one in chain:
         one.results  # noqa: B018 - an unfinished run is told here, not after the work
     student = load_model(run.folder / "student")
-    settings, dataset = _images_of(origin, settings, images)
+    settings, dataset = _images_of(origin, _rebased(settings, origin.folder), images)
     if not dataset.classes:  # labels were the teachers' alone
         dataset = dataclasses.replace(dataset, classes=tuple(student.classes))
     _, config = _DECIDES[settings.verb](settings, dataset, ())
@@ -123,6 +124,12 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
             f"{', '.join(dataset.classes[:5])}.... Give the images that it was trained on."
         )
     notes = []
+    scored, known = scored_of(dataset), origin.results["dataset"].get("fingerprint")
+    if known is not None and scored is not None and scored.fingerprint != known:
+        notes.append(
+            f"the {scored.split} images are not those that {origin.folder.name} was measured on: were some added, or "
+            f"is {settings.images} another set?"
+        )
     if config.loss.terms:
         notes.append("features of the teachers are not stored: recovered from their answers alone")
     weights = config.loss.teacher_weights
@@ -183,14 +190,30 @@ def _bank_of(origin: Run) -> str:
 
 
 def _beside(path: Any, folder: Path) -> Path:
-    """Return the run that another one names, which may have moved together with it."""
+    """Return the run that another one names: by its name beside it, wherever both are now, else where it was."""
     named = Path(str(path))
-    moved = folder.parent / named.name
-    if (named / "config.yaml").is_file():
-        return named
-    if (moved / "config.yaml").is_file():
-        return moved
+    for place in (folder.parent / named.name, named):
+        if (place / "config.yaml").is_file() and place.resolve() != folder.resolve():
+            return place
     raise PocketError(f"{folder} was compressed from {path}, which is gone. Put it back, or begin with another run.")
+
+
+def _rebased(settings: Any, folder: Path) -> Any:
+    """Return a run's settings with relative paths as they were when it was made, whatever the working folder is now.
+
+    That was where ``out`` leads from to the run; where it is not known, or nothing is there, paths stay as they are.
+    """
+    out, runs = Path(str(settings.out)), folder.resolve().parent
+    depth = len(out.parts)
+    if out.is_absolute() or runs.parts[len(runs.parts) - depth :] != out.parts:
+        return settings
+    base = Path(*runs.parts[: len(runs.parts) - depth])
+    found = {}
+    for one in settings_of(type(settings)):
+        value = getattr(settings, one.name)
+        if one.exists and isinstance(value, str | Path) and str(value) not in BUILT_IN and (base / value).exists():
+            found[one.name] = str(base / value)
+    return dataclasses.replace(settings, **found)
 
 
 def teacher_rows(origin: Run, road: Road) -> list[Entry]:

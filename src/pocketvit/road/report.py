@@ -53,6 +53,7 @@ class Report(Stage):
     def run(self, walk: Walk) -> None:
         road, settings, config = walk.road, walk.settings, walk.config
         student = walk.networks["student"]
+        walk.extra |= {"beyond_budget": beyond} if (beyond := _beyond(walk)) else {}
         taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
         write_results(
             walk.folder,
@@ -108,6 +109,7 @@ def write_results(
                 "chance": road.task.chance(whole(source).targets) if source is not None else None,
                 "research": dataset.research,
                 "group": dataset.group,
+                "fingerprint": source.fingerprint if source is not None else None,  # of what figures were taken on
             },
             "rows": rows,
             "curves": {key: str(path.relative_to(folder)) for key, path in curves.items() if path.is_file()},
@@ -184,11 +186,12 @@ def _notes(walk: Walk) -> list[str]:
         notes += filter(None, [told(lines, len(val), shorter)])
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
-    if getattr(settings, "fit", None):
+    beyond = walk.extra.get("beyond_budget")
+    if getattr(settings, "fit", None) and not beyond:
         file = shipped(walk.folder)
         kind, size = "int8" if file.name == INT8 else "fp32", file.stat().st_size
         notes.append(f"chosen to fit {settings.fit}: the {kind} file has {size:,} bytes ({human_bytes(size)})")
-    notes += filter(None, [_beyond(walk), _against_before(walk)])
+    notes += filter(None, [beyond, _against_before(walk)])
     if not walk.extra.get("compressed_from") or (walk.folder / "metrics.jsonl").is_file():
         notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
     return notes
@@ -205,8 +208,11 @@ def _beyond(walk: Walk) -> str | None:
     excess = Budget(**vars(allowed)).excess(file.stat().st_size, ms)
     if excess is None:
         return None
-    told = f"{file.name} does not fit {Budget(**vars(allowed))}: it {excess}"
-    log.warning("         %s", told)
+    remedy = "give a larger --max-drop, by which fewer layers stay fp32, or a smaller --fit"
+    if getattr(walk.settings, "max_drop", None) is None:
+        remedy = "give a smaller --fit"
+    told = f"{file.name} does not fit {Budget(**vars(allowed))}: it {excess}. For one that does, {remedy}"
+    log.warning("warning  %s", told)
     return told
 
 

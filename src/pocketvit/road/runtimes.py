@@ -16,13 +16,14 @@ from torch import nn
 from ..compression.fold import fold_norms
 from ..deployment.example import write_example
 from ..deployment.export import export_onnx
-from ..deployment.files import opened, whole
+from ..deployment.files import opened
 from ..deployment.int8 import open_graph
 from ..deployment.model import Network
 from ..deployment.package import draw_golden
 from ..deployment.parity import Parity, check_parity
 from ..deployment.runtimes import RUNTIMES, Exported, Runtime
 from ..errors import NotSmaller, PocketError
+from ..files import whole_folder
 from ..rundir import Run
 from ..views import Views
 from .images import Road
@@ -73,7 +74,7 @@ def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
     module, classes, about, task, name = opened(path, *(given.get(one) for one in names))
     network = Network(module, classes=classes, task=task, preprocessing=about)
     folder = folder or Path("exported") / f"{name.replace('/', '_')}-{settings.target}"
-    with whole(folder) as made, tempfile.TemporaryDirectory() as place:
+    with whole_folder(folder) as made, tempfile.TemporaryDirectory() as place:
         onnx = Path(place) / "model.onnx"
         export_onnx(module, onnx, classes=classes, preprocessing=about, task=task, fixed_batch=True)
         signature = replace(open_graph(onnx)[1], weights="")  # a digest is of the ONNX file's weights

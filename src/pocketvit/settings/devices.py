@@ -152,6 +152,9 @@ class Export(Loading, verb="export"):
         super().check()
         if self.target in ("cpu", "web") and self.images is not None:
             raise self.refused("images", f"--target {self.target} calibrates on none. Leave it away")
+        about = ("arch", "weights", "input_size", "norm", "classes")
+        if self.target == "phone" and (given := next((name for name in about if getattr(self, name)), None)):
+            raise self.refused(given, "--target phone takes a run, which says it itself. Leave it away")
         if self.target != "cpu" and self.picture is not None:
             raise self.refused("picture", f"--target {self.target} takes pictures of any size. Leave it away")
 

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import onnxruntime
-from predict import HERE, Model
+from predict import HERE, Model, packed
 from preprocessing import load
 
 
@@ -39,7 +39,7 @@ def check(model, golden):
         "difference": difference,
         "logits_distance": distance,
         "tolerance": limits,
-        "label": ", ".join(one[0] for one in model.answer(given)) or "none",
+        "label": ", ".join(one[0] for one in model.answer(given)) or "nothing",
         "expected": golden["label"],
     }
 
@@ -77,8 +77,8 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     golden = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
-    path = HERE / golden["model"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != golden["sha256"]:
+    path = packed()
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != golden["sha256"]:
         print(f"error: {path} is not the file that was packed: copy device.zip again", file=sys.stderr)
         return 1
     model = Model(path, arguments.threads)

@@ -20,19 +20,35 @@ class Model(Network):
     """The network under ONNX Runtime; its classes and preprocessing are read out of the .onnx file itself."""
 
     def __init__(self, path=None, threads=1):
-        if path is None:
-            path = next(iter(sorted(HERE.glob("*.onnx"))), None)
-            if path is None:
-                raise SystemExit(f"error: there is no .onnx file in {HERE}")
+        path = packed() if path is None else Path(path)
+        if not path.is_file():
+            raise SystemExit(f"error: there is no file {path}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.path = Path(path)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.path = path
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise SystemExit(f"error: {path}: {str(error).splitlines()[0]}") from error
         name = session.get_inputs()[0].name
-        about = json.loads(session.get_modelmeta().custom_metadata_map["pocketvit"])
+        metadata = session.get_modelmeta().custom_metadata_map
+        if "pocketvit" not in metadata:
+            raise SystemExit(f"error: {path} was not exported by PocketViT: it does not say how it is fed")
+        about = json.loads(metadata["pocketvit"])
         super().__init__(about, lambda pixels: session.run(None, {name: pixels})[0])
+
+
+def packed():
+    """Return the file that came with this script: what golden.json names, else the only .onnx file beside."""
+    golden = HERE / "golden.json"
+    if golden.is_file():
+        return HERE / json.loads(golden.read_text(encoding="utf-8"))["model"]
+    found = sorted(HERE.glob("*.onnx"))
+    if len(found) != 1:
+        raise SystemExit(f"error: there are {len(found)} .onnx files in {HERE}: name one with --model")
+    return found[0]
 
 
 def main():
