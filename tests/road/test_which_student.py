@@ -148,5 +148,7 @@ def test_train_makes_the_network_that_is_described(photos):
     assert (network.stem, network.attention, network.patch) == ("shifted", "local", 4)
     with pytest.raises(PocketError, match=r"--patch 4: --init weights\.pt says what shape"):
         dataclasses.replace(asked, init="weights.pt")
+    given = dataclasses.replace(asked, batch_size=4)
+    assert [decide_model(one, dataset)[1].train.batch_size for one in (asked, given)] == [16, 4]  # 16 for BatchNorm
     with pytest.raises(PocketError, match="--init-from teacher: no teacher is named"):
         pocketvit.train(str(photos), model="pocket_xs", init_from="teacher")

@@ -121,7 +121,21 @@ def test_classes_of_other_names_are_refused(network, coloured, tmp_path):
     pixels, labels = coloured
     named = load_teacher(network, input_size=16, norm="none", classes=synthesis_fakes.CLASSES)
     test = (pixels, np.array(["cat", "dog", "eel"])[labels])
-    with pytest.raises(PocketError, match=r"the 3 classes of the test images \(cat, dog, eel\) are not among the 3"):
+    with pytest.raises(
+        PocketError, match=r"3 of the 3 classes of the test images \(cat, dog, eel\) are not"
+    ):
+        pocketvit.distill(teacher=named, test=test, out=tmp_path, **QUICK)
+
+
+def test_what_the_test_images_have_none_of_is_said_to_be_left_out(network, coloured, tmp_path):
+    pixels, labels = coloured
+    named = load_teacher(network, input_size=16, norm="none", classes=synthesis_fakes.CLASSES)
+    first, second, third = synthesis_fakes.CLASSES
+    test = (pixels[labels < 2], np.array([first, second])[labels[labels < 2]])
+    plan = pocketvit.distill(teacher=named, test=test, out=tmp_path, plan=True, **QUICK)
+    assert f"the 2 classes of the test images, of the 3 that {named.name} knows (not {third})" in str(plan)
+    test = (pixels, np.array([first, second, "eel"])[labels])
+    with pytest.raises(PocketError, match=r"1 of the 3 classes of the test images \(eel\) are not among the 3"):
         pocketvit.distill(teacher=named, test=test, out=tmp_path, **QUICK)
 
 

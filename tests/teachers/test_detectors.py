@@ -16,8 +16,9 @@ from pocketvit.models import save_model
 from pocketvit.models.decoding import best_boxes
 from pocketvit.models.detector import create_detector
 from pocketvit.tasks import task_named
-from pocketvit.teachers import align, detector_teacher, detectors, load_teacher
+from pocketvit.teachers import align, detector_teacher, hugging_face, load_teacher
 from pocketvit.teachers.detector_forms import FAMILIES
+from pocketvit.teachers.detectors import _classes_in
 
 SIDE = 32
 
@@ -144,6 +145,26 @@ def test_detectors_of_torchvision_are_teachers_and_nothing_is_fetched(tmp_path, 
         assert (logits[count:] < -10).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["fcos_resnet50_fpn", "retinanet_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"]
+)
+def test_the_classes_in_torchvisions_weights_are_counted(name):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    assert _classes_in(network.state_dict()) == 4
+
+
+def test_the_first_class_of_torchvisions_detectors_is_the_background_where_there_is_one_too_many():
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=3)
+    teacher = detector_teacher(network, input_size=48)
+    aligned = align(teacher, ("a", "b"))
+    assert aligned.columns.tolist() == [1, 2]
+    assert "assumed are the background and the images' in order" in aligned.notes[-1]
+    assert align(teacher, ("a", "b", "c")).columns is None
+    assert align(detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE), ("a", "b")) is None
+
+
 def test_every_detector_of_transformers_has_its_activation(tmp_path):
     transformers = pytest.importorskip("transformers")
     known = set(transformers.models.auto.modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
@@ -175,9 +196,13 @@ def test_what_the_hub_says_of_the_input_is_read(tmp_path, monkeypatch):
     path.write_text(
         '{"do_normalize": false, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": 640}'
     )
-    monkeypatch.setattr(detectors, "hf_hub_download", lambda place, name: path if place == "user/detr" else 1 / 0)
-    assert detectors._processor("user/detr") == {"input_size": 640, "norm": ((0.0,) * 3, (1.0,) * 3)}
-    assert detectors._processor("user/nothing") == {}
+    monkeypatch.setattr(hugging_face, "hf_hub_download", lambda place, name: path if place == "user/detr" else 1 / 0)
+    assert hugging_face.processor_of("user/detr") == {"input_size": 640, "norm": ((0.0,) * 3, (1.0,) * 3)}
+    assert hugging_face.processor_of("user/nothing") == {}
+    path.write_text(
+        '{"do_center_crop": true, "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 8}}'
+    )
+    assert hugging_face.processor_of("user/detr") == {"input_size": 8}
 
 
 def test_a_family_that_is_not_normalized_is_not_and_what_is_assumed_is_said():

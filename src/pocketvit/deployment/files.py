@@ -19,6 +19,7 @@ from ..models import load_model
 from ..models.inputs import parse_norm
 from ..tasks import Task, task_named
 from ..teachers import load_teacher
+from ..teachers.hugging_face import saved_by_transformers
 from ..views.preprocessing import Preprocessing
 from .export import export_onnx
 from .int8 import open_graph, quantize_int8
@@ -156,4 +157,4 @@ def _saved(model: Any) -> Path | None:
     if not isinstance(model, str | os.PathLike):
         return None
     path = Path(os.fspath(model).removeprefix("local-dir:")).expanduser()
-    return path if path.is_dir() else None
+    return path if path.is_dir() and not saved_by_transformers(str(path), "ImageClassification") else None

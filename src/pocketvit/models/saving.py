@@ -198,6 +198,12 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     config_file, weights_file = find_model(path)
     config = files.read_json(config_file)
     architecture = config.get("architecture") if isinstance(config, dict) else None
+    made = config.get("architectures") if isinstance(config, dict) else None
+    if architecture is None and isinstance(made, list) and made:
+        raise PocketError(
+            f"{config_file} is of a network of transformers ({made[0]}), not of timm. It serves as a teacher "
+            "(`pocketvit distill IMAGES --teacher FOLDER`), and `pocketvit export FOLDER` exports an image classifier."
+        )
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise PocketError(f"{config_file} names no architecture that timm knows ({architecture!r}). Update timm?")
     cfg = _named(config, "pretrained_cfg", config_file)

@@ -153,7 +153,9 @@ def class_weights(source: Source, balance: str) -> tuple[float, ...]:
     return tuple(float(counts.sum() / (len(counts) * max(count, 1))) for count in counts)
 
 
-def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | None = None) -> tuple[Any, TrainConfig]:
+def decide_training(
+    settings: Any, dataset: Dataset, *, name: str, side: int | None = None, least: int = 1
+) -> tuple[Any, TrainConfig]:
     """Return the settings with epochs, batch, optimizer and rate decided, and the optimization they come down to.
 
     Args:
@@ -161,6 +163,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         dataset: Its training images decide epochs and batch.
         name: Of the network: one with weights of its own is trained gently.
         side: Of the views.
+        least: Images of a batch, where nothing is asked for and there are so many.
     """
     count = min(getattr(settings, "images_limit", None) or len(dataset.train), len(dataset.train))
     pretrained = is_pretrained(name) or getattr(settings, "init", None) is not None
@@ -168,12 +171,13 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     if optimizer == "auto":
         optimizer = "adamw" if pretrained else "muon"
     task = task_named(dataset.task)
-    batch = settings.batch_size or usual_batch(count, task, optimizer)
-    epochs, least = settings.epochs, task.steps * batch
+    usual = usual_batch(count, task, optimizer)
+    batch = settings.batch_size or (max(usual, least) if least <= count else usual)
+    epochs, shown = settings.epochs, task.steps * batch
     if epochs is None and pretrained:
-        epochs = max(10, min(MOST_EPOCHS, math.ceil(least / max(1, count))))
+        epochs = max(10, min(MOST_EPOCHS, math.ceil(shown / max(1, count))))
     elif epochs is None:
-        epochs = epochs_for(count, side or view_size(dataset.train), task.shown, least)
+        epochs = epochs_for(count, side or view_size(dataset.train), task.shown, shown)
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(
@@ -276,10 +280,7 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     if settings.statistics_card:  # told before the training, not behind it
         require_many(independent(dataset.train), "a statistics card of these training images (--statistics-card)")
     side = settings.size
-    settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
-    if training.batch_size < ENOUGH_IMAGES <= len(dataset.train):  # for BatchNorm, which most models have
-        settings = dataclasses.replace(settings, batch_size=ENOUGH_IMAGES)
-        training = dataclasses.replace(training, batch_size=ENOUGH_IMAGES)
+    settings, training = decide_training(settings, dataset, name=str(settings.model), side=side, least=ENOUGH_IMAGES)
     settings, view = decide_view(settings, dataset, training.epochs)
     smoothing = task.smoothing if settings.label_smoothing is None else settings.label_smoothing
     loss = LossConfig(

@@ -135,6 +135,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     if len(mapped) > 1:
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
+        notes += _left_out(mapped[0])
         notes.append(f"test: {len(test.test or ()):,} images of {test.name}, looked at when all is trained")
         twice = shared_images(request.data, test.test) if request.data is not None and test.test is not None else 0
         if twice:
@@ -148,6 +149,18 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     )  # fmt: skip
     task = test.task if test is not None else task_for(mapped[0].kind).name
     return unlabelled_as(dataset, task, mapped[0].num_outputs), mapped
+
+
+def _left_out(teacher: Teacher) -> list[str]:
+    """Say which classes of a teacher the student will not know, for the test images have none of them."""
+    if teacher.columns is None or teacher.num_outputs >= teacher.raw_outputs:
+        return []
+    left = [name for at, name in enumerate(teacher.classes or ()) if at not in set(teacher.columns.tolist())]
+    named = f" (not {', '.join(left[:5])}{', ...' if len(left) > 5 else ''})" if left else ""
+    return [
+        f"the student learns the {teacher.num_outputs} classes of the test images, of the {teacher.raw_outputs} that "
+        f"{teacher.name} knows{named}"
+    ]
 
 
 def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
@@ -166,8 +179,9 @@ def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
         mapped.classes = None  # its names, if any, are none of the images'
         return mapped
     named = ", ".join((teacher.classes or ())[:5]) or "without names"
+    missing = [name for name in classes if match_classes(teacher.classes or (), [name]) is None] or classes
     raise PocketError(
-        f"the {len(classes)} classes of the test images ({', '.join(classes[:5])}) are not among the "
+        f"{len(missing)} of the {len(classes)} classes of the test images ({', '.join(missing[:5])}) are not among the "
         f"{teacher.num_outputs} of {teacher.name} ({named}). Name their folders as the teacher names its classes, or "
         "by its numbers from 0."
     )

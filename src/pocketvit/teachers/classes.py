@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+from timm.data import ImageNetInfo
 
 from .teacher import Teacher
 
@@ -19,12 +21,19 @@ def normalize_name(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.replace("_", " ")))
 
 
+@functools.cache
+def _wordnet() -> dict[str, str]:
+    """ImageNet's WordNet ids, by which its folders are often called, and what they stand for."""
+    info = ImageNetInfo("imagenet-22k")
+    return {name: info.label_name_to_description(name) for name in info.label_names()}
+
+
 def match_classes(teacher_classes: Sequence[str], dataset_classes: Sequence[str]) -> np.ndarray | None:
     """Find each of the dataset's classes among the teacher's, by normalized name or comma-separated synonym.
 
     Args:
         teacher_classes: in the order of its outputs; "tench, Tinca tinca" answers to both names.
-        dataset_classes: in our order.
+        dataset_classes: in our order; a WordNet id alone ("n01440764") stands for its words.
 
     Returns:
         int64 [dataset classes] positions in ``teacher_classes``; None unless every class has exactly one and no two
@@ -38,7 +47,7 @@ def match_classes(teacher_classes: Sequence[str], dataset_classes: Sequence[str]
             parts.setdefault(normalize_name(part), set()).add(index)
     columns: list[int] = []
     for name in dataset_classes:
-        key = normalize_name(name)
+        key = normalize_name(_wordnet().get(name, name) if re.fullmatch(r"n\d{8}", name) else name)
         found = whole.get(key) or parts.get(key) or set()
         if len(found) != 1 or not key:
             return None
@@ -74,6 +83,11 @@ def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
     if not teacher.num_outputs:
         return None
     if teacher.classes is None:
+        if getattr(teacher, "background", False) and teacher.num_outputs == len(dataset_classes) + 1:
+            return teacher.with_columns(
+                np.arange(1, teacher.num_outputs),
+                f"{teacher.name}: its classes have no names; assumed are the background and the images' in order.",
+            )
         if teacher.num_outputs != len(dataset_classes):
             return None
         if teacher.columns is not None:  # somebody has said which output is whose

@@ -53,6 +53,7 @@ class Form:
         size: Side of its input in pixels; ``sized``: whether it says so itself.
         mean, std: Of its input; ``normed``: whether it says so itself.
         classes: Names, where they are known.
+        background: Whether the first class may be the background, as torchvision counts.
     """
 
     network: nn.Module
@@ -65,6 +66,7 @@ class Form:
     std: Sequence[float]
     classes: Sequence[str] | None = None
     normed: bool = True
+    background: bool = False
 
 
 def is_detector(module: Any) -> bool:
@@ -95,7 +97,9 @@ def _of_torchvision(module: nn.Module) -> Form:
     # they resize and normalize by themselves
     size = _torchvision_side(module)
     network = _ListInput(module, outputs)
-    return Form(network, _read_torchvision, "sigmoid", False, size, True, (0.0,) * 3, (1.0,) * 3, classes)
+    return Form(
+        network, _read_torchvision, "sigmoid", False, size, True, (0.0,) * 3, (1.0,) * 3, classes, background=True
+    )
 
 
 def _of_transformers(module: nn.Module) -> Form:

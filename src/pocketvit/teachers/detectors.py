@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..models.checkpoint import load_weights, read_weights
 from ..models.decoding import best_places, outputs_of
 from ..models.detector import GridDetector
-from ..models.hub import explain, hub
 from .detector_forms import NOTHING, Activation, Answers, Form, corners_of, form_of
+from .hugging_face import open_saved, saved_by_transformers
 from .teacher import Teacher
 
 _TORCHVISION = "torchvision:"
@@ -31,6 +29,7 @@ class DetectorTeacher(Teacher):
     Attributes:
         activation: What makes probabilities of its logits.
         suppress: Whether it answers at many places for one object, so that only the best of them count.
+        background: Whether its first class may be the background.
 
     For the others see `Teacher`; ``kind`` is "boxes".
     """
@@ -43,7 +42,7 @@ class DetectorTeacher(Teacher):
             classes=form.classes, precision=precision, notes=notes, kind="boxes",
         )  # fmt: skip
         self.read, self.suppress = form.read, form.suppress
-        self.activation = form.activation
+        self.activation, self.background = form.activation, form.background
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -233,66 +232,14 @@ def load_detector(
         name = text.removeprefix(_TORCHVISION)
         module = _torchvision(name, weights, classes if isinstance(classes, int) else None)
         return detector_teacher(module, **{"name": name, "classes": names} | options)
-    try:
-        from transformers import AutoModelForObjectDetection
-    except ImportError as error:
-        raise PocketError(
-            f"{text} is a detector of transformers, which is not installed: pip install 'pocketvit[detectors]'."
-        ) from error
-    place = text.rpartition(":")[2]
-    local = Path(place).expanduser().is_dir()
-    with hub() as reachable:
-        try:
-            module = AutoModelForObjectDetection.from_pretrained(place, local_files_only=local)
-        except Exception as error:  # the hub's client, its transport and transformers each raise their own
-            if local:
-                first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise PocketError(f"{text} cannot be loaded by transformers ({first[:200]}).") from error
-            raise PocketError(explain(text, reachable, error)) from error
-    given = {"name": place.rstrip("/").rsplit("/", 1)[-1], "classes": names}
-    given |= _processor(Path(place).expanduser() if local else place)
+    name, module, about = open_saved(text, "ObjectDetection")
+    given = {"name": name, "classes": names} | about
     return detector_teacher(module, **given | {key: value for key, value in options.items() if value is not None})
 
 
 def names_detector(spec: str) -> bool:
     """Whether a text names a detector of torchvision, or a folder or hub of one of transformers."""
-    if spec.startswith(_TORCHVISION):
-        return True
-    kind, _, place = spec.rpartition(":")
-    path = Path(place).expanduser() / "config.json"
-    try:
-        if kind in ("hf-hub", "hf_hub"):
-            with hub():
-                path = Path(hf_hub_download(place, "config.json"))
-        config = json.loads(path.read_text("utf-8"))
-    except Exception:  # no such file, or whatever the hub's client and its transport raise: loading will say it
-        return False
-    made = config.get("architectures") if isinstance(config, dict) else None
-    return any("ForObjectDetection" in str(one) for one in made or ())
-
-
-def _processor(place: Path | str) -> dict[str, Any]:
-    """Size and normalization by ``preprocessor_config.json`` in a folder or on the hub; {} where that says nothing."""
-    name = "preprocessor_config.json"
-    try:
-        if isinstance(place, Path):
-            path = place / name
-        else:
-            with hub():
-                path = Path(hf_hub_download(place, name))
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except Exception:  # no such file, or whatever the hub's client and its transport raise: what is assumed is said
-        return {}
-    found: dict[str, Any] = {}
-    size = config.get("size")
-    sides = [size] if isinstance(size, int) else list(size.values()) if isinstance(size, dict) else []
-    if sides and all(isinstance(side, int) for side in sides):
-        found["input_size"] = min(sides)
-    if config.get("do_normalize") is False:
-        found["norm"] = ((0.0,) * 3, (1.0,) * 3)
-    elif config.get("image_mean") and config.get("image_std"):
-        found["norm"] = (tuple(config["image_mean"]), tuple(config["image_std"]))
-    return found
+    return spec.startswith(_TORCHVISION) or saved_by_transformers(spec, "ObjectDetection")
 
 
 def _torchvision(name: str, weights: str | Path | None, classes: int | None) -> nn.Module:
@@ -318,5 +265,10 @@ def _classes_in(state: dict[str, Tensor]) -> int | None:
     box = state.get("roi_heads.box_predictor.cls_score.bias")
     if box is not None:
         return len(box)
-    fcos = state.get("head.classification_head.cls_logits.bias")
-    return len(fcos) if fcos is not None and "head.regression_head.bbox_ctrness.bias" in state else None
+    heads = (("cls_logits.bias", "bbox_reg.bias"), *((f"module_list.0.{one}",) * 2 for one in ("bias", "1.bias")))
+    for scores, boxes in heads:  # of FCOS and RetinaNet, of SSD, of SSDlite
+        scored = state.get(f"head.classification_head.{scores}")
+        placed = state.get(f"head.regression_head.{boxes}")
+        if scored is not None and placed is not None:
+            return 4 * len(scored) // len(placed)
+    return None

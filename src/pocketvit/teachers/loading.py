@@ -24,6 +24,7 @@ from ..models.registry import create_model, suggest
 from ..models.saving import activation_of, load_model
 from .detector_forms import is_detector
 from .detectors import detector_teacher, load_detector, names_detector
+from .hugging_face import open_classifier, saved_by_transformers
 from .teacher import Teacher, first_logits, has_classes
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -47,7 +48,7 @@ def load_teacher(
     Args:
         spec: one of
             - a timm name (``resnet50.a1_in1k``), ``hf-hub:USER/MODEL``, ``local-dir:FOLDER``;
-            - a model folder or a run folder of pocketvit;
+            - a model folder or a run folder of pocketvit; a folder of transformers' (an image classifier or detector);
             - a weights file (.safetensors, or .pth .pt .th holding a state dict) with ``arch``;
             - ``MODULE:FUNCTION`` that makes the network, with ``weights`` or its own;
             - a detector: ``torchvision:NAME`` with ``weights``, or a folder of transformers' (see `detectors`);
@@ -123,6 +124,8 @@ def _by_text(
 ) -> tuple[str, nn.Module | Teacher, Sequence[str] | None]:
     """Return (name, network, class names if the source has them) for a spec in words."""
     path = Path(text).expanduser()
+    if (_HUB.fullmatch(text) or path.is_dir()) and saved_by_transformers(text, "ImageClassification"):
+        return *open_classifier(text), None
     if _HUB.fullmatch(text):
         source, place = text.split(":", 1)
         if source == "local-dir":
