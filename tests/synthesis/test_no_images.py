@@ -121,9 +121,7 @@ def test_classes_of_other_names_are_refused(network, coloured, tmp_path):
     pixels, labels = coloured
     named = load_teacher(network, input_size=16, norm="none", classes=synthesis_fakes.CLASSES)
     test = (pixels, np.array(["cat", "dog", "eel"])[labels])
-    with pytest.raises(
-        PocketError, match=r"3 of the 3 classes of the test images \(cat, dog, eel\) are not"
-    ):
+    with pytest.raises(PocketError, match=r"3 of the 3 classes of the test images \(cat, dog, eel\) are not"):
         pocketvit.distill(teacher=named, test=test, out=tmp_path, **QUICK)
 
 
