@@ -105,7 +105,7 @@ def test_the_size_of_views_is_known_without_decoding():
 
 
 def test_batches_leave_eight_steps_where_they_can():
-    assert [decide.batch_size_for(count) for count in (5, 64, 500, 10**6)] == [8, 8, 32, 128]
+    assert [decide.batch_size_for(count) for count in (5, 16, 64, 500, 10**6)] == [8, 16, 16, 32, 128]
 
 
 def test_the_rate_follows_the_square_root_of_the_batch():

@@ -268,11 +268,12 @@ def plan_of(settings: Any, stages: Sequence[Stage], decide_all: Decide = decide)
     costs = plan(stages, _trial(begun.settings, dataset, begun.specs, decide_all))
     seconds = {name: cost.seconds for name, cost in costs.items() if cost.seconds}
     total, size = sum(seconds.values()), sum(cost.bytes for cost in costs.values())
+    hours = f"{total / 3600:.2g} hours"
     spent = ", ".join(f"{name} {human_time(one)}" for name, one in seconds.items())
     lines = [
         *(line for cost in costs.values() for line in cost.told),
         *begun.notes,
-        f"time     {spent}: about {human_time(total)} ({total / 3600:.2g} hours) on this machine",
+        f"time     {spent}: about {hours if total >= 3600 else f'{human_time(total)} ({hours})'} on this machine",
         f"disk     about {human_bytes(size)}",
         "nothing was written",
     ]
