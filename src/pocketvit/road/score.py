@@ -192,7 +192,7 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
         costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
     elif entry.model is not None:
         costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())
-        costs["note"] = f"{entry.note}; in PyTorch: it does not export to ONNX".strip("; ")
+        costs["note"] = f"{entry.note.rstrip('.')}; in PyTorch: it does not export to ONNX".strip("; ")
     return costs
 
 
