@@ -64,7 +64,7 @@ def saved(folder: Path) -> Preprocessing:
     return about
 
 
-@pytest.mark.parametrize("spec", ["{}", "local-dir:{}"])
+@pytest.mark.parametrize("spec", ["{}", "local-dir:{}", "{}/model.safetensors"])
 def test_what_is_named_replaces_itself_alone_of_what_a_student_says(tmp_path, spec):
     about, model = saved(tmp_path / "student"), spec.format(tmp_path / "student")
     _, classes, found, task, _ = files.opened(model, None, None, None, "half", None)
@@ -72,8 +72,18 @@ def test_what_is_named_replaces_itself_alone_of_what_a_student_says(tmp_path, sp
     assert found == Preprocessing(**{**vars(about), "mean": (0.5,) * 3, "std": (0.5,) * 3})
     _, _, found, _, _ = files.opened(model, None, None, 48, None, ("c", "d"))
     assert found == Preprocessing(**{**vars(about), "view_size": 48, "input_size": 48})
-    with pytest.raises(PocketError, match="Leave --arch and --weights away"):
-        files.opened(model, "resnet18", None, None, None, None)
+    if not spec.endswith("safetensors"):  # which may be taken by itself
+        with pytest.raises(PocketError, match="Leave --arch and --weights away"):
+            files.opened(model, "resnet18", None, None, None, None)
+
+
+def test_outputs_without_names_are_called_by_number(tmp_path):
+    for outputs in (0, 2):
+        model = create_model("resnet18", num_classes=outputs)
+        save_model(model, tmp_path / str(outputs))
+    assert files.opened(tmp_path / "2", None, None, None, None, None)[1] == ("0", "1")
+    with pytest.raises(PocketError, match="has no classes, only features"):
+        files.opened(tmp_path / "0", None, None, None, None, None)
 
 
 def test_networks_of_others_are_fed_as_they_say(tmp_path):

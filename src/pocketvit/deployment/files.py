@@ -27,6 +27,8 @@ from .package import draw_golden, write_device_zip
 from .parity import Parity, check_parity
 from .web import write_web
 
+_FEATURES = "{} has no classes, only features; train a head first: `pocketvit train IMAGES`."
+
 
 def export_files(
     model: Any,
@@ -130,31 +132,36 @@ def opened(
     Raises:
         PocketError: It cannot be opened, or has no classes.
     """
-    folder = _saved(model)
+    folder = None if arch and Path(str(model)).is_file() else _saved(model)
     if folder is not None:
         if arch or weights:
             raise PocketError(f"{model} says itself of which network its weights are. Leave --arch and --weights away.")
         loaded = load_model(folder, input_size)
-        about, known = loaded.preprocessing, tuple(classes or loaded.classes)
+        about, outputs = loaded.preprocessing, int(getattr(loaded.module, "num_classes", 0))
+        if not outputs:
+            raise PocketError(_FEATURES.format(model))
         if norm is not None:
             mean, std = parse_norm(norm)
             about = dataclasses.replace(about, mean=tuple(mean), std=tuple(std))
         if classes and loaded.classes and len(classes) != len(loaded.classes):
             raise PocketError(f"{len(classes)} class names were given, and {model} has {len(loaded.classes)} outputs.")
+        known = tuple(classes or loaded.classes or map(str, range(outputs)))
         place = folder.resolve()
-        name = place.parent.name if place.name == "student" else place.name
+        name = place.parent.name if place.name == "student" or place.is_file() else place.name
         return loaded.module, known, about, task_named(loaded.task), name
     teacher = load_teacher(model, arch=arch, weights=weights, input_size=input_size, norm=norm, classes=classes)
     if not teacher.raw_outputs:
-        raise PocketError(f"{model} has no classes, only features; train a head first: `pocketvit train IMAGES`.")
+        raise PocketError(_FEATURES.format(model))
     known = tuple(teacher.classes or map(str, range(teacher.raw_outputs)))
     about = Preprocessing.plain((teacher.input_size, teacher.mean, teacher.std))
     return teacher.module, known, about, task_named("classification"), teacher.name
 
 
 def _saved(model: Any) -> Path | None:
-    """Return the folder of a model that says itself how it is fed and what it answers; None of any other."""
+    """Return the folder, or the weights beside their config.json, of a model that says itself how it is fed."""
     if not isinstance(model, str | os.PathLike):
         return None
     path = Path(os.fspath(model).removeprefix("local-dir:")).expanduser()
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return path
     return path if path.is_dir() and not saved_by_transformers(str(path), "ImageClassification") else None
