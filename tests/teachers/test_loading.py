@@ -237,3 +237,21 @@ def test_a_module_that_breaks_while_it_is_imported_is_the_users(tmp_path, monkey
     with pytest.raises(PocketError, match=r"could not import broken_teacher .FileNotFoundError"):
         load_teacher("broken_teacher:make")
     assert load_teacher("whole_teacher:make").num_outputs == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "detector"),
+    [
+        ({"logits": torch.zeros(2, 5, 3), "pred_boxes": torch.zeros(2, 5, 4)}, True),
+        ([{"boxes": torch.zeros(1, 4), "scores": torch.ones(1)}] * 2, True),
+        (torch.zeros(2, 5, 3), False),
+    ],
+)
+def test_a_detector_of_ones_own_says_how_it_becomes_a_teacher(answer, detector):
+    class Fixed(Own):
+        def forward(self, x):
+            return answer
+
+    with pytest.raises(PocketError, match=r"must return logits \[images, classes\]") as told:
+        load_teacher(Fixed(), input_size=16)
+    assert ("detector_teacher(module, activation=...)" in str(told.value)) is detector

@@ -214,15 +214,29 @@ class InOurClasses(nn.Module):
 
 def first_logits(out: Any) -> Tensor:
     """Return the logits [B, C] out of what a network returns: a tensor, ``.logits``, or the first of several."""
-    out = getattr(out, "logits", out)
+    whole, out = out, getattr(out, "logits", out)
     if isinstance(out, dict):
         out = out.get("logits", next(iter(out.values()), None))
     if isinstance(out, (tuple, list)) and out:
         out = out[0]
     if not isinstance(out, Tensor) or out.ndim != 2:
         shape = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise PocketError(f"a teacher must return logits [images, classes], but this one returns {shape}.")
+        raise PocketError(
+            f"a teacher must return logits [images, classes], but this one returns {shape}.{_boxes_in(whole)}"
+        )
     return out
+
+
+def _boxes_in(out: Any) -> str:
+    """What to do with a network that seems to be a detector; "" for another."""
+    first = out[0] if isinstance(out, list | tuple) and out else out
+    found = first if isinstance(first, dict) else vars(first) if hasattr(first, "__dict__") else {}
+    if not any("boxes" in str(name) for name in found):
+        return ""
+    return (
+        " A detector of your own becomes one by pocketvit.teachers.detector_teacher(module, activation=...), with "
+        "`read` for another form than transformers': let the function return that."
+    )
 
 
 def hash_tensors(module: nn.Module, *, parameters: bool = True) -> str:
