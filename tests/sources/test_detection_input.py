@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -129,6 +130,18 @@ def test_what_is_no_coco_is_said(tmp_path):
     path.write_text("{")
     with pytest.raises(PocketError, match="cannot be read as JSON"):
         opened(path)
+
+
+@pytest.mark.parametrize("value", [None, [], [1], {"a": 1}, "x", True, -1, 1e300, float("nan"), 10**30])
+def test_values_of_another_type_are_one_sentence_or_are_read(coco, value):
+    folder, edit = coco
+    whole = json.loads((folder / "annotations" / "instances_train.json").read_text())
+    for part in ("images", "annotations", "categories"):
+        for name in whole[part][0]:
+            edit(lambda document, part=part, name=name: document[part][0].update({name: value}))
+            with contextlib.suppress(PocketError):
+                opened(folder)
+            edit(lambda document: document.update(whole))
 
 
 def test_two_files_of_one_split_are_refused(coco):

@@ -126,8 +126,8 @@ def _classes(loaded: dict[Path, dict[str, Any]]) -> dict[Any, str]:
             here[key] = name
         # Roboflow puts a parent of all classes before them, which no box is of
         parents = {str(category.get("supercategory")) for category in document["categories"]}
-        used = {note.get("category_id") for note in document["annotations"] if isinstance(note, dict)}
-        here = {key: name for key, name in here.items() if key in used or name not in parents or len(here) == 1}
+        used = {str(note.get("category_id")) for note in document["annotations"] if isinstance(note, dict)}
+        here = {key: name for key, name in here.items() if str(key) in used or name not in parents or len(here) == 1}
         if result and {*here.items()} - {*result.items()} and {*result.items()} - {*here.items()}:
             raise PocketError(
                 f"{path} has other categories than {next(iter(loaded))}: use the same ids and names in both"
@@ -149,6 +149,7 @@ def _read(
     for entry in document["images"]:
         try:
             key, name = entry["id"], str(entry["file_name"])
+            hash(key)
         except (TypeError, KeyError) as error:
             raise PocketError(f"{path} has an image without id and file_name: {entry!r}") from error
         if key in images:
@@ -162,12 +163,22 @@ def _read(
             found.broken.append((name, file))
             continue
         named.add(file)
-        width, height = entry.get("width"), entry.get("height")
         shown = normalized(str(file.relative_to(found.folder)))
-        images[key] = Annotated(shown, file, split, size=(int(height), int(width)) if width and height else None)
+        images[key] = Annotated(shown, file, split, size=_size(entry, path))
         found.images.append(images[key])  # type: ignore[arg-type]
     _add_boxes(found, path, document, images, numbers)
     return named
+
+
+def _size(entry: dict[str, Any], path: Path) -> tuple[int, int] | None:
+    """Return (height, width) by an image's entry; None where it does not say."""
+    width, height = entry.get("width"), entry.get("height")
+    if not width or not height:
+        return None
+    try:
+        return int(height), int(width)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PocketError(f"{path} has an image whose width and height are no numbers: {entry!r:.200}") from error
 
 
 def _add_boxes(
@@ -177,14 +188,15 @@ def _add_boxes(
     ids: set[Any] = set()
     for note in document["annotations"]:
         try:
-            image, category = note["image_id"], note["category_id"]
+            image, category, own = note["image_id"], note["category_id"], note.get("id")
+            hash((image, category, own))
             left, top, width, height = (float("nan") if side is None else float(side) for side in note["bbox"])
         except (TypeError, KeyError, ValueError) as error:
             raise PocketError(
                 f"{path} has an annotation without image_id, category_id and bbox: {note!r:.200}"
             ) from error
-        shared += note.get("id") in ids
-        ids.add(note.get("id"))
+        shared += own in ids
+        ids.add(own)
         if image not in images:
             homeless += 1
         elif category not in numbers:

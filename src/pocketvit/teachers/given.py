@@ -145,7 +145,8 @@ def given_teacher(path: Path | str, dataset: Dataset, images: Any) -> GivenTeach
         raise PocketError(f"--teacher-labels {path} holds boxes, and {dataset.name} has none: give images with boxes.")
     ids, names = coco_names(images)
     order = yolo_names(images) or dataset.classes
-    used = list(dict.fromkeys(one.get("category_id") for one in entries if isinstance(one, dict)))
+    given = (one.get("category_id") for one in entries if isinstance(one, dict))
+    used = list(dict.fromkeys(one for one in given if isinstance(one, int | float | str)))
     maps = _class_maps(used, categories or names, order, dataset.classes, path)
     places, files = _places(dataset), own or ids
     predicted: list[_Predicted] = []
