@@ -211,6 +211,11 @@ def test_images_with_objects_and_without_predictions_are_counted_and_not_too_man
         ([{"image_id": 1}], "none of its categories|lacks image_id"),
         ([{"image_id": "train01", "category_id": 0, "bbox": [1, 2, 3], "score": 0.5}], "four numbers"),
         ([{"image_id": "train01", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 2}], "score of 0 to 1"),
+        ([{"image_id": "train01", "category_id": 0, "bbox": [1, 2, 1e300, 4], "score": 0.5}], "four numbers"),
+        (
+            [{"image_id": "train01", "category_id": one, "bbox": [1, 2, 3, 4], "score": 0.5} for one in (0, [1], None)],
+            "entry 1 lacks image_id",
+        ),
         ([{"image_id": "train01", "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}], "none of its categories"),
         ([{"image_id": "other", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}], "0 of 12 training images"),
     ],

@@ -37,6 +37,7 @@ from .teacher import Teacher
 _SURE = 1e-4  # a score is kept so far from 0 and 1, whose logits are infinite
 _MOST = 100  # boxes of an image, as COCO counts
 _SHARE_OVER, _FEW = 0.02, 10  # of the scores, that must lie on true boxes at least; boxes of which that is asked
+_FAR = 1e6  # pixels, more than which no image has a side of
 _OVER = 0.5  # overlap from which a predicted box is that of a true one
 MISSED = 0.2  # share of the images with true boxes in which a teacher may have found nothing
 
@@ -318,7 +319,9 @@ def _read(entry: Any, number: int, path: Path) -> tuple[Any, Any, list[float], f
         box, score = [float(side) for side in entry["bbox"]], float(entry["score"])
         image, category = entry["image_id"], entry["category_id"]
         hash((image, category))
-        good = len(box) == 4 and 0 <= score <= 1
+        if category is None:
+            raise KeyError("category_id")
+        good = len(box) == 4 and 0 <= score <= 1 and not any(abs(side) > _FAR for side in box)
     except (TypeError, KeyError, ValueError) as error:
         what = f"entry {number} lacks image_id, category_id, bbox or score: {entry!r:.150}"
         raise PocketError(f"--teacher-labels {path}: {what}") from error
