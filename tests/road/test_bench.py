@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pocketvit
 from pocketvit.road.bench import measurable
 
 
@@ -12,3 +15,15 @@ def test_what_runs_share_and_unfinished_runs_are_left_out(tmp_path, caplog):
     assert measurable([*given, "resnet18"]) == [given[0], "resnet18"]
     assert "left out" in caplog.text
     assert measurable(given[2:]) == given[2:]  # it says itself what is wrong
+
+
+def test_images_may_have_none_of_a_class_that_the_model_knows(walked, photos, tmp_path, caplog):
+    caplog.set_level("INFO", "pocketvit")
+    few = shutil.copytree(photos, tmp_path / "few")
+    rare = sorted(walked.run.results["dataset"]["classes"])[-1]
+    for folder in [path for path in few.rglob(rare) if path.is_dir()]:
+        shutil.rmtree(folder)
+    whole, part = (pocketvit.bench(walked.run.folder, images=str(place)).data["rows"][0] for place in (photos, few))
+    assert f"no images of {rare}, which the models know" in caplog.text
+    assert 0 < part["n"] < whole["n"]
+    assert 0 <= part["accuracy"] <= 1

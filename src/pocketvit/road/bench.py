@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -45,6 +46,8 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
             splits = ", ".join(dataset.splits)
             raise PocketError(f"{settings.images} has no {settings.split} images; it has {splits} (--split).")
     models = measurable(settings.models)
+    if source is not None:
+        source = completed(models, source)
     there = [] if settings.on is None else measure_there(models, settings.on)  # a device that is off says so at once
     named = [("model", model) for model in models]
     named += [("teacher", settings.teacher)] if settings.teacher else []
@@ -56,6 +59,21 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         for number, (found, row) in enumerate(zip(there, rows, strict=False))  # a teacher's row stands behind them
     ]
     return rows, dataset
+
+
+def completed(models: Sequence[Any], source: Source) -> Source:
+    """Return a split in the classes of the models, where all of ours know the same and it has no images of some."""
+    names = [str(model.folder if isinstance(model, Run) else model) for model in models]
+    lists = [open_model(name).classes for name in names if _is_ours(name)]
+    classes = lists[0] if lists and all(set(one) == set(lists[0]) for one in lists) else ()
+    columns = isinstance(source.targets, np.ndarray) and source.targets.ndim > 1  # of several labels, one each
+    if not set(source.classes) < set(classes) or columns:
+        return source
+    missing = tuple(name for name in classes if name not in source.classes)
+    log.info("         no images of %s, which the models know", ", ".join(missing))
+    result = copy.copy(source)
+    result.classes = (*source.classes, *missing)
+    return result
 
 
 def measure_there(models: Sequence[Any], host: str) -> list[Measured]:
