@@ -19,14 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
-from pocketvit.sources.subset import repeated
 from pocketvit.teachers import Teacher
 
 SIDE = 28  # pixels
@@ -89,14 +86,8 @@ def teachers_of(road: Road, small: bool, keys: Sequence[str]) -> dict[str, Teach
 
 
 def seen(road: Road, kind: Kind) -> Road:
-    """What a student learns from."""
-    if not kind.few:
-        return road
-    labelled = road.with_few_labels(FEW)
-    if kind.teachers:
-        return labelled
-    source = labelled.dataset.train
-    return road.with_train(repeated(source, np.flatnonzero(source.targets >= 0), len(source)))
+    """What a student learns from; without teachers that is the labelled images, in as many steps."""
+    return road.with_few_labels(FEW) if kind.few else road
 
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:

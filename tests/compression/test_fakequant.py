@@ -9,6 +9,7 @@ from compression_fakes import INPUT, OTHERS, PIXELS, cosine, exported, run, stud
 from torch import nn
 
 from pocketvit.compression import answers, fake_quantize, freeze, grids_of, quantizable, share, write_integers
+from pocketvit.compression.calibration import Ranges
 from pocketvit.compression.fakequant import best_scale, only, quantized, round_through
 from pocketvit.errors import PocketError
 
@@ -134,3 +135,29 @@ def test_shared_layers_are_quantized_once():
     assert rounded.blocks[1].mlp.fc1 is rounded.blocks[0].mlp.fc1
     assert "blocks.1.mlp.fc1" not in quantized(rounded)
     assert cosine(answers(rounded, OTHERS, INPUT), answers(shared, OTHERS, INPUT)) > 0.99
+
+
+@pytest.mark.parametrize("shape", [(64, 192), (64, 197, 192), (64, 50, 384), (64, 65, 128), (3, 7)])
+def test_ranges_are_taken_from_every_channel(shape):
+    channels = shape[-1]
+    seen = Ranges()
+    seen.add(torch.arange(channels).float().expand(shape))
+    (kept,) = seen.values
+    assert len(kept.unique()) == channels
+    assert torch.bincount(kept.long()).float().std() <= 1 + 0.01 * len(kept) / channels
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_learned_scales_move_in_proportion_to_themselves(plain, optimizer):
+    model, _ = plain
+    rounded = fake_quantize(model, PIXELS, INPUT, bits=8, activations="static").train()
+    before = {name: grid.scale.copy() for name, grid in grids_of(rounded).items()}
+    steps = optimizer(rounded.parameters(), lr=1e-3)
+    for _ in range(20):
+        loss = rounded((PIXELS.float() / 255 - 0.5) / 0.25).square().mean()
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    for name, grid in grids_of(rounded).items():
+        assert (np.abs(np.log(grid.scale / before[name])) < 0.021).all()  # 20 steps of a thousandth, each way
+        assert grid.input_scale is None or grid.input_scale > 0

@@ -10,6 +10,7 @@ from walk_fakes import run_config
 
 from pocketvit.config import TrainConfig
 from pocketvit.experiments import Arm, arms, tables
+from pocketvit.training.metrics import read_metrics
 
 
 @pytest.fixture
@@ -71,3 +72,20 @@ def test_what_cannot_be_told_apart_is_said(two):
     found = {"plain": records(0.50, 0.60, 0.70), "small": records(0.70, 0.60, 0.50)}
     assert "no difference seen" in tables.table(two, found, "plain")
     assert "(one seed)" in tables.table(two, {"plain": records(0.5), "small": records(0.6)}, "plain")
+
+
+def test_without_teachers_an_arm_learns_labelled_images_alone_in_as_many_steps(road, two, tmp_path, monkeypatch):
+    few = road.with_few_labels(6)
+    shown = []
+    train = arms.train_network
+
+    def noted(road, *args, **kwargs):
+        shown.append(road.dataset.train.targets)
+        return train(road, *args, **kwargs)
+
+    monkeypatch.setattr(arms, "train_network", noted)
+    (record,) = arms.run_arms(few, two[:1], [0], tmp_path)["plain"]
+    (targets,) = shown
+    assert len(targets) == len(few.dataset.train)
+    assert (targets >= 0).all()
+    assert record["seconds"] == read_metrics(tmp_path / "plain" / "seed-0" / "metrics.jsonl")[-1]["elapsed"]

@@ -12,7 +12,7 @@ from pocketvit.road.decide import class_weights
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
 from pocketvit.training import Batch
-from pocketvit.training.feed import Feed
+from pocketvit.training.feed import Feed, class_shares
 from pocketvit.views import Views
 
 SIZES = (300, 60, 12)
@@ -60,3 +60,12 @@ def test_class_weights_are_scikit_learns_and_scale_the_cross_entropy(source) -> 
     loss, _ = task_named("classification").loss(LossConfig(class_weights=weights, label_smoothing=0.0))([logits], batch)
     each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     assert torch.allclose(loss, (each * torch.tensor(weights)[targets]).mean())
+
+
+def test_images_without_labels_are_shown_as_often_as_without_balance() -> None:
+    shares = class_shares(np.array([0, 0, 0, 1] + [-1] * 4))
+    assert np.allclose(shares, [1 / 12] * 3 + [1 / 4] + [1 / 8] * 4)
+    assert np.isclose(shares.sum(), 1)
+    assert np.allclose(class_shares(np.full(5, -1)), 1 / 5)
+    several = class_shares(np.array([[0, 1], [0, 1], [1, 0], [-1, -1]]))
+    assert np.allclose(several, [3 / 16, 3 / 16, 3 / 8, 1 / 4])

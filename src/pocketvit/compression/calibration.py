@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -119,7 +120,10 @@ class Ranges:
         flat = x.detach().float().flatten()
         self.low = min(self.low, float(flat.min()))
         self.high = max(self.high, float(flat.max()))
-        self.values.append(flat[:: max(1, flat.numel() // _SAMPLE)].cpu().clone())
+        step = max(1, flat.numel() // _SAMPLE)
+        while math.gcd(step, x.shape[-1]) > 1:  # else of the same few channels in every row
+            step += 1
+        self.values.append(flat[::step].cpu().clone())
 
     def scale(self, method: str) -> tuple[Tensor, Tensor]:
         """Return scale [] and zero [] of 8-bit integers that hold the range chosen by ``method``."""

@@ -6,7 +6,9 @@ trained with the ordinary loop it is quantization-aware training. `grids_of` giv
 
 Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432). Learned scales follow LSQ (Esser et al.,
 ICLR 2020): with v = clamp(x / s, low, high) and round(v) s, the gradient of s is round(v) - x / s inside the range and
-the bound outside, divided by sqrt(count * high).
+the bound outside, divided by sqrt(count * high). Their logarithms are what is learned: an optimizer that divides by the
+size of gradients, as Adam and Muon do, moves every number by about the learning rate, whatever its own size, and a
+scale of 8 bits is smaller than that: it would leave its row, or change its sign.
 """
 
 from __future__ import annotations
@@ -46,10 +48,10 @@ def round_through(x: Tensor) -> Tensor:
     return _Given.apply(x, x.round())
 
 
-def _slowed(scale: Tensor, count: int, high: int) -> Tensor:
-    """Return ``scale`` with its gradient divided by sqrt(count * high), so that it learns at the pace of weights."""
+def _slowed(logarithm: Tensor, count: int, high: int) -> Tensor:
+    """Return the scale of a logarithm, with its gradient divided by sqrt(count * high), in proportion to weights'."""
     factor = (count * high) ** -0.5
-    return (scale - scale * factor).detach() + scale * factor
+    return ((logarithm - logarithm * factor).detach() + logarithm * factor).exp()
 
 
 class _Quantized(nn.Module):
@@ -58,8 +60,8 @@ class _Quantized(nn.Module):
     Attributes:
         bits: of a weight.
         activations: "dynamic", "static", or None where only weights are rounded.
-        weight_scale: [out], a parameter; None where scales follow the largest magnitude of each row.
-        input_scale: [], of static activations; a parameter where scales are learned.
+        log_weight_scale: [out], a parameter; None where scales follow the largest magnitude of each row.
+        log_input_scale: [], of static activations; a parameter where scales are learned.
         input_zero: [], which integer stands for 0.
         rounds: whether it rounds; off, it is the plain layer.
     """
@@ -67,8 +69,8 @@ class _Quantized(nn.Module):
     bits: int
     activations: Activations | None
     weight: Tensor
-    weight_scale: Tensor | None
-    input_scale: Tensor
+    log_weight_scale: Tensor | None
+    log_input_scale: Tensor
     input_zero: Tensor
     rounds: bool
 
@@ -80,12 +82,12 @@ class _Quantized(nn.Module):
         """Return the rounded weights, whole numbers [out, ...], and their scale [out, 1, ...]."""
         low, high = weight_range(self.bits)
         shape = -1, *[1] * (self.weight.ndim - 1)
-        if self.weight_scale is None:
+        if self.log_weight_scale is None:
             scale = (self.weight.detach().flatten(1).abs().amax(1) / high).clamp_min(_TINY).view(shape)
             exact = self.weight / scale
             even = round_evenly(exact.detach().float().cpu().numpy(), self.bits)
             return _Given.apply(exact, torch.from_numpy(even).to(exact)), scale
-        scale = _slowed(self.weight_scale.abs().clamp_min(_TINY), self.weight[0].numel(), high).view(shape)
+        scale = _slowed(self.log_weight_scale, self.weight[0].numel(), high).view(shape)
         return round_through(self.weight / scale).clamp(low, high), scale
 
     def rounded_input(self, x: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ class _Quantized(nn.Module):
                 zero = (ACTIVATION_LOW - low / scale).round()
                 scale, zero = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero))
         else:
-            scale = _slowed(self.input_scale.abs().clamp_min(_TINY), x[0].numel(), ACTIVATION_HIGH)
+            scale = _slowed(self.log_input_scale, x[0].numel(), ACTIVATION_HIGH)
             zero = self.input_zero
         return ((round_through(x / scale) + zero).clamp(ACTIVATION_LOW, ACTIVATION_HIGH) - zero) * scale
 
@@ -203,15 +205,15 @@ def _change(
     layer.bits, layer.rounds = bits, True
     layer.activations = activations if isinstance(layer, QuantizedLinear) else None
     found = best_scale(layer.weight.detach(), bits)
-    layer.register_parameter("weight_scale", nn.Parameter(found) if learned else None)
+    layer.register_parameter("log_weight_scale", nn.Parameter(found.log()) if learned else None)
     if layer.activations == "static":
         assert ranges is not None
         scale, zero = ranges.scale(method)
         layer.register_buffer("input_zero", zero.to(found.device))
         if learned:
-            layer.register_parameter("input_scale", nn.Parameter(scale.to(found.device)))
+            layer.register_parameter("log_input_scale", nn.Parameter(scale.log().to(found.device)))
         else:
-            layer.register_buffer("input_scale", scale.to(found.device))
+            layer.register_buffer("log_input_scale", scale.log().to(found.device))
 
 
 def best_scale(weight: Tensor, bits: int) -> Tensor:
@@ -258,7 +260,7 @@ def grids_of(model: nn.Module) -> dict[str, Grid]:
             integers.to(torch.int8).cpu().numpy(),
             scale.flatten().float().cpu().numpy(),
             key_of(layer.weight.cpu().numpy()),
-            float(layer.input_scale.abs().clamp_min(_TINY)) if static else None,
+            float(layer.log_input_scale.exp()) if static else None,
             int(layer.input_zero) if static else 0,
         )
     return grids
@@ -270,7 +272,7 @@ def freeze(model: nn.Module) -> nn.Module:
     network = copy.deepcopy(model).eval()
     for layer in quantized(network).values():
         layer.weight.copy_(layer.rounded_weight())
-        for name in ("weight_scale", "input_scale", "input_zero"):
+        for name in ("log_weight_scale", "log_input_scale", "input_zero"):
             layer._parameters.pop(name, None)
             layer._buffers.pop(name, None)
         for name in ("bits", "activations", "rounds"):

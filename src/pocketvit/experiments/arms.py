@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..deployment.flops import count_flops, count_parameters
 from ..files import human_time, read_json, write_json
 from ..labels import LabelStore
 from ..road.answering import network_answers, probabilities_of, road_answers
+from ..road.baselines import labelled_alone
 from ..road.images import Road
 from ..road.mutual import train_mutual
 from ..road.students import input_of
@@ -94,12 +94,13 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     train = dataclasses.replace(arm.config.train, seed=seed)
     config = dataclasses.replace(arm.config, train=train)
     road = road.viewed(config.view)
-    start = time.monotonic()
     if arm.mutual:
         model = train_mutual(road, config, place)
+    elif not arm.teachers:
+        model = train_network(labelled_alone(road), config, place)
     else:
         model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
-    seconds = time.monotonic() - start
+    lines = read_metrics(place / "metrics.jsonl")
     side = input_of(config.network, model, road)
     if not calibrate(model, road, side):
         follow_teachers(model, road, side, arm.teachers)
@@ -117,15 +118,14 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
         "ece": scores.ece,
         "min_class": scores.min_class[1] if scores.min_class else None,
         "agreement": scores.agreement,
-        "seconds": seconds,
-        "step_ms": _step_ms(place / "metrics.jsonl"),
-        "steps": next((line["step"] for line in reversed(read_metrics(place / "metrics.jsonl"))), 0),
+        "seconds": lines[-1]["elapsed"] if lines else 0.0,  # over all interruptions
+        "step_ms": _step_ms(lines),
+        "steps": lines[-1]["step"] if lines else 0,
     }
 
 
-def _step_ms(metrics: Path) -> float | None:
+def _step_ms(lines: Sequence[dict[str, Any]]) -> float | None:
     """Milliseconds of a training step: the median over epochs, so that neither a pause nor a resumption counts."""
-    lines = read_metrics(metrics)
     steps = np.diff([0, *(line["step"] for line in lines)])
     return (
         float(np.median([1000 * line["seconds"] / n for line, n in zip(lines, steps, strict=True)])) if lines else None

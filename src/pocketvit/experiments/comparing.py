@@ -14,6 +14,7 @@ from ..files import counted, read_json, write_json, write_text
 from ..labels.record import choose_k
 from ..road import Adapt, Assist, LabelAgain, Open, Walk, walk
 from ..road.answering import probabilities_of
+from ..road.baselines import without_teachers
 from ..road.begin import Begun, begin
 from ..road.decide import decide
 from ..road.images import known
@@ -54,7 +55,9 @@ def compare_methods(settings: Any) -> Outcome:
         Arm(
             method.name,
             method.shown,
-            dataclasses.replace(config, loss=method.loss),
+            dataclasses.replace(config, loss=method.loss)
+            if method.taught or method.mutual
+            else without_teachers(config, state.road),
             tuple(state.tutors if method.assisted else state.teachers) if method.taught else (),
             state.store if method.taught and not method.live else None,
             method.live,

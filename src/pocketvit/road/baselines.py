@@ -18,7 +18,7 @@ from ..sources.targets import labelled
 from ..views import Views
 from .base import Cost, Stage, Walk
 from .decide import learning_rate_for
-from .images import VIEW_SEED, Road
+from .images import Road
 from .light import TEACHER_SEED
 from .rates import training_seconds
 from .students import make_network
@@ -29,17 +29,18 @@ log = logging.getLogger("pocketvit")
 
 def train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None:
     """The same student on an equal budget, with the ground truth alone and a fresh view every epoch; None without."""
+    count = int(labelled(road.dataset.train.targets).sum())
+    if not count:
+        return None
+    log.info("baseline the same student without a teacher, %s labels", f"{count:,}")
+    return train_network(labelled_alone(road), without_teachers(config, road), folder)
+
+
+def labelled_alone(road: Road) -> Road:
+    """Return a road of the labelled training images: as many steps, each image in as many views as that takes."""
     source = road.dataset.train
     rows = np.flatnonzero(labelled(source.targets))
-    if not len(rows):
-        return None
-    log.info("baseline the same student without a teacher, %s labels", f"{len(rows):,}")
-    config = without_teachers(config, road)
-    if len(rows) == len(source):
-        return train_network(road, config, folder)
-    # As many steps, on the labelled images alone, each in as many augmentations as that takes.
-    few = repeated(source, rows, len(source))
-    return train_network(road.with_train(few), config, folder, views=Views(few, road.view, seed=VIEW_SEED))
+    return road if len(rows) == len(source) else road.with_train(repeated(source, rows, len(source)))
 
 
 def without_teachers(config: RunConfig, road: Road) -> RunConfig:

@@ -277,8 +277,8 @@ def calibrate_rounded(walk: Walk, rounded: nn.Module) -> bool:
     if not calibrate(rounded, walk.road, walk.input):
         return False
     for name, layer in layers.items():
-        if layer.weight_scale is not None:
-            layer.weight_scale.mul_(layer.weight.norm() / before[name])
+        if layer.log_weight_scale is not None:
+            layer.log_weight_scale.add_((layer.weight.norm() / before[name]).log())
     return True
 
 

@@ -22,7 +22,7 @@ def train_mutual(road: Road, config: RunConfig, folder: Path) -> nn.Module:
     """Train two students of one shape, of other initial weights, on the same batches; return the better one.
 
     Both are in every checkpoint. Each epoch's line of metrics has the validation scores of the better one, and of both
-    as ``peers``. Without a labelled validation split it is the first that is returned.
+    as ``peers``. Without a labelled validation split beside the scored one it is the first that is returned.
 
     Args:
         road: Images and views; every epoch has a fresh view.
@@ -44,4 +44,5 @@ def train_mutual(road: Road, config: RunConfig, folder: Path) -> nn.Module:
 
     loss = mutual_loss(road.task.loss(config.loss))
     train_network(road, config, folder, model=Peers(*students), input=side, loss=loss, evaluate=evaluate)
-    return max(students, key=lambda one: check(one)[score]) if check else students[0]
+    chosen = check if road.dataset.val is not road.scored else None  # else on the images that it is scored on
+    return max(students, key=lambda one: chosen(one)[score]) if chosen else students[0]

@@ -84,7 +84,7 @@ def train_network(
     if model is None:
         model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
         start_network(model, config.network.init_from, teachers)
-    kept = keep_where_few(model, train.batch_size) if is_pretrained(config.network.name) else ""
+    kept = keep_where_few(model, train.batch_size // road.processes.world) if is_pretrained(config.network.name) else ""
     if kept:
         log.info("         %s", kept)
     side = input or input_of(config.network, model, road)

@@ -294,7 +294,8 @@ class Training(Steps, group="training"):
         default=None, metavar="X", read=read_hours, common=True, compared=False,
     )  # fmt: skip
     balance: Literal["none", "sampling", "weights"] = setting(
-        "of classes of unequal size: show every class equally often, or weigh its ground truth accordingly",
+        "of classes of unequal size: show every class equally often (where images are mixed, as nearly as pairs of a "
+        "rare and a common one allow), or weigh its ground truth accordingly",
         default="none",
     )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
