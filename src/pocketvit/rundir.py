@@ -144,8 +144,8 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with: 2 where the file that ships is larger or slower than was asked for, else 0."""
-        return 2 if self.finished and self.results.get("beyond_budget") else 0
+        """What the command ends with: 2 where the file that ships is larger than was asked for, else 0."""
+        return 2 if self.finished and self.results.get("too_large") else 0
 
     @property
     def data(self) -> dict[str, Any]:

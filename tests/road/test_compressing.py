@@ -106,13 +106,15 @@ def test_a_file_that_misses_its_budget_is_said(tmp_path):
     assert told.startswith("model-int8.onnx does not fit 1,000 bytes and 2 ms: it needs 2,000 bytes")
     assert "takes 3 ms" in told
     assert "give a smaller --fit" in told
+    assert report._is_too_large(walked(tmp_path, rows, budget=small))
+    assert not report._is_too_large(walked(tmp_path, rows, budget=types.SimpleNamespace(bytes=None, ms=2.0)))
     assert report._beyond(walked(tmp_path, rows, budget=types.SimpleNamespace(bytes=3000, ms=None))) is None
 
 
 def test_a_run_that_misses_its_budget_ends_with_an_exit_code(tmp_path):
     for name in ("config.yaml", "report.html"):
         (tmp_path / name).touch()
-    for results, code in (({}, 0), ({"beyond_budget": "model.onnx does not fit"}, 2)):
+    for results, code in (({}, 0), ({"too_large": "model.onnx does not fit"}, 2)):
         write_json(tmp_path / "results.json", {"rows": [], **results})
         assert Run(tmp_path).exit_code == code
 
