@@ -122,3 +122,11 @@ def test_each_objective_is_for_one_kind_of_outputs():
             assert task_named(task).objective(name).name == name
             with pytest.raises(PocketError, match=f"--objective {name} cannot be used"):
                 task_named(other).objective(name)
+
+
+def test_images_that_lack_a_label_count_on_neither_side_of_a_share():
+    targets = torch.tensor([[1, 0, 1], [1, -1, 0], [-1, -1, -1]])
+    logits = torch.where(targets == 1, 3.0, -3.0)
+    batch = Batch(torch.empty(3, 0), targets, targets, torch.ones(3), (), torch.arange(3))
+    right, count = task_named("multilabel").right(logits, batch)
+    assert (float(right), int(count)) == (1.0, 1)

@@ -176,14 +176,17 @@ def test_without_whole_figures_of_tokens_the_section_is_left_out(run_folder, spo
     assert "The honest table" in text
 
 
-def test_without_test_images_the_accuracy_is_unknown(run_folder):
+@pytest.mark.parametrize(
+    ("n", "why"), [(None, "there were no test images"), (0, "none of the test images has a label")]
+)
+def test_without_test_images_the_accuracy_is_unknown(run_folder, n, why):
     value = json.loads((run_folder / "results.json").read_text())
     for row in value["rows"]:
-        row.update(accuracy=None, interval=None, n=None, min_class=None, ece=None)
+        row.update(accuracy=None, interval=None, n=n, min_class=None, ece=None)
     (run_folder / "results.json").write_text(json.dumps(value))
     (run_folder / "predictions.npz").unlink()
     text = Page(write_report(run_folder).read_text(encoding="utf-8")).text
-    assert "its accuracy is unknown, as there were no test images" in text
+    assert f"its accuracy is unknown, as {why}" in text
     assert "Accuracy is unknown for:" in text
 
 

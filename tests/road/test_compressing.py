@@ -63,7 +63,11 @@ def test_teachers_keep_their_int8_rows_and_the_figures_of_boxes(road, tmp_path):
         assert "latency_ms" not in entry.extra
     names = np.array(road.scored.names)
     np.savez(tmp_path / "predictions.npz", **{"teacher-1-int8": np.ones((len(names), 3)), "names": names})
-    whole, answered = teacher_rows(origin(tmp_path, [TEACHER | FIGURES, int8 | FIGURES]), road)
+    rows = [TEACHER | FIGURES, int8 | FIGURES]
+    for entry in teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": "of other images"}), road):
+        assert entry.probabilities is None  # they are answers to other images, however these are called
+        assert set(entry.extra) == {"bytes"}
+    whole, answered = teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": road.scored.fingerprint}), road)
     assert whole.extra["map"] == 0.5
     assert answered.extra == {"bytes": 1000}
     assert answered.probabilities is not None

@@ -191,3 +191,11 @@ def test_images_that_nothing_can_be_learned_from_are_told_before_anything_is_pla
     bare = [np.full((8, 8, 3), index, np.uint8) for index in range(20)]
     with pytest.raises(PocketError, match="no labels and no teacher is named"):
         pocketvit.distill(bare, plan=True, out=tmp_path)
+
+
+def test_what_would_change_the_shape_of_objects_is_refused_for_boxes():
+    boxes = task_named("detection")
+    for aspect in ("crop", "pad"):
+        boxes.refuse(Distill(images="scenes", aspect=aspect), 2)
+    with pytest.raises(PocketError, match="--aspect stretch changes the shape of objects"):
+        boxes.refuse(Distill(images="scenes", aspect="stretch"), 2)

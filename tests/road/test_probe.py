@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from walk_fakes import SIDE
 
-from pocketvit.config import TrainConfig
+from pocketvit.config import LossConfig, TrainConfig
 from pocketvit.errors import PocketError
 from pocketvit.road import probe
 from pocketvit.road.probe import adapt, with_head
@@ -85,7 +85,7 @@ def test_fine_tuning_moves_the_features_and_is_measured(road, tmp_path):
     teacher = tiny_teacher()
     before = hash_tensors(teacher.module)
     module = with_head(teacher, 32, CLASSES)
-    tuned, scores = probe._fine_tune(module, teacher, road, tmp_path, BRIEF)
+    tuned, scores = probe._fine_tune(module, teacher, road, tmp_path, BRIEF, probe.gentle_loss(road.task))
     assert scores["val_accuracy"] == pytest.approx(accuracy_of(tuned, teacher, road, road.dataset.val))
     assert not torch.equal(tuned.blocks[0].attn.qkv.weight, module.blocks[0].attn.qkv.weight)
     assert hash_tensors(teacher.module) == before
@@ -203,3 +203,27 @@ def test_a_feature_that_hardly_moves_gets_no_giant_weight():
     weight = head.weight.detach()
     assert weight[:, -1].abs().max() < 3 * weight[:, :CLASSES].abs().max()  # thousands of times as much without care
     assert (head(features).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_probe_is_balanced_where_the_training_is():
+    features = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.cat([torch.zeros(380, dtype=torch.int64), torch.ones(20, dtype=torch.int64)])
+    features[targets == 1, 0] += 1.0  # hard to tell: what is rare is not named
+    recall = {}
+    for balance in (False, True):
+        head, _ = probe._probe(features, targets, None, task_named("classification"), 2, 0, balance)
+        with torch.no_grad():
+            recall[balance] = float((head(features[targets == 1]).argmax(1) == 1).float().mean())
+    assert recall[True] > recall[False] + 0.3
+
+
+def test_the_loss_that_was_asked_for_is_that_of_fine_tuning(road, tmp_path, monkeypatch):
+    used = []
+    train = probe.train_network
+    monkeypatch.setattr(
+        probe, "train_network", lambda road, config, *a, **k: used.append(config.loss) or train(road, config, *a, **k)
+    )
+    loss = LossConfig(weight=0.0, label_smoothing=0.3, class_weights=(1.0, 2.0, 3.0))
+    adapt(tiny_teacher(), road, tmp_path / "asked", fine_tune=True, train=BRIEF, loss=loss)
+    adapt(tiny_teacher(), road, tmp_path / "usual", fine_tune=True, train=BRIEF)
+    assert used == [loss, probe.gentle_loss(road.task)]

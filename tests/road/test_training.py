@@ -217,3 +217,12 @@ def test_without_a_teacher_the_student_keeps_its_stems_and_the_tokens_they_start
         model = train_network(road, config, tmp_path, teachers=teachers, live=bool(teachers))
         assert len(forward_heads(model.eval(), torch.zeros(1, 3, SIDE, SIDE))) == 1 + tokens
         assert hasattr(model.patch_embed, "involution") == (stem == "coadvise")
+
+
+def test_few_labels_are_drawn_among_those_that_there_are(road):
+    train = road.dataset.train
+    some = road.with_train(hide_labels(train, np.flatnonzero(train.targets < 2)))
+    few = some.with_few_labels(6).dataset.train.targets
+    assert np.bincount(few[few >= 0], minlength=3).tolist() == [3, 3, 0]
+    many = some.with_few_labels(len(train)).dataset.train.targets
+    assert np.array_equal(many, some.dataset.train.targets)

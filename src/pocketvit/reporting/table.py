@@ -213,10 +213,11 @@ class Table:
             f"sensitivity, specificity: of {positive}, at each row's own threshold, by {chosen}"
             for positive, chosen in points
         ]
-        groups = max((row.groups or 0 for row in self.rows), default=0)
+        groups = sorted({row.groups for row in self.rows if row.groups})
         if groups:
             of = f" ({self.group})" if self.group else ""
-            lines.append(f"intervals are over {groups:,} groups{of}: images of one group are not independent")
+            counts = " or ".join(f"{one:,}" for one in groups)
+            lines.append(f"intervals are over {counts} groups{of}: images of one group are not independent")
         return lines
 
     def ships(self, row: Row) -> bool:

@@ -34,10 +34,15 @@ def headline(results: Results) -> str:
     if row.map is not None:
         return _boxes_headline(results, row, what)
     if row.accuracy is None:
-        reason = "there were no test images" if not row.n else "it was not measured"
+        reason = (
+            "there were no test images" if row.n is None
+            else "it was not measured" if row.n
+            else "none of the test images has a label"
+        )  # fmt: skip
         first = f"{what}; its accuracy is unknown, as {reason}"
         if row.agreement is not None:
-            first += f". It gives its teachers' answer on {percent(row.agreement)} of the images"
+            shown = results.task.counted("the images")
+            first += f". It gives its teachers' answer on {percent(row.agreement)} of {shown}"
         return first + "."
     count = f"{row.n:,} " if row.n else ""
     first = f"{what} that is right on" if row.bytes else f"{what} is right on"
@@ -96,6 +101,8 @@ def tiles(results: Results) -> list[Tile]:
                 "accuracy",
                 "unknown" if row.accuracy is None else percent(row.accuracy, row.n),
                 "no test images"
+                if row.accuracy is None and row.n is None
+                else "no labels of test images"
                 if row.accuracy is None
                 else f"{interval_text(row)} %, {row.n:,} images"
                 if row.interval and row.n
@@ -168,16 +175,15 @@ def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
         sentences.append(f"Accuracy is unknown for: {', '.join(unknown)}.")
     small = min((row.n for row in measured if row.n), default=None)
     if small is not None and small < 500:
-        sentences.append(
-            f"The figures rest on {small} images; fewer than 500 leave wide intervals, and pooled folds would use "
-            "every image."
-        )
+        pooled = any(row.key.endswith("-folds") for row in measured)
+        more = ", and pooled folds would use every image" if results.task.pools and not pooled else ""
+        sentences.append(f"The figures rest on {small} images; fewer than 500 leave wide intervals{more}.")
     if results.scored_on != "test":
         sentences.append(
             f"There is no test split: the figures were counted on the {results.scored_on} split, which may also have "
             "chosen the checkpoint."
         )
-    if len(results.classes) == 2 and row is not None and row.n and row.sensitivity is None:
+    if results.task.screens(results.classes) and row is not None and row.n and row.sensitivity is None:
         sentences.append(
             "Sensitivity and specificity: an operating point is chosen on labelled validation images, and there are "
             "none beside the scored ones."

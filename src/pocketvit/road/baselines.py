@@ -99,7 +99,9 @@ class Baselines(Stage):
         if "against" in wanted:
             try:
                 name = with_weights(walk.settings.against)
-                walk.networks["against"] = train_against(walk.road, walk.config, walk.folder / "against", name)
+                walk.networks["against"] = train_against(
+                    labelled_alone(pupils(walk)), walk.config, walk.folder / "against", name
+                )
             except PocketError as error:  # a comparison that fails, for want of a network say, must not cost the run
                 log.warning("warning  %s", error)
                 walk.extra["against_failed"] = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ..models.names import is_pretrained
 from ..teachers import load_teacher
 from .base import Cost, Stage, Walk
 from .convert import converted
-from .probe import adapt
+from .probe import adapt, gentle_loss
 from .rates import training_seconds
 from .students import input_of
 from .train import describe, train_network
@@ -49,7 +50,12 @@ class Fit(Stage):
             teacher = load_teacher(config.network.name, weights=start, device=str(road.device))
         if config.network.replace_norm is not None:
             teacher = converted(teacher, config.network.replace_norm, road)  # type: ignore[arg-type]
-        learned = adapt(teacher, road, walk.folder / "adapted", fine_tune=not settings.freeze, train=config.train)
+        loss = config.loss
+        if settings.label_smoothing is None:  # gently, for the network has learned already
+            loss = dataclasses.replace(loss, label_smoothing=gentle_loss(road.task).label_smoothing)
+        learned = adapt(
+            teacher, road, walk.folder / "adapted", fine_tune=not settings.freeze, train=config.train, loss=loss
+        )
         walk.networks["student"] = learned.module
         walk.input = (teacher.input_size, teacher.mean, teacher.std)
         walk.notes.append(learned.method)

@@ -204,6 +204,8 @@ def _pool(state: Walk, folds: Sequence[dict[str, np.ndarray]], dataset: Dataset)
     fold = np.concatenate([np.full(len(one["targets"]), number) for number, one in enumerate(folds, 1)])
     together = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "targets")}
     groups = np.concatenate([one["groups"] for one in folds]) if "groups" in folds[0] else None
+    given_weights = {teacher.fingerprint["weights"] for teacher in state.specs}
+    ready = [teacher.fingerprint["weights"] in given_weights for teacher in state.teachers]
     for key in (*teachers, "student", "alone"):
         if not all(key in one for one in folds):
             continue
@@ -218,6 +220,10 @@ def _pool(state: Walk, folds: Sequence[dict[str, np.ndarray]], dataset: Dataset)
         }
         row |= {"status": "measured", "folds": len(folds), **scores.pooled.fields()}
         row["note"] = "every image answered once, by a network that it was held out from"
+        if key.startswith("teacher-") and ready[int(key.removeprefix("teacher-")) - 1]:
+            row["note"] = "every image answered once; it was not made anew, and may have learned from these images"
+        elif key == "student" and any(ready):
+            row["note"] += "; its teacher was not made anew, and may have learned from it"
         row["calibrated"] = not key.startswith("teacher")
         row["by_fold"] = [{"fold": number, **one.fields()} for number, one in sorted(scores.folds.items())]
         state.fold_rows.append(row)

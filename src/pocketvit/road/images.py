@@ -104,7 +104,8 @@ class Road:
     def with_few_labels(self, count: int) -> Road:
         """Return the same road with all but ``count`` training labels forgotten, the classes taking turns."""
         train = self.dataset.train
-        return self.with_train(hide_labels(train, balanced(train, count)))
+        rows = np.flatnonzero(labelled(train.targets))
+        return self.with_train(hide_labels(train, rows[balanced(Subset(train, rows), count)]))
 
 
 def known(source: Source | None) -> bool:

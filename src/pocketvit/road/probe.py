@@ -32,6 +32,7 @@ from ..tasks import Task
 from ..teachers.finetune import new_head
 from ..teachers.teacher import Teacher, first_logits
 from ..training.distributed import Processes, barrier, from_rank_zero
+from ..training.feed import class_shares
 from ..training.predict import predict_logits
 from ..training.step import Input
 from ..views import Views
@@ -75,7 +76,13 @@ class Adapted:
 
 
 def adapt(
-    teacher: Teacher, road: Road, folder: Path, *, fine_tune: bool | None = None, train: TrainConfig | None = None
+    teacher: Teacher,
+    road: Road,
+    folder: Path,
+    *,
+    fine_tune: bool | None = None,
+    train: TrainConfig | None = None,
+    loss: LossConfig | None = None,
 ) -> Adapted:
     """Give a copy of the teacher's network a head for the road's classes and train it.
 
@@ -85,7 +92,8 @@ def adapt(
         folder: Keeps the result, which a second call reuses.
         fine_tune: True to train all weights, False for the probe alone, None to fine-tune when that takes at most
             `PATIENCE` seconds on this machine (found out once, and written down).
-        train: Of fine-tuning; by default five gentle epochs.
+        train: Of fine-tuning; by default five gentle epochs. The probe is balanced where it is.
+        loss: With the ground truth, of fine-tuning; by default half of the task's smoothing.
 
     Raises:
         PocketError: No labels, or a network without features that a head could stand on.
@@ -103,7 +111,7 @@ def adapt(
     with locked(folder, waiting=waiting) if who.rank == 0 else contextlib.nullcontext():
         reused = from_rank_zero(_made(note, fine_tune, train), who.world)
         if not reused:
-            _learn(teacher, road, folder, rows, fine_tune, train)
+            _learn(teacher, road, folder, rows, fine_tune, train, loss or gentle_loss(task))
             barrier(who.world)
     record = read_json(note)  # what the first process wrote, in every process
     module = with_head(teacher, record["features"], classes)
@@ -111,6 +119,11 @@ def adapt(
     scores = record["scores"]
     said = task.said(scores) if scores else ""
     return Adapted(module.to(teacher.device).eval(), record["method"], scores, said, record["seconds"], reused)
+
+
+def gentle_loss(task: Task) -> LossConfig:
+    """Return the loss of a network that has learned already."""
+    return LossConfig(label_smoothing=task.smoothing / 2)
 
 
 def _made(note: Path, fine_tune: bool | None, train: TrainConfig | None) -> bool:
@@ -123,7 +136,13 @@ def _made(note: Path, fine_tune: bool | None, train: TrainConfig | None) -> bool
 
 
 def _learn(
-    teacher: Teacher, road: Road, folder: Path, rows: np.ndarray, fine_tune: bool | None, train: TrainConfig | None
+    teacher: Teacher,
+    road: Road,
+    folder: Path,
+    rows: np.ndarray,
+    fine_tune: bool | None,
+    train: TrainConfig | None,
+    loss: LossConfig,
 ) -> None:
     """Make what `adapt` gives, in all processes together; the first one writes it down."""
     task, source, classes, who = road.task, road.dataset.train, len(road.dataset.classes), road.processes
@@ -138,7 +157,8 @@ def _learn(
     if val is not None:
         val_rows = np.flatnonzero(labelled(val.targets))
         checked = _features(teacher, val, road, val_rows), _targets(val, val_rows)
-    head, scores = _probe(features, _targets(source, rows), checked, task, classes, optimization.seed)
+    balance = bool(loss.class_weights) or optimization.balance == "sampling"
+    head, scores = _probe(features, _targets(source, rows), checked, task, classes, optimization.seed, balance)
     module = with_head(teacher, features.shape[1], classes)
     for own in _heads_of(module):  # their mean is the probe
         own.load_state_dict(head.state_dict())
@@ -146,7 +166,7 @@ def _learn(
     method = "linear probe"
     seconds = 3.5 * forward_seconds * optimization.epochs
     if _wanted(folder, fine_tune, seconds, val is not None, teacher.name, who):
-        tuned, tuned_scores = _fine_tune(module, teacher, road, folder, optimization)
+        tuned, tuned_scores = _fine_tune(module, teacher, road, folder, optimization, loss)
         if scores is None or tuned_scores is None or tuned_scores[_key(task, scores)] >= scores[_key(task, scores)]:
             module, method, scores = tuned, "fine-tuned", tuned_scores
         else:
@@ -264,8 +284,10 @@ def _probe(
     task: Task,
     classes: int,
     seed: int,
+    balance: bool = False,
 ) -> tuple[nn.Linear, dict[str, float] | None]:
-    """Fit a linear head by AdamW on standardized features, which are then folded into it."""
+    """Fit a linear head by AdamW on standardized features, which are then folded into it; every class alike if so."""
+    weights_N = torch.from_numpy(len(y_N) * class_shares(y_N.numpy())).float() if balance else None
     mean, std = x_ND.mean(0), x_ND.std(0)
     std = std.clamp_min(max(1e-6, _FLOOR * float(std.square().mean().sqrt())))
     z_ND = (x_ND - mean) / std
@@ -279,7 +301,8 @@ def _probe(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
         for _ in range(_STEPS):
             rows = torch.randint(len(z_ND), (min(512, len(z_ND)),), generator=generator)
-            task.plain_loss(head(z_ND[rows]), y_N[rows]).mean().backward()
+            loss_B = task.plain_loss(head(z_ND[rows]), y_N[rows])
+            (loss_B if weights_N is None else weights_N[rows] * loss_B).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
@@ -299,11 +322,10 @@ def _probe(
 
 
 def _fine_tune(
-    module: nn.Module, teacher: Teacher, road: Road, folder: Path, train: TrainConfig
+    module: nn.Module, teacher: Teacher, road: Road, folder: Path, train: TrainConfig, loss: LossConfig
 ) -> tuple[nn.Module, dict[str, float] | None]:
     """Train all weights gently; return the network and its scores on validation."""
     side: Input = (teacher.input_size, teacher.mean, teacher.std)
-    loss = LossConfig(label_smoothing=road.task.smoothing / 2)
     config = RunConfig(view=road.view, loss=loss, train=train)
     views = Views(road.dataset.train, road.view, seed=train.seed)
     unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))

@@ -222,12 +222,15 @@ def teacher_rows(origin: Run, road: Road) -> list[Entry]:
     held = origin.folder / "predictions.npz"
     arrays = dict(np.load(held)) if held.is_file() else {}
     source = road.scored
+    measured = results.get("dataset", {}).get("fingerprint")
+    other = source is not None and measured is not None and source.fingerprint != measured
     same = source is not None and source.parents is None and list(arrays.get("names", ())) == list(whole(source).names)
+    same = same and not other
     entries = []
     for row in results["rows"]:
         if row.get("role") not in ("teacher", "teacher-int8") or row.get("status") != "measured":
             continue
-        kept = _SIZES if same and row["key"] in arrays else set(row) - _OF_THE_MOMENT
+        kept = _SIZES if other or (same and row["key"] in arrays) else set(row) - _OF_THE_MOMENT
         entries.append(
             Entry(
                 row["key"], row["name"], row["role"], 0, calibrated=False,

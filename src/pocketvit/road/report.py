@@ -25,7 +25,7 @@ from ..reporting.verdict import against
 from ..rundir import machine
 from ..settings import listed
 from ..sources.subset import Subset
-from ..sources.tiles import whole
+from ..sources.tiles import independent, whole
 from ..teachers import Teacher
 from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
@@ -183,9 +183,9 @@ def _notes(walk: Walk, beyond: str | None) -> list[str]:
                 "with as many views as epochs the first student costs what live teachers cost; the next are cheaper"
             )
     val = walk.road.dataset.val
-    if config.train.seconds and val is not None:
+    if config.train.seconds and val is not None and walk.road.task.exclusive:
         lines, shorter = (read_metrics(walk.folder / f"{name}.jsonl") for name in ("metrics", "extended"))
-        notes += filter(None, [told(lines, len(val), shorter)])
+        notes += filter(None, [told(lines, independent(val), shorter)])
     if config.labels.approximate_tail:
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None) and not beyond:

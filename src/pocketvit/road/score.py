@@ -24,6 +24,7 @@ from ..metrics.calibration import ECE_BINS, reliability
 from ..metrics.following import following
 from ..models.inputs import input_stats
 from ..sources.base import Source
+from ..sources.targets import labelled
 from ..sources.tiles import whole
 from ..tasks import Task
 from ..teachers import Teacher
@@ -36,6 +37,7 @@ from .base import Cost, Stage, Walk
 from .images import Road, known
 from .rates import forward_seconds
 from .ship import FP32, INT8
+from .train import pupils
 
 log = logging.getLogger("pocketvit")
 
@@ -192,7 +194,8 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
         costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
     elif entry.model is not None:
         costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())
-        costs["note"] = f"{entry.note.rstrip('.')}; in PyTorch: it does not export to ONNX".strip("; ")
+        why = "it does not export to ONNX" if costs["parameters"] <= _EXPORTED else "too large to export for this table"
+        costs["note"] = f"{entry.note.rstrip('.')}; in PyTorch: {why}".strip("; ")
     return costs
 
 
@@ -300,7 +303,8 @@ class Score(Stage):
             entries.append(Entry("int8", name, "int8", side[0], answer, None, int8, "student" in walk.calibrated))
         few = getattr(walk.settings, "few_labels", 0)
         if "alone" in networks:
-            name = f"student, {few} labels alone" if few else "student without a teacher"
+            labels = int(labelled(pupils(walk).dataset.train.targets).sum())  # fewer where there are not so many
+            name = f"student, {labels} labels alone" if few else "student without a teacher"
             entries.append(self._network(walk, "alone", name, side))
         if "ceiling" in networks:
             entries.append(self._network(walk, "ceiling", "student, all labels", side))

@@ -85,12 +85,13 @@ class Detection(Task):
         for name, usual, why in (
             ("teacher_weights", "fixed", "looks at the one class of an image"),
             ("balance", "none", "is for one class per image"),
+            ("aspect", "stretch", "changes the shape of objects, which training views keep"),
             ("match", None, "compares features, which detectors do not give"),
             ("init", None, "is a classifier's (--model NAME.TAG or local-dir:FOLDER makes a detector of one)"),
             ("freeze", False, "trains one linear layer on finished features"),
         ):
             value = getattr(settings, name, usual)
-            if value != usual:
+            if (value == usual) if name == "aspect" else (value != usual):
                 option = name.replace("_", "-")
                 said = option if value is True else f"{option} {value}"
                 raise PocketError(f"--{said} {why}, and {here}. Leave it away.")

@@ -102,7 +102,8 @@ class MultiLabel(Task):
 
     def right(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         heavier = torch.where((batch.ratio >= 0.5)[:, None], batch.targets, batch.partner_targets)
-        return ((logits >= 0) == heavier).float().mean(1).sum(), (heavier >= 0).all(1).sum()
+        there = (heavier >= 0).all(1)
+        return (((logits >= 0) == heavier).float().mean(1) * there).sum(), there.sum()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.sigmoid()
