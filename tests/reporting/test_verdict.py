@@ -184,3 +184,12 @@ def test_a_gap_is_as_wide_as_both_figures_allow():
     assert found.interval == pytest.approx((low, high))
     assert found.seen
     assert gap(a, Row("c", "c"), TASK) is None
+
+
+def test_a_teacher_that_ran_in_pytorch_is_not_raced_against_a_file():
+    live = replace(TEACHER, note="trained on your labels; in PyTorch: it does not export to ONNX")
+    found = verdict([live, STUDENT, INT8])
+    assert found.replies[0].yes
+    assert "of its teacher's weights" in str(found.replies[0])
+    assert found.replies[1].yes is None
+    assert "ran in PyTorch, and not as a file" in str(found.replies[1])

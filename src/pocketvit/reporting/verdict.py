@@ -298,10 +298,13 @@ def _praise(ships: Row, replies: Sequence[Reply], task: Task) -> str:
 def _cheaper(question: str, ours: Row, theirs: Row, cost: str) -> Reply:
     found = [one for one in _compared(ours, theirs) if one.cost == cost]
     if not found:
-        return Reply(question, None, "not measured for both at one precision")
+        live = cost == "latency_p50" and _is_live(theirs)
+        why = "its teacher ran in PyTorch, and not as a file" if live else "not measured for both at one precision"
+        return Reply(question, None, why)
     (one,) = found
     show = human_bytes if cost == "bytes" else _ms
-    words = f"{show(one.ours)} against {show(one.theirs)} of its teacher's {_kind(theirs)} file, {one.words}"
+    what = "weights" if _is_live(theirs) else f"{_kind(theirs)} file"
+    words = f"{show(one.ours)} against {show(one.theirs)} of its teacher's {what}, {one.words}"
     return Reply(question, one.theirs > one.ours * _LIKE, words)
 
 
@@ -320,7 +323,7 @@ def _compared(ours: Row, theirs: Row) -> list[_Cost]:
         ("latency_p50", "slower", "faster", "about as fast"),
     ):
         a, b = getattr(ours, cost), getattr(theirs, cost)
-        if a and b:
+        if a and b and not (cost == "latency_p50" and (_is_live(ours) or _is_live(theirs))):
             times = max(a, b) / min(a, b)
             words = f"{times:.{1 if times < 10 else 0}f}× {more if a > b else less}"
             costs.append(_Cost(cost, a, b, alike if times <= _LIKE else words))
@@ -340,6 +343,11 @@ def _as_good(ours: Row, theirs: Row, task: Task) -> Reply:
 def _unseen(row: Row) -> str:
     images = f"{row.groups:,} groups" if row.groups else f"{row.n:,} images" if row.n else "these images"
     return f"no difference seen on {images}"
+
+
+def _is_live(row: Row) -> bool:
+    """Whether a row was timed in PyTorch, for want of a file: another runtime, and perhaps another device."""
+    return "in PyTorch: " in row.note
 
 
 def _own_file(row: Row) -> str:
