@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from walk_fakes import Own
+from walk_fakes import Own, run_config
 
 from pocketvit import cli, compare
 from pocketvit.config import LossConfig
 from pocketvit.errors import PocketError
-from pocketvit.experiments import arms
+from pocketvit.experiments import arms, comparing
 from pocketvit.experiments.comparing import _folder
 from pocketvit.experiments.methods import parse_methods, served
 from pocketvit.files import read_json
+from pocketvit.road.baselines import without_teachers
 from pocketvit.rundir import Run
 from pocketvit.settings import Compare
 from pocketvit.teachers import load_teacher
@@ -81,6 +83,16 @@ def test_self_distillation_needs_no_teacher_but_an_average(photos, tmp_path):
     assert (own.taught, own.live, own.averaged) == (False, False, True)
     with pytest.raises(PocketError, match=r"--ema 0\.999"):
         compare(str(photos), methods="alone+mean_teacher", out=str(tmp_path))
+
+
+def test_alone_is_the_baseline_of_distill_and_keeps_what_is_added_to_it(road):
+    alone, own, kl = names("alone,alone+mean_teacher,kl")
+    config = dataclasses.replace(run_config(), loss=alone.loss)
+    baseline = without_teachers(config, road).loss
+    assert comparing._loss(alone, config, road) == baseline
+    assert comparing._loss(own, config, road).terms == own.loss.terms != ()
+    assert comparing._loss(own, config, road).label_smoothing == baseline.label_smoothing > 0
+    assert comparing._loss(kl, config, road) == kl.loss
 
 
 @pytest.mark.parametrize(

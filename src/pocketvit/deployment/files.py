@@ -19,7 +19,7 @@ from ..models import load_model
 from ..models.inputs import parse_norm
 from ..tasks import Task, task_named
 from ..teachers import load_teacher
-from ..teachers.hugging_face import saved_by_transformers
+from ..teachers.hugging_face import kind_saved
 from ..views.preprocessing import Preprocessing
 from .export import export_onnx
 from .int8 import open_graph, quantize_int8
@@ -132,8 +132,8 @@ def opened(
     Raises:
         PocketError: It cannot be opened, or has no classes.
     """
-    folder = None if arch and Path(str(model)).is_file() else _saved(model)
-    if folder is not None:
+    folder = _saved(model)
+    if folder is not None and not (arch and folder.is_file()):
         if arch or weights:
             raise PocketError(f"{model} says itself of which network its weights are. Leave --arch and --weights away.")
         loaded = load_model(folder, input_size)
@@ -164,4 +164,4 @@ def _saved(model: Any) -> Path | None:
     path = Path(os.fspath(model).removeprefix("local-dir:")).expanduser()
     if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         return path
-    return path if path.is_dir() and not saved_by_transformers(str(path), "ImageClassification") else None
+    return path if path.is_dir() and kind_saved(str(path)) != "ImageClassification" else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from ..config import LossConfig, RunConfig
 from ..errors import PocketError
 from ..files import counted, read_json, write_json, write_text
 from ..labels.record import choose_k
@@ -17,7 +17,7 @@ from ..road.answering import probabilities_of
 from ..road.baselines import without_teachers
 from ..road.begin import Begun, begin
 from ..road.decide import decide
-from ..road.images import known
+from ..road.images import Road, known
 from ..road.label import label_road
 from ..road.train import describe
 from ..rundir import Outcome, Run
@@ -55,9 +55,7 @@ def compare_methods(settings: Any) -> Outcome:
         Arm(
             method.name,
             method.shown,
-            dataclasses.replace(config, loss=method.loss)
-            if method.taught or method.mutual
-            else without_teachers(config, state.road),
+            dataclasses.replace(config, loss=_loss(method, config, state.road)),
             tuple(state.tutors if method.assisted else state.teachers) if method.taught else (),
             state.store if method.taught and not method.live else None,
             method.live,
@@ -103,6 +101,13 @@ def decide_comparison(settings: Any, dataset: Dataset, teachers: Sequence[Any] =
     if settings.views is None:
         settings = dataclasses.replace(settings, views=10_000)  # `decide` takes the epochs where they are fewer
     return decide(settings, dataset, teachers)
+
+
+def _loss(method: Method, config: RunConfig, road: Road) -> LossConfig:
+    """What an arm minimizes; alone that is the loss of the baseline of `distill`, with what the method adds to it."""
+    if method.taught or method.mutual:
+        return method.loss
+    return dataclasses.replace(without_teachers(config, road).loss, terms=method.loss.terms)
 
 
 def _methods(begun: Begun) -> list[Method]:

@@ -59,7 +59,7 @@ class Measured:
             ) from error
 
     def row(self, here: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return the row of the device.
+        """Return the row of the device, without its key.
 
         Args:
             here: The row of the same file on this machine, whose accuracy is taken where the device computes the same.
@@ -67,7 +67,7 @@ class Measured:
         """
         where = f"{self.device} ({self.machine})" if self.device else self.machine
         row: dict[str, Any] = {
-            "key": f"device-{self.device or self.machine}", "name": f"{name}, on {self.device or self.machine}",
+            "name": f"{name}, on {self.device or self.machine}",
             "role": "other", "status": "measured", "bytes": self.bytes,
             "latency_ms": {"p50": self.p50, "p90": self.p90},
         }  # fmt: skip

@@ -330,7 +330,7 @@ def _fine_tune(
     views = Views(road.dataset.train, road.view, seed=train.seed)
     unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))
     tuned = copy.deepcopy(module)
-    kept = keep_where_few(tuned, train.batch_size)
+    kept = keep_where_few(tuned, train.batch_size // road.processes.world)
     if kept:
         log.info("         %s", kept)
     tuned = train_network(unwatched, config, folder / "fine-tuning", model=tuned, input=side, views=views)

@@ -155,9 +155,8 @@ def _left_out(teacher: Teacher) -> list[str]:
     """Say which classes of a teacher the student will not know, for the test images have none of them."""
     if teacher.columns is None or teacher.num_outputs >= teacher.raw_outputs:
         return []
-    left = [
-        name.split(",")[0] for at, name in enumerate(teacher.classes or ()) if at not in set(teacher.columns.tolist())
-    ]
+    kept = set(teacher.columns.tolist())
+    left = [name.split(",")[0] for at, name in enumerate(teacher.classes or ()) if at not in kept]
     named = f" (not {', '.join(left[:5])}{', ...' if len(left) > 5 else ''})" if left else ""
     return [
         f"the student learns the {teacher.num_outputs} classes of the test images, of the {teacher.raw_outputs} that "

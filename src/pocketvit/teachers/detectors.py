@@ -17,10 +17,10 @@ from ..models.checkpoint import load_weights, read_weights
 from ..models.decoding import best_places, outputs_of
 from ..models.detector import GridDetector
 from .detector_forms import NOTHING, Activation, Answers, Form, corners_of, form_of
-from .hugging_face import open_saved, saved_by_transformers
+from .hugging_face import open_saved
 from .teacher import Teacher
 
-_TORCHVISION = "torchvision:"
+TORCHVISION = "torchvision:"
 
 
 class DetectorTeacher(Teacher):
@@ -228,18 +228,13 @@ def load_detector(
     """
     text = str(spec)
     names = None if isinstance(classes, int) else classes
-    if text.startswith(_TORCHVISION):
-        name = text.removeprefix(_TORCHVISION)
+    if text.startswith(TORCHVISION):
+        name = text.removeprefix(TORCHVISION)
         module = _torchvision(name, weights, classes if isinstance(classes, int) else None)
         return detector_teacher(module, **{"name": name, "classes": names} | options)
     name, module, about = open_saved(text, "ObjectDetection")
     given = {"name": name, "classes": names} | about
     return detector_teacher(module, **given | {key: value for key, value in options.items() if value is not None})
-
-
-def names_detector(spec: str) -> bool:
-    """Whether a text names a detector of torchvision, or a folder or hub of one of transformers."""
-    return spec.startswith(_TORCHVISION) or saved_by_transformers(spec, "ObjectDetection")
 
 
 def _torchvision(name: str, weights: str | Path | None, classes: int | None) -> nn.Module:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ Kind = Literal["ObjectDetection", "ImageClassification"]
 _SIDE = 224  # of the picture where neither the processor nor the network says it
 
 
-def saved_by_transformers(spec: str, kind: Kind) -> bool:
-    """Whether a text names a folder (or ``local-dir:`` or ``hf-hub:``) with a network of transformers of that kind."""
+def kind_saved(spec: str) -> Kind | None:
+    """Return what a folder (or ``local-dir:`` or ``hf-hub:``) of transformers holds; None of anything else."""
     prefix, _, place = spec.rpartition(":")
     path = Path(place).expanduser() / "config.json"
     try:
@@ -29,9 +29,10 @@ def saved_by_transformers(spec: str, kind: Kind) -> bool:
                 path = Path(hf_hub_download(place, "config.json"))
         config = json.loads(path.read_text("utf-8"))
     except Exception:  # no such file, or whatever the hub's client and its transport raise: loading will say it
-        return False
+        return None
     made = config.get("architectures") if isinstance(config, dict) else None
-    return any(str(one).endswith(f"For{kind}") for one in made or ())
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    return next((kind for kind in kinds for one in made or () if str(one).endswith(f"For{kind}")), None)
 
 
 def open_saved(spec: str, kind: Kind) -> tuple[str, nn.Module, dict[str, Any]]:

@@ -23,8 +23,8 @@ from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
 from ..models.saving import activation_of, load_model
 from .detector_forms import is_detector
-from .detectors import detector_teacher, load_detector, names_detector
-from .hugging_face import open_classifier, saved_by_transformers
+from .detectors import TORCHVISION, detector_teacher, load_detector
+from .hugging_face import kind_saved, open_classifier
 from .teacher import Teacher, first_logits, has_classes
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -72,14 +72,17 @@ def load_teacher(
     known_classes: Sequence[str] | None = None
     about: dict[str, Any] = {"input_size": input_size, "precision": precision, "device": device}
     about["norm"] = None if norm is None else parse_norm(norm)
-    if not isinstance(spec, nn.Module) and names_detector(str(spec)):
-        return load_detector(str(spec), weights=weights, classes=classes, **about)
+    text = "" if isinstance(spec, nn.Module) else str(spec)
+    saved = kind_saved(text) if text else None
+    if saved == "ObjectDetection" or text.startswith(TORCHVISION):
+        return load_detector(text, weights=weights, classes=classes, **about)
     if isinstance(spec, nn.Module):
         name, module = type(spec).__name__, _copy(spec)
         if weights is not None:
             load_weights(module, read_weights(weights), weights, name)
+    elif saved == "ImageClassification":
+        name, module = open_classifier(text)
     else:
-        text = str(spec)
         name, found, known_classes = _by_text(text, arch, weights, input_size, norm, notes)
         if isinstance(found, Teacher):  # of a function of the user's
             return found
@@ -124,8 +127,6 @@ def _by_text(
 ) -> tuple[str, nn.Module | Teacher, Sequence[str] | None]:
     """Return (name, network, class names if the source has them) for a spec in words."""
     path = Path(text).expanduser()
-    if (_HUB.fullmatch(text) or path.is_dir()) and saved_by_transformers(text, "ImageClassification"):
-        return *open_classifier(text), None
     if _HUB.fullmatch(text):
         source, place = text.split(":", 1)
         if source == "local-dir":
