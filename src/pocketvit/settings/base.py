@@ -137,7 +137,7 @@ class Setting:
         """Return the error that names the option, its value and the reason."""
         if isinstance(value, str):
             text = value if value.strip() else repr(value)
-        elif self.many and isinstance(value, list) and value:
+        elif self.many and isinstance(value, list | tuple) and value:
             text = ", ".join(map(str, value))
         else:
             text = str(value).lower() if value is None or isinstance(value, bool) else reprlib.repr(value)
