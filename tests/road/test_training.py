@@ -226,3 +226,13 @@ def test_few_labels_are_drawn_among_those_that_there_are(road):
     assert np.bincount(few[few >= 0], minlength=3).tolist() == [3, 3, 0]
     many = some.with_few_labels(len(train)).dataset.train.targets
     assert np.array_equal(many, some.dataset.train.targets)
+
+
+def test_stored_labels_are_replayed_before_they_are_used_again(road, monkeypatch):
+    """Code is no part of a teacher's fingerprint: its answers tell."""
+    config = run_config()
+    label_road(road, [own()], config.labels)
+    label_road(road, [own()], config.labels)
+    monkeypatch.setattr(Own, "forward", lambda self, x, before=Own.forward: 2 * before(self, x.flip(1)))
+    with pytest.raises(PocketError, match="8 records replayed.*other code.*: delete .* or name another folder"):
+        label_road(road, [own()], config.labels)

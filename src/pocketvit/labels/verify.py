@@ -58,8 +58,18 @@ def verify(
     *,
     seed: int = 0,
     batch_size: int = 32,
+    beyond: float | None = None,
 ) -> list[Verification]:
     """Recompute ``records`` random records of each teacher and compare them with the store.
+
+    Args:
+        store: What was labelled.
+        source, views, teachers: What it should be of.
+        records: So many of each teacher.
+        seed: Of which records.
+        batch_size: Images that a teacher sees at once.
+        beyond: Share of the records that may lie beyond the tolerance; None for none on the device and versions that
+            made the store, and 2 % elsewhere.
 
     Raises:
         PocketError: The store is of other images, views or teachers; a shard is damaged; or more differs than the
@@ -88,13 +98,13 @@ def verify(
         elsewhere = tuple(line for line in warnings if teacher.name in line)
         tolerance = TOLERANCE.get(precision, TOLERANCE["bf16"]) * (ELSEWHERE_FACTOR if elsewhere else 1)
         result = Verification(key, len(difference), float(difference.max()), tolerance, elsewhere)
-        beyond = float((~(difference <= tolerance)).float().mean())
-        if beyond > (ELSEWHERE_SHARE if elsewhere else 0):
+        share = float((~(difference <= tolerance)).float().mean())
+        if share > ((ELSEWHERE_SHARE if elsewhere else 0) if beyond is None else beyond):
             raise PocketError(
                 f"the labels in {store.folder} are not what the teacher says now: {result.text()}; "
-                f"{100 * beyond:.1f} % of the records lie beyond the tolerance. The views or the teacher compute "
-                "something else than when the store was made (an edited image, another version?): label again into "
-                "another folder."
+                f"{100 * share:.1f} % of the records lie beyond the tolerance. The views or the teacher compute "
+                "something else than when the store was made (an edited image, other code, another version?): delete "
+                f"{store.folder / key} or name another folder, and label again."
             )
         results.append(result)
     return results

@@ -10,12 +10,14 @@ from pathlib import Path
 from ..config import LabelConfig
 from ..errors import PocketError
 from ..files import human_time, read_json, write_json
-from ..labels import LabelStore, plan_labels, write_labels
+from ..labels import LabelStore, plan_labels, teacher_key, verify, write_labels
 from ..teachers import Teacher
 from ..training.distributed import from_rank_zero
 from .adapt import answering_plan
 from .base import Cost, Stage, Walk
 from .images import Road
+
+REPLAYED = 8  # records of each teacher
 
 log = logging.getLogger("pocketvit")
 
@@ -27,8 +29,10 @@ def label_road(
     folder = folder or road.store_folder(labels)
     ledger = folder / "cost.json"  # seconds that each record set took, to say what reuse saves
     costs = read_json(ledger) if ledger.is_file() else {}
-    before = _shards(folder, teachers)
+    before = _begun(folder, teachers)
     who = road.processes
+    if before:
+        _replay(road, folder, before)
     complete = from_rank_zero(is_complete(folder, teachers, labels.views), who.world)
     start = time.monotonic()
     store = write_labels(
@@ -56,14 +60,20 @@ def is_complete(folder: Path, teachers: Sequence[Teacher], views: int) -> bool:
         return False
 
 
-def _shards(folder: Path, teachers: Sequence[Teacher]) -> bool:
-    """Whether some shard by one of these teachers is there."""
-    try:
-        store = LabelStore(folder)
-        keys = [store.key(teacher) for teacher in teachers]
-    except PocketError:
-        return False
-    return any(next((folder / key).glob("view-*/*.safetensors"), None) for key in keys)
+def _begun(folder: Path, teachers: Sequence[Teacher]) -> list[Teacher]:
+    """Those of the teachers of which some shard is there."""
+    return [one for one in teachers if next((folder / teacher_key(one)).glob("view-*/*.safetensors"), None)]
+
+
+def _replay(road: Road, folder: Path, teachers: Sequence[Teacher]) -> None:
+    """Ask the teachers a few of what is stored again.
+
+    A store knows a teacher by its weights; what its code makes of them (another ``forward``, another ``read`` of a
+    detector) only its answers tell, and then nearly all of them.
+    """
+    store = LabelStore(folder)
+    held = [teacher for teacher in teachers if store.views(store.key(teacher))]
+    verify(store, road.dataset.train, road.views, held, REPLAYED, beyond=0.5)
 
 
 class Label(Stage):
