@@ -158,7 +158,8 @@ def test_a_teacher_of_other_classes_is_adapted_and_a_model_is_trained(lights, tm
     options = {"epochs": 1, "precision": "fp32", "out": str(tmp_path), "augment": "none"}
     first = train(str(lights), model="cifar_resnet20", **options)
     assert row(first, "student")["auc"] is not None
-    again = train(str(lights), model="cifar_resnet20", init=str(first.folder / "student"), freeze=True, **options)
+    weights = str(first.folder / "student")
+    again = train(str(lights), model="cifar_resnet20", init=weights, freeze=True, out=str(tmp_path))
     assert row(again, "student")["auc"] > 0.5
 
 

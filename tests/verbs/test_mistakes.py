@@ -70,6 +70,8 @@ MISTAKES = {
     "label photos": "name the teacher",
     "train photos --model resnett18": "Did you mean resnet18",
     "train photos --model test_resnet --freeze": "--freeze trains a head",
+    "train photos --init pretrained --freeze --epochs 3": "--epochs 3: --freeze fits the head at once",
+    "train photos --init pretrained --freeze --lr 0.1": "--lr 0.1: --freeze fits the head at once",
     "bench nowhere.onnx": "nowhere.onnx",
     "bench not.onnx": "not.onnx",
     "bench empty": "empty",

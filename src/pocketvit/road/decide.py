@@ -280,7 +280,9 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     if settings.statistics_card:  # told before the training, not behind it
         require_many(independent(dataset.train), "a statistics card of these training images (--statistics-card)")
     side = settings.size
-    settings, training = decide_training(settings, dataset, name=str(settings.model), side=side)
+    decided, training = decide_training(settings, dataset, name=str(settings.model), side=side)
+    if not settings.freeze:  # a probe takes no such steps
+        settings = decided
     settings, view = decide_view(settings, dataset, training.epochs)
     smoothing = task.smoothing if settings.label_smoothing is None else settings.label_smoothing
     loss = LossConfig(

@@ -311,6 +311,10 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
 
     def look(self) -> None:
         super().look()
+        for one in settings_of(type(self)) if self.freeze else ():
+            used = one.group != "training" or one.name in ("balance", "precision", "seed")
+            if not used and getattr(self, one.name) != one.default:
+                raise self.refused(one.name, "--freeze fits the head at once, in no such steps. Leave one of them away")
         check_model(self, "model", self.model)
         plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
         if self.freeze and self.init is None and plain:
