@@ -10,6 +10,7 @@ Each verb is imported when it is first used, so that ``import pocketvit`` does n
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import PocketError
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from .verbs.serve import serve
     from .verbs.synthesize import synthesize
     from .verbs.train import train
+
+# Linux: large tensors in huge pages. A batch of photographs makes activations of hundreds of MB anew in every layer, and
+# without this half of the time is the kernel's, giving out pages. PyTorch reads it at its first large tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
 __all__ = [
