@@ -246,6 +246,7 @@ def test_a_teacher_that_knows_some_classes_teaches_these(voc, tmp_path, caplog):
     [
         ({"objective": "kl"}, "cannot be used for detection images"),
         ({"balance": "weights"}, "--balance"),
+        ({"temperature": 4}, "--temperature 4.* softens one distribution"),
         ({"tokens": 1}, "--tokens"),
         ({"match": "rkd"}, "--match .* compares features"),
         ({"teacher": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))}, "is no detector|one list"),

@@ -89,9 +89,11 @@ class Detection(Task):
             ("match", None, "compares features, which detectors do not give"),
             ("init", None, "is a classifier's (--model NAME.TAG or local-dir:FOLDER makes a detector of one)"),
             ("freeze", False, "trains one linear layer on finished features"),
+            ("temperature", 1.0, "softens one distribution over classes"),
+            ("label_smoothing", None, "is of one distribution over classes"),
         ):
             value = getattr(settings, name, usual)
-            if (value == usual) if name == "aspect" else (value != usual):
+            if (value == usual) if name == "aspect" else (value is not None and value != usual):
                 option = name.replace("_", "-")
                 said = option if value is True else f"{option} {value}"
                 raise PocketError(f"--{said} {why}, and {here}. Leave it away.")
