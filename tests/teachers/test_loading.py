@@ -110,6 +110,9 @@ def test_function_of_a_module_file(tmp_path, monkeypatch):
             return 3
         def fails():
             raise KeyError("oops")
+        def whole():
+            from pocketvit.teachers import load_teacher
+            return load_teacher(make(), input_size=16, norm="none")
         """
     (tmp_path / "my_teachers.py").write_text(textwrap.dedent(code))
     monkeypatch.chdir(tmp_path)
@@ -118,6 +121,10 @@ def test_function_of_a_module_file(tmp_path, monkeypatch):
     torch.save(weights, tmp_path / "w.pth")
     teacher = load_teacher("my_teachers:make", weights="w.pth", input_size=16, norm="none")
     torch.testing.assert_close(teacher.logits(PIXELS * 0), torch.arange(3.0).expand(2, 3))
+    assert load_teacher("my_teachers:whole").notes == ()
+    told = load_teacher("my_teachers:whole", weights="w.pth", input_size=8)
+    assert "a whole teacher, so that --weights, --teacher-size is not used" in told.notes[-1]
+    assert told.input_size == 16
     for spec, says in [
         ("my_teachers:none", "no function none"),
         ("my_teachers:wrong", "returned int"),

@@ -85,7 +85,10 @@ def load_teacher(
     else:
         name, found, known_classes = _by_text(text, arch, weights, input_size, norm, notes)
         if isinstance(found, Teacher):  # of a function of the user's
-            return found
+            said = {"--weights": weights, "--teacher-size": input_size, "--teacher-norm": norm}
+            unused = ", ".join(option for option, value in said.items() if value is not None)
+            note = f"{found.name}: {text} gives a whole teacher, so that {unused} is not used for it."
+            return found.with_columns(found.columns, note) if unused else found
         module = found
     if is_detector(module):
         return detector_teacher(module, name=name, classes=classes or known_classes, **about)
