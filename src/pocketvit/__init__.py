@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .verbs.synthesize import synthesize
     from .verbs.train import train
 
-# Linux: large tensors in huge pages. A batch of photographs makes activations of hundreds of MB anew in every layer, and
-# without this half of the time is the kernel's, giving out pages. PyTorch reads it at its first large tensor.
+# Linux: large tensors in huge pages. A batch of photographs makes activations of hundreds of MB anew in every layer,
+# and without this half of the time is the kernel's, giving out pages. PyTorch reads it at its first large tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from pocketvit.compression import answers, fake_quantize, freeze, grids_of, quan
 from pocketvit.compression.calibration import Ranges
 from pocketvit.compression.fakequant import best_scale, only, quantized, round_through
 from pocketvit.errors import PocketError
+from pocketvit.views.resize import to_input
 
 
 @pytest.mark.parametrize("activations", ["dynamic", "static"])
@@ -161,3 +162,31 @@ def test_learned_scales_move_in_proportion_to_themselves(plain, optimizer):
     for name, grid in grids_of(rounded).items():
         assert (np.abs(np.log(grid.scale / before[name])) < 0.021).all()  # 20 steps of a thousandth, each way
         assert grid.input_scale is None or grid.input_scale > 0
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_rows_of_zeros_stay_finite_in_training(learned):
+    model = student()
+    with torch.no_grad():
+        model.blocks[0].mlp.fc1.weight[3] = 0
+    rounded = fake_quantize(model, PIXELS, INPUT, learned=learned).train()
+    optimizer = torch.optim.Adam(rounded.parameters(), lr=1e-3)
+    for _ in range(3):
+        rounded(to_input(OTHERS, *INPUT)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(bool(value.isfinite().all()) for value in rounded.state_dict().values())
+
+
+def test_layers_that_run_in_training_alone_are_left(tmp_path):
+    class Helped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.helper, self.head = nn.Linear(768, 64), nn.Linear(64, 64), nn.Linear(64, 32)
+
+        def forward(self, x):
+            x = self.body(x.flatten(1))
+            return self.head(self.helper(x) if self.training else x)
+
+    rounded = fake_quantize(Helped(), PIXELS, INPUT)
+    assert set(grids_of(rounded)) == {"body", "head"}

@@ -6,11 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from compression_fakes import INPUT, OTHERS, cosine, exported, run, student, weight_bytes
+from compression_fakes import CLASSES, INPUT, OTHERS, cosine, exported, run, student, weight_bytes
 from onnx import TensorProto, numpy_helper
 
 from pocketvit.compression import answers, to_fp16, write_integers
+from pocketvit.deployment import export_onnx
 from pocketvit.errors import PocketError
+from pocketvit.views.preprocessing import Preprocessing
 
 
 def test_half_the_bytes_and_the_same_answers(plain):
@@ -69,3 +71,22 @@ def test_weights_that_fp16_cannot_hold_stay_fp32(tmp_path):
     floats = [array for array in arrays if array.dtype in (np.float16, np.float32)]
     assert max(float(np.abs(array).max(initial=0)) for array in floats) == pytest.approx(1e5)
     assert np.isfinite(run(half, OTHERS)).all()
+
+
+def test_sizes_stay_fp32(tmp_path):
+    class Larger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(
+                torch.nn.functional.interpolate(self.layer(x), scale_factor=2, mode="bilinear").mean((2, 3))
+            )
+
+    torch.manual_seed(0)
+    model = Larger().eval()
+    about = Preprocessing.plain(INPUT)
+    half = to_fp16(onnx.load(export_onnx(model, tmp_path / "x.onnx", classes=CLASSES, preprocessing=about)))
+    assert "Resize" in {node.op_type for node in half.graph.node}
+    assert cosine(run(half, OTHERS), answers(model, OTHERS, INPUT)) > 0.9999

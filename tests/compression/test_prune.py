@@ -9,7 +9,7 @@ import torch_pruning as tp
 from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, student
 from torch import nn
 
-from pocketvit.compression import cost_of, prune, pruning_steps, shape_of
+from pocketvit.compression import cost_of, prune, pruning_steps, shape_of, share
 from pocketvit.compression.prune import _narrow
 from pocketvit.compression.shapes import Shape, fit_shape
 from pocketvit.errors import PocketError
@@ -180,3 +180,10 @@ def test_what_cannot_be_pruned_is_refused():
         prune(create_model("resnet18", num_classes=4))
     with pytest.raises(PocketError, match="between 0 and 1"):
         prune(student(), 1.5)
+
+
+def test_a_head_that_was_reset_is_pruned_and_shared_as_it_is():
+    model = student()
+    model.reset_classifier(6)
+    for smaller in (prune(model, 0.7), share(model, 2)):
+        assert smaller(PICTURES[:2]).shape == (2, 6)

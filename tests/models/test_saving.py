@@ -17,6 +17,7 @@ from pocketvit.models import create_model, create_student, load_model, save_mode
 from pocketvit.models.checkpoint import load_weights, read_weights
 from pocketvit.models.saving import activation_of
 from pocketvit.tasks import task_named
+from pocketvit.teachers import load_teacher
 from pocketvit.views.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "eel")
@@ -204,6 +205,40 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path):
         assert set(read_weights(tmp_path / f"{number}.pth")) == set(state)
     torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.ones(1)}}, tmp_path / "ema.pth")
     assert read_weights(tmp_path / "ema.pth")["a"] == 1
+
+
+def test_averaged_weights_are_read_where_there_are_some(tmp_path):
+    model = create_model("cifar_resnet20", num_classes=3)
+    average = torch.optim.swa_utils.AveragedModel(create_model("cifar_resnet20", num_classes=3)).state_dict()
+    plain = model.state_dict()
+    for name, saved, expected in (
+        ("torchvision", {"model": plain, "model_ema": average}, average["module.linear.weight"]),
+        ("bare", average, average["module.linear.weight"]),
+        ("empty", {"state_dict": plain, "ema": {}}, plain["linear.weight"]),
+        ("counters", {"state_dict": plain, "ema": {"decay": 0.9, "updates": torch.tensor(3)}}, plain["linear.weight"]),
+    ):
+        torch.save(saved, tmp_path / f"{name}.pth")
+        assert torch.equal(read_weights(tmp_path / f"{name}.pth")["linear.weight"], expected), name
+
+
+def test_networks_in_networks_are_loaded(tmp_path, caplog):
+    inner = nn.ModuleDict({"model": nn.ModuleDict({"model": nn.Linear(2, 2)})})
+    torch.save(inner.state_dict(), tmp_path / "inner.pth")
+    load_weights(inner, read_weights(tmp_path / "inner.pth"), "inner.pth", "inner")
+    model = create_model("cifar_resnet20", num_classes=3)  # Lightning: what is trained beside it lies beside it
+    state = {f"model.{name}": value for name, value in model.state_dict().items()} | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": state}, tmp_path / "lightning.ckpt")
+    with caplog.at_level("WARNING", logger="pocketvit"):
+        teacher = load_teacher(tmp_path / "lightning.ckpt", arch="cifar_resnet20", input_size=32, norm="half")
+    assert torch.equal(teacher.module.linear.weight, model.linear.weight)
+    assert "the part model.* is read, and not loss.weight" in caplog.text
+
+
+def test_integers_are_no_weights():
+    model = create_model("cifar_resnet20", num_classes=3)
+    state = {name: value.to(torch.int8) for name, value in model.state_dict().items()}
+    with pytest.raises(PocketError, match=r"are integers .* int8.* before quantization"):
+        load_weights(model, state, "x.pth", "cifar_resnet20")
 
 
 def test_files_without_weights_are_explained(tmp_path):

@@ -234,5 +234,5 @@ def test_stored_labels_are_replayed_before_they_are_used_again(road, monkeypatch
     label_road(road, [own()], config.labels)
     label_road(road, [own()], config.labels)
     monkeypatch.setattr(Own, "forward", lambda self, x, before=Own.forward: 2 * before(self, x.flip(1)))
-    with pytest.raises(PocketError, match="8 records replayed.*other code.*: delete .* or name another folder"):
+    with pytest.raises(PocketError, match=r"8 records replayed.*other code.*: delete .* or name another folder"):
         label_road(road, [own()], config.labels)

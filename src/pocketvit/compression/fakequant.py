@@ -31,6 +31,7 @@ from .grid import ACTIVATION_HIGH, ACTIVATION_LOW, Grid, key_of, round_evenly, w
 Activations = Literal["dynamic", "static"]
 Method = Literal["minmax", "percentile", "mse"]
 _TINY = torch.finfo(torch.float32).tiny
+_LEAST_SCALE = 1e-4  # of a row, as a share of the largest in its layer
 
 
 class _Given(torch.autograd.Function):
@@ -173,7 +174,7 @@ def fake_quantize(
     edges = {next(iter(layers)), *(name for name in layers if name.startswith("head"))}
     ranges = observe(network, [n for n in layers if n not in keep], pixels, input) if activations == "static" else {}
     for name, layer in layers.items():
-        if name in keep:
+        if name in keep or (name in ranges and not ranges[name].values):  # or it runs in training alone
             continue
         if isinstance(bits, Mapping):
             wide = bits.get(name, 8)
@@ -223,7 +224,9 @@ def best_scale(weight: Tensor, bits: int) -> Tensor:
     """
     low, high = weight_range(bits)
     rows = weight.flatten(1)
-    largest = (rows.abs().amax(1, keepdim=True) / high).clamp_min(_TINY)
+    largest = rows.abs().amax(1, keepdim=True) / high
+    # A row of zeros has no scale, and next to none would make infinite gradients of its first step.
+    largest = largest.clamp_min(max(_LEAST_SCALE * float(largest.max()), _TINY))
     if bits >= 7:
         return largest[:, 0]
     best, least = largest, torch.full_like(largest, torch.inf)

@@ -21,6 +21,7 @@ from .integers import PICTURE
 _NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization")
 _PARTS = ("Pow", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Sqrt", "Reciprocal", "Div")
 _TYPED = ("Cast", "ConstantOfShape", "Constant", "EyeLike", "Range")  # their own attribute or input says the type
+_SIZED = ("Resize", "Upsample")  # whose other inputs say to which size, and must be fp32
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -69,7 +70,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type not in _TYPED:
             wanted = TensorProto.FLOAT if wide else TensorProto.FLOAT16
             for i, name in enumerate(node.input):
-                if name in floats:
+                if name in floats and not (node.op_type in _SIZED and i):
                     node.input[i] = cast(name, wanted)
             types |= {name: wanted for name in node.output if name in floats and name not in answers}
         late = [name for name in node.output if name in answers and name in floats and node.op_type not in _TYPED]

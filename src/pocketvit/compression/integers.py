@@ -74,6 +74,8 @@ def write_integers(
             continue
         if kept & {key_of(weight), key_of(np.swapaxes(weight, -1, -2))}:
             continue
+        if not np.isfinite(weight).all():  # a mask of attention, of which no scale could be taken
+            continue
         if key_of(weight) not in known:
             graph.store(name, weight, None)
             continue
@@ -141,7 +143,7 @@ class _Graph:
             new.append(helper.make_node("DynamicQuantizeLinear", [source], names, name=f"{source}_quantize"))
             self._quantized[(source,)] = names
         quantized, scale, zero = self._quantized[(source,)]
-        sums, wide, both = (f"{product}_{part}" for part in ("sums", "wide", "scale"))
+        sums, wide, both = (f"{product}_{part}" for part in ("sums", "wide", "both"))
         return [
             *new,
             helper.make_node("MatMulInteger", [quantized, weight, zero], [sums], name=sums),
@@ -220,8 +222,9 @@ class _Graph:
         if axis is not None:
             shape[axis] = -1
         del self.constants[name]
-        scale, wide = f"{name}_scale", f"{name}_wide"
-        stored = self._integers(name, np.ascontiguousarray(integers), grid.bits)
+        stem = f"{name}_table"  # what is also a layer's weight is stored for that by the plain name
+        scale, wide = f"{stem}_scale", f"{stem}_wide"
+        stored = self._integers(stem, np.ascontiguousarray(integers), grid.bits)
         self.constants[scale] = grid.scale.reshape(shape)
         self._first += [
             helper.make_node("Cast", [stored], [wide], to=onnx.TensorProto.FLOAT),

@@ -72,7 +72,8 @@ def export_onnx(
             f"the network has {human_bytes(weights)} of weights, and one ONNX file holds {human_bytes(LARGEST)} at "
             "most. Distil a smaller one from it; a file of that size runs on no device."
         )
-    bad = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    masks = {name for name, value in model.named_buffers() if not bool((value.isnan() | value.isposinf()).any())}
+    bad = [name for name, value in model.state_dict().items() if not bool(value.isfinite().all() or name in masks)]
     if bad:
         raise PocketError(
             f"{len(bad)} of the weights of {type(model).__name__} are not finite (NaN or infinite), {bad[0]} first. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from ..errors import PocketError
 from .inputs import config_of
 from .rednet import checkpoint_filter_fn as rednet_names
+
+log = logging.getLogger("pocketvit")
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt")
 # What training scripts wrap weights in; averaged weights first, as timm chooses.
@@ -148,8 +151,9 @@ def _pickle_bytes(path: Path) -> bytes:
 def _unwrap(saved: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
         if isinstance(saved, Mapping) and saved and all(isinstance(v, Tensor) for v in saved.values()):
-            return {str(key): value for key, value in saved.items()}
-        keys = [key for key in _WRAPPERS if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping)]
+            # The counter of torch.optim.swa_utils.AveragedModel stands beside the weights, not among them.
+            return {str(key): value for key, value in saved.items() if key != "n_averaged"}
+        keys = [key for key in _WRAPPERS if isinstance(saved, Mapping) and _holds_weights(saved.get(key))]
         if not keys:
             break
         saved = saved[keys[0]]
@@ -159,6 +163,15 @@ def _unwrap(saved: Any, path: Path) -> dict[str, Tensor]:
             return tensors
     what = f"the keys {', '.join(map(str, list(saved)[:6]))}" if isinstance(saved, Mapping) else type(saved).__name__
     raise PocketError(f"{path} holds no weights that could be found: it has {what}. Save model.state_dict() in it.")
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether a wrapper is worth opening: some keep a decay, or nothing yet, where averaged weights would be."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(part, Tensor) and part.ndim for part in value.values()) or any(
+        _holds_weights(value.get(key)) for key in _WRAPPERS
+    )
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -191,9 +204,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
         kind = "on the meta device, without its numbers" if state[unusable].is_meta else "sparse"
         raise PocketError(f"the weights in {where} cannot be used: {unusable} is {kind}. Save it dense, from the CPU.")
     own = model.state_dict()
-    for prefix in _PREFIXES:  # taken off in reading, but this network's own
-        if own and all(key.startswith(prefix) for key in own):
-            state = {prefix + key: value for key, value in state.items()}
+    names = dict(zip(_without_prefixes(own), own, strict=True))  # prefixes taken off in reading, but the network's own
+    state = weights_among(
+        own, {key if key in own else names.get(key, key): value for key, value in state.items()}, where
+    )
+    whole = [key for key in own if own[key].is_floating_point() and key in state and not _is_real(state[key])]
+    if whole:
+        raise PocketError(
+            f"the weights in {where} are integers ({whole[0]} is {str(state[whole[0]].dtype).removeprefix('torch.')}), "
+            "and what they are multiplied with is not among them. Give the weights as they were before quantization."
+        )
     differences = list(_differences(own, state))
     if differences:
         shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
@@ -203,8 +223,28 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
     model.load_state_dict({**own, **state})  # old files lack BatchNorm's counters
 
 
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_quantized
+
+
+def weights_among(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path | str) -> dict[str, Tensor]:
+    """Return a network's weights out of all that was trained beside it, as Lightning saves them."""
+    for part in dict.fromkeys(key.split(".", 1)[0] + "." for key in state if key not in own):
+        found = {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+        if len(found) < len(state) and not set(own).symmetric_difference(found) - _counters(own):
+            others = [key for key in state if not key.startswith(part)]
+            log.warning("warning  of %s the part %s* is read, and not %s", where, part, ", ".join(others[:4]))
+            return found
+    return dict(state)
+
+
+def _counters(own: Mapping[str, Tensor]) -> set[str]:
+    """BatchNorm's, which old files lack."""
+    return {key for key in own if key.endswith("num_batches_tracked")}
+
+
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in state.keys() | _counters(own)]
     unexpected = [key for key in state if key not in own]
     for key in own:
         if key in state and own[key].shape != state[key].shape:

@@ -65,7 +65,10 @@ def recipe_of(model: nn.Module) -> dict[str, Any]:
     """
     recipe = getattr(model, "pocket_recipe", None)
     if recipe is not None:
-        return {"architecture": recipe["architecture"], "model_args": dict(recipe["model_args"])}
+        args = dict(recipe["model_args"])
+        if "num_classes" in args:  # reset_classifier() changes it
+            args["num_classes"] = getattr(model, "num_classes", args["num_classes"])
+        return {"architecture": recipe["architecture"], "model_args": args}
     architecture = config_of(model).get("architecture")
     if architecture is None or not timm.is_model(architecture):
         raise PocketError(

@@ -9,8 +9,9 @@ Shape legend: B samples, T teachers, C classes, F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,17 @@ class Gate:
 
     by_class: torch.Tensor
     coefficients: torch.Tensor | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The same in numbers, as JSON holds them."""
+        return {name: None if value is None else value.tolist() for name, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Gate:
+        """Return the gate of a `record`."""
+        coefficients = record["coefficients"]
+        return cls(torch.tensor(record["by_class"]), None if coefficients is None else torch.tensor(coefficients))
 
 
 def teacher_weights(kind: str, soft: Sequence[SoftLabels], batch: Batch, gate: Gate | None = None) -> torch.Tensor:

@@ -23,13 +23,14 @@ from ..errors import PocketError
 from ..files import counted
 from ..labels import LabelStore
 from ..models.saving import load_model, save_model
+from ..objectives import Gate
 from ..rundir import Run
 from ..training.feed import Feed
 from ..training.step import Input
 from .answering import file_answers
 from .base import Stage, Walk
 from .images import Road, known
-from .reopen import Reopened, teacher_rows
+from .reopen import Reopened, Taught, teacher_rows
 from .rounding import Rounding, calibrating
 from .score import Entry, find
 from .ship import FP32, INT8, preprocessing_of
@@ -66,8 +67,8 @@ class Compress(Stage):
     def run(self, walk: Walk) -> None:
         settings, road, origin = walk.settings, walk.road, self.reopened
         walk.input = origin.input
-        store, keys = labels_of(walk, origin)
-        model = self._shrunk(walk, store, keys).to(road.device)
+        taught = labels_of(walk, origin)
+        model = self._shrunk(walk, taught).to(road.device)
         walk.rounding = rounding_of(settings)
         qat = settings.quantize == "qat"
         if qat:
@@ -77,12 +78,11 @@ class Compress(Stage):
         if trains(settings):
             train = walk.config.train
             epochs = counted(train.epochs, "epoch")
-            log.info("recover  %s from %s", epochs, f"the labels in {store.folder}" if store else "labels")
-            model = train_network(
-                road, walk.config, walk.folder, model=model, input=origin.input, store=store, keys=keys
-            )
+            answers = f"the labels in {taught.store.folder}" if taught.store else "labels"
+            log.info("recover  %s from %s", epochs, answers)
+            model = train_network(road, walk.config, walk.folder, model=model, input=origin.input, **taught._asdict())
             steps.append("recovered")
-            source = f"the stored labels of {origin.folder.name}" if store else "the images' own labels"
+            source = f"the stored labels of {origin.folder.name}" if taught.store else "the images' own labels"
             walk.notes.append(f"recovered for {epochs} from {source}; no teacher was loaded")
         elif settings.prune or settings.fit or settings.share:
             steps.append("not recovered")
@@ -109,7 +109,7 @@ class Compress(Stage):
         }
         walk.notes += origin.notes
 
-    def _shrunk(self, walk: Walk, store: LabelStore | None, keys: list[str]) -> nn.Module:
+    def _shrunk(self, walk: Walk, taught: Taught) -> nn.Module:
         """Return the student pruned and shared, made once: a resumed run goes on with the same network."""
         settings, origin = walk.settings, self.reopened
         model = origin.student.module
@@ -120,7 +120,8 @@ class Compress(Stage):
             return load_model(folder).module
         before = count_parameters(model)
         if settings.prune:
-            model = prune_by_loss(walk.road, walk.config, model, 1 - settings.prune, walk.input, store=store, keys=keys)
+            keep = 1 - settings.prune
+            model = prune_by_loss(walk.road, walk.config, model, keep, walk.input, **taught._asdict())
         if settings.share:
             model = share(model, settings.share)
         after = count_parameters(model)
@@ -135,7 +136,7 @@ class Compress(Stage):
         return load_model(folder).module
 
 
-def labels_of(walk: Walk, origin: Reopened) -> tuple[LabelStore | None, list[str]]:
+def labels_of(walk: Walk, origin: Reopened) -> Taught:
     """Return the labels that are learned from; none where nothing is, and channels may be chosen without them.
 
     Raises:
@@ -145,13 +146,13 @@ def labels_of(walk: Walk, origin: Reopened) -> tuple[LabelStore | None, list[str
     if trains(settings):
         return origin.labels(walk.road)
     if not (settings.prune or settings.fit):
-        return None, []
+        return Taught()
     try:
         return origin.labels(walk.road)
     except PocketError as error:
         log.warning("         %s", str(error).split(": ")[0])
         walk.notes.append("the labels of the run are gone: channels were chosen by the size of their weights")
-        return None, []
+        return Taught()
 
 
 def with_rounding(walk: Walk, model: nn.Module, settings: Any) -> nn.Module:
@@ -171,6 +172,7 @@ def prune_by_loss(
     of: Measure = "parameters",
     store: LabelStore | None = None,
     keys: Sequence[str] = (),
+    gate: Gate | None = None,
 ) -> nn.Module:
     """Return a narrower network; channels stay by what they do to the loss that the student learns by.
 
@@ -183,6 +185,7 @@ def prune_by_loss(
         of: Which cost.
         store: Of soft labels; None for the images' own.
         keys: Of the store's teachers. Without store or labels, channels stay by the size of their weights.
+        gate: Weighs these teachers, where the loss asks for that.
     """
     if store is None and (config.loss.weight > 0 or not known(road.dataset.train)):
         return prune(model, keep, of=of, input=input)
@@ -196,7 +199,7 @@ def prune_by_loss(
         device=road.device,
     )
     work = copy.deepcopy(model).to(road.device)
-    loss = road.task.loss(config.loss, model=work, approximate_tail=config.labels.approximate_tail)
+    loss = road.task.loss(config.loss, model=work, gate=gate, approximate_tail=config.labels.approximate_tail)
     count = max(1, min(_SCORING // config.train.batch_size, feed.steps_per_epoch))
     try:
         batches = list(itertools.islice(feed.epoch(0), count))

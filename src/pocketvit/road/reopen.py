@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..config import RunConfig
 from ..errors import PocketError
+from ..files import read_json
 from ..labels import LabelStore
 from ..models import load_model
 from ..models.saving import LoadedModel
-from ..objectives.gating import FROM_VALIDATION
+from ..objectives.gating import FROM_VALIDATION, Gate
 from ..rundir import Run
 from ..settings.base import settings_of
 from ..settings.groups import BUILT_IN
@@ -27,8 +29,17 @@ from ..training.step import Input
 from .decide import decide, decide_model
 from .images import Road, open_dataset, open_road, scored_of
 from .score import Entry
+from .train import GATE
 
 log = logging.getLogger("pocketvit")
+
+
+class Taught(NamedTuple):
+    """Stored answers that a student learned from, the keys of their teachers, and what weighs these, if fitted."""
+
+    store: LabelStore | None = None
+    keys: Sequence[str] = ()
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,8 @@ class Reopened:
         few = getattr(self.settings, "few_labels", 0)
         return road.with_few_labels(few) if few else road
 
-    def labels(self, road: Road) -> tuple[LabelStore | None, list[str]]:
-        """Return the store that its student learned from and the keys of its teachers; none for a run without teachers.
+    def labels(self, road: Road) -> Taught:
+        """Return what its student learned from; nothing for a run without teachers.
 
         Raises:
             PocketError: The labels are gone, or are of others.
@@ -73,7 +84,7 @@ class Reopened:
         results = self.chain[0].results
         names = [str(teacher["name"]) for teacher in results.get("teachers", [])]
         if not names:
-            return None, []
+            return Taught()
         folder = road.store_folder(self.config.labels)
         try:
             store = LabelStore(folder)
@@ -83,7 +94,8 @@ class Reopened:
                 f"the soft labels that {self.folder} learned from are not in {folder}: {error} Put the folder back, "
                 "run its `pocketvit distill` again, which makes them anew, or give --no-recover."
             ) from error
-        return store, keys
+        gate = self.folder / GATE
+        return Taught(store, keys, Gate.of(read_json(gate)) if gate.is_file() else None)
 
 
 _SIZES = {"parameters", "flops", "bytes"}
@@ -133,7 +145,7 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     if config.loss.terms:
         notes.append("features of the teachers are not stored: recovered from their answers alone")
     weights = config.loss.teacher_weights
-    if weights in FROM_VALIDATION:
+    if weights in FROM_VALIDATION and not (origin.folder / GATE).is_file():  # of an older version
         notes.append(f"teachers were weighed {weights.replace('_', ' ')}; in recovery they count alike")
         weights = "fixed"
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, terms=(), teacher_weights=weights))

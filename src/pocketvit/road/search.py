@@ -30,12 +30,11 @@ from ..deployment.int8 import open_graph, quantize_int8, save_int8
 from ..deployment.latency import measure
 from ..errors import PocketError
 from ..files import counted, human_bytes, read_json, write_json
-from ..labels import LabelStore
 from ..models.saving import load_model, save_model
 from ..training.distributed import from_rank_zero
 from .base import Stage, Walk
 from .compress import labels_of, prune_by_loss, recovered, rounding_of, with_rounding
-from .reopen import Reopened
+from .reopen import Reopened, Taught
 from .rounding import calibrating, score_of_files
 from .ship import FP32, INT8, preprocessing_of, shipped
 from .train import train_network
@@ -114,13 +113,13 @@ class Search(Stage):
         origin, world = self.reopened, walk.road.processes.world
         before = shipped(origin.chain[-1].folder)
         score, words = score_of_files(walk.road, origin.chain[-1].folder / FP32)
-        store, keys = labels_of(walk, origin)
+        taught = labels_of(walk, origin)
         log.info("search   what fits %s, pruned as little as that takes", Budget(**vars(walk.settings.budget)))
-        tried = _left_out([_narrowed(walk, origin, way, store, keys) for way in ways(walk.settings, origin)])
+        tried = _left_out([_narrowed(walk, origin, way, taught) for way in ways(walk.settings, origin)])
         files, models = {}, {}
         for number, way in enumerate(tried):
             if not way.note:
-                models[way.name] = model = _recovered(walk, way, store, keys)
+                models[way.name] = model = _recovered(walk, way, taught)
                 files[way.name] = write_file(walk, model, _settings(walk, way), _place(walk, way))
                 value = from_rank_zero(score(files[way.name]), world)
                 tried[number] = dataclasses.replace(way, score=value)
@@ -196,7 +195,7 @@ def _settings(walk: Walk, way: Tried) -> Any:
     return dataclasses.replace(walk.settings, share=way.share, quantize=way.quantize, bits=way.bits)
 
 
-def _narrowed(walk: Walk, origin: Reopened, way: Tried, store: LabelStore | None, keys: Sequence[str]) -> Tried:
+def _narrowed(walk: Walk, origin: Reopened, way: Tried, taught: Taught) -> Tried:
     """Return a way with its figures once the student is pruned so far that its file fits; made once."""
     folder = _place(walk, way)
     if (folder / "way.json").is_file():
@@ -225,7 +224,7 @@ def _narrowed(walk: Walk, origin: Reopened, way: Tried, store: LabelStore | None
             done = dataclasses.replace(way, note="does not fit: the graph alone takes more")
             break
         try:
-            smaller = prune_by_loss(walk.road, walk.config, model, keep, walk.input, of="bytes", store=store, keys=keys)
+            smaller = prune_by_loss(walk.road, walk.config, model, keep, walk.input, of="bytes", **taught._asdict())
         except PocketError as error:
             done = dataclasses.replace(way, note=f"does not fit: {error}")
             break
@@ -253,7 +252,7 @@ def _left_out(tried: Sequence[Tried]) -> list[Tried]:
     return result
 
 
-def _recovered(walk: Walk, way: Tried, store: LabelStore | None, keys: Sequence[str]) -> nn.Module:
+def _recovered(walk: Walk, way: Tried, taught: Taught) -> nn.Module:
     """Return a way's network after its brief recovery; one that was recovered before is opened."""
     folder, settings = _place(walk, way), _settings(walk, way)
     model = load_model(folder / "shrunk").module.to(walk.road.device)
@@ -263,7 +262,7 @@ def _recovered(walk: Walk, way: Tried, store: LabelStore | None, keys: Sequence[
         return model
     config = _brief(recovered(walk.config, settings))
     log.info("recover  %s, briefly: %s", way.name, counted(config.train.epochs, "epoch"))
-    return train_network(walk.road, config, folder, model=model, input=walk.input, store=store, keys=keys)
+    return train_network(walk.road, config, folder, model=model, input=walk.input, **taught._asdict())
 
 
 def _brief(config: RunConfig) -> RunConfig:

@@ -43,6 +43,7 @@ log = logging.getLogger("pocketvit")
 Evaluate = Callable[[nn.Module], dict[str, Any]]
 """From a network to what an epoch's line of metrics says of it on the validation split."""
 
+GATE = "gate.json"  # in a student's folder: what weighs its teachers, for who trains on without them
 _FOLLOWED = 500  # images on which a student's confidence is compared with its teachers'
 
 
@@ -56,6 +57,7 @@ def train_network(
     teachers: Sequence[Teacher] = (),
     store: LabelStore | None = None,
     keys: Sequence[str] = (),
+    gate: Gate | None = None,
     live: bool = False,
     views: Views | None = None,
     loss: Loss | None = None,
@@ -73,6 +75,7 @@ def train_network(
         teachers: Whose labels are learned; none for plain supervision with a fresh view every epoch.
         store: Where their labels are; None with ``live``.
         keys: Of the store's teachers whose labels are learned, where these are not loaded.
+        gate: Fitted to these, where the loss asks for that; None to fit it to the teachers.
         live: Run the teachers on every batch instead.
         views: To train on, instead of the road's.
         loss: Instead of the task's.
@@ -115,7 +118,9 @@ def train_network(
         world=road.processes.world,
         device=road.device,
     )
-    gate = teacher_gate(teachers, road, config, stored=store is not None)
+    gate = gate or teacher_gate(teachers, road, config, stored=store is not None)
+    if gate is not None and road.processes.rank == 0:
+        write_json(folder / GATE, gate.record)
     if loss is None:
         loss = road.task.loss(config.loss, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
     if train.precision == "auto" and road.processes.rank == 0:

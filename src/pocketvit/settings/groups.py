@@ -214,9 +214,10 @@ class Objective(Settings, group="objective"):
         default=None, above=0,
     )  # fmt: skip
     teacher_share: float = setting("weight of the teachers beside the ground truth", default=0.9, low=0, high=1)
-    teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = setting(
-        "how several teachers are weighed for each image: equally, by confidence, by agreement with the others, by "
-        "validation accuracy on the class, or by a gate fitted on the validation split", default="fixed",
+    teacher_weights: Literal["auto", "fixed", "confidence", "agreement", "per_class", "learned"] = setting(
+        "how several teachers are weighed for each image: equally (fixed), by confidence, by agreement with the "
+        "others, by validation accuracy on the class, or by a gate fitted on the validation split (learned); auto is "
+        "the gate where 100 labelled validation images fit it, else fixed", default="auto",
     )  # fmt: skip
     approximate_tail: bool = setting(
         "let objectives that need all logits use top-k labels with an approximated rest", default=False

@@ -83,7 +83,6 @@ class Detection(Task):
                 "(In Python: train_network(..., live=True) with LossConfig(objective='grid').)"
             )
         for name, usual, why in (
-            ("teacher_weights", "fixed", "looks at the one class of an image"),
             ("balance", "none", "is for one class per image"),
             ("aspect", "stretch", "changes the shape of objects, which training views keep"),
             ("match", None, "compares features, which detectors do not give"),
@@ -97,6 +96,9 @@ class Detection(Task):
                 option = name.replace("_", "-")
                 said = option if value is True else f"{option} {value}"
                 raise PocketError(f"--{said} {why}, and {here}. Leave it away.")
+        weights = getattr(settings, "teacher_weights", "auto")
+        if weights not in ("auto", "fixed"):
+            raise PocketError(f"--teacher-weights {weights} looks at the one class of an image, and {here}. Use fixed.")
         if getattr(settings, "tokens", 0):
             raise PocketError(f"--tokens: a detector has no class token to distil into, and {here}. Use --tokens 0.")
         size = getattr(settings, "size", None)

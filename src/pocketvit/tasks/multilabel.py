@@ -52,7 +52,7 @@ class MultiLabel(Task):
         if objective != "auto":
             self.objective(objective)
         weights = getattr(settings, "teacher_weights", "fixed")
-        if weights != "fixed":
+        if weights not in ("auto", "fixed"):
             raise PocketError(f"--teacher-weights {weights} looks at the one class of an image, and {here}. Use fixed.")
         balance = getattr(settings, "balance", "none")
         if balance != "none":

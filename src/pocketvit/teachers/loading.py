@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import PocketError
-from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights
+from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights, weights_among
 from ..models.grey import in_colour, is_grey, of_brightness
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
@@ -186,6 +186,7 @@ def _from_file(
         )
     cfg = timm.get_pretrained_cfg(arch.split(".", 1)[0]) if timm.is_model(arch.split(".", 1)[0]) else None
     sample = create_model(arch, num_classes=cfg.num_classes if cfg else 10, image_size=input_size)
+    state = weights_among(sample.state_dict(), state, path)
     outputs = outputs_in(state, sample)
     own = outputs_in(sample.state_dict(), sample)
     module = sample
