@@ -43,7 +43,7 @@ def test_the_assistant_stands_in_the_table_between_teacher_and_student(run):
 
 
 def test_the_student_learned_the_assistants_labels_and_these_are_reopened(run):
-    store, keys = reopen(run.folder).labels(reopen(run.folder).road("cpu"))
+    store, keys, _ = reopen(run.folder).labels(reopen(run.folder).road("cpu"))
     assert keys == run.results["labels"]
     assert [key.rpartition("-")[0] for key in keys] == ["assistant-pocket_xs"]
     assert {key.rpartition("-")[0] for key in store.teachers()} == {"Own", "assistant-pocket_xs"}

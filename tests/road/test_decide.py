@@ -199,3 +199,17 @@ def test_what_would_change_the_shape_of_objects_is_refused_for_boxes():
         boxes.refuse(Distill(images="scenes", aspect=aspect), 2)
     with pytest.raises(PocketError, match="--aspect stretch changes the shape of objects"):
         boxes.refuse(Distill(images="scenes", aspect="stretch"), 2)
+
+
+def test_several_teachers_are_weighed_by_a_gate_where_validation_images_fit_it():
+    many, few = pictures(SIDE, SIDE, count=1200), pictures(SIDE, SIDE, count=200)
+    for settings, dataset, expected in (
+        (Distill("x"), many, "learned"),  # two light teachers
+        (Distill("x"), few, "fixed"),
+        (Distill("x", teacher="a"), many, "fixed"),
+        (Distill("x", teacher=("a", "b")), many, "learned"),
+        (Distill("x", teacher_weights="agreement"), many, "agreement"),
+        (Distill("x"), dataclasses.replace(many, val=None), "fixed"),
+    ):
+        decided, loss = decide.decide_loss(settings, dataset, ())
+        assert (decided.teacher_weights, loss.teacher_weights) == (expected, expected)

@@ -14,10 +14,11 @@ from pocketvit.config import LabelConfig, LossConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
 from pocketvit.models import forward_heads
+from pocketvit.objectives import Gate
 from pocketvit.road.answering import probabilities_of
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
-from pocketvit.road.train import calibrate, teacher_gate, train_network, validation
+from pocketvit.road.train import GATE, calibrate, teacher_gate, train_network, validation
 from pocketvit.sources import open_images
 from pocketvit.sources.subset import hide_labels
 from pocketvit.teachers import load_teacher
@@ -129,6 +130,21 @@ def test_a_gate_is_made_of_the_validation_split_where_weights_need_one(road):
     assert gate("learned", without(road, val=None)) is None
 
 
+def test_what_weighs_teachers_stays_with_the_student_for_who_trains_on_without_them(road, tmp_path):
+    unsure = Own()
+    with torch.no_grad():
+        unsure.head.weight.mul_(0.3)
+    pair = [own(), load_teacher(unsure, input_size=SIDE, norm="half", classes=("blue", "green", "red"))]
+    config = run_config(loss=LossConfig(teacher_weights="learned"))
+    store = label_road(road, pair, config.labels)
+    first = train_network(road, config, tmp_path / "first", teachers=pair, store=store)
+    gate = Gate.of(read_json(tmp_path / "first" / GATE))
+    assert torch.equal(gate.coefficients, teacher_gate(pair, road, config, stored=True).coefficients)
+    keys = [store.key(teacher) for teacher in pair]
+    second = train_network(road, config, tmp_path / "second", store=store, keys=keys, gate=gate)
+    assert torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
+
+
 class Constant(nn.Module):
     """Says always the same."""
 
@@ -186,6 +202,7 @@ def test_teachers_are_weighed_and_their_absence_is_no_matter(road, tmp_path, wei
     first = train_network(road, config, tmp_path / "alone")
     one = dataclasses.replace(config, network=dataclasses.replace(config.network, tokens=1))
     second = train_network(road, one, tmp_path / "taught", teachers=[own()], store=store)
+    assert not (tmp_path / "taught" / GATE).exists()
     assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
 
 
