@@ -42,7 +42,7 @@ from pocketvit.training import loop  # noqa: E402
 
 SECONDS = 900.0  # of one command, on a busy machine; more is a hang
 # Files that no checksum covers (docs/reliability.md): a bit of these may turn unseen.
-_UNCOVERED = ("images.bin", "model.safetensors", "config.yaml", "results.json", "metrics.jsonl", "train.log")
+_UNCOVERED = ("model.safetensors", "config.yaml", "results.json", "metrics.jsonl", "train.log")
 
 
 class Ended(NamedTuple):

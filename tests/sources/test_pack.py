@@ -17,12 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-import pocketvit.sources.pack as pack_module
+import pocketvit.sources.pack
+import pocketvit.sources.packing as pack_module
 from pocketvit import PocketError
 from pocketvit.sources import Pack, open_images, pack_dataset, to_rgb8
 from pocketvit.sources.findings import DEPTHS
-from pocketvit.sources.pack import pack_bytes, pack_source
+from pocketvit.sources.pack import pack_source
+from pocketvit.sources.packing import pack_bytes
 from pocketvit.sources.subset import Subset
 
 
@@ -138,7 +142,7 @@ def test_pickled_packs_carry_changed_targets_and_no_pixels(tmp_path):
 
 PACK = """
 import sys
-import pocketvit.sources.pack as module
+import pocketvit.sources.packing as module
 from pocketvit.sources import open_images, pack_dataset
 module.PIECE = 2048
 pack_dataset(open_images(sys.argv[1], val_fraction=0, progress=False), sys.argv[2], progress=False)
@@ -406,9 +410,40 @@ def test_two_runs_of_the_same_images_with_other_labels_keep_their_own(tmp_path):
 
 def test_a_pack_of_another_version_is_packed_again(tmp_path, monkeypatch):
     source = open_images("digits", val_fraction=0).train
-    monkeypatch.setattr(pack_module, "_VERSION", 1)
+    for module in (pack_module, pocketvit.sources.pack):
+        monkeypatch.setattr(module, "VERSION", 1)
     old = pack_source(source, tmp_path, progress=False)
     monkeypatch.undo()
     with pytest.raises(PocketError, match="by another version: delete it and pack again"):
         Pack(old.folder)
     assert equals_its_source(pack_source(source, tmp_path, progress=False), source)
+
+
+@pytest.mark.parametrize("small", [0, 64 * 1024])
+def test_a_bit_that_turned_in_the_pixels_is_told_before_they_are_used(photos, tmp_path, monkeypatch, small):
+    monkeypatch.setattr(pack_module, "SMALL", small)
+    source = open_images(photos("cat", "dog"), val_fraction=0).train
+    pack = pack_source(source, tmp_path, progress=False)
+    assert (pack.stacked is None) == (small == 0)
+    pixels = pack.folder / "images.bin"
+    data = bytearray(pixels.read_bytes())
+    data[int(pack.offsets[1]) + 5] ^= 1
+    pixels.write_bytes(data)
+    with pytest.raises(PocketError, match=rf"images\.bin is damaged: image {pack.names[1]} is .* Delete .* again"):
+        Pack(pack.folder).rgb(np.arange(3))
+    if small == 0:
+        assert len(Pack(pack.folder).rgb(np.array([0]))) == 1  # the others can be used
+
+
+def test_checksums_survive_a_corrected_label_and_may_be_missing(photos, tmp_path):
+    source = open_images(photos("cat", "dog"), val_fraction=0).train
+    pack = pack_source(source, tmp_path, progress=False)
+    source.targets = 1 - source.targets
+    again = pack_source(source, tmp_path, progress=False)
+    assert np.array_equal(again.checksums, pack.checksums)
+    index = load_file(pack.folder / "index.safetensors")
+    with safe_open(pack.folder / "index.safetensors", "numpy") as file:
+        about = file.metadata()
+    del index["checksums"]  # of an older version
+    save_file(index, pack.folder / "index.safetensors", metadata=about)
+    assert equals_its_source(Pack(pack.folder), source)

@@ -20,7 +20,7 @@ from ..files import human_time, read_arrays, read_json, write_json
 from ..metrics import OperatingPoint
 from ..metrics.crossvalidation import FoldScores, OutOfFold, pool_folds, write_predictions
 from ..sources import Dataset, open_folds, pack_dataset
-from ..sources.pack import bound_for
+from ..sources.packing import bound_for
 from ..sources.targets import labelled
 from ..sources.tiles import whole
 from ..tasks import task_named

@@ -18,7 +18,7 @@ from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
-from ..sources.pack import bound_for, pack_bytes
+from ..sources.packing import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, hide_labels
 from ..sources.targets import labelled
 from ..sources.unlabelled import unlabelled_as

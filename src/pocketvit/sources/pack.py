@@ -5,8 +5,8 @@ A pack is a folder ``<split>-<fingerprint>/`` with
 * ``images.bin``: decoded pixels end to end where images are small or tiles, else the bytes of the original files; of
   photographs much larger than any view, decoded pixels at a bounded resolution (`BOUND`), so that no epoch decodes
   twelve megapixels again;
-* ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], ids, targets, names, groups and parents where
-  there are any; classes and so on as metadata. It is written last: a pack without it is not finished.
+* ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], CRC-32 checksums [N], ids, targets, names, groups
+  and parents where there are any; classes and so on as metadata. It is written last: a pack without it is not finished.
 * ``journal.jsonl``: only while packing: what is being packed, then after each piece that is safely on disk how many
   images that makes.
 
@@ -17,39 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import json
-import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from ..errors import PocketError
-from ..files import atomic, require_space, storage_error
-from .base import Dataset, Source, in_threads
-from .checks import digest_of
-from .decode import decode, decode_at, resized, to_rgb8
-from .findings import DEPTHS
-from .listing import ArraySource, FileSource, ItemSource, batch_rgb8
-from .targets import equal, from_columns, sizes_of, to_columns
-from .tiles import Tiles
-
-SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which they are stored decoded
-PIECE = 64 * 1024 * 1024  # bytes between two lines of the journal: what a kill costs at most
-BOUND = 448  # pixels of the shorter side of a bounded copy: twice a view of 224; views that are larger need more
-_DEPTHS = (*DEPTHS, "file")  # "file": original bytes
-_VERSION = 2
-
-
-def bound_for(view_size: int) -> int:
-    """Return the bound of a pack for views of a size: one for all up to 224, so that they share a pack."""
-    return max(BOUND, 2 * view_size)
+from ..files import storage_error
+from .base import Dataset, Source
+from .decode import decode, to_rgb8
+from .listing import batch_rgb8
+from .packing import BOUND, STORED, VERSION, Layout, checksums, much_larger, write_index, write_pack
+from .targets import equal, from_columns
 
 
 def pack_dataset(dataset: Dataset, folder: Path | str, progress: bool = True, *, bound: int = BOUND) -> Dataset:
@@ -79,7 +62,7 @@ def pack_source(source: Source, folder: Path | str, progress: bool = True, *, bo
     """Pack one split below ``folder``; see `pack_dataset`."""
     if isinstance(source, Pack):
         return source
-    smaller = f"-{bound}" if len(_much_larger(source, bound)) else ""
+    smaller = f"-{bound}" if len(much_larger(source, bound)) else ""
     place = Path(folder) / f"{source.split}-{source.fingerprint[:16]}{smaller}"
     pack = _finished(place, source)
     if pack is not None and _same_labels(pack, source):
@@ -89,13 +72,17 @@ def pack_source(source: Source, folder: Path | str, progress: bool = True, *, bo
         with _locked(place):  # another process may have packed while this one waited, with other labels
             pack = _finished(place, source)
             if pack is None:
-                _write(place, source, progress, bound)
+                write_pack(place, source, progress, bound)
             elif not _same_labels(pack, source):  # the pixels stay, a label was corrected
-                _write_index(place, source, _Layout(pack.offsets, pack.shapes, pack.depths, pack.bounded, pack.bound))
+                layout = Layout(pack.offsets, pack.shapes, pack.depths, pack.bounded, pack.bound)
+                write_index(place, source, layout, pack.checksums)
             pack = Pack(place)
     except OSError as error:
         raise storage_error(error, place) from error
     return pack
+
+
+_INTACT: set[tuple[str, int, int]] = set()  # pixels that this process has checked: path, size and time of change
 
 
 class Pack(Source):
@@ -119,7 +106,27 @@ class Pack(Source):
         )
         self.bound, self.bounded = about["bound"], index["bounded"]  # bool [N]: which images are smaller copies
         self.offsets, self.shapes, self.depths = index["offsets"], index["shapes"], index["depths"]
+        self.checksums = index.get("checksums")  # uint32 [N]; None of an older version
+        self._intact = np.zeros(len(self), bool)  # which images have been checked
         self._map()
+        if self.stacked is not None:  # read as one array, in many places: all of it is checked now, and once
+            self._check_all()
+
+    def _check_all(self) -> None:
+        stat = (self.folder / "images.bin").stat()
+        known = str(self.folder.resolve()), stat.st_size, stat.st_mtime_ns
+        if self.checksums is None or known in _INTACT:
+            return
+        wrong = np.flatnonzero(checksums(self.bytes, self.offsets) != self.checksums)
+        if len(wrong):
+            raise self._damaged(int(wrong[0]))
+        _INTACT.add(known)
+
+    def _damaged(self, position: int) -> PocketError:
+        return PocketError(
+            f"{self.folder / 'images.bin'} is damaged: image {self.names[position]} is not as it was packed. Delete "
+            f"{self.folder} and give the command again, which packs it anew."
+        )
 
     def _map(self) -> None:
         path = self.folder / "images.bin"
@@ -135,7 +142,7 @@ class Pack(Source):
     def _stacked(self) -> np.ndarray | None:
         """Return all images as one array [N, H, W] or [N, H, W, C] over the map, if they are alike and decoded."""
         alike = (self.shapes == self.shapes[0]).all() and (self.depths == self.depths[0]).all()
-        depth = _DEPTHS[self.depths[0]]
+        depth = STORED[self.depths[0]]
         if not alike or depth == "file":
             return None
         height, width, channels = (int(side) for side in self.shapes[0])
@@ -155,7 +162,11 @@ class Pack(Source):
         if self.stacked is not None:
             return self.stacked[position]
         data = self.bytes[self.offsets[position] : self.offsets[position + 1]]
-        depth = _DEPTHS[self.depths[position]]
+        if self.checksums is not None and not self._intact[position]:
+            if zlib.crc32(data.data) != self.checksums[position]:
+                raise self._damaged(position)
+            self._intact[position] = True
+        depth = STORED[self.depths[position]]
         if depth == "file":
             return decode(data.tobytes(), self.names[position])
         height, width, channels = (int(side) for side in self.shapes[position])
@@ -167,7 +178,7 @@ class Pack(Source):
         """Return uint8 [B, H, W, 3] when all images share one size, else a list of [H, W, 3]."""
         if self.stacked is not None:
             return batch_rgb8(self.stacked[positions], self.window)
-        if (self.depths == _DEPTHS.index("file")).any():
+        if (self.depths == STORED.index("file")).any():
             return super().rgb(positions)
         images = [to_rgb8(self._image(int(position)), self.window) for position in positions]
         return np.stack(images) if images and self.size is not None else images
@@ -187,7 +198,7 @@ def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise PocketError(f"{folder} is not a finished pack: pack the images again") from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise PocketError(f"{path} is damaged ({error}): delete {folder} and pack again") from error
-    if about["version"] != _VERSION:
+    if about["version"] != VERSION:
         raise _OtherVersionError(f"{folder} was packed by another version: delete it and pack again")
     return index, about
 
@@ -214,33 +225,6 @@ def _alike(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is other if one is None or other is None else np.array_equal(one, other)
 
 
-def _write_index(place: Path, source: Source, layout: _Layout) -> None:
-    sides = np.unique(layout.shapes[:, :2], axis=0)
-    about = {
-        "version": _VERSION,
-        "name": source.name,
-        "split": source.split,
-        "classes": list(source.classes),
-        "window": source.window,
-        "size": sides[0].tolist() if len(sides) == 1 else None,
-        "bound": layout.bound,
-        "fingerprint": source.fingerprint,
-    }
-    tensors = {
-        "ids": source.ids,
-        **to_columns(source.targets),
-        # A tensor, for the metadata may not pass 100 MB; names on Linux need not be UTF-8.
-        "names": np.frombuffer("\0".join(source.names).encode("utf-8", "surrogateescape"), np.uint8),
-        "offsets": np.asarray(layout.offsets, np.int64),
-        "shapes": np.asarray(layout.shapes, np.int32),
-        "depths": np.asarray(layout.depths, np.uint8),
-        "bounded": np.asarray(layout.bounded, bool),
-    }
-    tensors |= {name: column for name in ("groups", "parents") if (column := getattr(source, name)) is not None}
-    with atomic(place / "index.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"pack": json.dumps(about)})
-
-
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
     """Let one process at a time pack here; the lock goes with the process, however it ends."""
@@ -252,156 +236,3 @@ def _locked(place: Path) -> Iterator[None]:
     with open(place / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@dataclasses.dataclass
-class _Layout:
-    """Where each image goes in ``images.bin``, known before anything is written."""
-
-    offsets: np.ndarray  # int64 [N+1]
-    shapes: np.ndarray  # int32 [N, 3]
-    depths: np.ndarray  # uint8 [N], index into _DEPTHS
-    bounded: np.ndarray  # bool [N], whether the shape is smaller than the image's
-    bound: int | None  # pixels of the shorter side of these; None where there is none
-
-
-def _much_larger(source: Source, bound: int) -> np.ndarray:
-    """Return the positions of the images that are kept at a bounded resolution.
-
-    Only 8-bit ones: of deeper ones every value counts. And boxes are in the pixels of their images.
-    """
-    if not isinstance(source, FileSource | ItemSource) or sizes_of(source.targets) is not None:
-        return np.empty(0, np.int64)
-    found = source.findings
-    return np.flatnonzero((found.shapes[:, :2].min(1) >= 2 * bound) & (found.depths == DEPTHS.index("uint8")))
-
-
-def _layout(source: Source, bound: int) -> _Layout:
-    bounded = np.zeros(len(source), bool)
-    if isinstance(source, FileSource | ItemSource):
-        found, large = source.findings, _much_larger(source, bound)
-        as_files = isinstance(source, FileSource) and found.decoded.mean() > SMALL
-        sizes, shapes = (found.stored if as_files else found.decoded).copy(), found.shapes.copy()
-        depths = np.full(len(source), _DEPTHS.index("file"), np.uint8) if as_files else found.depths.copy()
-        sides = found.shapes[large, :2].astype(np.int64)
-        shapes[large, :2] = (2 * sides * bound + sides.min(1, keepdims=True)) // (2 * sides.min(1, keepdims=True))
-        depths[large], bounded[large] = DEPTHS.index("uint8"), True
-        sizes[large] = np.maximum(shapes[large].astype(np.int64), 1).prod(1)
-    elif isinstance(source, Tiles):  # decoded, however large: its image would be decoded again for each tile
-        shapes, depths = source.described()
-        widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
-        sizes = shapes[:, 0].astype(np.int64) * shapes[:, 1] * np.maximum(shapes[:, 2], 1) * widths[depths]
-    else:
-        images = (source[row][0] for row in range(len(source)))
-        described = [(image.shape, image.dtype) for image in images]
-        shapes = np.array([(*shape, 0)[:3] for shape, _ in described], np.int32)
-        depths = np.array([_DEPTHS.index(dtype.name) for _, dtype in described], np.uint8)
-        sizes = np.array([int(np.prod(shape)) * dtype.itemsize for shape, dtype in described], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return _Layout(offsets, shapes, depths, bounded, bound if bounded.any() else None)
-
-
-def pack_bytes(source: Source, bound: int = BOUND) -> int:
-    """Return how many bytes a source takes as a pack."""
-    return int(_layout(source, bound).offsets[-1])
-
-
-def _write(place: Path, source: Source, progress: bool, bound: int) -> None:
-    for torn in place.glob(".index.*.part"):  # of a process that was killed while it wrote the index
-        torn.unlink()
-    layout = _layout(source, bound)
-    offsets = layout.offsets
-    done = _resume(place, source, layout)
-    require_space(place, int(offsets[-1] - offsets[done]), f"packing {source.name}/{source.split}")
-    with (
-        open(place / "images.bin", "r+b" if done else "wb") as images,
-        open(place / "journal.jsonl", "a" if done else "w", encoding="utf-8") as journal,
-        tqdm(
-            total=len(source),
-            initial=done,
-            desc=f"packing {source.split}",
-            unit=" images",
-            delay=1,
-            disable=None if progress else True,  # None: only where standard error is a terminal
-        ) as bar,
-    ):
-        if not done:
-            _note(journal, _head(source, layout))
-        images.seek(int(offsets[done]))
-        while done < len(source):
-            end = max(int(np.searchsorted(offsets, offsets[done] + PIECE, side="right")) - 1, done + 1)
-            for data in _piece(source, layout, np.arange(done, end)):
-                images.write(data)
-            images.flush()
-            os.fsync(images.fileno())
-            _note(journal, {"images": end})  # only now: what the journal counts is on disk
-            bar.update(end - done)
-            done = end
-    _write_index(place, source, layout)
-    (place / "journal.jsonl").unlink()
-
-
-def _piece(source: Source, layout: _Layout, rows: np.ndarray) -> list[bytes | memoryview]:
-    """Return what ``images.bin`` holds of some images, in order."""
-    if isinstance(source, ArraySource):
-        return [np.ascontiguousarray(source.native(rows)).data.cast("B")]
-    if isinstance(source, Tiles):
-        return [np.ascontiguousarray(tile).data.cast("B") for tile in source.native(rows)]
-    if isinstance(source, FileSource):
-        return in_threads(functools.partial(_file, source, layout), rows)
-    return [_item(source, layout, int(row)).data.cast("B") for row in rows]
-
-
-def _item(source: Source, layout: _Layout, row: int) -> np.ndarray:
-    pixels = source[row][0]
-    if isinstance(source, ItemSource) and digest_of(pixels) != source.findings.digests[row].tobytes():
-        raise PocketError(
-            f"item {source.names[row]} of {source.name} differs each time that it is read: give the dataset without "
-            "its random transforms, for views are made here"
-        )
-    return np.ascontiguousarray(resized(pixels, *layout.shapes[row, :2].tolist()) if layout.bounded[row] else pixels)
-
-
-def _file(source: FileSource, layout: _Layout, row: int) -> bytes | memoryview:
-    name = source.names[row]
-    try:
-        data = source.paths[row].read_bytes()
-    except OSError as error:
-        raise PocketError(f"{name} in {source.name} can no longer be read ({error.strerror}): start again") from error
-    if hashlib.sha256(data).digest() != source.findings.digests[row].tobytes():
-        raise PocketError(f"{name} in {source.name} was changed while the images were being packed: start again")
-    if _DEPTHS[layout.depths[row]] == "file":
-        return data
-    height, width = layout.shapes[row, :2].tolist()
-    pixels = decode_at(data, name, height, width) if layout.bounded[row] else decode(data, name)
-    return np.ascontiguousarray(pixels).data.cast("B")
-
-
-def _head(source: Source, layout: _Layout) -> dict[str, Any]:
-    return {
-        "version": _VERSION,
-        "fingerprint": source.fingerprint,
-        "bytes": int(layout.offsets[-1]),
-        "depths": sorted({_DEPTHS[depth] for depth in np.unique(layout.depths)}),
-    }
-
-
-def _note(journal: TextIO, line: dict[str, Any]) -> None:
-    journal.write(json.dumps(line) + "\n")
-    journal.flush()
-    os.fsync(journal.fileno())
-
-
-def _resume(place: Path, source: Source, layout: _Layout) -> int:
-    """Return how many images an earlier, killed call has safely written; 0 when it was of another layout."""
-    try:
-        journal = place / "journal.jsonl"
-        text = journal.read_bytes()
-        os.truncate(journal, text.rfind(b"\n") + 1)  # a torn last line, which what follows would be glued to
-        lines = text.split(b"\n")[:-1]
-        head, *pieces = [json.loads(line) for line in lines]
-        done = pieces[-1]["images"] if pieces else 0
-        enough = (place / "images.bin").stat().st_size >= layout.offsets[done]
-    except (FileNotFoundError, ValueError, KeyError, IndexError):
-        return 0
-    return done if enough and head == _head(source, layout) else 0
