@@ -34,7 +34,7 @@ class Difference:
         """Say it: "+1.2 points (95 % interval +0.5 to +1.9, 3 seeds)", or that no difference was seen."""
         if self.interval is None:
             why = "one seed" if self.seeds == 1 else f"the same in all {self.seeds} seeds"
-            return f"{scale * self.mean:+.1f} {unit} ({why}: no interval, nothing can be claimed)"
+            return f"{scale * self.mean:+.1f} {unit} ({why}: no interval over seeds)"
         low, high = self.interval
         figures = f"{scale * self.mean:+.1f} {unit}, 95 % interval {scale * low:+.1f} to {scale * high:+.1f}"
         figures += f", {self.seeds} seeds"
