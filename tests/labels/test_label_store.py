@@ -178,6 +178,17 @@ def test_verify_finds_a_record_that_is_not_the_teachers(tmp_path, k):
         verify(LabelStore(tmp_path), source, views, [FakeTeacher("a", 40)], records=16)
 
 
+def test_a_manifest_of_fewer_images_than_its_shards_hold_is_told(tmp_path):
+    source = FakeSource(16)
+    store = label(tmp_path, source, FakeViews(source), [FakeTeacher("a")], count=1)
+    path = tmp_path / store.key("a") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"]["images"] = 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(PocketError, match="its rows end at 16, beyond the 1 images"):
+        LabelStore(tmp_path).read("a", 0)
+
+
 def test_missing_rows_of_overlapping_pieces():
     assert missing_rows([(0, 4), (2, 4), (8, 2)], 12) == 4
     assert missing_rows([(0, 100)], 12) == 0

@@ -250,6 +250,8 @@ def _piece(path: Path, images: int, slots: np.ndarray | None) -> Piece:
     """Map one shard; ``slots`` [N] says where each image goes, -1 where it is not wanted (None: all, in order)."""
     info, arrays = read_shard(path)
     rows: Any = slice(info.start, info.start + info.rows)
+    if rows.stop > images:
+        raise damaged(path, f"its rows end at {info.start + info.rows}, beyond the {images} images")
     if not info.ordered:
         rows = arrays[POSITION].astype(np.int64)
         if rows.max() >= images:
