@@ -178,7 +178,7 @@ def _answers(fold: Walk) -> dict[str, np.ndarray]:
         if key not in fold.networks:
             continue
         model, side = fold.networks[key], fold.input
-        calibrate(model, road, side)
+        arrays[f"calibrated-{key}"] = np.array(calibrate(model, road, side))
         entries.append(Entry(key, key, "other", side[0], network_answers(model, side, road.task)))
     take_answers(entries, road)
     for entry in entries:
@@ -224,7 +224,7 @@ def _pool(state: Walk, folds: Sequence[dict[str, np.ndarray]], dataset: Dataset)
             row["note"] = "every image answered once; it was not made anew, and may have learned from these images"
         elif key == "student" and any(ready):
             row["note"] += "; its teacher was not made anew, and may have learned from it"
-        row["calibrated"] = not key.startswith("teacher")
+        row["calibrated"] = all(bool(one.get(f"calibrated-{key}", False)) for one in folds)
         row["by_fold"] = [{"fold": number, **one.fields()} for number, one in sorted(scores.folds.items())]
         state.fold_rows.append(row)
         if key == "student":
