@@ -277,6 +277,12 @@ def test_ctrl_c_is_one_message_and_exit_130(there, fake_verb, capsys):
     assert err == "interrupted. What was finished is kept; go on with: pocketvit report 'my run' --no-images\n"
 
 
+def test_an_interrupted_plan_has_nothing_to_go_on_with(there, fake_verb, capsys):
+    fake_verb(raising(KeyboardInterrupt()))
+    _, _, err = run(capsys, "distill", "my run", "--plan")
+    assert err == "interrupted. Nothing was written; type it again: pocketvit distill 'my run' --plan\n"
+
+
 def test_sigterm_ends_like_ctrl_c_with_143(there, fake_verb, capsys):
     tidied = []
 

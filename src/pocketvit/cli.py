@@ -104,7 +104,7 @@ def answered(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(f"interrupted. What was finished is kept; go on with: {resume_line(arguments)}", file=sys.stderr)
+        print(f"interrupted. {what_is_left(arguments)}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # as in `pocketvit ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -148,9 +148,10 @@ def function_of(name: str) -> Callable[[Settings], Any]:
 def overview() -> str:
     """The first page: what to type first, then the other stretches of the road."""
     lines = ["pocketvit: big vision models into small vision transformers", "", "first:"]
-    lines += [f"  {name:9}{summary(VERBS[name])}" for name in FIRST_PAGE]
+    width = 2 + max(map(len, VERBS))
+    lines += [f"  {name:{width}}{summary(VERBS[name])}" for name in FIRST_PAGE]
     lines += ["", "one stretch of the road at a time:"]
-    lines += [f"  {name:9}{summary(kind)}" for name, kind in VERBS.items() if name not in FIRST_PAGE]
+    lines += [f"  {name:{width}}{summary(kind)}" for name, kind in VERBS.items() if name not in FIRST_PAGE]
     lines += ["", "pocketvit VERB --help has a verb's common settings; every verb takes --json and --config FILE."]
     return "\n".join(lines)
 
@@ -165,6 +166,13 @@ def unknown_verb(name: str) -> str:
         else f"the verbs are {', '.join(VERBS)}."
     )
     return f"there is no verb {name!r}; {hint}"
+
+
+def what_is_left(arguments: Sequence[str]) -> str:
+    """What an interruption leaves, and how to go on."""
+    if "--plan" in arguments:
+        return f"Nothing was written; type it again: {shlex.join(['pocketvit', *arguments])}"
+    return f"What was finished is kept; go on with: {resume_line(arguments)}"
 
 
 def resume_line(arguments: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from pocketvit.compression import (
     weight_bytes,
 )
 from pocketvit.compression.calibration import Ranges
+from pocketvit.compression.quantize import Quantized, points_lost
 from pocketvit.errors import NotSmaller, PocketError
 
 
@@ -167,3 +168,10 @@ def test_pictures_with_boxes_calibrate_too():
     found = calibration_views(Views(train, ViewConfig(view_size=32), seed=0), 12)
     assert len(found.pixels) == 12
     assert found.origin == "real"
+
+
+def test_half_a_point_is_half_a_point():
+    """In floats 1 - 0.995 is a little more than 0.005."""
+    for right in range(6, 1001):
+        assert points_lost(right / 1000, (right - 5) / 1000) == 0.5
+    assert Quantized(None, 0.5, ("a",)).text(" on test") == "0.50 points below fp32 on test; 1 layer stays fp32: a"

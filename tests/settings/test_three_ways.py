@@ -83,6 +83,11 @@ def possible(values):
     if "picture" in values:
         changed["target"] = "cpu"
         changed.pop("images", None)  # of --target phone
+    if "target" in values and "max_drop" in values:  # of `export`
+        if changed["target"] in ("cpu", "web"):
+            changed.pop("max_drop")
+        if changed["target"] != "web":
+            changed.pop("runtime", None)
     if values.get("init") is not None:  # weights have their shape
         for name in ("patch", "tokens", "stem", "attention", "detector", "init_from"):
             changed.pop(name, None)

@@ -262,3 +262,19 @@ def test_a_detector_of_ones_own_says_how_it_becomes_a_teacher(answer, detector):
     with pytest.raises(PocketError, match=r"must return logits \[images, classes\]") as told:
         load_teacher(Fixed(), input_size=16)
     assert ("detector_teacher(module, activation=...)" in str(told.value)) is detector
+
+
+class Named(nn.Module):
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+
+    def forward(self, x):
+        return {name: x.mean((2, 3))[:, : len(name)] for name in self.names}
+
+
+def test_logits_are_told_from_what_else_a_network_returns_by_name():
+    assert load_teacher(Named("ab", "out"), input_size=16, norm="none").num_outputs == 3
+    assert load_teacher(Named("ab"), input_size=16, norm="none").num_outputs == 2
+    with pytest.raises(PocketError, match="Named: a teacher must return logits, but this one returns ab, abc by name"):
+        load_teacher(Named("ab", "abc"), input_size=16, norm="none")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NotSmaller, PocketError
+from ..files import counted
 from ..training.step import Input
 from ..views.resize import to_input
 from .cost import weight_bytes
@@ -97,12 +98,18 @@ class Quantized:
     kept: tuple[str, ...]  # layers that stayed fp32
     products: int | None = None  # layers whose products run in integers; None where nobody counted
 
-    def text(self) -> str:
-        """Return one line for a person."""
-        lost = f"{self.drop:.2f} points below fp32" if self.drop > 0 else "nothing lost"
-        kept = f"; {len(self.kept)} layers stay fp32: {', '.join(self.kept)}" if self.kept else ""
+    def text(self, where: str = "") -> str:
+        """Return one line for a person; ``where`` says on what it was measured."""
+        lost = (f"{self.drop:.2f} points below fp32" if self.drop > 0 else "nothing lost") + where
+        stay = f"{counted(len(self.kept), 'layer')} stay{'s' * (len(self.kept) == 1)} fp32"
+        kept = f"; {stay}: {', '.join(self.kept)}" if self.kept else ""
         stored = "; no product runs in integers: weights are stored in 8 bits" if self.products == 0 else ""
         return lost + kept + stored
+
+
+def points_lost(before: float, after: float) -> float:
+    """Return how many points (1/100) a score in 0..1 fell; 5 of 1,000 are 0.5, and not a little more."""
+    return round(100 * (before - after), 6)
 
 
 def quantize(
@@ -144,7 +151,7 @@ def quantize(
             done = write_integers(graph, chosen, keep=keep)
             there[:] = there or done
             products = sum(grids[name].integers.ndim == 2 for name in done)  # those of convolutions stay fp32
-            found[kept] = Quantized(graph, 100 * (before - score(graph)), kept, products)
+            found[kept] = Quantized(graph, points_lost(before, score(graph)), kept, products)
         return found[kept]
 
     whole = attempt(())

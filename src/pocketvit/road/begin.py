@@ -199,6 +199,8 @@ def begin(
             settings = as_before(settings, Run.newest(settings, settings.name or dataset.name + of))
         elif settings.epochs is None:
             settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
+        else:
+            notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
     settings, config = decide_all(settings, dataset, specs)
     notes += check_start(config, dataset, specs)
     check_card(settings, config, dataset)

@@ -144,7 +144,9 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
             module = load_model(Path(name) / "student").module if (Path(name) / "student").is_dir() else None
             name = f"{name}: {file.name}"
         return Entry(key, name, role, side, model=module, file=file, probabilities=given, note=note)
-    loaded = load_teacher(model, arch=settings.arch, input_size=settings.input_size, norm=settings.norm)
+    loaded = load_teacher(
+        model, arch=settings.arch, weights=settings.weights, input_size=settings.input_size, norm=settings.norm
+    )
     given = None
     if source is not None:
         aligned = align(loaded, source.classes)

@@ -255,10 +255,10 @@ def rounding_of(settings: Any) -> Rounding:
     """Return how the settings want an int8 file."""
     static = settings.quantize in ("static", "qat")
     asked = ""
+    more = settings.prune or settings.share  # is left to be done then
     if settings.quantize != "none" or settings.fit:
-        asked = (
-            "Give the command again with --resume and a larger --max-drop (nothing is trained anew), or leave "
-            f"{'--fit' if settings.fit else '--quantize'} away."
+        asked = "Give the command again with --resume and a larger --max-drop (nothing is trained anew)" + (
+            f", or leave {'--fit' if settings.fit else '--quantize'} away." if more else "."
         )
     return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop, asked)
 

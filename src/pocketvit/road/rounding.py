@@ -16,6 +16,7 @@ import onnx
 from torch import nn
 
 from ..compression import Calibration, Quantized, calibration_views, fake_quantize, fold_norms, quantize
+from ..compression.quantize import points_lost
 from ..deployment.int8 import BITS, open_graph, quantize_int8, save_int8
 from ..deployment.signature import Signature
 from ..sources.base import Source
@@ -84,9 +85,9 @@ def write_int8(
     score, words = file_score(road, signature, fp32)
     plain = rounding.activations == "dynamic" and trained is None
     if plain and rounding.bits == BITS:
-        lost = 100 * (score(graph) - score(onnx.load(quantize_int8(fp32, int8))))
+        lost = points_lost(score(graph), score(onnx.load(quantize_int8(fp32, int8))))
         if lost <= rounding.max_drop:
-            return Quantized(graph, lost, ()).text() + words
+            return Quantized(graph, lost, ()).text(words)
         log.info("         the int8 file loses %.2f points%s: layers are taken back", lost, words)
     calibration = calibrating(road)
     if trained is None:
@@ -97,7 +98,7 @@ def write_int8(
     found = quantize(trained, graph, score, calibration.pixels, input, max_drop=rounding.max_drop)
     save_int8(found.model, signature, int8)
     how = "" if rounding.activations == "dynamic" else f"; scales from {calibration.text()}"
-    return found.text() + words + how
+    return found.text(words) + how
 
 
 def calibrating(road: Road) -> Calibration:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..compression.fold import fold_norms
+from ..compression.quantize import points_lost
 from ..deployment.example import write_example
 from ..deployment.export import export_onnx
 from ..deployment.files import opened
@@ -145,7 +146,7 @@ class _Files:
 
     def _cost(self, road: Road, max_drop: float) -> str:
         score, words = score_of_files(road, self.fp32)
-        lost = 100 * (score(self.fp32) - score(self.int8))
+        lost = points_lost(score(self.fp32), score(self.int8))
         if lost > max_drop:
             raise NotSmaller(
                 f"under {self.runtime.name} it is {lost:.2f} points below fp32{words}, and at most {max_drop:g} is let "

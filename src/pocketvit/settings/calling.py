@@ -86,7 +86,10 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     check_path(find(kind, "resume"), folder)
     file = Path(folder) / "config.yaml"
     if not file.is_file():
-        raise PocketError(f"{folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs.")
+        raise PocketError(
+            f"{folder} is not a run folder: it has no config.yaml. `ls runs/` lists the runs. (--resume takes the word "
+            "behind it: name the images first.)"
+        )
     run = load(file)
     if run.verb not in (kind.verb, kind.makes):
         raise PocketError(f"{folder} was made by `pocketvit {run.verb}`; go on with the same command and --resume.")
@@ -98,7 +101,7 @@ def _of_the_run(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
             continue
         if plain_value(one.take(value)) != plain_value(own[name]):
             goes = "is finished," if finished else "goes on"
-            other = ", or --resume for a new run" if finished else ""
+            other = f"; for a new run leave --resume {folder} away" if finished else ""
             raise one.refused(value, f"{folder} {goes} with its own ({own[name]}). Leave it away{other}")
     return {**(own if finished else _still_there(folder, own, values)), **values}
 

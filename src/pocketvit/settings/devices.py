@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import PocketError
-from .base import ImageSet, Model, Settings, setting
+from .base import ImageSet, Model, Settings, find, setting
 from .groups import BUILT_IN, IMAGES, Device, Loading, Pictures, Resumable, check_model
 from .values import Budget, parse_budget, read_budget, read_name, read_names, read_picture
 
@@ -90,8 +90,10 @@ class Compress(Pictures, Device, Resumable, verb="compress"):
             raise self.refused("quantize", "qat is training. Leave --no-recover away, or take static")
         if not self.recover and (self.epochs is not None or self.lr is not None):
             raise PocketError("--epochs and --lr are those of recovery, and --no-recover was given.")
-        if self.epochs is not None and self.quantize != "qat" and not (self.prune or self.share or self.fit):
-            raise self.refused("epochs", f"--quantize {self.quantize} trains nothing. Leave it away, or take qat")
+        for name in ("epochs", "lr"):
+            trains = self.quantize == "qat" or self.prune or self.share or self.fit
+            if getattr(self, name) is not None and not trains:
+                raise self.refused(name, f"--quantize {self.quantize} trains nothing. Leave it away, or take qat")
 
     def look(self) -> None:
         super().look()
@@ -155,6 +157,10 @@ class Export(Loading, verb="export"):
         about = ("arch", "weights", "input_size", "norm", "classes")
         if self.target == "phone" and (given := next((name for name in about if getattr(self, name)), None)):
             raise self.refused(given, "--target phone takes a run, which says it itself. Leave it away")
+        if self.target in ("cpu", "web") and self.max_drop != find(Export, "max_drop").default:
+            raise self.refused("max_drop", f"--target {self.target} scores on no images. Leave it away")
+        if self.target != "web" and self.runtime is not None:
+            raise self.refused("runtime", "it is for a page. Add --target web, or leave it away")
         if self.target != "cpu" and self.picture is not None:
             raise self.refused("picture", f"--target {self.target} takes pictures of any size. Leave it away")
 

@@ -138,7 +138,9 @@ class Teachers(Settings, group="teachers"):
                 teacher.startswith(("local-dir:", "hf-hub:")) or Path(teacher).is_dir()
             )
             for name in ("arch", "weights"):
-                if whole and getattr(self, name) is not None:
+                file = name == "weights" and Path(str(teacher)).is_file()
+                function = name == "arch" and ":" in str(teacher)
+                if (whole or file or function) and getattr(self, name) is not None:
                     raise self.refused(name, f"{teacher} says this itself. Leave {find(type(self), name).flag} away")
 
     def require_teacher(self) -> None:
@@ -159,6 +161,9 @@ class Adapting(Settings, group="teachers"):
             raise PocketError(
                 "--fine-tune and --freeze exclude each other: all weights are trained, or the head alone."
             )
+        for name in ("fine_tune", "freeze"):
+            if getattr(self, name) and not getattr(self, "teacher", None):
+                raise self.refused(name, "this is for a teacher that has other classes. Name it with --teacher")
 
 
 class Labels(Settings, group="labels"):

@@ -124,7 +124,7 @@ def read_methods(value: Any) -> tuple[str, ...]:
     known = [method for method in get_args(Method) if method != "auto"]
     for name in names:
         if name not in known:
-            raise ValueError(f"{name} is none of {', '.join(known)}, none")
+            raise ValueError(f"{name} is none of {', '.join(known)}; none stands alone")
     return names
 
 

@@ -297,7 +297,10 @@ def _probe(module: nn.Module, name: str, size: int) -> int:
         ) from error
     if not has_classes(module):
         return 0
-    logits = first_logits(out)
+    try:
+        logits = first_logits(out)
+    except PocketError as error:
+        raise PocketError(f"{name}: {error}") from error
     in_shares = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
     if in_shares and logits.shape[1] > 1:
         raise PocketError(only_logits(name))

@@ -120,7 +120,7 @@ class Teacher:
         if not bool(torch.isfinite(out).all()):
             raise PocketError(
                 f"the teacher {self.name} gave logits that are not finite (NaN or infinite). Check its weights and its "
-                f"normalization; with precision {self.precision} try fp32."
+                f"normalization{'' if self.precision == 'fp32' else f'; with precision {self.precision} try fp32'}."
             )
         return self._in_our_classes(out)
 
@@ -216,7 +216,10 @@ def first_logits(out: Any) -> Tensor:
     """Return the logits [B, C] out of what a network returns: a tensor, ``.logits``, or the first of several."""
     whole, out = out, getattr(out, "logits", out)
     if isinstance(out, dict):
-        out = out.get("logits", next(iter(out.values()), None))
+        named = [name for name in ("logits", "out", "output") if name in out] or list(out)
+        if len(named) > 1 and named[0] not in ("logits", "out", "output"):
+            raise PocketError(f"a teacher must return logits, but this one returns {', '.join(map(str, out))} by name.")
+        out = out[named[0]] if named else None
     if isinstance(out, (tuple, list)) and out:
         out = out[0]
     if not isinstance(out, Tensor) or out.ndim != 2:

@@ -37,7 +37,9 @@ def label(settings: Label) -> Outcome:
     written = label_road(state.road, state.teachers, state.config.labels, folder=folder)
     held = {key: written.views(key) for key in written.teachers()}
     lines = [f"{key}: {len(complete)} complete views" for key, complete in held.items()]
-    return Outcome("\n".join([*lines, f"store   {folder}"]), {"store": str(folder), "teachers": held})
+    seen = f"--augment {state.settings.augment} --size {state.settings.size}"
+    lines += [f"store   {folder}", f"        of views with {seen}: name these to `distill`, whose length else decides"]
+    return Outcome("\n".join(lines), {"store": str(folder), "teachers": held})
 
 
 def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Label, Any]:
