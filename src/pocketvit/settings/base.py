@@ -135,6 +135,8 @@ class Setting:
 
     def refused(self, value: Any, reason: str) -> PocketError:
         """Return the error that names the option, its value and the reason."""
+        if value is False and self.default is True:
+            return PocketError(f"--no-{self.flag.removeprefix('--')}: {reason.rstrip('.')}.")
         if isinstance(value, str):
             text = value if value.strip() else repr(value)
         elif self.many and isinstance(value, list | tuple) and value:
