@@ -96,6 +96,20 @@ def test_a_row_of_a_file_a_teacher_and_a_network_that_does_not_export(road, expo
     json.dumps(rows, allow_nan=False)
 
 
+def test_a_teachers_own_file_agrees_with_that_teacher(road, exported):
+    source = road.dataset.test
+    right = np.eye(3, dtype=np.float32)[source.targets]
+    wrong = np.roll(right, 1, axis=1)
+    entries = [
+        Entry("teacher-1", "teacher: sure", "teacher", SIDE, file=exported, probabilities=0.9 * right + 0.05),
+        Entry("teacher-2", "teacher: wrong", "teacher", SIDE, file=exported, probabilities=0.5 * wrong + 0.25),
+        Entry("teacher-2-int8", "int8", "teacher-int8", SIDE, file=exported, probabilities=wrong),
+        Entry("student", "student", "student", SIDE, file=exported, probabilities=wrong),
+    ]
+    rows, _ = measure_rows(source, entries)
+    assert [row.get("agreement") for row in rows[2:]] == [1.0, 0.0]
+
+
 def test_without_images_only_costs_are_measured(exported):
     (row,), arrays = measure_rows(None, [Entry("file", "file", "other", SIDE, file=exported)])
     assert "accuracy" not in row

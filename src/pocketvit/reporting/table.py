@@ -275,7 +275,11 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
         Column("kappa", _kappa, "quadratic weighted kappa, with its 95 % interval: 0 is chance, 1 every grade right"),
         Column("MAE", lambda row: MISSING if row.mae is None else f"{row.mae:.2f}", "mean error in grades"),
         Column("seeds", lambda row: str(row.seeds) if row.measured else MISSING, "trainings behind the row"),
-        Column("agrees", lambda row: percent(row.agreement), "share of the answers that are those of the teachers"),
+        Column(
+            "agrees",
+            lambda row: percent(row.agreement),
+            "share of the answers that are those of the teachers; of a teacher's own file, of that teacher",
+        ),
         Column("ECE", _ece, "expected calibration error: 0 is perfectly calibrated"),
         Column("worst class", _worst_class, "the class with the lowest figure", numeric=False),
         Column(

@@ -136,7 +136,7 @@ def measure_rows(
     """Measure every entry; return the table's rows and the arrays of ``predictions.npz``.
 
     Latencies are taken in turns, batch 1, one thread: of the ONNX file, where there is one or the network exports, else
-    of PyTorch (said in the note). Agreement is with the teachers as one.
+    of PyTorch (said in the note). Agreement is with the teachers as one; of a teacher's own file with that teacher.
 
     Args:
         entries: In the order of the table, answered.
@@ -166,7 +166,7 @@ def measure_rows(
                     point = task.point(judged.per_image(entry.validation), judged.targets, scored.classes)
                 row |= task.judge(
                     given[entry.key], scored.targets, scored.classes,
-                    teacher=reference if entry.role != "teacher" else None, groups=scored.groups, point=point,
+                    teacher=_like_whom(entry, given, reference), groups=scored.groups, point=point,
                 ).fields()  # fmt: skip
             row |= {"calibrated": entry.calibrated, "note": entry.note, **entry.extra}
             row |= _same_costs(find(rows, entry.like)) if entry.like else _costs(entry, files[entry.key])
@@ -177,6 +177,13 @@ def measure_rows(
     if scored is not None:
         arrays |= {**task.arrays(scored.targets), "names": np.array(scored.names)}
     return rows, arrays
+
+
+def _like_whom(entry: Entry, given: Mapping[str, np.ndarray], teachers: np.ndarray | None) -> np.ndarray | None:
+    """Return the answers that an entry should give, [N, ...]; None for a teacher, and where there is none."""
+    if entry.role == "teacher":
+        return None
+    return given.get(entry.key.removesuffix("-int8"), teachers) if entry.role == "teacher-int8" else teachers
 
 
 def _same_costs(row: Mapping[str, Any]) -> dict[str, Any]:
