@@ -117,6 +117,7 @@ def test_every_foreign_word_leads_to_a_verb_that_exists():
     ("arguments", "says"),
     [
         (["distill", "photos", "--epcohs", "3"], "Did you mean --epochs?"),
+        (["compare", "photos", "--hours", "1"], "It is an option of distill, train."),
         (["distill", "photos", "--teachr=x"], "Did you mean --teacher?"),
         (["distill", "photos", "--no-baselin"], "Did you mean --no-baseline?"),
         (["distill", "photos", "--qqq"], "unrecognized arguments: --qqq."),

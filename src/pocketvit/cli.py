@@ -217,7 +217,10 @@ class Parser(argparse.ArgumentParser):
             elif meant.partition(" ")[0] in known:
                 hint = f". Did you mean {meant}?"
             else:
-                hint = near(unknown[1], known)
+                verbs = [
+                    verb for verb, kind in VERBS.items() if any(one.flag == unknown[1] for one in settings_of(kind))
+                ]
+                hint = f". It is an option of {', '.join(verbs[:4])}." if verbs else near(unknown[1], known)
         raise PocketError(f"{message}{hint or '.'} `{self.prog} --help` lists the options.")
 
 
