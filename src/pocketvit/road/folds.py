@@ -58,9 +58,8 @@ class Folds(Stage):
         if asked is not None and asked > 1:
             costs = [stage.cost(walk) for stage in _FOLD]
             return Cost(asked * sum(cost.seconds for cost in costs), asked * sum(cost.bytes for cost in costs))
-        if asked is None and not walk.images.synthetic and 0 < labelled_images(walk.road.dataset) < FEW:
-            more = f"{USUAL} students more if they take at most {human_time(PATIENCE)}"
-            return Cost(told=(f"folds    {more}, unless the images have their own split",))
+        if asked is None and not walk.images.synthetic and fold_datasets(walk.settings, walk.road.dataset, None):
+            return Cost(told=(f"folds    {USUAL} students more if they take at most {human_time(PATIENCE)}",))
         return Cost()
 
     def trains(self, walk: Walk) -> int:
