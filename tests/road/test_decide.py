@@ -13,7 +13,7 @@ from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.road import begin, decide
 from pocketvit.road.train import describe
-from pocketvit.settings import Distill
+from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
 from pocketvit.views.synthetic import hard_views
@@ -209,6 +209,7 @@ def test_several_teachers_are_weighed_by_a_gate_where_validation_images_fit_it()
         (Distill("x", teacher="a"), many, "fixed"),
         (Distill("x", teacher=("a", "b")), many, "learned"),
         (Distill("x", teacher_weights="agreement"), many, "agreement"),
+        (Compare("x", teacher=("a", "b")), many, "fixed"),
         (Distill("x"), dataclasses.replace(many, val=None), "fixed"),
     ):
         decided, loss = decide.decide_loss(settings, dataset, ())
