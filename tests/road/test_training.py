@@ -253,3 +253,11 @@ def test_stored_labels_are_replayed_before_they_are_used_again(road, monkeypatch
     monkeypatch.setattr(Own, "forward", lambda self, x, before=Own.forward: 2 * before(self, x.flip(1)))
     with pytest.raises(PocketError, match=r"8 records replayed.*other code.*: delete .* or name another folder"):
         label_road(road, [own()], config.labels)
+
+
+def test_images_without_labels_have_no_term_for_them(road, tmp_path):
+    blind = without(road, train=hide_labels(road.dataset.train, NONE))
+    config = run_config()
+    store = label_road(road, [own()], config.labels)
+    train_network(blind, config, tmp_path / "blind", teachers=[own()], store=store)
+    assert set(read_metrics(tmp_path / "blind" / "metrics.jsonl")[0]["terms"]) == {"distillation", "teacher_0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -122,7 +123,10 @@ def train_network(
     if gate is not None and road.processes.rank == 0:
         write_json(folder / GATE, gate.record)
     if loss is None:
-        loss = road.task.loss(config.loss, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
+        asked = config.loss
+        if asked.weight > 0 and not known(road.dataset.train):  # all of it is the teachers' share: no term stays zero
+            asked = dataclasses.replace(asked, weight=1.0)
+        loss = road.task.loss(asked, model=model, gate=gate, approximate_tail=config.labels.approximate_tail)
     if train.precision == "auto" and road.processes.rank == 0:
         _share_precision(model, side, road, config, folder)
     return fit(
