@@ -138,8 +138,8 @@ class Teachers(Settings, group="teachers"):
                 teacher.startswith(("local-dir:", "hf-hub:")) or Path(teacher).is_dir()
             )
             for name in ("arch", "weights"):
-                file = name == "weights" and Path(str(teacher)).is_file()
-                function = name == "arch" and ":" in str(teacher)
+                file = name == "weights" and isinstance(teacher, str | Path) and Path(teacher).is_file()
+                function = name == "arch" and isinstance(teacher, str) and ":" in teacher
                 if (whole or file or function) and getattr(self, name) is not None:
                     raise self.refused(name, f"{teacher} says this itself. Leave {find(type(self), name).flag} away")
 
