@@ -9,6 +9,7 @@ import synthesis_fakes
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
+from pocketvit.models import create_model
 from pocketvit.road import synthesize as synthesize_road
 from pocketvit.road.images import open_dataset
 from pocketvit.settings import Distill
@@ -135,6 +136,15 @@ def test_what_the_test_images_have_none_of_is_said_to_be_left_out(network, colou
     test = (pixels, np.array([first, second, "eel"])[labels])
     with pytest.raises(PocketError, match=r"1 of the 3 classes of the test images \(eel\) are not among the 3"):
         pocketvit.distill(teacher=named, test=test, out=tmp_path, **QUICK)
+
+
+def test_few_of_many_classes_are_said_to_need_photographs(coloured, tmp_path):
+    pixels, labels = coloured
+    many = load_teacher(create_model("cifar_resnet8", num_classes=40), input_size=16, norm="none")
+    test = (pixels[labels < 2], labels[labels < 2])
+    for data, expected in ({}, True), ({"data": (pixels[:4], None)}, False):
+        plan = pocketvit.distill(teacher=many, test=test, out=tmp_path, plan=True, **QUICK | data)
+        assert ("hardly show so few of a teacher's classes" in str(plan)) == expected
 
 
 def test_combinations_that_cannot_be_are_refused():

@@ -38,6 +38,7 @@ log = logging.getLogger("pocketvit")
 COUNT = 20_000  # images of 32 px that are made by default
 A_CLASS = 5  # at least, however large they are
 LAYOUTS = 200  # that are optimized for layouts of boxes: each takes long, and shows many objects
+FEW_OF = 20  # classes of a teacher for each that is asked for, from which made pictures teach little
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
@@ -136,6 +137,12 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         notes.append("the first teacher chooses the images, all of them answer")
     if test is not None:
         notes += _left_out(mapped[0])
+        few = mapped[0].kind == "softmax" and mapped[0].raw_outputs >= FEW_OF * mapped[0].num_outputs
+        if few and request.data is None:  # recipes/datafree_photos.md
+            notes.append(
+                "made pictures hardly show so few of a teacher's classes: a hundred photographs of these, without "
+                "labels, teach far more (--data FOLDER)"
+            )
         notes.append(f"test: {len(test.test or ()):,} images of {test.name}, looked at when all is trained")
         twice = shared_images(request.data, test.test) if request.data is not None and test.test is not None else 0
         if twice:
