@@ -278,3 +278,10 @@ def test_logits_are_told_from_what_else_a_network_returns_by_name():
     assert load_teacher(Named("ab"), input_size=16, norm="none").num_outputs == 2
     with pytest.raises(PocketError, match="Named: a teacher must return logits, but this one returns ab, abc by name"):
         load_teacher(Named("ab", "abc"), input_size=16, norm="none")
+
+
+def test_a_network_that_answers_everything_alike_is_noted():
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    assert not any("the same answer" in note for note in load_teacher(plain, input_size=16, norm="none").notes)
+    nn.init.zeros_(plain[1].weight)
+    assert "the same answer. Are its weights loaded?" in load_teacher(plain, input_size=16, norm="none").notes[-1]

@@ -108,7 +108,7 @@ def load_teacher(
         notes.append(f"{name} takes grey pictures: of colour ones it sees the brightness (ITU-R BT.601).")
         mean, std = of_brightness(mean), of_brightness(std)
     module.to(device).eval()
-    outputs = _probe(module, name, size)
+    outputs = _probe(module, name, size, notes)
     if classes is not None and outputs and len(classes) != outputs:
         raise PocketError(f"the teacher {name} has {outputs} outputs, but {len(classes)} class names were given.")
     return Teacher(
@@ -280,8 +280,8 @@ def _config_classes(module: nn.Module) -> Sequence[str] | None:
     return None
 
 
-def _probe(module: nn.Module, name: str, size: int) -> int:
-    """Run two pictures through; return the number of classes, 0 for a network without."""
+def _probe(module: nn.Module, name: str, size: int, notes: list[str]) -> int:
+    """Run two pictures through; return the number of classes, 0 for a network without, and note what is odd."""
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     try:
         with torch.no_grad():
@@ -304,6 +304,10 @@ def _probe(module: nn.Module, name: str, size: int) -> int:
     in_shares = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
     if in_shares and logits.shape[1] > 1:
         raise PocketError(only_logits(name))
+    if torch.equal(logits[0], logits[1]):
+        notes.append(
+            f"{name}: it gives two pictures that have nothing in common the same answer. Are its weights loaded?"
+        )
     return logits.shape[1]
 
 
