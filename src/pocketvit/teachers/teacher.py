@@ -50,7 +50,7 @@ class Teacher:
         kind: str = "softmax",
     ) -> None:
         self.kind = kind
-        self.module = module.eval().to(memory_format=torch.channels_last)  # up to three times as fast
+        self.module = module.eval().to(memory_format=torch.channels_last)  # a fifth to a half faster
         for parameter in module.parameters():  # TorchScript's modules have no requires_grad_
             parameter.requires_grad_(False)
         self.name, self.input_size = name, input_size
