@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import torch
+from walk_fakes import SIDE, make_own
+
 import pocketvit
 from pocketvit.road.bench import measurable
 
@@ -27,3 +30,14 @@ def test_images_may_have_none_of_a_class_that_the_model_knows(walked, photos, tm
     assert f"no images of {rare}, which the models know" in caplog.text
     assert 0 < part["n"] < whole["n"]
     assert 0 <= part["accuracy"] <= 1
+
+
+def test_weights_beside_a_function_are_what_is_measured(photos, tmp_path):
+    state = make_own().state_dict()
+    state["head.weight"] = state["head.weight"].flip(0)  # blue for red
+    torch.save(state, tmp_path / "other.pth")
+    options = {"images": str(photos), "input_size": SIDE, "norm": "half"}
+    own = pocketvit.bench("walk_fakes:make_own", **options).data["rows"][0]
+    other = pocketvit.bench("walk_fakes:make_own", weights=str(tmp_path / "other.pth"), **options).data["rows"][0]
+    assert own["accuracy"] == 1
+    assert other["accuracy"] < 0.5

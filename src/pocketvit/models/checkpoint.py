@@ -244,7 +244,8 @@ def _counters(own: Mapping[str, Tensor]) -> set[str]:
 
 
 def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    missing = [key for key in own if key not in state.keys() | _counters(own)]
+    there = state.keys() | _counters(own)
+    missing = [key for key in own if key not in there]
     unexpected = [key for key in state if key not in own]
     for key in own:
         if key in state and own[key].shape != state[key].shape:

@@ -47,7 +47,12 @@ def label_road(
     elif who.rank == 0:
         share = seconds / len(names)
         write_json(ledger, costs | {name: costs.get(name, 0.0) + share for name in names})
-        log.info("labels   stored in %s in %s%s", folder, human_time(seconds), " (resumed)" if before else "")
+        log.info(
+            "labels   stored in %s in %s%s",
+            folder,
+            human_time(seconds),
+            " (resumed)" if len(before) == len(teachers) else "",
+        )
     return store
 
 

@@ -3,22 +3,9 @@
 from .base import Settings, listed, setting, settings_of
 from .calling import gather, speak, verb
 from .configfile import differences, dump, load, plain
-from .devices import Compress, Export, Serve
+from .devices import Bench, Compress, Export, Predict, Report, Serve
 from .values import Budget, Hours, parse_budget
-from .verbs import (
-    VERBS,
-    Bench,
-    Compare,
-    Demo,
-    Distill,
-    Label,
-    Pack,
-    Predict,
-    Report,
-    RunRecipe,
-    Synthesize,
-    Train,
-)
+from .verbs import VERBS, Compare, Demo, Distill, Label, Pack, RunRecipe, Synthesize, Train
 
 __all__ = [
     "VERBS",

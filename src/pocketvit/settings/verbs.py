@@ -12,8 +12,8 @@ from typing import Literal
 
 from ..config import TermConfig
 from ..errors import PocketError
-from .base import ImageSet, Model, Picture, RunFolder, Settings, listed, setting, settings_of
-from .devices import Compress, Export, Serve
+from .base import ImageSet, Model, Settings, listed, setting, settings_of
+from .devices import Bench, Compress, Export, Predict, Report, Serve
 from .groups import (
     BUILT_IN,
     IMAGES,
@@ -25,7 +25,6 @@ from .groups import (
     Evidence,
     Images,
     Labels,
-    Loading,
     Objective,
     Output,
     Pictures,
@@ -45,11 +44,9 @@ from .values import (
     parse_match,
     read_budget,
     read_bytes,
-    read_host,
     read_match,
     read_methods,
     read_names,
-    read_window,
 )
 
 
@@ -197,76 +194,6 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
             self.require_teacher()
         else:
             super().require_images()
-
-
-class Predict(Settings, verb="predict"):
-    """Label images with a run, a student folder or an exported file.
-
-    Where images have several labels, each with a probability of at least 50 % is named ("none" where there is none).
-    Files that cannot be read are reported and the others go on; the exit code is then 1.
-    """
-
-    model: Model = setting(
-        "a run folder (its int8 file is used), a student folder, or an exported file",
-        kw_only=False, exists="a run folder, a student folder or an exported file",
-    )  # fmt: skip
-    images: Picture | Sequence[Picture] = setting("files, folders and videos", kw_only=False)
-    window: str | tuple[float, float] | None = setting(
-        "intensities that become black and white in what is not 8-bit; by default those of the run",
-        default=None, metavar="LOW,HIGH", read=read_window,
-    )  # fmt: skip
-    save: str | Path | None = setting(
-        "write the images into this folder, with the answers (boxes, labels) drawn on them",
-        default=None, metavar="FOLDER", common=True,
-    )  # fmt: skip
-    top: int = setting(
-        "how many classes to list for each image; above 1 the likeliest labels, there or not",
-        default=1,
-        low=1,
-        high=10_000,
-    )
-
-
-class Bench(Reading, Loading, verb="bench"):
-    """Measure models or exported files side by side: accuracy, agreement, calibration, size, FLOPs, latency, memory.
-
-    Latencies are taken in turns in one process, batch 1, one thread. Without images only the costs are measured. --on
-    copies device.zip to a device by ssh, runs its bench.py there and adds a row; nothing is left there.
-    """
-
-    models: Model | Sequence[Model] = setting(
-        "run or student folders, exported files, timm names, weights files (with --arch)", kw_only=False
-    )
-    images: ImageSet | None = setting(
-        'labelled images to score on: a folder, a .npz or .csv file, "digits"',
-        default=None, exists=IMAGES, besides=BUILT_IN, group="images",
-    )  # fmt: skip
-    split: Literal["train", "val", "test"] = setting("of the images", default="test", group="images")
-    teacher: Model | None = setting("a model whose agreement with the others is measured", default=None, metavar="NAME")
-    on: str | None = setting(
-        "also time runs and ONNX files on this device, which `ssh` reaches without a password; it needs python3",
-        default=None, metavar="USER@DEVICE", read=read_host, common=True,
-    )  # fmt: skip
-
-    def look(self) -> None:
-        super().look()
-        for model in listed(self.models):
-            check_model(self, "models", model)
-        check_model(self, "teacher", self.teacher)
-
-
-class Report(Pictures, verb="report"):
-    """Write one self-contained HTML page of one run, or of several side by side, and the model card of each."""
-
-    runs: RunFolder | Sequence[RunFolder] = setting("run folders", kw_only=False, exists="run folders (`ls runs/`)")
-    device: str | Path | None = setting(
-        "what `bench.py --json` of the run's device.zip printed on a device: it becomes a row of the run",
-        default=None, metavar="FILE", exists="a JSON file of bench.py", common=True,
-    )  # fmt: skip
-    out: str | Path | None = setting(
-        "the HTML file to write; by default report.html in the (first) run folder",
-        default=None, metavar="FILE", group="output",
-    )  # fmt: skip
 
 
 class Train(Images, Views, Architecture, Training, Output, Resumable, verb="train"):
