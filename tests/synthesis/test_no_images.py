@@ -54,6 +54,15 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     assert not made & {picture.tobytes() for picture in coloured[0]}
 
 
+def test_a_plan_draws_hardly_a_picture(network, coloured, tmp_path, monkeypatch):
+    drawn = []
+    take = Procedural.take
+    monkeypatch.setattr(Procedural, "take", lambda row, which: drawn.extend(which) or take(row, which))
+    plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path, **{**QUICK, "count": 5000, "plan": True})
+    assert plan.data["bytes"] > 5000 * 3 * 16**2
+    assert len(drawn) < 1000
+
+
 def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes(teacher, coloured, tmp_path):
     made = pocketvit.synthesize(teacher=teacher, out=tmp_path, count=30)
     with pytest.raises(PocketError, match="no teacher is named"):

@@ -270,7 +270,8 @@ def plan_of(settings: Any, stages: Sequence[Stage], decide_all: Decide = decide)
     costs = plan(stages, _trial(begun.settings, dataset, begun.specs, decide_all))
     seconds = {name: cost.seconds for name, cost in costs.items() if cost.seconds}
     total, size = sum(seconds.values()), sum(cost.bytes for cost in costs.values())
-    hours = f"{total / 3600:.2g} hours"
+    number = f"{total / 3600:.2g}"
+    hours = f"{number} hour{'' if number == '1' else 's'}"
     spent = ", ".join(f"{name} {human_time(one)}" for name, one in seconds.items())
     lines = [
         *(line for cost in costs.values() for line in cost.told),

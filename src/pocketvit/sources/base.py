@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .decode import to_rgb8
+from .findings import DEPTHS
 from .targets import target_at
 
 SPLITS = ("train", "val", "test")
@@ -78,6 +79,12 @@ class Source:
     def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         """Return the image as it is (HxW or HxWxC, native depth, upright) and its target."""
         raise NotImplementedError
+
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return shapes int32 [N, 3] (0 channels for plain [H, W]) and depths uint8 [N], indices into `DEPTHS`."""
+        images = (self[position][0] for position in range(len(self)))
+        shapes, depths = zip(*((image.shape, DEPTHS.index(image.dtype.name)) for image in images), strict=True)
+        return np.array([(*shape, 0)[:3] for shape in shapes], np.int32), np.array(depths, np.uint8)
 
     def target(self, position: int) -> Any:
         """Return an image's class, its labels [C], or its `Boxes`."""

@@ -10,6 +10,13 @@ import numpy as np
 DEPTHS = ("uint8", "uint16", "int32", "float32", "int8", "int16", "uint32")
 
 
+def decoded_bytes(shapes: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    """Return int64 [N], bytes of images of such shapes [N, 3] (0 channels for plain [H, W]) and ``depths`` [N]."""
+    widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
+    sides = shapes.astype(np.int64)
+    return sides[:, 0] * sides[:, 1] * np.maximum(sides[:, 2], 1) * widths[depths]
+
+
 @dataclass
 class Findings:
     """One row an image of a listing.
@@ -68,9 +75,7 @@ class Findings:
     @property
     def decoded(self) -> np.ndarray:
         """int64 [N]: bytes of the decoded pixels."""
-        widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
-        sides = self.shapes.astype(np.int64)
-        return sides[:, 0] * sides[:, 1] * np.maximum(sides[:, 2], 1) * widths[self.depths]
+        return decoded_bytes(self.shapes, self.depths)
 
     def take(self, rows: np.ndarray) -> Findings:
         """Return the findings of some rows."""

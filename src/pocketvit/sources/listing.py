@@ -124,6 +124,9 @@ class ItemSource(Source):
     def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self.items.pixels(int(self.rows[position]), self.names[position]), self.target(position)
 
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.findings.shapes, self.findings.depths
+
 
 class FileSource(Source):
     """Images in files, decoded when asked for.
@@ -140,6 +143,9 @@ class FileSource(Source):
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return decode(self.paths[position], self.names[position]), self.target(position)
+
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.findings.shapes, self.findings.depths
 
 
 class ArraySource(Source):

@@ -21,7 +21,7 @@ from ..files import atomic, require_space
 from .base import Source, in_threads
 from .checks import digest_of
 from .decode import decode, decode_at, resized
-from .findings import DEPTHS
+from .findings import DEPTHS, decoded_bytes
 from .listing import ArraySource, FileSource, ItemSource
 from .targets import sizes_of, to_columns
 from .tiles import Tiles
@@ -70,17 +70,10 @@ def _layout(source: Source, bound: int) -> Layout:
         sides = found.shapes[large, :2].astype(np.int64)
         shapes[large, :2] = (2 * sides * bound + sides.min(1, keepdims=True)) // (2 * sides.min(1, keepdims=True))
         depths[large], bounded[large] = DEPTHS.index("uint8"), True
-        sizes[large] = np.maximum(shapes[large].astype(np.int64), 1).prod(1)
-    elif isinstance(source, Tiles):  # decoded, however large: its image would be decoded again for each tile
+        sizes[large] = decoded_bytes(shapes[large], depths[large])
+    else:  # decoded, however large: the image of tiles would be decoded again for each
         shapes, depths = source.described()
-        widths = np.array([np.dtype(depth).itemsize for depth in DEPTHS], np.int64)
-        sizes = shapes[:, 0].astype(np.int64) * shapes[:, 1] * np.maximum(shapes[:, 2], 1) * widths[depths]
-    else:
-        images = (source[row][0] for row in range(len(source)))
-        described = [(image.shape, image.dtype) for image in images]
-        shapes = np.array([(*shape, 0)[:3] for shape, _ in described], np.int32)
-        depths = np.array([STORED.index(dtype.name) for _, dtype in described], np.uint8)
-        sizes = np.array([int(np.prod(shape)) * dtype.itemsize for shape, dtype in described], np.int64)
+        sizes = decoded_bytes(shapes, depths)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return Layout(offsets, shapes, depths, bounded, bound if bounded.any() else None)
 

@@ -36,6 +36,10 @@ class Subset(Source):
     def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
         return self.source[int(self.positions[position])][0], self.target(position)
 
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        shapes, depths = self.source.described()
+        return shapes[self.positions], depths[self.positions]
+
     def rgb(self, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         return self.source.rgb(self.positions[positions])
 

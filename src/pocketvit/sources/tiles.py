@@ -13,8 +13,6 @@ from ..errors import PocketError
 from .base import Dataset, Source, in_threads
 from .boxes import Boxes
 from .decode import to_rgb8
-from .findings import DEPTHS
-from .listing import FileSource
 
 SMALLEST = 8  # pixels: below that a tile shows nothing
 
@@ -110,15 +108,9 @@ class Tiles(Source):
         return tiles
 
     def described(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return shapes int32 [M, 3] (0 channels for plain [H, W]) and depths uint8 [M], indices into `DEPTHS`."""
-        if isinstance(self.source, FileSource):
-            channels, depths = self.source.findings.shapes[:, 2], self.source.findings.depths
-        else:
-            images = [self.source[parent][0] for parent in range(self.images)]
-            channels = np.array([(*image.shape, 0)[2] for image in images], np.int32)
-            depths = np.array([DEPTHS.index(image.dtype.name) for image in images], np.uint8)
+        whole, depths = self.source.described()
         shapes = np.full((len(self), 3), self.tile, np.int32)
-        shapes[:, 2] = channels[self.origin]
+        shapes[:, 2] = whole[self.origin, 2]
         return shapes, depths[self.origin]
 
     @property
@@ -217,9 +209,7 @@ def sides_of(source: Source) -> np.ndarray:
     """Return int64 [N, 2], height and width of each image."""
     if source.size is not None:
         return np.tile(np.array(source.size, np.int64), (len(source), 1))
-    if isinstance(source, FileSource):
-        return source.findings.shapes[:, :2].astype(np.int64)
-    return np.array([source[position][0].shape[:2] for position in range(len(source))], np.int64).reshape(-1, 2)
+    return source.described()[0][:, :2].astype(np.int64)
 
 
 def _ids(parents: np.ndarray, boxes: np.ndarray, tile: int) -> np.ndarray:
