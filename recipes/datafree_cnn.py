@@ -24,6 +24,7 @@ from _cifar import open_cifar
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.decide import with_stem
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.synthesis import (
@@ -73,6 +74,11 @@ ARMS = {
     "drawn-long": Kind("drawn, 320,000 views", "drawn", views=10 * IMAGES),
     "real-hybrid": Kind("the hybrid stem: real images", "real", view=LIGHT, stem="hybrid"),
     "drawn-hybrid": Kind("the hybrid stem: drawn", "drawn", stem="hybrid"),
+    "real-stem": Kind("the teacher's first layers as stem: real images", "real", view=LIGHT, stem="teacher"),
+    "drawn-stem": Kind(
+        "the teacher's first layers as stem: drawn, 12,000 in eight views", "drawn", 12_000, stem="teacher"
+    ),
+    "noise-stem": Kind("the teacher's first layers as stem: noise", "noise", stem="teacher"),
     "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
     "drawn-cnn": Kind("a ResNet-20 as student: drawn", "drawn", student="cifar_resnet20", stem="patch"),
     "noise": Kind("noise", "noise"),
@@ -148,6 +154,8 @@ def run_kinds(
             bank = pictures(kind, kind.count // 16 if small else kind.count)
             road = without_images(real, bank, kind.view, real.shared)
         chosen = config(small, kind, len(road.dataset.train))
+        if kind.stem == "teacher":
+            chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, kind.view.view_size))
         store = label_road(road, [teacher], chosen.labels)
         arms.append(Arm(key, kind.name, chosen, (teacher,), store))
         found |= run_arms(road, arms[-1:], range(seeds), folder)

@@ -1,12 +1,12 @@
 """A small ViT by the clock: stems and labels compared at equal training time, on all of CIFAR-10.
 
 Shows   what a ViT of 0.9 M parameters reaches on CIFAR-10 in 10 and in 30 minutes of one processor core, with a
-        convolution before its patches (hybrid, stock timm) and with a residual convolutional stem (conv), by the stored
-        answers of a published network and by the labels alone.
+        convolution before its patches (hybrid, stock timm), with a residual convolutional stem (conv) and with its
+        teacher's first layers (teacher), by the stored answers of a published network and by the labels alone.
 Paper   Muon (Jordan et al. 2024); Early Convolutions Help Transformers See Better (arXiv 2106.14881).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored) and the weights of a CIFAR
         ResNet (cifar10_resnet56-4bfd9763.th of akamaster's repository).
-Cost    two hours of one processor core for the students, and half an hour for the labels; --small: about 5 minutes.
+Cost    three hours of one processor core for the students, and half an hour for the labels; --small: about 5 minutes.
 Command pocketvit run recipes/fast_students.py --images data/
 Result  recipes/fast_students.md
 """
@@ -21,6 +21,7 @@ from _cifar import open_cifar
 
 from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.decide import with_stem
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 
@@ -32,6 +33,8 @@ ARMS = {
     "hybrid-short": ("hybrid", SHORT, True),
     "conv-long": ("conv", LONG, True),
     "hybrid-long": ("hybrid", LONG, True),
+    "teacher-short": ("teacher", SHORT, True),
+    "teacher-long": ("teacher", LONG, True),
 }
 
 
@@ -67,7 +70,10 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     for key in only:
         stem, minutes, by_teacher = ARMS[key]
         name = f"{stem}, {minutes} minutes, {'the teacher and labels' if by_teacher else 'labels alone'}"
-        arm = Arm(key, name, config(small, stem, minutes))
+        chosen = config(small, stem, minutes)
+        if stem == "teacher":
+            chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, 32))
+        arm = Arm(key, name, chosen)
         arms.append(dataclasses.replace(arm, teachers=(teacher,), store=store) if by_teacher else arm)
     found: dict[str, list[dict[str, Any]]] = run_arms(road, arms, range(seeds), folder)
     return report_arms(road, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")

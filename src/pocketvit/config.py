@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Resample = Literal["lanczos", "bicubic", "bilinear", "nearest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Stem = Literal["patch", "hybrid", "conv", "shifted", "summed", "concatenated", "coadvise"]
+Stem = Literal["patch", "hybrid", "conv", "teacher", "shifted", "summed", "concatenated", "coadvise"]
 Attention = Literal["plain", "local"]
 DetectorKind = Literal["fcos", "detr"]
 
@@ -116,6 +116,7 @@ class NetworkConfig:
     replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
     detector: DetectorKind = "fcos"  # of images with boxes: answers on a grid, or a set (LW-DETR)
     init_from: str | None = None  # "teacher", or weights of a larger ViT: see models.selection; None: from scratch
+    cut: dict[str, Any] | None = None  # whose first layers the stem "teacher" is: arguments of models.TeacherStem
 
 
 @dataclass(frozen=True)

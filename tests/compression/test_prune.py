@@ -130,12 +130,19 @@ def rows_norm(weight: torch.Tensor, rows: torch.Tensor, small: nn.Module) -> tor
     return weight[rows].norm() * (columns / weight.shape[1]) ** 0.5
 
 
+CUT = {
+    "architecture": "cifar_resnet20", "model_args": {"num_classes": 4}, "layer": "layer2",
+    "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "about",
     [
         {"tokens": 1},
         {"tokens": 2},
         {"stem": "conv"},
+        {"stem": "teacher", "cut": CUT},
         {"stem": "shifted"},
         {"stem": "concatenated"},
         {"attention": "local"},

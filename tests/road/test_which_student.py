@@ -14,7 +14,8 @@ import pocketvit
 from pocketvit.config import NetworkConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
-from pocketvit.models import create_student, hub, save_model
+from pocketvit.models import create_model, create_student, hub, save_model
+from pocketvit.models.conv_stem import ConvEmbed
 from pocketvit.models.selection import select_weights
 from pocketvit.road import students
 from pocketvit.road.decide import decide_model
@@ -117,11 +118,37 @@ def test_a_student_starts_from_its_teacher(photos, tmp_path, caplog):
     assert torch.allclose(run.student.state_dict()[name], wanted.state_dict()[name], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_student_begins_with_its_teachers_first_layers(photos, tmp_path, caplog):
+    torch.manual_seed(0)
+    teacher = create_model("cifar_resnet20", num_classes=len(COLOURS)).eval()
+    caplog.set_level("INFO", "pocketvit")
+    run = pocketvit.distill(
+        str(photos), teacher=teacher, out=str(tmp_path),
+        **{**CHOICES, "patch": None, "stem": "teacher", "epochs": 1, "views": 1},
+    )  # fmt: skip
+    assert "begins with the layers of CifarResNet up to layer2, which stay as they are (66 k weights)" in caplog.text
+    taken = run.student.patch_embed.layers.state_dict()
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in taken.items())
+    rows = {row["key"]: row for row in run.results["rows"]}
+    assert rows["alone"]["name"] == "student without a teacher, its stem new"
+    assert rows["alone"]["parameters"] != rows["student"]["parameters"]
+    small = pocketvit.compress(run.folder, prune=0.3, recover=True, epochs=1)
+    assert small.results["rows"]
+
+
+def test_without_a_teacher_a_student_has_convolutions_of_its_own(road):
+    network = NetworkConfig("pocket_xs", stem="teacher")
+    made = make_network(network, road)
+    assert type(made.patch_embed) is ConvEmbed
+    assert start_network(made, network, ()) == ""
+
+
 def test_without_a_teacher_a_student_starts_from_none(road):
     network = NetworkConfig("pocket_xs", patch=8, init_from="teacher")
     made = make_network(network, road)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    assert start_network(made, network.init_from, ()) == ""
+    assert start_network(made, network, ()) == ""
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
 
 
@@ -130,6 +157,7 @@ def test_without_a_teacher_a_student_starts_from_none(road):
     [
         ({"teacher": Own(), "init_from": "teacher"}, r"--init-from teacher: .*Own. is no VisionTransformer"),
         ({"teacher": Own(), "init_from": "nowhere.pt"}, r"--init-from nowhere.pt: "),
+        ({"teacher": Own(), "stem": "teacher"}, r"--stem teacher: Own is not a timm model"),
         ({"teacher": Own(), "init_from": "teacher", "student": "NAMED"}, "weights of its own"),
     ],
 )
@@ -152,3 +180,7 @@ def test_train_makes_the_network_that_is_described(photos):
     assert [decide_model(one, dataset)[1].train.batch_size for one in (asked, given)] == [16, 4]  # 16 for BatchNorm
     with pytest.raises(PocketError, match="--init-from teacher: no teacher is named"):
         pocketvit.train(str(photos), model="pocket_xs", init_from="teacher")
+    with pytest.raises(PocketError, match="--stem teacher: no teacher is named"):
+        pocketvit.train(str(photos), model="pocket_xs", stem="teacher")
+    with pytest.raises(PocketError, match="--stem teacher: no teacher is named"):
+        pocketvit.distill(str(photos), stem="teacher")

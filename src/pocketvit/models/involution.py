@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -117,6 +118,7 @@ def involve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     return out.flatten(1, 2).to(x.dtype)
 
 
+@register_notrace_module
 class Involution(nn.Module):
     """Involution with its kernel generator; the number of channels stays the same.
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .conv_stem import ConvEmbed
+from .teacher_stem import TeacherStem
 
 _CHUNK = 1 << 23  # bytes of windows at a time on a processor
 
@@ -216,6 +217,7 @@ class ConcatenatedEmbed(ShiftedEmbed):
 STEMS: dict[str, type[nn.Module]] = {
     "patch": PatchEmbed,
     "conv": ConvEmbed,
+    "teacher": TeacherStem,
     "shifted": ShiftedEmbed,
     "summed": SummedEmbed,
     "concatenated": ConcatenatedEmbed,

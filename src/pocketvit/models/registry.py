@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import timm
@@ -21,6 +22,7 @@ _PLAIN, _DISTILLED, _TOKENS = "vit_tiny_patch16_224", "deit_tiny_distilled_patch
 # One 7 x 7 convolution, GroupNorm and pooling before the patches: timm's smallest hybrid (Steiner et al. 2021).
 _HYBRID = "vit_tiny_r_s16_p8_224"
 _COADVISE, _VARIANT = "pocketvit_coadvise", "pocketvit_vit"
+LADDER_STEMS = ("coadvise", "conv", "hybrid", "teacher")  # made for the sizes of the ladder
 
 
 def suggest(name: str) -> str:
@@ -98,6 +100,7 @@ def create_student(
     stem: Stem = "patch",
     attention: Attention = "plain",
     drop_path: float = 0.0,
+    cut: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make an untrained student.
 
@@ -110,12 +113,14 @@ def create_student(
             each of k teachers (saved students then need pocketvit).
         stem: "patch" for plain patches; "hybrid" for one convolution and pooling before them, which timm has in stock
             (without tokens; it averages over places); "conv" for a residual convolutional stem (see `models.conv_stem`;
-            without tokens its students average over places too); "shifted", "summed" or "concatenated" (see
-            `models.patches`); "coadvise" for a convolution and an involution stem that start the tokens of the first
-            and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
+            without tokens its students average over places too); "teacher" for the first layers of a convolutional
+            teacher, whose weights they take later (see `models.teacher_stem`); "shifted", "summed" or "concatenated"
+            (see `models.patches`); "coadvise" for a convolution and an involution stem that start the tokens of the
+            first and the second teacher (see `models.coadvise`; ``tokens`` is then 2).
         attention: "plain", or "local" (see `models.local_attention`). Saved students with it, and with any stem but
             "patch" and "hybrid", need pocketvit.
         drop_path: probability that the last block is skipped; grows linearly from 0 with depth.
+        cut: of the stem "teacher": what `teacher_stem.TeacherStem` is told of the layers.
 
     Raises:
         PocketError: what was asked cannot be made.
@@ -124,6 +129,8 @@ def create_student(
         raise PocketError(f"unknown stem {stem!r}: choose one of {', '.join(get_args(Stem))}.")
     if attention not in get_args(Attention):
         raise PocketError(f"unknown attention {attention!r}: choose one of {', '.join(get_args(Attention))}.")
+    if (stem == "teacher") != (cut is not None):
+        raise PocketError("the stem of a teacher's layers, and no other, is told which these are (cut).")
     if stem == "coadvise" and tokens != 2:
         raise PocketError(
             f"the coadvise stems start the tokens of two teachers, and the student has {tokens}: give it 2 tokens, or "
@@ -142,7 +149,7 @@ def create_student(
             args["patch_size"] = patch_size
         if (stem, attention) == ("patch", "plain"):
             return create_model(name, image_size=image_size, **args)
-        if stem in ("coadvise", "conv", "hybrid"):
+        if stem in LADDER_STEMS:
             raise PocketError(f"the {stem} stem needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
         if not timm.is_model(name.split(".", 1)[0]):
             raise PocketError(f"unknown model {name!r}.{suggest(name)} timm.list_models() lists them all.")
@@ -164,8 +171,8 @@ def create_student(
                 " Choose --stem conv or patch."
             )
         return build(_HYBRID, args | {"patch_size": patch // 4, "class_token": False, "global_pool": "avg"})
-    if stem == "conv":
-        args["stem_args"] = conv_stem_args(image_size, LADDER[name].embed_dim)
+    if stem in ("conv", "teacher"):
+        args["stem_args"] = conv_stem_args(image_size, LADDER[name].embed_dim) if cut is None else dict(cut)
         if not tokens:
             args.update(class_token=False, global_pool="avg")
     if stem == "coadvise":

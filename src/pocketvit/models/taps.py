@@ -129,7 +129,7 @@ class Layers:
         """Bring a layer's recorded output into the form [B, C, H, W], float32, without class tokens."""
         features = features.float()
         if features.ndim == 4:
-            return features.permute(0, 3, 1, 2) if _channels_last(self.model) else features
+            return features.permute(0, 3, 1, 2) if channels_last(self.model) else features
         grid = self.grid(name)
         if grid is None:
             raise PocketError(
@@ -153,7 +153,7 @@ def list_layers(model: nn.Module, side: int) -> Layers:
         if isinstance(output, Tensor) and output.ndim in (3, 4):
             shape = tuple(output.shape[1:])
             shapes.pop(name, None)  # a layer that runs twice counts where it ran last
-            shapes[name] = (shape[2], shape[0], shape[1]) if len(shape) == 3 and _channels_last(model) else shape
+            shapes[name] = (shape[2], shape[0], shape[1]) if len(shape) == 3 and channels_last(model) else shape
 
     was_training = model.training
     model.eval()
@@ -168,6 +168,6 @@ def list_layers(model: nn.Module, side: int) -> Layers:
     return Layers(model, shapes)
 
 
-def _channels_last(model: nn.Module) -> bool:
+def channels_last(model: nn.Module) -> bool:
     """Whether a network's maps are [B, H, W, C], as timm's Swin says of itself."""
     return str(getattr(model, "output_fmt", "NCHW")) == "NHWC"

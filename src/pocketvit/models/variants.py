@@ -82,6 +82,6 @@ def pocketvit_vit(
     told = timm.get_pretrained_cfg(base)
     if told is not None:  # which layers are heads is the base's to say
         cfg: Any = model.pretrained_cfg
-        first = "patch_embed.stages.0.0" if stem == "conv" else "patch_embed.proj"
+        first = "patch_embed.stages.0.0" if stem == "conv" else "patch_embed.proj"  # the teacher's do not learn
         vars(model)["pretrained_cfg"] = {**cfg, "classifier": told.classifier, "first_conv": first}
     return model

@@ -40,7 +40,9 @@ class Rung:
         return self.embed_dim // 32
 
     def model_args(self, stem: str = "patch") -> dict[str, int]:
-        depth = {"conv": self.conv_depth, "hybrid": self.conv_depth + 1}.get(stem, self.depth)
+        depth = {"conv": self.conv_depth, "teacher": self.conv_depth, "hybrid": self.conv_depth + 1}.get(
+            stem, self.depth
+        )
         return {"embed_dim": self.embed_dim, "depth": depth, "num_heads": self.num_heads}
 
 
@@ -61,7 +63,7 @@ def default_patch(image_size: int, stem: str = "patch") -> int:
     A convolutional stem's patches are larger (`conv_stem.conv_patch`), because it has looked around before. The others'
     divide ``image_size`` where a divisor near does; else timm drops the pixels beyond the last whole patch.
     """
-    if stem == "conv":
+    if stem in ("conv", "teacher"):
         return conv_patch(image_size)
     if stem == "hybrid":  # its convolution and pooling have halved the picture twice, and patches must divide the rest
         rest = -(-image_size // 4)

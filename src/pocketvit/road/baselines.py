@@ -32,7 +32,8 @@ def train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None
     count = int(labelled(road.dataset.train.targets).sum())
     if not count:
         return None
-    log.info("baseline the same student without a teacher, %s labels", f"{count:,}")
+    stem = ", with convolutions of its own" if config.network.stem == "teacher" else ""
+    log.info("baseline the same student without a teacher%s, %s labels", stem, f"{count:,}")
     return train_network(labelled_alone(road), without_teachers(config, road), folder)
 
 

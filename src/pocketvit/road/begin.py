@@ -18,10 +18,10 @@ from ..files import human_bytes, human_time
 from ..models import LADDER
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.names import is_pretrained
-from ..models.registry import suggest
+from ..models.registry import LADDER_STEMS, suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
-from ..settings import dump
+from ..settings import dump, listed
 from ..sources import Dataset
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis.bank import find_bank
@@ -79,10 +79,16 @@ def check_student(settings: Any, option: str = "--student") -> None:
     name, stem, attention = str(getattr(settings, option[2:])), settings.stem, settings.attention
     if name != "auto":
         check_network(name, option)
+    if stem == "teacher":
+        if not listed(getattr(settings, "teacher", None)):
+            raise settings.refused("stem", "no teacher is named whose first layers it could have. Give --teacher")
+        if getattr(settings, "assistant", None):
+            raise settings.refused("stem", "with --assistant the student's teacher is not the one that is named. Leave "
+                                   "one away")  # fmt: skip
     changed = stem not in ("auto", "patch") or attention != "plain"
     if not changed or name in LADDER or name == "auto":
         return
-    if stem in ("coadvise", "conv", "hybrid"):
+    if stem in LADDER_STEMS:
         raise PocketError(f"--stem {stem} needs a student of the ladder ({', '.join(LADDER)}), not {name}.")
     if is_pretrained(name) or not is_vision_transformer(name):
         raise PocketError(

@@ -20,6 +20,9 @@ from ..labels.record import choose_k
 from ..models import LADDER
 from ..models.names import is_pretrained
 from ..models.norms import ENOUGH_IMAGES
+from ..models.saving import recipe_of
+from ..models.teacher_stem import choose_layer
+from ..models.vit import default_patch
 from ..objectives.terms import kind_of
 from ..settings import listed
 from ..sources import Dataset, Source
@@ -284,7 +287,31 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
         settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
     )
     network = network_of(settings, settings.student, side)
+    if network.stem == "teacher" and teachers:
+        network = with_stem(network, teachers[0], view.view_size)
     return settings, RunConfig(network, view, labels, loss, train)
+
+
+def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConfig:
+    """Return a network of the ladder with the layers chosen that its stem takes from its teacher.
+
+    Args:
+        config: With the stem "teacher".
+        teacher: A convolutional network that timm or pocketvit registers.
+        side: Of the views in pixels.
+
+    Raises:
+        PocketError: No stem can be made of it.
+    """
+    body, patch = LADDER[config.name].model_args(config.stem), config.patch or default_patch(side, config.stem)
+    weights = 12 * body["depth"] * body["embed_dim"] ** 2
+    try:
+        recipe = recipe_of(teacher.module)
+        layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
+    except PocketError as error:
+        raise PocketError(f"--stem teacher: {error}") from None
+    cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
+    return dataclasses.replace(config, cut=cut)
 
 
 def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:

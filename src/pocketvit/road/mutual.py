@@ -33,7 +33,7 @@ def train_mutual(road: Road, config: RunConfig, folder: Path) -> nn.Module:
     students = []
     for seed in (train.seed, train.seed + _SECOND):
         students.append(make_network(network, road, drop_path=train.drop_path, seed=seed))
-        start_network(students[-1], network.init_from, ())
+        start_network(students[-1], network, ())
     side = input_of(network, students[0], road)
     check, score = validation(road, side), road.task.score
 

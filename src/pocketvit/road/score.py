@@ -312,6 +312,7 @@ class Score(Stage):
         if "alone" in networks:
             labels = int(labelled(pupils(walk).dataset.train.targets).sum())  # fewer where there are not so many
             name = f"student, {labels} labels alone" if few else "student without a teacher"
+            name += ", its stem new" * (walk.config.network.stem == "teacher")
             entries.append(self._network(walk, "alone", name, side))
         if "ceiling" in networks:
             entries.append(self._network(walk, "ceiling", "student, all labels", side))
@@ -347,7 +348,9 @@ class Score(Stage):
         role = "other" if key in walk.controls else {"alone": "baseline"}.get(key, key)
         file = walk.folder / FP32 if key == "student" else None
         answer = network_answers(model, side, walk.road.task)
-        like = "student" if key in ("alone", "ceiling") or key in walk.controls else ""
+        shapes, student = ([weight.shape for weight in one.parameters()] for one in (model, walk.networks["student"]))
+        again = key in ("alone", "ceiling") or key in walk.controls
+        like = "student" if again and shapes == student else ""  # without teachers it may have another stem
         return Entry(key, name, role, side[0], answer, model, file, key in walk.calibrated, like=like)
 
     @staticmethod

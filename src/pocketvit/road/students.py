@@ -27,7 +27,7 @@ from .decide import USUAL_STUDENT, view_size
 from .images import Road
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
-TEACHER = "teacher"  # what --init-from calls the first of the teachers
+TEACHER = "teacher"  # what --init-from and --stem call the first of the teachers
 SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 
@@ -73,9 +73,11 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
 
 def _from_scratch(images: int, settings: Any) -> str:
     behind = "stays far behind" if images < 20_000 else "needs hours to come near"
+    layers = " Or let it begin with the first layers of a convolutional teacher: --stem teacher."
     return (
         f"it learns from scratch, which with {images:,} images {behind} a pretrained one. Give weights that you have "
         f"as --student {_small_teacher(settings) or 'local-dir:FOLDER.'}"
+        f"{layers if listed(getattr(settings, 'teacher', None)) else ''}"
     )
 
 
@@ -102,7 +104,8 @@ def make_network(
         config: A name with weights of its own (NAME.TAG, hf-hub:, local-dir:, a folder) starts from these, under a new
             head.
         road: Gives classes and side.
-        taught: Whether it has teachers: without, more than one distillation token has nothing to listen to.
+        taught: Whether it has teachers: without, more than one distillation token has nothing to listen to, and a
+            student with a teacher's first layers has convolutions of its own instead.
         drop_path: Of networks that have it.
         seed: Of the initial weights.
 
@@ -111,6 +114,8 @@ def make_network(
     """
     torch.manual_seed(seed)
     classes = len(road.dataset.classes)
+    if config.stem == "teacher" and not taught:
+        config = dataclasses.replace(config, stem="conv", cut=None)
     if is_pretrained(config.name):
         teacher = load_teacher(config.name)
         model = road.task.started(teacher, classes=classes, side=road.view.view_size, detector=config.detector)
@@ -124,24 +129,33 @@ def make_network(
     return model.to(road.device)
 
 
-def start_network(model: nn.Module, start: str | None, teachers: Sequence[Teacher]) -> str:
-    """Start an untrained network from a larger one, if it is to be; return what was taken, in words.
+def start_network(model: nn.Module, config: NetworkConfig, teachers: Sequence[Teacher]) -> str:
+    """Start an untrained network from a larger one, and its stem from its teacher's, if it is to be; say from what.
 
     Args:
-        model: Is changed in place.
-        start: "teacher", or what `load_teacher` takes; None for nothing.
+        model: As `make_network` made it; is changed in place.
+        config: Of the network.
         teachers: Of the network; without any it does not start from one.
 
     Raises:
         PocketError: The weights cannot be had, or do not fit.
     """
-    if start is None or (start == TEACHER and not teachers):
-        return ""
-    try:
-        larger = teachers[0] if start == TEACHER else load_teacher(start)
-        return f"starts from {larger.name}: {select_weights(model, larger.module)}"
-    except PocketError as error:
-        raise PocketError(f"--init-from {start}: {error}") from None
+    told = []
+    if config.stem == TEACHER and teachers:
+        stem: Any = model.patch_embed
+        stem.take(teachers[0].module)
+        weights = sum(weight.numel() for weight in stem.layers.parameters())
+        told.append(
+            f"begins with the layers of {teachers[0].name} up to {stem.layer}, which stay as they are "
+            f"({weights / 1e3:,.0f} k weights)"
+        )
+    if config.init_from is not None and (config.init_from != TEACHER or teachers):
+        try:
+            larger = teachers[0] if config.init_from == TEACHER else load_teacher(config.init_from)
+            told.append(f"starts from {larger.name}: {select_weights(model, larger.module)}")
+        except PocketError as error:
+            raise PocketError(f"--init-from {config.init_from}: {error}") from None
+    return "; ".join(told)
 
 
 def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]) -> list[str]:
@@ -151,7 +165,7 @@ def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]
         if network.init_from is not None:
             raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
         return []
-    if network.init_from is None and task.finetunes:
+    if network.init_from is None and network.stem != TEACHER and task.finetunes:
         return []
     if network.init_from == TEACHER and not teachers:
         raise PocketError("--init-from teacher: no teacher is named. Name the weights to start from instead.")
@@ -159,9 +173,8 @@ def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]
     model = task.network(
         network, classes=max(1, len(dataset.classes)), side=config.view.view_size, tokens=network.tokens
     )
-    if network.init_from is None:
-        return []
-    return [f"student  {start_network(model, network.init_from, teachers)}"]
+    told = start_network(model, network, teachers)
+    return [f"student  {told}"] if told else []
 
 
 def input_of(config: NetworkConfig, model: nn.Module, road: Road) -> Input:

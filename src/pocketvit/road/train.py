@@ -87,7 +87,7 @@ def train_network(
     train = config.train
     if model is None:
         model = make_network(config.network, road, taught=bool(teachers), drop_path=train.drop_path, seed=train.seed)
-        start_network(model, config.network.init_from, teachers)
+        start_network(model, config.network, teachers)
     kept = keep_where_few(model, train.batch_size // road.processes.world) if is_pretrained(config.network.name) else ""
     if kept:
         log.info("         %s", kept)
@@ -218,7 +218,13 @@ def _share_precision(model: nn.Module, input: Input, road: Road, config: RunConf
 def describe(config: RunConfig, *, labelled: bool = True) -> str:
     """One line on what is trained and how; where no image is ``labelled``, all of it is the teachers' share."""
     train, loss, network = config.train, config.loss, config.network
-    stems = {"patch": "", "hybrid": "a convolution first", "conv": "a convolutional stem", "coadvise": "coadvise stems"}
+    stems = {
+        "patch": "",
+        "hybrid": "a convolution first",
+        "conv": "a convolutional stem",
+        "teacher": "its teacher's first layers",
+        "coadvise": "coadvise stems",
+    }
     parts = [stems.get(network.stem, f"{network.stem} patches"), "local attention" * (network.attention == "local")]
     parts.append("the decoder of LW-DETR" * (network.detector == "detr"))
     stem = " and ".join(filter(None, parts))

@@ -180,7 +180,7 @@ class Task(ABC):
         """
         return create_student(
             config.name, num_classes=classes, image_size=side, patch_size=config.patch, tokens=tokens,
-            stem=config.stem, attention=config.attention, drop_path=drop_path,
+            stem=config.stem, attention=config.attention, drop_path=drop_path, cut=config.cut,
         )  # fmt: skip
 
     def started(self, teacher: Teacher, *, classes: int, side: int, detector: DetectorKind = "fcos") -> nn.Module:

@@ -99,6 +99,8 @@ class Detection(Task):
         weights = getattr(settings, "teacher_weights", "auto")
         if weights not in ("auto", "fixed"):
             raise PocketError(f"--teacher-weights {weights} looks at the one class of an image, and {here}. Use fixed.")
+        if getattr(settings, "stem", "auto") == "teacher":
+            raise PocketError(f"--stem teacher is made of a classifier's layers, and {here}. Choose another stem.")
         if getattr(settings, "tokens", 0):
             raise PocketError(f"--tokens: a detector has no class token to distil into, and {here}. Use --tokens 0.")
         size = getattr(settings, "size", None)

@@ -1,0 +1,179 @@
+"""A trained convolutional network's first layers in place of patches: a student that begins where its teacher began.
+
+What a convolutional network learns first - edges, textures, parts - is what a small ViT is slowest to learn, and it
+needs most images for it. So the student takes these layers as they are: up to the end of one of the teacher's stages,
+frozen, in evaluation mode; one convolution makes tokens of their map, and the blocks behind it are trained. Hybrids of
+convolutions and a transformer are those of Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1); that first layers
+serve other tasks, too, is shown by Yosinski et al. 2014 (arXiv 1411.1792).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.layers import to_2tuple
+from timm.models import create_feature_extractor
+from torch import Tensor, nn
+
+from ..errors import PocketError
+from .inputs import NORMS
+from .taps import Layers, channels_last, list_layers
+
+MOST = 1_500_000  # weights that a stem may have, where the student itself has fewer
+
+
+class TeacherStem(nn.Module):
+    """The stem, in the place of timm's ``PatchEmbed``.
+
+    Args:
+        img_size: Side of the picture in pixels, or (height, width).
+        patch_size: Pixels a token stands for: a multiple of those that a place of the map stands for.
+        in_chans: Of the picture: 3.
+        embed_dim: Of the tokens.
+        architecture: Of the network that the layers are of, as timm or pocketvit registers it.
+        model_args: It was made with.
+        layer: Module path of the last layer that is taken.
+        mean, std: Of each channel in 0..1: what the layers were trained with. Pictures come with ImageNet's.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 192,
+        *,
+        architecture: str,
+        model_args: dict[str, Any],
+        layer: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        **_: Any,  # what timm hands to its own PatchEmbed: flexible sizes, which these students do not have
+    ) -> None:
+        super().__init__()
+        if in_chans != 3:
+            raise PocketError(f"a teacher's layers see three channels, and this student would have {in_chans}.")
+        self.layer = layer
+        self.layers = first_layers(timm.create_model(architecture, pretrained=False, **model_args), layer)
+        self.layers.requires_grad_(False)
+        usual_mean, usual_std, mine, theirs = (torch.tensor(value) for value in (*NORMS["imagenet"], mean, std))
+        self.register_buffer("scale", (usual_std / theirs).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((usual_mean - mine) / theirs).view(1, 3, 1, 1), persistent=False)
+        self.img_size, self.patch_size = to_2tuple(img_size), to_2tuple(patch_size)
+        with torch.no_grad():
+            _, channels, *places = self.eval().layers(torch.zeros(1, 3, *self.img_size))[layer].shape
+        self.grid_size = tuple(-(-side // patch_size) for side in self.img_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        # As many places to a token as make the grid; what is missing at the border is padded with zeros.
+        steps = [-(-have // wanted) for have, wanted in zip(places, self.grid_size, strict=True)]
+        if any(have < wanted for have, wanted in zip(places, self.grid_size, strict=True)):
+            raise PocketError(
+                f"{layer} of {architecture} gives {places[0]} x {places[1]} places of a picture of {self.img_size[0]} "
+                f"pixels, too few for patches of {patch_size}. Choose a larger --patch."
+            )
+        missing = [step * wanted - have for step, wanted, have in zip(steps, self.grid_size, places, strict=True)]
+        self.proj = nn.Conv2d(channels, embed_dim, tuple(steps), tuple(steps), tuple(-(-one // 2) for one in missing))
+
+    def train(self, mode: bool = True) -> TeacherStem:
+        """Only what makes the tokens is trained: statistics of the teacher's images stay, and nothing is dropped."""
+        super().train(mode)
+        self.layers.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 3, H, W] -> tokens [B, N, D]."""
+        if tuple(x.shape[2:]) != self.img_size:
+            raise ValueError(f"a picture of {tuple(x.shape[2:])} pixels for a student made for {self.img_size}")
+        maps = self.layers(x * self.scale + self.shift)[self.layer]
+        return self.proj(maps).flatten(2).transpose(1, 2)
+
+    def feat_ratio(self, as_scalar: bool = True) -> Any:
+        """Pixels a token, as timm asks for them."""
+        return self.patch_size[0] if as_scalar else self.patch_size
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture, as timm asks for them."""
+        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
+
+    def take(self, network: nn.Module) -> None:
+        """Take the weights of the network that the layers are of.
+
+        Raises:
+            PocketError: It has no such layers.
+        """
+        there = network.state_dict()
+        try:
+            self.layers.load_state_dict({name: there[name] for name in self.layers.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            raise PocketError(
+                f"the stem is of another network than {type(network).__name__}: {str(error).splitlines()[0][:150]}"
+            ) from None
+
+
+def first_layers(network: nn.Module, layer: str) -> nn.Module:
+    """Return a network that ends with ``layer`` and has nothing behind it; it answers {layer: map [B, C, H, W]}.
+
+    Raises:
+        PocketError: The network cannot be cut there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of paths that training and evaluation take differently
+            return create_feature_extractor(network.eval(), [layer])
+    except Exception as error:  # whatever a network's own code meets while it is traced
+        raise PocketError(
+            f"{type(network).__name__} cannot be cut at {layer}, because torch.fx cannot follow its code "
+            f"({str(error).splitlines()[0][:100]}). Choose another --stem."
+        ) from error
+
+
+def choose_layer(network: nn.Module, side: int, *, places: int, weights: int) -> str:
+    """Return the layer that a stem ends with: the end of the deepest stage but the last that is light and fine enough.
+
+    Args:
+        network: Trained.
+        side: Of the student's pictures in pixels.
+        places: Of its grid of tokens, along a side: at least so many.
+        weights: At most so many, or `MOST` where that is more.
+
+    Raises:
+        PocketError: The network has no stages, or none is light enough.
+    """
+    layers = list_layers(network, side)
+    ends = [] if channels_last(network) else stage_ends(layers)
+    if len(ends) < 2:
+        raise PocketError(
+            f"a stem is made of the first stages of a convolutional network, and {type(network).__name__} has none "
+            "(--init-from teacher starts a student from a larger ViT). Choose another --stem."
+        )
+    for end in reversed(ends[:-1]):
+        light = sum(weight.numel() for weight in first_layers(network, end).parameters()) <= max(MOST, weights)
+        if light and layers.shapes[end][1] >= places:
+            return end
+    raise PocketError(
+        f"the first stage of {type(network).__name__} is too heavy or too coarse for a student with {places} x {places}"
+        f" tokens of {side} pixels. Choose a larger --size or --patch, or another --stem."
+    )
+
+
+def stage_ends(layers: Layers) -> list[str]:
+    """Return the last layer of every grid that a picture becomes on its way through, first to last.
+
+    Of the parts that the network itself is made of (``layer3``, ``blocks.4``), not the insides of their blocks: the
+    first layer of the next stage's first block may still be as fine, and attention has square maps of its own.
+    """
+    maps = [name for name, shape in layers.shapes.items() if len(shape) == 3 and 1 < shape[1] == shape[2]]
+    outermost = min((name.count(".") for name in maps), default=0)
+    ends: dict[int, str] = {}
+    for name in maps:
+        side = layers.shapes[name][1]
+        if name.count(".") <= outermost + 1 and side <= min(ends, default=side):
+            ends[side] = name
+    return list(ends.values())
