@@ -3,7 +3,8 @@
 Shows   what a ViT of a million parameters reaches in ten minutes of one processor core on 800 photographs of five
         classes: by the stored answers of MobileNetV2, which knows a thousand classes and these among them, and by the
         labels alone; with a convolution before its patches (hybrid, stock timm), with a residual convolutional stem
-        (conv), and with the teacher's own first layers (teacher). Beside them MobileNetV2 itself, fine-tuned for as long: the honest alternative.
+        (conv), and with the teacher's own first layers (teacher). Beside them MobileNetV2 itself, fine-tuned for as
+        long: the honest alternative.
 Paper   DeiT (arXiv 2012.12877), whose teacher is a convolutional network; Early Convolutions Help Transformers See
         Better (arXiv 2106.14881).
 Data    a folder with the photographs as photos/train/CLASS and photos/test/CLASS, and the teacher as mobilenet_v2, a
