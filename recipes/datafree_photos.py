@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datafree_cnn import Kind, run_kinds
 
-from pocketvit.config import ViewConfig
+from pocketvit.config import Stem, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.road.images import open_road
 from pocketvit.sources import open_images
@@ -32,13 +32,15 @@ VIEW = ViewConfig(view_size=SEEN, crop="random_resized", crop_scale=(0.25, 1.0),
 HARD = hard_views(SEEN)
 
 
-def _kind(name: str, images: str, count: int = 6_000, view: ViewConfig = HARD) -> Kind:
-    return Kind(name, images, count, view, student="pocket_s", views=VIEWS)
+def _kind(name: str, images: str, count: int = 6_000, view: ViewConfig = HARD, stem: Stem = "conv") -> Kind:
+    return Kind(name, images, count, view, student="pocket_s", views=VIEWS, stem=stem)
 
 
 ARMS = {
     "real": _kind("all 800 photographs (the ceiling)", "real", view=VIEW),
     "drawn": _kind("drawn, chosen by the teacher", "drawn"),
+    "real-stem": _kind("the teacher's first layers as stem: all 800 photographs", "real", view=VIEW, stem="teacher"),
+    "drawn-stem": _kind("the teacher's first layers as stem: drawn", "drawn", stem="teacher"),
     "few-1": _kind("drawn, and 1 photograph", "1"),
     "few-10": _kind("drawn, and 10 photographs", "10"),
     "few-100": _kind("drawn, and 100 photographs", "100"),

@@ -81,12 +81,15 @@ def test_unlabelled_images_learn_from_teachers_alone():
     config = LossConfig(objective="kl", temperature=1, weight=0.5)
     none = make_batch(targets=[-1] * B, soft=soft)
     assert torch.allclose(loss_of(config, (head,), none)[0], kl(head, soft[0], temperature=1).mean())
-    # the last is mixed with an image of unknown class: its own label says too little
-    some = make_batch(targets=[-1, 1, 2, -1, 4, 0], partners=[-1, 1, 2, 3, 4, -1], soft=soft)
+    # The fourth and the last are mixed with an image of unknown class: their share of the view is learned.
+    some = make_batch(
+        targets=[-1, 1, 2, -1, 4, 0], partners=[-1, 1, 2, 3, 4, -1], ratio=[1, 1, 1, 0.3, 1, 0.7], soft=soft
+    )
     expected = kl(head, soft[0], temperature=1)
-    known = torch.tensor([1, 2, 4])
-    truth = torch.nn.functional.cross_entropy(head[known], known, reduction="none")
-    expected[known] = 0.5 * expected[known] + 0.5 * truth
+    known, share = torch.tensor([1, 2, 3, 4, 5]), torch.ones(5)
+    share[2], share[4] = 1 - some.ratio[3], some.ratio[5]
+    truth = torch.nn.functional.cross_entropy(head[known], torch.tensor([1, 2, 3, 4, 0]), reduction="none")
+    expected[known] = (1 - 0.5 * share) * expected[known] + 0.5 * share * truth
     assert torch.allclose(loss_of(config, (head,), some)[0], expected.mean())
 
 

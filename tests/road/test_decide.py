@@ -11,11 +11,13 @@ from walk_fakes import SIDE
 import pocketvit
 from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
+from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide
 from pocketvit.road.train import describe
 from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
+from pocketvit.teachers import load_teacher
 from pocketvit.views.synthetic import hard_views
 
 
@@ -75,6 +77,22 @@ def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     assert stem(160, tokens=2) == "conv"
     assert stem(patch=2) == stem(attention="local") == "patch"
     assert stem(stem="shifted") == "shifted"
+
+
+def test_a_student_of_pictures_that_were_made_begins_with_its_teachers_first_layers():
+    made = dataclasses.replace(pictures(32, 32), synthetic="data-free", classes=("a", "b"))
+    convolutional = load_teacher(create_model("cifar_resnet20", num_classes=2))
+    vit = load_teacher(create_student("pocket_xs", num_classes=2, image_size=32))
+
+    def network(dataset, teacher, **changes):
+        return decide.decide(Distill(images="made", teacher="t", **changes), dataset, [teacher])[1].network
+
+    chosen = network(made, convolutional)
+    assert (chosen.stem, chosen.cut["layer"]) == ("teacher", "layer2")
+    assert network(made, convolutional, stem="conv").cut is None
+    assert network(made, convolutional, tokens=1).stem == "conv"
+    assert network(made, vit).stem == "conv"
+    assert network(dataclasses.replace(made, synthetic=""), convolutional).stem == "conv"
 
 
 def test_epochs_show_about_the_budget():

@@ -17,13 +17,13 @@ from .tokens import token_losses
 
 Terms = dict[str, torch.Tensor]
 Truth = Callable[[torch.Tensor, Batch, LossConfig], tuple[torch.Tensor, torch.Tensor]]
-"""From one head's logits [B, C] and a batch to the loss [B] with the ground truth, and 1 where it is known, else 0."""
+"""From a head's logits [B, C] and a batch to the loss [B] with the ground truth, and the share that is known of it."""
 
 
 def cross_entropy(
     logits: torch.Tensor, batch: Batch, smoothing: float = 0.0, class_weights: Sequence[float] = ()
 ) -> torch.Tensor:
-    """Cross-entropy [B] with the mixed ground truth; 0 where a class of the mixture is unknown.
+    """Cross-entropy [B] with what is known of the mixed ground truth; 0 where nothing is.
 
     The target is ``ratio`` of the own class and the rest of the partner's, each smoothed by ``smoothing`` towards even
     and weighted by its class.
@@ -38,13 +38,24 @@ def cross_entropy(
             found = (1 - smoothing) * found + smoothing * log_probabilities.mean(1)
         return found if weights is None else weights[classes] * found
 
-    mixed = batch.ratio * expected(batch.targets) + (1 - batch.ratio) * expected(batch.partner_targets)
-    return -mixed * known(batch)
+    own, partners = shares(batch, batch.targets >= 0, batch.partner_targets >= 0)
+    return -(own * expected(batch.targets) + partners * expected(batch.partner_targets))
+
+
+def shares(batch: Batch, own: torch.Tensor, partners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the own image and its partner are of each view, [B] each; 0 for one of which nothing is known.
+
+    Args:
+        batch: Gives the ratios.
+        own, partners: bool [B], whether the ground truth of the image, and of its partner, is known.
+    """
+    return batch.ratio * own, (1 - batch.ratio) * partners
 
 
 def known(batch: Batch) -> torch.Tensor:
-    """1 for samples whose class, and their partner's, is known, else 0; in the ratio's type, [B]."""
-    return ((batch.targets >= 0) & (batch.partner_targets >= 0)).to(batch.ratio.dtype)
+    """The share of each view whose class is known, [B]: 1 or 0, between them where one of two mixed images' is."""
+    own, partners = shares(batch, batch.targets >= 0, batch.partner_targets >= 0)
+    return own + partners
 
 
 def supervised_loss(
@@ -73,7 +84,7 @@ def distillation_loss(
 
         loss = weight * distillation + (1 - weight) * cross_entropy
 
-    Images without ground truth, and all of them when ``weight`` is 1, are learned from the teachers alone.
+    What is known of no image, and all of it when ``weight`` is 1, is learned from the teachers alone.
 
     Args:
         heads: float32 [B, C] logits: the class head, then one per distillation token.
@@ -103,7 +114,7 @@ def distillation_loss(
         return distillation_B.mean(), terms
     truth_B, known_B = truth(heads[0], batch, config)
     terms["cross_entropy"] = truth_B.detach().mean()
-    share_B = torch.where(known_B > 0, config.weight, 1.0)
+    share_B = 1 - (1 - config.weight) * known_B
     return (share_B * distillation_B + (1 - config.weight) * truth_B).mean(), terms
 
 

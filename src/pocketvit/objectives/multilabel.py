@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ..labels import SoftLabels
 from .batch import Batch
+from .combine import shares
 from .logits import all_logits
 
 
@@ -35,17 +36,24 @@ def mld(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) ->
 
 
 def binary_cross_entropy(logits_BC: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
-    """Mean over labels of the cross-entropy with the mixed ground truth, [B]; 0 where an image's labels are unknown.
+    """Mean over labels of the cross-entropy with what is known of the mixed ground truth, [B]; 0 where nothing is.
 
     The target is ``ratio`` of the own label and the rest of the partner's, drawn towards 1/2 by ``smoothing``.
     """
-    ratio_B1 = batch.ratio[:, None]
-    target_BC = ratio_B1 * batch.targets + (1 - ratio_B1) * batch.partner_targets
-    target_BC = (1 - smoothing) * target_BC + smoothing / 2
-    loss_BC = F.binary_cross_entropy_with_logits(logits_BC, target_BC, reduction="none")
-    return loss_BC.mean(1) * known(batch)
+
+    def expected(targets_BC: torch.Tensor) -> torch.Tensor:
+        target_BC = (1 - smoothing) * targets_BC + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits_BC, target_BC, reduction="none").mean(1)
+
+    own, partners = _shares(batch)
+    return own * expected(batch.targets) + partners * expected(batch.partner_targets)
 
 
 def known(batch: Batch) -> torch.Tensor:
-    """1 for samples whose labels, and their partner's, are known, else 0; in the ratio's type, [B]."""
-    return ((batch.targets >= 0) & (batch.partner_targets >= 0)).all(1).to(batch.ratio.dtype)
+    """The share of each view whose labels are known, [B]: 1 or 0, between them where one of two mixed images' are."""
+    own, partners = _shares(batch)
+    return own + partners
+
+
+def _shares(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    return shares(batch, (batch.targets >= 0).all(1), (batch.partner_targets >= 0).all(1))
