@@ -109,6 +109,10 @@ def test_names_of_another_number_of_classes_are_refused(tmp_path):
         save_model(create_student("pocket_xs", num_classes=3, image_size=16), tmp_path, classes=("a", "b"))
 
 
+WHOLE = {"architecture": "convnext_xxlarge", "model_args": {}, "layer": "stem", "mean": [0.5] * 3, "std": [0.5] * 3}
+HUGE = {"architecture": "pocketvit_vit", "model_args": {"img_size": 32, "stem": "teacher", "stem_args": WHOLE}}
+
+
 def test_broken_folders_are_explained(tmp_path):
     with pytest.raises(PocketError, match="no model at"):
         load_model(tmp_path / "nowhere")
@@ -126,6 +130,9 @@ def test_broken_folders_are_explained(tmp_path):
         ({"num_classes": 4, "model_args": {**json.loads(text)["model_args"], "num_classes": 4}}, "says 4 classes"),
         ({"architecture": "resnet18", "model_args": {}}, "are not those of resnet18"),
         ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "asks timm for checkpoint_path"),
+        ({"model_args": {"stem_args": {"model_args": {"checkpoint_path": "x"}}}}, "asks timm for checkpoint_path"),
+        ({"model_args": {"stem_args": {"model_args": {"width": 10**9}}}}, "too large for the weights .* .width of it"),
+        (HUGE, r"too large for the weights beside it .[\d,]+ numbers"),
         ({"model_args": {"embed_dim": 10_000_000}}, "too large for the weights beside it .embed_dim of it"),
         ({"model_args": {"depth": 10_000}}, "too large for the weights beside it .depth of it"),
         ({"model_args": {"embed_dim": 12_000}}, r"too large for the weights beside it .[\d,]+ numbers"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import onnx
 import pytest
@@ -131,6 +134,14 @@ def test_training_moves_the_blocks_and_leaves_the_layers(teacher):
     pixels = torch.randn(1, 3, SIDE, SIDE, requires_grad=True)
     model(pixels).sum().backward()  # a student may be a teacher that images are made from
     assert pixels.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_answers_alike(copied, teacher):
+    model, pictures = student(teacher), torch.randn(3, 3, SIDE, SIDE)
+    again = copied(model)
+    assert torch.equal(again(pictures), model(pictures))
+    assert list(again.state_dict()) == list(model.state_dict())
 
 
 def test_it_saves_loads_and_takes_no_other_networks_layers(teacher, tmp_path):

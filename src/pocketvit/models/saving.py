@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,7 +212,7 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
     cfg = _named(config, "pretrained_cfg", config_file)
     cfg.setdefault("architecture", architecture)
     args = _named(config, "model_args", config_file)
-    refused = sorted(_REFUSED & set(args))
+    refused = sorted(_REFUSED & {name for one in _nested(args) for name in one})
     if refused:
         raise PocketError(
             f"{config_file} asks timm for {', '.join(refused)}, which no folder of weights needs and a stranger's may "
@@ -263,6 +263,7 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
 _RESTORE = "Restore the file, or copy the folder again."
 _LARGEST = 100_000  # of a number among a network's arguments
 _SLACK = 100_000_000  # weights of a network that is made before it is told that it is another
+_WHOLE = 400_000_000  # more, of a network that lends a stem its first layers
 
 
 def _named(config: dict[str, Any], name: str, config_file: Path) -> dict[str, Any]:
@@ -274,18 +275,30 @@ def _named(config: dict[str, Any], name: str, config_file: Path) -> dict[str, An
 
 def _check_size(architecture: str, args: dict[str, Any], state: Mapping[str, Tensor], config_file: Path) -> None:
     """Refuse a config whose network would take far more memory than the weights beside it, before it is made."""
-    numbers = {name: value for name, value in args.items() if isinstance(value, int | float)}
-    large = [name for name, value in numbers.items() if abs(value) > (len(state) if name == "depth" else _LARGEST)]
+    numbers = [item for one in _nested(args) for item in one.items() if isinstance(item[1], int | float)]
+    large = [name for name, value in numbers if abs(value) > (len(state) if name == "depth" else _LARGEST)]
     elements, held = 0, sum(value.numel() for value in state.values())
     if not large:
         with contextlib.suppress(Exception), torch.device("meta"):  # what cannot be made so is told by `build`
             elements = sum(value.numel() for value in timm.create_model(architecture, **args).parameters())
+            for whole in _nested(args):  # of which a stem keeps the first layers
+                if "architecture" in whole:
+                    made = timm.create_model(whole["architecture"], **whole["model_args"])
+                    elements = max(elements, sum(value.numel() for value in made.parameters()) - _WHOLE)
     if large or elements > 2 * held + _SLACK:
         what = f"{', '.join(large)} of it" if large else f"{elements:,} numbers"
         raise PocketError(
             f"{config_file} describes a {architecture} that is too large for the weights beside it ({what}; they have "
             f"{held:,} numbers). {_RESTORE}"
         )
+
+
+def _nested(args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield arguments, and those in them: of the network that a stem is of."""
+    yield args
+    for value in args.values():
+        if isinstance(value, dict):
+            yield from _nested(value)
 
 
 def task_in(own: Mapping[str, Any]) -> str:

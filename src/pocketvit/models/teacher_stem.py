@@ -18,6 +18,7 @@ import torch
 from timm.layers import to_2tuple
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from ..errors import PocketError
 from .inputs import NORMS
@@ -58,6 +59,8 @@ class TeacherStem(nn.Module):
         **_: Any,  # what timm hands to its own PatchEmbed: flexible sizes, which these students do not have
     ) -> None:
         super().__init__()
+        if not timm.is_model(architecture):
+            raise PocketError(f"a stem is of a network that timm knows, and {architecture!r} is none.")
         if in_chans != 3:
             raise PocketError(f"a teacher's layers see three channels, and this student would have {in_chans}.")
         self.layer = layer
@@ -126,7 +129,8 @@ def first_layers(network: nn.Module, layer: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of paths that training and evaluation take differently
-            return create_feature_extractor(network.eval(), [layer])
+            both = create_feature_extractor(network.eval(), [layer])
+            return GraphModule(both, both.eval_graph)  # a copy of the pair would be in training mode
     except Exception as error:  # whatever a network's own code meets while it is traced
         raise PocketError(
             f"{type(network).__name__} cannot be cut at {layer}, because torch.fx cannot follow its code "

@@ -52,6 +52,8 @@ def _either(first: set[str], second: set[str]) -> set[str]:
 def _assemble(base: str, stem: str, stem_args: dict[str, Any], attention: str, **kwargs: Any) -> nn.Module:
     if stem not in STEMS or attention not in ("plain", "local"):
         raise PocketError(f"a ViT has no stem {stem!r} with {attention!r} attention: see pocketvit.config.Stem.")
+    if not timm.is_model(base):  # no hub, no folder: a config.json may be a stranger's
+        raise PocketError(f"{base!r} is no network that timm knows.")
     if stem != "patch":
         kwargs["embed_layer"] = partial(STEMS[stem], **stem_args)
     model = timm.create_model(base, **kwargs)
