@@ -98,7 +98,7 @@ def test_the_layers_see_what_the_teacher_sees(norm, teacher):
         [torch.tensor(one).view(1, 3, 1, 1) for one in NORMS[name]] for name in ("imagenet", norm)
     )
     seen = {}
-    model.patch_embed.proj.register_forward_hook(lambda module, inputs, output: seen.update(map=inputs[0]))
+    model.patch_embed.norm.register_forward_hook(lambda module, inputs, output: seen.update(map=inputs[0]))
     model((picture - usual_mean) / usual_std)
     theirs = first_layers(teacher, "layer2")((picture - mean) / std)["layer2"]
     assert torch.allclose(seen["map"], theirs, atol=1e-4)

@@ -79,20 +79,25 @@ def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     assert stem(stem="shifted") == "shifted"
 
 
-def test_a_student_of_pictures_that_were_made_begins_with_its_teachers_first_layers():
-    made = dataclasses.replace(pictures(32, 32), synthetic="data-free", classes=("a", "b"))
+def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_first_layers():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    large = dataclasses.replace(pictures(96, 96), classes=("a", "b"))
+    made = dataclasses.replace(large, synthetic="data-free")
     convolutional = load_teacher(create_model("cifar_resnet20", num_classes=2))
-    vit = load_teacher(create_student("pocket_xs", num_classes=2, image_size=32))
+    vit = load_teacher(create_student("pocket_xs", num_classes=2, image_size=32, stem="conv"))
 
-    def network(dataset, teacher, **changes):
-        return decide.decide(Distill(images="made", teacher="t", **changes), dataset, [teacher])[1].network
+    def network(dataset, teacher, settings=Distill, **changes):
+        return decide.decide(settings(images="x", teacher="t", **changes), dataset, [teacher])[1].network
 
-    chosen = network(made, convolutional)
-    assert (chosen.stem, chosen.cut["layer"]) == ("teacher", "layer2")
-    assert network(made, convolutional, stem="conv").cut is None
-    assert network(made, convolutional, tokens=1).stem == "conv"
-    assert network(made, vit).stem == "conv"
-    assert network(dataclasses.replace(made, synthetic=""), convolutional).stem == "conv"
+    for dataset in (real, made):
+        chosen = network(dataset, convolutional)
+        assert (chosen.stem, chosen.cut["layer"]) == ("teacher", "layer2")
+    assert network(large, convolutional).stem == "hybrid"  # stock timm
+    others = [{"stem": "conv"}, {"tokens": 1}, {"assistant": "pocket_m"}, {"settings": Compare, "methods": "kl"}]
+    assert all(network(real, convolutional, **changes).stem == "conv" for changes in others)
+    assert network(real, vit).stem == "conv"
+    convolutional.input_size = 224
+    assert network(real, convolutional).stem == "conv"  # it has seen other pictures
 
 
 def test_epochs_show_about_the_budget():

@@ -2,7 +2,8 @@
 
 What a convolutional network learns first - edges, textures, parts - is what a small ViT is slowest to learn, and it
 needs most images for it. So the student takes these layers as they are: up to the end of one of the teacher's stages,
-frozen, in evaluation mode; one convolution makes tokens of their map, and the blocks behind it are trained. Hybrids of
+frozen, in evaluation mode; each place of their map is normalized, because every network's have another size, one
+convolution makes tokens of them, and the blocks behind it are trained. Hybrids of
 convolutions and a transformer are those of Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1); that first layers
 serve other tasks, too, is shown by Yosinski et al. 2014 (arXiv 1411.1792).
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import to_2tuple
+from timm.layers import LayerNorm2d, to_2tuple
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -82,6 +83,7 @@ class TeacherStem(nn.Module):
                 f"pixels, too few for patches of {patch_size}. Choose a larger --patch."
             )
         missing = [step * wanted - have for step, wanted, have in zip(steps, self.grid_size, places, strict=True)]
+        self.norm = LayerNorm2d(channels)
         self.proj = nn.Conv2d(channels, embed_dim, tuple(steps), tuple(steps), tuple(-(-one // 2) for one in missing))
 
     def train(self, mode: bool = True) -> TeacherStem:
@@ -95,7 +97,7 @@ class TeacherStem(nn.Module):
         if tuple(x.shape[2:]) != self.img_size:
             raise ValueError(f"a picture of {tuple(x.shape[2:])} pixels for a student made for {self.img_size}")
         maps = self.layers(x * self.scale + self.shift)[self.layer]
-        return self.proj(maps).flatten(2).transpose(1, 2)
+        return self.proj(self.norm(maps)).flatten(2).transpose(1, 2)
 
     def feat_ratio(self, as_scalar: bool = True) -> Any:
         """Pixels a token, as timm asks for them."""
