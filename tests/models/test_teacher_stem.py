@@ -76,6 +76,11 @@ def test_the_deepest_stage_but_the_last_that_is_light_and_fine_enough(teacher):
             choose_layer(timm.create_model(name), 224, places=14, weights=0)
 
 
+def test_a_network_of_fixed_size_is_told_as_such():
+    with pytest.raises(PocketError, match=r"Cait takes no pictures of 32 pixels"):
+        choose_layer(timm.create_model("cait_xxs24_224"), 32, places=4, weights=0)
+
+
 def test_a_network_that_torch_cannot_follow_is_named():
     class Branching(nn.Module):
         def __init__(self):
@@ -112,6 +117,12 @@ def test_tokens_of_any_picture(size, patch, grid, teacher):
     assert model.patch_embed.grid_size == (grid, grid)
     assert model.patch_embed(torch.randn(2, 3, size, size)).shape == (2, grid * grid, 96)
     assert model(torch.randn(2, 3, size, size)).shape == (2, 4)
+
+
+def test_a_network_of_grey_pictures_lends_none():
+    grey = timm.create_model("resnet18", in_chans=1)
+    with pytest.raises(PocketError, match="see three channels"):
+        student(grey, size=64)
 
 
 def test_patches_finer_than_the_map_are_refused(teacher):

@@ -3,9 +3,9 @@
 What a convolutional network learns first - edges, textures, parts - is what a small ViT is slowest to learn, and it
 needs most images for it. So the student takes these layers as they are: up to the end of one of the teacher's stages,
 frozen, in evaluation mode; each place of their map is normalized, because every network's have another size, one
-convolution makes tokens of them, and the blocks behind it are trained. Hybrids of
-convolutions and a transformer are those of Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1); that first layers
-serve other tasks, too, is shown by Yosinski et al. 2014 (arXiv 1411.1792).
+convolution makes tokens of them, and the blocks behind it are trained. Hybrids of convolutions and a transformer are
+those of Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1); that first layers serve other tasks, too, is shown by
+Yosinski et al. 2014 (arXiv 1411.1792).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TeacherStem(nn.Module):
     Args:
         img_size: Side of the picture in pixels, or (height, width).
         patch_size: Pixels a token stands for: a multiple of those that a place of the map stands for.
-        in_chans: Of the picture: 3.
+        in_chans: Of the picture: 3, and of what the network sees.
         embed_dim: Of the tokens.
         architecture: Of the network that the layers are of, as timm or pocketvit registers it.
         model_args: It was made with.
@@ -62,8 +62,9 @@ class TeacherStem(nn.Module):
         super().__init__()
         if not timm.is_model(architecture):
             raise PocketError(f"a stem is of a network that timm knows, and {architecture!r} is none.")
-        if in_chans != 3:
-            raise PocketError(f"a teacher's layers see three channels, and this student would have {in_chans}.")
+        if in_chans != 3 or model_args.get("in_chans", 3) != 3:
+            raise PocketError("a teacher's layers and the student around them see three channels, and one of both has "
+                              "another number.")  # fmt: skip
         self.layer = layer
         self.layers = first_layers(timm.create_model(architecture, pretrained=False, **model_args), layer)
         self.layers.requires_grad_(False)
@@ -152,7 +153,13 @@ def choose_layer(network: nn.Module, side: int, *, places: int, weights: int) ->
     Raises:
         PocketError: The network has no stages, or none is light enough.
     """
-    layers = list_layers(network, side)
+    try:
+        layers = list_layers(network, side)
+    except Exception as error:  # whatever a network says of pictures of another size than its own
+        raise PocketError(
+            f"{type(network).__name__} takes no pictures of {side} pixels ({str(error).splitlines()[0][:100]}). Choose "
+            "another --size, or another --stem."
+        ) from error
     ends = [] if channels_last(network) else stage_ends(layers)
     if len(ends) < 2:
         raise PocketError(

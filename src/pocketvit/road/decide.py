@@ -22,7 +22,7 @@ from ..models import LADDER
 from ..models.names import is_pretrained
 from ..models.norms import ENOUGH_IMAGES
 from ..models.saving import recipe_of
-from ..models.teacher_stem import choose_layer
+from ..models.teacher_stem import TeacherStem, choose_layer
 from ..models.vit import default_patch
 from ..objectives.terms import kind_of
 from ..settings import listed
@@ -331,9 +331,12 @@ def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConf
     try:
         recipe = recipe_of(teacher.module)
         layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
+        cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
+        TeacherStem(side, patch, embed_dim=body["embed_dim"], **cut).take(
+            teacher.module
+        )  # told now, not after labelling
     except PocketError as error:
         raise PocketError(f"--stem teacher: {error}") from None
-    cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
     return dataclasses.replace(config, cut=cut)
 
 
