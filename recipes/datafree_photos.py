@@ -41,6 +41,8 @@ ARMS = {
     "drawn": _kind("drawn, chosen by the teacher", "drawn"),
     "real-stem": _kind("the teacher's first layers as stem: all 800 photographs", "real", view=VIEW, stem="teacher"),
     "drawn-stem": _kind("the teacher's first layers as stem: drawn", "drawn", stem="teacher"),
+    "few-10-stem": _kind("the teacher's first layers as stem: drawn, and 10 photographs", "10", stem="teacher"),
+    "few-100-stem": _kind("the teacher's first layers as stem: drawn, and 100 photographs", "100", stem="teacher"),
     "few-1": _kind("drawn, and 1 photograph", "1"),
     "few-10": _kind("drawn, and 10 photographs", "10"),
     "few-100": _kind("drawn, and 100 photographs", "100"),
