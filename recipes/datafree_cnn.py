@@ -24,9 +24,9 @@ from _cifar import open_cifar
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.road.decide import with_stem
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
+from pocketvit.road.stems import with_stem
 from pocketvit.synthesis import (
     Bank,
     DrawnConfig,

@@ -21,9 +21,9 @@ from _cifar import open_cifar
 
 from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.road.decide import with_stem
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
+from pocketvit.road.stems import with_stem
 
 SHORT, LONG = 10, 30  # minutes
 # key -> (stem, minutes, whether it learns the teacher's answers)

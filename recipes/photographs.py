@@ -23,9 +23,9 @@ from typing import Any
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.road.decide import with_stem
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
+from pocketvit.road.stems import with_stem
 from pocketvit.sources import open_images
 from pocketvit.teachers import load_teacher
 

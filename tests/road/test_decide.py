@@ -92,6 +92,8 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
     for dataset in (real, made):
         chosen = network(dataset, convolutional)
         assert (chosen.stem, chosen.cut["layer"]) == ("teacher", "layer2")
+    deep = load_teacher(create_model("cifar_resnet56", num_classes=2))  # three times the student's multiply-adds
+    assert [network(dataset, deep).stem for dataset in (real, made)] == ["conv", "teacher"]
     assert network(large, convolutional).stem == "hybrid"  # stock timm
     others = [{"stem": "conv"}, {"tokens": 1}, {"assistant": "pocket_m"}, {"settings": Compare, "methods": "kl"}]
     assert all(network(real, convolutional, **changes).stem == "conv" for changes in others)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from timm.models.vision_transformer import VisionTransformer
 
 from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from ..errors import PocketError
@@ -21,9 +20,6 @@ from ..labels.record import choose_k
 from ..models import LADDER
 from ..models.names import is_pretrained
 from ..models.norms import ENOUGH_IMAGES
-from ..models.saving import recipe_of
-from ..models.teacher_stem import TeacherStem, choose_layer
-from ..models.vit import default_patch
 from ..objectives.terms import kind_of
 from ..settings import listed
 from ..sources import Dataset, Source
@@ -35,6 +31,7 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
 from ..views.synthetic import hard_views
+from .stems import with_stem, with_usual_stem
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -291,53 +288,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     if network.stem == "teacher" and teachers:
         network = with_stem(network, teachers[0], view.view_size)
     elif settings.stem == "auto" and teachers and (network.stem == "conv" or dataset.synthetic):
-        network = _with_usual_stem(network, settings, teachers[0], dataset.task)
+        network = with_usual_stem(network, settings, teachers[0], dataset)
     return settings, RunConfig(network, view, labels, loss, train)
-
-
-def _with_usual_stem(config: NetworkConfig, settings: Any, teacher: Teacher, task: str) -> NetworkConfig:
-    """Return the network of a student with its teacher's first layers as stem, where they are a good start.
-
-    That is where they are convolutions that have seen pictures of about this size; methods are compared on one student,
-    and an assistant is another teacher. CIFAR-10, ten minutes: 86.9 % with them, 82.7 with convolutions of its own
-    (recipes/fast_students.md); from drawn pictures, which cannot teach first layers better, 72.9 and 49.9
-    (recipes/datafree_cnn.md).
-    """
-    if config.name not in LADDER or config.stem == "patch" or config.tokens or not task_named(task).finetunes:
-        return config
-    if hasattr(settings, "methods") or getattr(settings, "assistant", None) or teacher.input_size > 2 * settings.size:
-        return config
-    if isinstance(teacher.module, VisionTransformer):
-        return config
-    try:
-        return with_stem(dataclasses.replace(config, stem="teacher"), teacher, settings.size)
-    except PocketError:  # it is no convolutional network, or none that can be made again
-        return config
-
-
-def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConfig:
-    """Return a network of the ladder with the layers chosen that its stem takes from its teacher.
-
-    Args:
-        config: With the stem "teacher".
-        teacher: A convolutional network that timm or pocketvit registers.
-        side: Of the views in pixels.
-
-    Raises:
-        PocketError: No stem can be made of it.
-    """
-    body, patch = LADDER[config.name].model_args(config.stem), config.patch or default_patch(side, config.stem)
-    weights = 12 * body["depth"] * body["embed_dim"] ** 2
-    try:
-        recipe = recipe_of(teacher.module)
-        layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
-        cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
-        TeacherStem(side, patch, embed_dim=body["embed_dim"], **cut).take(
-            teacher.module
-        )  # told now, not after labelling
-    except PocketError as error:
-        raise PocketError(f"--stem teacher: {error}") from None
-    return dataclasses.replace(config, cut=cut)
 
 
 def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:
