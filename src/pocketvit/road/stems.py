@@ -64,9 +64,9 @@ def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConf
         recipe = recipe_of(teacher.module)
         layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
         cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
-        TeacherStem(side, patch, embed_dim=body["embed_dim"], **cut).take(
-            teacher.module
-        )  # told now, not after labelling
-    except PocketError as error:
-        raise PocketError(f"--stem teacher: {error}") from None
+        stem = TeacherStem(side, patch, embed_dim=body["embed_dim"], **cut)
+        stem.take(teacher.module)  # what does not fit is told now, and not after labelling
+    except Exception as error:  # what a stranger's network, made anew and cut, says besides
+        why = str(error) if isinstance(error, PocketError) else f"{type(error).__name__}: {error}"
+        raise PocketError(f"--stem teacher: {why.splitlines()[0]}") from error
     return dataclasses.replace(config, cut=cut)
