@@ -116,7 +116,7 @@ class NetworkConfig:
     replace_norm: str | None = None  # what takes the place of BatchNorm, of models.norms.Norm; None: as it is
     detector: DetectorKind = "fcos"  # of images with boxes: answers on a grid, or a set (LW-DETR)
     init_from: str | None = None  # "teacher", or weights of a larger ViT: see models.selection; None: from scratch
-    cut: dict[str, Any] | None = None  # whose first layers the stem "teacher" is: arguments of models.TeacherStem
+    cut: dict[str, Any] | None = None  # whose first layers the stem "teacher" is: see models.teacher_stem
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,37 @@ class ResidualBlock(nn.Module):
         return self.act(x + self.bn2(self.conv2(self.act(self.bn1(self.conv1(x))))))
 
 
-class ConvEmbed(nn.Module):
+class GridEmbed(nn.Module):
+    """What timm asks of a ``PatchEmbed`` besides tokens, for stems of ceil(side / patch) tokens along a side.
+
+    A subclass sets ``patch_size``, a pair, and calls `set_input_size`.
+    """
+
+    patch_size: tuple[int, int]
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: Any = None) -> None:
+        """Take another picture, as timm asks for it; the patch stays."""
+        if patch_size is not None:
+            raise ValueError("a convolutional stem keeps the patch that it was made with")
+        self.img_size = to_2tuple(img_size)
+        self.grid_size = self.dynamic_feat_size(self.img_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+
+    def feat_ratio(self, as_scalar: bool = True) -> Any:
+        """Pixels a token, as timm asks for them."""
+        return self.patch_size[0] if as_scalar else self.patch_size
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture, as timm asks for them."""
+        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
+
+    def check_size(self, x: Tensor) -> None:
+        """Raise ValueError unless the pictures [B, C, H, W] are of the size that it was made for."""
+        if tuple(x.shape[2:]) != self.img_size:
+            raise ValueError(f"a picture of {tuple(x.shape[2:])} pixels for a student made for {self.img_size}")
+
+
+class ConvEmbed(GridEmbed):
     """The stem, in the place of timm's ``PatchEmbed``.
 
     Args:
@@ -102,22 +132,5 @@ class ConvEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> tokens [B, N, D]."""
-        if tuple(x.shape[2:]) != self.img_size:
-            raise ValueError(f"a picture of {tuple(x.shape[2:])} pixels for a student made for {self.img_size}")
+        self.check_size(x)
         return self.proj(self.stages(x)).flatten(2).transpose(1, 2)
-
-    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: Any = None) -> None:
-        """Take another picture, as timm asks for it; the patch is fixed by the halvings."""
-        if patch_size is not None:
-            raise ValueError("a convolutional stem keeps the patch that it was made with")
-        self.img_size = to_2tuple(img_size)
-        self.grid_size = self.dynamic_feat_size(self.img_size)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
-
-    def feat_ratio(self, as_scalar: bool = True) -> Any:
-        """Pixels a token, as timm asks for them."""
-        return self.patch_size[0] if as_scalar else self.patch_size
-
-    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens of a picture, as timm asks for them."""
-        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])

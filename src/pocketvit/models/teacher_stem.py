@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ..errors import PocketError
+from .conv_stem import GridEmbed
 from .inputs import NORMS
 from .taps import Layers, channels_last, list_layers
 
 MOST = 1_500_000  # weights that a stem may have, where the student itself has fewer
 
 
-class TeacherStem(nn.Module):
+class TeacherStem(GridEmbed):
     """The stem, in the place of timm's ``PatchEmbed``.
 
     Args:
         img_size: Side of the picture in pixels, or (height, width).
-        patch_size: Pixels a token stands for: a multiple of those that a place of the map stands for.
+        patch_size: Pixels a token stands for; best a multiple of those that a place of the map stands for.
         in_chans: Of the picture: 3, and of what the network sees.
         embed_dim: Of the tokens.
         architecture: Of the network that the layers are of, as timm or pocketvit registers it.
@@ -71,11 +72,10 @@ class TeacherStem(nn.Module):
         usual_mean, usual_std, mine, theirs = (torch.tensor(value) for value in (*NORMS["imagenet"], mean, std))
         self.register_buffer("scale", (usual_std / theirs).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", ((usual_mean - mine) / theirs).view(1, 3, 1, 1), persistent=False)
-        self.img_size, self.patch_size = to_2tuple(img_size), to_2tuple(patch_size)
+        self.patch_size = to_2tuple(patch_size)
+        self.set_input_size(img_size)
         with torch.no_grad():
             _, channels, *places = self.eval().layers(torch.zeros(1, 3, *self.img_size))[layer].shape
-        self.grid_size = tuple(-(-side // patch_size) for side in self.img_size)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
         # As many places to a token as make the grid; what is missing at the border is padded with zeros.
         steps = [-(-have // wanted) for have, wanted in zip(places, self.grid_size, strict=True)]
         if any(have < wanted for have, wanted in zip(places, self.grid_size, strict=True)):
@@ -95,18 +95,9 @@ class TeacherStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] -> tokens [B, N, D]."""
-        if tuple(x.shape[2:]) != self.img_size:
-            raise ValueError(f"a picture of {tuple(x.shape[2:])} pixels for a student made for {self.img_size}")
+        self.check_size(x)
         maps = self.layers(x * self.scale + self.shift)[self.layer]
         return self.proj(self.norm(maps)).flatten(2).transpose(1, 2)
-
-    def feat_ratio(self, as_scalar: bool = True) -> Any:
-        """Pixels a token, as timm asks for them."""
-        return self.patch_size[0] if as_scalar else self.patch_size
-
-    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens of a picture, as timm asks for them."""
-        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
 
     def take(self, network: nn.Module) -> None:
         """Take the weights of the network that the layers are of.

@@ -40,10 +40,8 @@ class Rung:
         return self.embed_dim // 32
 
     def model_args(self, stem: str = "patch") -> dict[str, int]:
-        depth = {"conv": self.conv_depth, "teacher": self.conv_depth, "hybrid": self.conv_depth + 1}.get(
-            stem, self.depth
-        )
-        return {"embed_dim": self.embed_dim, "depth": depth, "num_heads": self.num_heads}
+        behind = {"conv": self.conv_depth, "teacher": self.conv_depth, "hybrid": self.conv_depth + 1}
+        return {"embed_dim": self.embed_dim, "depth": behind.get(stem, self.depth), "num_heads": self.num_heads}
 
 
 # About 12 * depth * embed_dim^2 parameters: 0.21, 0.46, 1.0, 1.9, 3.6 and 6.3 M on patches.
