@@ -1,12 +1,14 @@
 """A small ViT by the clock: stems and labels compared at equal training time, on all of CIFAR-10.
 
-Shows   what a ViT of 0.9 M parameters reaches on CIFAR-10 in 10 and in 30 minutes of one processor core, with a
+Shows   what a ViT of 0.9 M parameters reaches on CIFAR-10 in 5 to 60 minutes of one processor core, with a
         convolution before its patches (hybrid, stock timm), with a residual convolutional stem (conv) and with its
-        teacher's first layers (teacher), by the stored answers of a published network and by the labels alone.
+        teacher's first layers (teacher), by the stored answers of a published network and by the labels alone; and
+        what remains of it where 5,000, 1,000 or 250 images have labels, and the others only the teacher's answers.
 Paper   Muon (Jordan et al. 2024); Early Convolutions Help Transformers See Better (arXiv 2106.14881).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored) and the weights of a CIFAR
         ResNet (cifar10_resnet56-4bfd9763.th of akamaster's repository).
-Cost    three hours of one processor core for the students, and half an hour for the labels; --small: about 5 minutes.
+Cost    as many minutes of one processor core as the arms' names say (six hours in all), and half an hour for the
+        labels; --small: about 5 minutes.
 Command pocketvit run recipes/fast_students.py --images data/
 Result  recipes/fast_students.md
 """
@@ -15,33 +17,57 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _cifar import open_cifar
 
-from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.stems import with_stem
 
-SHORT, LONG = 10, 30  # minutes
-# key -> (stem, minutes, whether it learns the teacher's answers)
+FIVE, SHORT, LONG, HOUR = 5, 10, 30, 60  # minutes
+
+
+class Kind(NamedTuple):
+    """What a student is made of, how long it learns, and from what."""
+
+    stem: Stem
+    minutes: int
+    taught: bool = True  # by the teacher's answers; else by the labels alone
+    labels: int = 0  # that are known; without a teacher nothing else is seen (0: all)
+
+    @property
+    def name(self) -> str:
+        """Return it in the words of the table."""
+        few = f"{self.labels:,} " if self.labels else ""
+        by = f"the teacher and {few}labels" if self.taught else f"{few}labels alone"
+        return f"{self.stem}, {self.minutes} minutes, {by}"
+
+
 ARMS = {
-    "conv-long-alone": ("conv", LONG, False),
-    "conv-short": ("conv", SHORT, True),
-    "hybrid-short": ("hybrid", SHORT, True),
-    "conv-long": ("conv", LONG, True),
-    "hybrid-long": ("hybrid", LONG, True),
-    "teacher-short": ("teacher", SHORT, True),
-    "teacher-long": ("teacher", LONG, True),
+    "conv-long-alone": Kind("conv", LONG, taught=False),
+    "conv-short": Kind("conv", SHORT),
+    "hybrid-short": Kind("hybrid", SHORT),
+    "conv-long": Kind("conv", LONG),
+    "hybrid-long": Kind("hybrid", LONG),
+    "conv-five-alone": Kind("conv", FIVE, taught=False),
+    "conv-short-alone": Kind("conv", SHORT, taught=False),
+    "conv-hour": Kind("conv", HOUR),
+    "teacher-five": Kind("teacher", FIVE),
+    "teacher-short": Kind("teacher", SHORT),
+    "teacher-long": Kind("teacher", LONG),
+    **{f"few-{count}-alone": Kind("conv", SHORT, taught=False, labels=count) for count in (5_000, 1_000, 250)},
+    **{f"few-{count}": Kind("conv", SHORT, labels=count) for count in (5_000, 1_000, 250)},
+    "few-250-teacher": Kind("teacher", SHORT, labels=250),
 }
 
 
-def config(small: bool = False, stem: str = "conv", minutes: float = SHORT) -> RunConfig:
+def config(small: bool = False, stem: Stem = "conv", minutes: float = SHORT) -> RunConfig:
     """A student that learns for so long; the clock ends it, and its learning rate goes down by the clock too."""
     return RunConfig(
-        network=NetworkConfig("pocket_s", stem=stem),  # type: ignore[arg-type]
+        network=NetworkConfig("pocket_s", stem=stem),
         view=ViewConfig(view_size=32, crop="padded", flip=0.5),
         labels=LabelConfig(views=1 if small else 2),
         train=TrainConfig(
@@ -64,16 +90,17 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     road = open_road(dataset, chosen.view, folder.parent / "shared")
     if small:
         road = road.reduced(1_000)
-    taught = any(ARMS[key][2] for key in only)
+    kinds = {key: ARMS[key] for key in only}
+    taught = any(kind.taught for kind in kinds.values())
     store = label_road(road, [teacher], chosen.labels) if taught else None
-    arms = []
-    for key in only:
-        stem, minutes, by_teacher = ARMS[key]
-        name = f"{stem}, {minutes} minutes, {'the teacher and labels' if by_teacher else 'labels alone'}"
-        chosen = config(small, stem, minutes)
-        if stem == "teacher":
+    arms: list[Arm] = []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, kind in kinds.items():
+        chosen = config(small, kind.stem, kind.minutes)
+        if kind.stem == "teacher":
             chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, 32))
-        arm = Arm(key, name, chosen)
-        arms.append(dataclasses.replace(arm, teachers=(teacher,), store=store) if by_teacher else arm)
-    found: dict[str, list[dict[str, Any]]] = run_arms(road, arms, range(seeds), folder)
+        by = (teacher,) if kind.taught else ()
+        arms.append(Arm(key, kind.name, chosen, by, store if by else None))
+        seen = road.with_few_labels(kind.labels) if kind.labels else road
+        found |= run_arms(seen, arms[-1:], range(seeds), folder)
     return report_arms(road, arms, found, folder, against=only[0], teachers=[teacher], title=__doc__ or "")

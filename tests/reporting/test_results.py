@@ -77,3 +77,9 @@ def test_a_reliability_curve_is_whole_or_not_there(spoiled):
     assert Curve.read({**whole, "counts": [1]}) is None
     found = parse_results({"reliability": {"before": whole, "after": spoiled, "other": whole}}).reliability
     assert list(found) == ["before"]
+
+
+@pytest.mark.parametrize("wrong", [True, 3, "cats", {"a": 1}])
+def test_lists_of_the_wrong_kind_are_empty(wrong):
+    results = parse_results({"dataset": {"classes": wrong}, "teachers": wrong, "comparison": wrong, "notes": wrong})
+    assert (results.classes, results.teachers, results.comparison, results.notes) == ((), (), (), ())

@@ -435,15 +435,22 @@ def test_a_bit_that_turned_in_the_pixels_is_told_before_they_are_used(photos, tm
         assert len(Pack(pack.folder).rgb(np.array([0]))) == 1  # the others can be used
 
 
-def test_checksums_survive_a_corrected_label_and_may_be_missing(photos, tmp_path):
+def test_checksums_survive_a_corrected_label(photos, tmp_path):
     source = open_images(photos("cat", "dog"), val_fraction=0).train
     pack = pack_source(source, tmp_path, progress=False)
     source.targets = 1 - source.targets
     again = pack_source(source, tmp_path, progress=False)
     assert np.array_equal(again.checksums, pack.checksums)
+    assert equals_its_source(Pack(pack.folder), source)
+
+
+@pytest.mark.parametrize("name", ["targets", "shapes", "offsets", "depths"])
+def test_a_bit_that_turned_in_the_index_is_told(photos, tmp_path, name):
+    pack = pack_source(open_images(photos("cat", "dog"), val_fraction=0).train, tmp_path, progress=False)
     index = load_file(pack.folder / "index.safetensors")
     with safe_open(pack.folder / "index.safetensors", "numpy") as file:
         about = file.metadata()
-    del index["checksums"]  # of an older version
+    index[name].reshape(-1)[0] ^= 1
     save_file(index, pack.folder / "index.safetensors", metadata=about)
-    assert equals_its_source(Pack(pack.folder), source)
+    with pytest.raises(PocketError, match=r"index\.safetensors is damaged \(its checksum is wrong.*pack again"):
+        Pack(pack.folder)

@@ -296,13 +296,13 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         created=str(value.get("created") or ""),
         machine=_mapping(value.get("machine")),
         dataset=dataset,
-        classes=tuple(str(name) for name in dataset.get("classes") or ()),
+        classes=tuple(str(name) for name in _list(dataset.get("classes"))),
         curves={str(key): str(path) for key, path in _mapping(value.get("curves")).items()},
         samples=str(value.get("samples") or "samples.npz"),
         predictions=str(value.get("predictions") or "predictions.npz"),
         notes=_sentences(value.get("notes")),
         differences=_sentences(value.get("differences")),
-        teachers=tuple(t for t in value.get("teachers") or () if isinstance(t, dict)),
+        teachers=tuple(t for t in _list(value.get("teachers")) if isinstance(t, dict)),
         tokens=Tokens.read(value.get("tokens")),
         reliability={
             name: curve
@@ -311,7 +311,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         },
         provenance=_mapping(value.get("provenance")),
         tried=_mapping(value.get("tried")),
-        comparison=tuple(arm for arm in value.get("comparison") or () if isinstance(arm, dict)),
+        comparison=tuple(arm for arm in _list(value.get("comparison")) if isinstance(arm, dict)),
     )
 
 

@@ -6,7 +6,8 @@ A pack is a folder ``<split>-<fingerprint>/`` with
   photographs much larger than any view, decoded pixels at a bounded resolution (`BOUND`), so that no epoch decodes
   twelve megapixels again;
 * ``index.safetensors``: offsets [N+1], shapes [N, 3], depths [N], CRC-32 checksums [N], ids, targets, names, groups
-  and parents where there are any; classes and so on as metadata. It is written last: a pack without it is not finished.
+  and parents where there are any; classes and so on, and a CRC-32 of all of it, as metadata. It is written last: a
+  pack without it is not finished.
 * ``journal.jsonl``: only while packing: what is being packed, then after each piece that is safely on disk how many
   images that makes.
 
@@ -31,7 +32,17 @@ from ..files import storage_error
 from .base import Dataset, Source
 from .decode import decode, to_rgb8
 from .listing import batch_rgb8
-from .packing import BOUND, STORED, VERSION, Layout, checksums, much_larger, write_index, write_pack
+from .packing import (
+    BOUND,
+    STORED,
+    VERSION,
+    Layout,
+    checksums,
+    index_checksum,
+    much_larger,
+    write_index,
+    write_pack,
+)
 from .targets import equal, from_columns
 
 
@@ -106,7 +117,7 @@ class Pack(Source):
         )
         self.bound, self.bounded = about["bound"], index["bounded"]  # bool [N]: which images are smaller copies
         self.offsets, self.shapes, self.depths = index["offsets"], index["shapes"], index["depths"]
-        self.checksums = index.get("checksums")  # uint32 [N]; None of an older version
+        self.checksums = index["checksums"]  # uint32 [N]
         self._intact = np.zeros(len(self), bool)  # which images have been checked
         self._map()
         if self.stacked is not None:  # read as one array, in many places: all of it is checked now, and once
@@ -115,7 +126,7 @@ class Pack(Source):
     def _check_all(self) -> None:
         stat = (self.folder / "images.bin").stat()
         known = str(self.folder.resolve()), stat.st_size, stat.st_mtime_ns
-        if self.checksums is None or known in _INTACT:
+        if known in _INTACT:
             return
         wrong = np.flatnonzero(checksums(self.bytes, self.offsets) != self.checksums)
         if len(wrong):
@@ -162,7 +173,7 @@ class Pack(Source):
         if self.stacked is not None:
             return self.stacked[position]
         data = self.bytes[self.offsets[position] : self.offsets[position + 1]]
-        if self.checksums is not None and not self._intact[position]:
+        if not self._intact[position]:
             if zlib.crc32(data.data) != self.checksums[position]:
                 raise self._damaged(position)
             self._intact[position] = True
@@ -194,11 +205,14 @@ def _read_index(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with safe_open(path, "numpy") as file:
             about = json.loads((file.metadata() or {})["pack"])
             index = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        version = about["version"]
+        if version == VERSION and about["check"] != index_checksum(index, about):
+            raise ValueError("its checksum is wrong: bytes of it have changed")
     except FileNotFoundError as error:
         raise PocketError(f"{folder} is not a finished pack: pack the images again") from error
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PocketError(f"{path} is damaged ({error}): delete {folder} and pack again") from error
-    if about["version"] != VERSION:
+    if version != VERSION:
         raise _OtherVersionError(f"{folder} was packed by another version: delete it and pack again")
     return index, about
 

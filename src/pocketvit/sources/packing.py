@@ -30,7 +30,7 @@ SMALL = 64 * 1024  # bytes of decoded pixels an image, on average, up to which t
 PIECE = 64 * 1024 * 1024  # bytes between two lines of the journal: what a kill costs at most
 BOUND = 448  # pixels of the shorter side of a bounded copy: twice a view of 224; views that are larger need more
 STORED = (*DEPTHS, "file")  # what an image is kept as; "file": original bytes
-VERSION = 2
+VERSION = 3
 
 
 def bound_for(view_size: int) -> int:
@@ -218,5 +218,16 @@ def write_index(place: Path, source: Source, layout: Layout, checks: np.ndarray 
         "checksums": checks,
     }
     tensors |= {name: column for name in ("groups", "parents") if (column := getattr(source, name)) is not None}
+    about["check"] = index_checksum(tensors, about)
     with atomic(place / "index.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"pack": json.dumps(about)})
+
+
+def index_checksum(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    """CRC-32 of everything in the index, labels among it, but for the checksum itself."""
+    described = {name: value for name, value in about.items() if name != "check"}
+    value = zlib.crc32(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(tensor), value)
+    return f"{value:08x}"
