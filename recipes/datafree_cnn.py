@@ -62,6 +62,7 @@ class Kind:
     student: str = "pocket_xs"
     stem: Stem = "conv"
     views: int = VIEWS
+    start: str | None = None  # whose weights the student starts from
 
 
 ARMS = {
@@ -93,7 +94,7 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
     """The student of an arm: as many views, however many images they show."""
     epochs = max(1, (kind.views // 16 if small else kind.views) // images)
     return RunConfig(
-        network=NetworkConfig(kind.student, stem=kind.stem),
+        network=NetworkConfig(kind.student, stem=kind.stem, init_from=kind.start),
         view=kind.view,
         labels=LabelConfig(views=min(epochs, 10)),
         # The ground truth has no part in any arm: a bank has none.

@@ -30,6 +30,12 @@ ARMS = {
     "drawn": Kind("drawn, chosen by the teacher", "drawn", view=HARD, views=VIEWS),
     "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT, views=VIEWS),
     "noise": Kind("noise", "noise", view=HARD, views=VIEWS),
+    "drawn-start": Kind(
+        "drawn, the student started from the teacher's weights", "drawn", view=HARD, views=VIEWS, start="teacher"
+    ),
+    "real-start": Kind(
+        "real images, the student started from the teacher's weights", "real", view=LIGHT, views=VIEWS, start="teacher"
+    ),
 }
 
 

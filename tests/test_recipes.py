@@ -26,7 +26,7 @@ IMAGES = {
     "deit_tiny_cifar100": "{}/pictures.npz",
     "gating": "{}/pictures.npz",
     "light_teachers": "{}/cells.npz",
-    "replayed_views": "{}/pictures.npz,{}/cifar_resnet56.th",
+    "replayed_views": "{}/cifar",
     "resampling": "{}/cells.npz",
     "small_batches": "{}/pictures.npz,{}/cells.npz",
     "which_method": "{}/pictures.npz,{}/cifar_resnet20.th",
@@ -86,6 +86,9 @@ def drawn(tmp_path_factory) -> Path:
         with torch.no_grad():
             network.train()(torch.randn(32, 3, 32, 32))  # running statistics, without which logits leave fp16
         torch.save({"state_dict": network.state_dict()}, folder / f"{name}.th")
+    (folder / "cifar").mkdir()
+    shutil.copy(folder / "pictures.npz", folder / "cifar" / "cifar10.npz")
+    shutil.copy(folder / "cifar_resnet20.th", folder / "cifar" / "cifar10_resnet20-drawn.th")
     return folder
 
 

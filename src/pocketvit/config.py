@@ -76,6 +76,7 @@ class LossConfig:
     last_temperature: float | None = None  # reached by a cosine at the end of the training; None: the same throughout
     weight: float = 0.9  # share of the teachers; the rest is cross-entropy on ground-truth labels
     teacher_weights: Literal["fixed", "confidence", "agreement", "per_class", "learned"] = "fixed"
+    hard_share: float = 0.0  # of the epochs, in the middle: by the ground truth alone, in views without soft labels
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()  # of the ground truth's part, one a class; empty: all alike
     terms: tuple[TermConfig, ...] = ()  # added to the rest, each by its weight

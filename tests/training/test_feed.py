@@ -115,6 +115,19 @@ def test_views_are_cycled_through(feeds):
     assert not torch.equal(by_epoch[0], by_epoch[1])
 
 
+def test_hard_epochs_show_views_of_their_own_without_labels(feeds, tmp_path):
+    views = Views(ArraySource(), PLAIN)
+    teacher = FixedTeacher(0)
+    store = write_labels(tmp_path, views.source, views, [teacher], 2, progress=False, batch_size=16)
+    feed = feeds(config=PLAIN, labels=store, teachers=[teacher.name], hard=range(2, 4))
+    assert [feed.view(epoch) for epoch in range(6)] == [0, 1, 4, 5, 0, 1]
+    for epoch in range(6):
+        assert all(bool(batch.soft) == (epoch not in (2, 3)) for batch in feed.epoch(epoch))
+    assert feed.fingerprint() != feeds(config=PLAIN, labels=store, teachers=[teacher.name]).fingerprint()
+    with pytest.raises(ValueError, match="without features"):
+        feeds(config=PLAIN, live=[teacher], hard=range(2, 4))
+
+
 def test_ranks_share_each_batch(feeds):
     whole = positions(feeds().epoch(1))
     shares = [positions(feeds(rank=rank, world=2).epoch(1)) for rank in range(2)]

@@ -113,6 +113,7 @@ def train_network(
             rank=road.processes.rank,
             world=road.processes.world,
         ),
+        hard=hard_epochs(train.epochs, config.loss.hard_share) if store is not None else range(0),
         balance=train.balance == "sampling",
         seed=train.seed,
         rank=road.processes.rank,
@@ -134,6 +135,17 @@ def train_network(
         task=road.task, evaluate=evaluate or validation(road, side), input=side, terms=terms, resume=True,
         on_epoch=on_epoch,
     )  # fmt: skip
+
+
+def hard_epochs(epochs: int, share: float) -> range:
+    """Return the epochs in the middle that learn the ground truth alone: soft, hard, soft.
+
+    Cui et al., Hard Labels In! (arXiv 2512.15647): where few views are stored, the labels of all are a part of what the
+    teacher would say, and drift from the image's class; labels of the class, in views never seen before, bring it back.
+    """
+    count = round(share * epochs)
+    start = (epochs - count + 1) // 2
+    return range(start, start + count)
 
 
 def validation(road: Road, input: Input) -> Evaluate | None:

@@ -53,6 +53,7 @@ class Feed:
         view_count: Views to cycle through; None for a fresh view each epoch, or all that the store holds.
         live: Teachers to run on the very pixels of each batch (instead of a store).
         features: Where the teachers' features come from, which terms compare.
+        hard: Epochs of the ground truth alone, each in a view of its own that no label is stored of.
         balance: Show the images of every class equally often instead of every image once (see `plan`).
         seed: Of the order of images.
         rank, world: This process and their number.
@@ -74,6 +75,7 @@ class Feed:
         view_count: int | None = None,
         live: Sequence[Teacher] | None = None,
         features: LiveFeatures | StoredFeatures | None = None,
+        hard: range = range(0),
         balance: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -88,10 +90,13 @@ class Feed:
         self.teachers = tuple(teachers)
         self.live = tuple(live or ())
         self.features = features
+        self.hard = hard
         self.seed, self.rank, self.world = seed, rank, world
         self.device = torch.device(device)
         if labels is not None and (not self.teachers or live):
             raise ValueError("labels need the names of their teachers, and teachers are either stored or live")
+        if hard and (live or features is not None):
+            raise ValueError("epochs of the ground truth alone stand between those of stored labels, without features")
         self.view_count = view_count
         if labels is not None:
             labels.check(self.source, views)
@@ -130,11 +135,14 @@ class Feed:
                 "batch_size": self.batch_size,
                 "seed": self.seed,
                 **({"balance": True} if self._shares is not None else {}),
+                **({"hard": [self.hard.start, self.hard.stop]} if self.hard else {}),
             }
         )
 
     def view(self, epoch: int) -> int:
         """The view that ``epoch`` shows."""
+        if epoch in self.hard:
+            return (self.view_count or 0) + epoch
         return epoch % self.view_count if self.view_count else epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -199,6 +207,8 @@ class Feed:
     def _read_labels(self, epoch: int) -> _Stored:
         """Read what is stored for this rank's images of an epoch: one of each teacher, then of each layer."""
         wanted = [(self.labels, name) for name in self.teachers] if self.labels is not None else []
+        if epoch in self.hard:
+            return [], None
         if isinstance(self.features, StoredFeatures):
             wanted += [(self.features.store, key) for key in self.features.keys]
         rows = None
