@@ -1,7 +1,7 @@
 """The trap and the curve: stored labels pay only if the very same view is replayed; how many views are enough?
 
-Shows   a student trained from stored labels of V views per image, V = 1, 2, 4 and one per epoch, replayed, against V = 1
-        and 4 with *other* augmentations than those that were labelled (the trap), and alone; where views are few, an
+Shows   a student trained from stored labels of V views per image, V = 1, 2, 4 and one per epoch, replayed, against V =
+        1 and 4 with *other* augmentations than those that were labelled (the trap), and alone; where views are few, an
         even share of the labels and a third of the epochs on the ground truth alone (soft, hard, soft); and KL, at one
         temperature and at one that is annealed.
 Paper   the trap: a public replication of LIB-KD (arXiv 2310.00369) lost 17 points by it; replay as in TinyViT (ECCV
