@@ -90,6 +90,14 @@ def test_help_of_every_verb_is_printed(name, capsys):
         assert (code, err) == (0, "")
         assert out.startswith(f"pocketvit {name} ")
     assert run(capsys, name, "--help", "xyzzy")[0] == 2
+    assert run(capsys, "help", name, "output")[1] == out
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
+    program = "import sys; from pocketvit import cli; sys.exit(cli.main(['help']))"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert b"Error" not in process.communicate()[1]
 
 
 @pytest.mark.parametrize(

@@ -86,12 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def answered(argv: Sequence[str] | None = None) -> int:
     """Run one verb, and say in one message why it came to no end."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"pocketvit {__version__}")
-        return 0
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     with contextlib.suppress(AttributeError):  # names of files may hold any bytes; a stream that was put in its place
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -99,7 +93,9 @@ def answered(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.WARNING if follower else logging.INFO)
     try:
         with stopping_on_sigterm():
-            return run(arguments, follower)
+            code = run(arguments, follower)
+            sys.stdout.flush()  # here, where a reader that has gone is expected
+            return code
     except PocketError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -122,6 +118,14 @@ def answered(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str], follower: bool) -> int:
     """Read the settings of a verb, check them before anything heavy is imported, call it and print what it returns."""
+    if len(arguments) > 1 and arguments[0] == "help":
+        arguments = [arguments[1], "--help", *arguments[2:]]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"pocketvit {__version__}")
+        return 0
     name, words = arguments[0], modern(arguments)
     if name not in VERBS:
         raise PocketError(unknown_verb(name))

@@ -72,6 +72,7 @@ MISTAKES = {
     "train photos --model test_resnet --freeze": "--freeze trains a head",
     "train photos --init pretrained --freeze --epochs 3": "--epochs 3: --freeze fits the head at once",
     "train photos --init pretrained --freeze --lr 0.1": "--lr 0.1: --freeze fits the head at once",
+    "train photos --init pretrained --drop-path 0.1": "--drop-path 0.1: trained weights are taken as they are",
     "bench nowhere.onnx": "nowhere.onnx",
     "bench not.onnx": "not.onnx",
     "bench empty": "empty",
