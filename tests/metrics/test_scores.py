@@ -69,6 +69,12 @@ def test_ece_bins_have_equal_mass():
     assert expected_calibration_error(confidence, right) == pytest.approx((0.45 + 2 * 0.925) / 3)
 
 
+def test_ece_has_a_bin_of_its_own_for_what_is_certain():
+    confidence = np.array([1.0] * 94 + [0.3] * 6)
+    right = np.array([1] * 84 + [0] * 10 + [1] * 6)
+    assert expected_calibration_error(confidence, right) == pytest.approx((10 + 6 * 0.7) / 100)
+
+
 def test_ece_does_not_depend_on_the_order_of_the_images():
     rng = np.random.default_rng(0)
     confidence, right = rng.choice([0.5, 0.7, 1.0], 400), rng.random(400) < 0.6

@@ -93,6 +93,16 @@ def test_groups_widen_the_intervals_of_images_that_repeat():
         (("normal", "abnormal"), 1),
         (("abnormal", "normal"), 0),
         (("a", "not healthy"), 1),
+        (("Parasitized", "Uninfected"), 0),
+        (("infected", "uninfected"), 0),
+        (("melanoma", "not melanoma"), 0),
+        (("cancer", "non_cancer"), 0),
+        (("glaucoma", "non-glaucoma"), 0),
+        (("no tumor", "tumor"), 1),
+        (("defect", "good"), 0),
+        (("unripe", "ripe"), 1),
+        (("healthy", "unhealthy"), 1),
+        (("normal", "non-normal"), 1),
     ],
 )
 def test_the_positive_class_is_what_one_looks_for(classes, positive):

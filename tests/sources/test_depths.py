@@ -117,6 +117,19 @@ def test_a_dicom_window_turns_with_the_polarity_and_the_patient_is_kept():
     assert inverted.window == (4095 - 1199.5, 4095 - 799.5)
 
 
+@pytest.mark.parametrize("kind", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("limit", [None, -1990])
+def test_padding_of_dicom_is_background(kind, limit):
+    stored = np.random.default_rng(0).integers(-900, 900, (6, 5)).astype(np.int16)
+    padded = np.zeros((6, 5), bool)
+    padded[:2], stored[0], stored[1] = True, -2000, -2000 if limit is None else -1995
+    tags = {"PixelPaddingValue": -2000, "RescaleSlope": 1, "RescaleIntercept": -1024}
+    found = decode(dicom(stored, kind=kind, **tags | ({} if limit is None else {"PixelPaddingRangeLimit": limit})))
+    plain = decode(dicom(stored, kind=kind, RescaleSlope=1, RescaleIntercept=-1024))
+    assert np.array_equal(found[~padded], plain[~padded])
+    assert (found[padded] == plain[~padded].min()).all()
+
+
 def test_dicom_in_colour_and_of_several_frames():
     colour = spread("uint8", (4, 6, 3))
     assert np.array_equal(decode(dicom(colour, kind="RGB")), colour)

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import yaml
 from drawn_boxes import CLASSES, WRITERS, coco_document, scenes, voc_document, write_coco, write_voc, write_yolo
+from drawn_files import dicom
+from PIL import ExifTags, Image
 
 from pocketvit.sources import open_images, pack_dataset
+from pocketvit.sources.decode import decode
+from pocketvit.sources.detection import upright_size
 from pocketvit.sources.subset import Subset, balanced, hide_labels
 
 
@@ -192,3 +196,61 @@ def test_counts_say_boxes_and_images(tmp_path):
 def test_opening_twice_gives_the_same(tmp_path, name):
     folder = WRITERS[name](tmp_path / name, scenes())
     same_source(opened(folder).train, opened(folder).train)
+
+
+def turned_files(folder):
+    """Write a picture of 12 x 20 in every format that has an orientation, or a reader of its own; turned by 90 degrees.
+
+    Returns the files; all but DICOM are shown as 20 x 12.
+    """
+    heif = pytest.importorskip("pillow_heif")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    paths = [folder / name for name in ("a.jpg", "b.png", "c.webp", "d.tif")]
+    for path in paths:
+        picture.save(path, exif=exif)
+    heif.from_pillow(picture).save(folder / "e.heic", exif=exif.tobytes())
+    (folder / "f.dcm").write_bytes(dicom(np.arange(240, dtype=np.uint16).reshape(12, 20)))
+    return [*paths, folder / "e.heic", folder / "f.dcm"]
+
+
+def test_the_size_that_boxes_lie_in_is_that_of_the_decoded_picture(tmp_path):
+    for path in turned_files(tmp_path):
+        assert upright_size(path) == decode(path).shape[:2], path.name
+    assert upright_size(tmp_path / "d.tif") == (20, 12)
+
+
+def test_boxes_of_heic_and_dicom_are_kept(tmp_path):
+    turned_files(tmp_path)
+    sizes = {"a.jpg": (20, 12), "e.heic": decode(tmp_path / "e.heic").shape[:2], "f.dcm": (12, 20)}
+    images = [
+        {"id": number, "file_name": name, "height": height, "width": width}
+        for number, (name, (height, width)) in enumerate(sizes.items())
+    ]
+    boxes = [{"id": number, "image_id": number, "category_id": 1, "bbox": [2, 3, 6, 5]} for number in range(3)]
+    document = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "blob"}]}
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    dataset = open_images(tmp_path / "train.json", progress=False, val_fraction=0, window=(0, 240))
+    assert dataset.train.targets.counts.tolist() == [1, 1, 1]
+    assert dataset.train.targets.sizes.tolist() == [list(size) for size in sizes.values()]
+
+
+def test_an_image_is_never_replaced_by_one_of_another_split(tmp_path):
+    folder = write_coco(tmp_path / "coco", scenes({"train": 4, "val": 3}))
+    (folder / "val" / "val01.png").rename(folder / "train" / "val01.png")
+    dataset = open_images(folder, progress=False)
+    assert ("val01.png", "is named in instances_val.json but is not there") in dataset.checks.broken
+    assert len(dataset.val) == 2
+
+
+def test_names_in_lists_may_have_spaces(tmp_path):
+    drawn = scenes({"train": 4, "val": 3})
+    for scene in drawn:
+        scene.name = scene.name.replace("train", "a train ").replace("val", "a val ")
+    folder = write_voc(tmp_path / "voc", drawn)
+    lists = folder / "ImageSets" / "Main"
+    names = (lists / "val.txt").read_text().splitlines()
+    (lists / "val.txt").write_text("".join(f"{name}  {number - 1}\n" for number, name in enumerate(names)))
+    dataset = open_images(folder, progress=False)
+    assert (len(dataset.train), len(dataset.val)) == (4, 3)

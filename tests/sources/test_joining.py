@@ -109,3 +109,24 @@ def test_what_does_not_fit_boxes_is_refused_by_name(photos, tmp_path):
         open_images(place, val=other, progress=False)
     with pytest.raises(PocketError, match="--val: photos has no boxes, and boxes has"):
         open_images(place, val=photos, progress=False)
+
+
+@pytest.mark.parametrize("lone", ["train", "val"])
+def test_several_labels_an_image_stay_so_where_a_split_has_one_each_by_chance(lone):
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
+    many, one = np.array([[1, 1, 0], [0, 1, 1]] * 4), np.eye(3, dtype=int)[np.arange(8) % 3]
+    labels = {split: one if split == lone else many for split in ("train", "val")}
+    dataset = open_images({split: (images, given) for split, given in labels.items()}, val_fraction=0)
+    assert dataset.task == "multilabel"
+    assert dataset.train.targets.tolist() == labels["train"].tolist()
+    assert dataset.val.targets.tolist() == labels["val"].tolist()
+    assert not any("taken as classes" in note for note in dataset.notes if lone == "train")
+
+
+def test_a_split_beside_may_have_a_single_class(photos, tmp_path):
+    draw(tmp_path, ("v",), 3, 1)
+    (tmp_path / "v" / "s.csv").write_text("file,label\n0.png,dog\n1.png,dog\n")
+    dataset = open_images(photos, val=tmp_path / "v" / "s.csv", progress=False)
+    assert dataset.val.targets.tolist() == [1, 1]
+    with pytest.raises(PocketError, match="one label only, 'dog'"):
+        open_images(tmp_path / "v" / "s.csv", progress=False)

@@ -240,3 +240,59 @@ def test_columns_without_a_label_are_named():
             self.column_names, self.features = ["image", "species"], {}
 
     assert any("columns image, species is called a label" in note for note in open_images(Species(pictures())).notes)
+
+
+class Held:
+    """A dataset object with a column of labels; its items may say otherwise."""
+
+    def __init__(self, labels, column, name: str) -> None:
+        self.images, self.own = pictures(len(labels)), labels
+        setattr(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return self.images[index], self.own[index]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_list_of_one_label_is_a_class(classes):
+    labels = np.arange(12)[:, None] % classes  # as the datasets of the medmnist package have them
+    dataset = open_images(Held(labels, labels, "labels"), val_fraction=0)
+    assert dataset.task == "classification"
+    assert dataset.train.targets.tolist() == labels[:, 0].tolist()
+
+
+def test_a_column_that_is_not_the_items_label_is_not_taken_for_it():
+    labels = [index % 2 for index in range(12)]
+    dataset = open_images(Held(labels, [f"{index}.xml" for index in range(12)], "targets"), val_fraction=0)
+    assert dataset.train.targets.tolist() == labels
+    boxes = [{"annotation": {}} for _ in range(12)]  # as torchvision's VOCDetection gives them
+    with pytest.raises(PocketError, match=r"dictionaries, as those of boxes are: give the folder .*Pascal VOC XML"):
+        open_images(Held(boxes, [f"{index}.xml" for index in range(12)], "targets"))
+
+
+def test_a_folder_that_makes_something_else_of_its_files_is_asked_for_it(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(pictures(4, seed=len(name))):
+            image.save(tmp_path / name / f"{number}.png")
+
+    class Cropped(ImageFolder):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image.crop((0, 0, 5, 5)), 1 - label
+
+    dataset = open_images(Cropped(tmp_path), val_fraction=0)
+    assert dataset.train[0][0].shape == (5, 5, 3)
+    assert dataset.train.targets.tolist() == [1] * 4 + [0] * 4
+    grey = ImageFolder(tmp_path, loader=lambda path: Image.open(path).convert("L"))
+    assert open_images(grey, val_fraction=0).train[0][0].ndim == 2
+
+
+def test_pairs_of_arrays_by_split():
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
+    dataset = open_images({"train": (images, np.arange(8) % 2), "test": (images[:3], np.ones(3, int))})
+    assert dataset.test.targets.tolist() == [1, 1, 1]
+    assert np.array_equal(dataset.test[2][0], images[2])

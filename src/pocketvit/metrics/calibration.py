@@ -61,8 +61,8 @@ def reliability(confidence: Any, right: Any, bins: int = ECE_BINS) -> Reliabilit
 
 def _equal_mass(confidence_N: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each image: about as many in each, equal confidences in one."""
-    edges = np.unique(np.quantile(confidence_N, np.linspace(0, 1, bins + 1)))
-    return np.searchsorted(edges[1:-1], confidence_N, side="right")
+    edges = np.unique(np.quantile(confidence_N, np.linspace(0, 1, bins + 1)[:-1]))
+    return np.searchsorted(edges[1:], confidence_N, side="right")
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:

@@ -29,8 +29,11 @@ from .rows import finite_rows
 
 MOST_CLASSES = 200  # beyond, a mean over classes says little and takes long
 
-_NORMAL = {"normal", "benign", "healthy", "negative", "neg", "none", "no", "control", "controls", "absent", "without"}
-_NOT = {"not", "non"}
+_NORMAL = {
+    *("normal", "benign", "healthy", "negative", "neg", "none", "no", "control", "controls", "absent", "without"),
+    *("good", "ok", "okay", "pass", "passed", "intact", "clean", "clear", "unaffected", "uninfected", "undamaged"),
+}
+_NOT = {"not", "non", "no", "without"}
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,27 @@ class Screening:
 def positive_class(classes: Sequence[str]) -> int:
     """Return which of two classes a screening looks for: the second, unless it reads like "normal" and the first not.
 
-    MedMNIST's pneumonia has (normal, pneumonia) and its breast has (malignant, normal or benign).
+    MedMNIST's pneumonia has (normal, pneumonia) and its breast has (malignant, normal or benign); folders in the order
+    of the alphabet (melanoma, not melanoma) and (infected, uninfected).
     """
+    if len(classes) != 2:
+        return 1
+    first, second = (re.findall(r"[a-z]+", name.lower()) for name in classes)
+    if _negates(second, first) or _negates(first, second):
+        plain, negated = (0, 1) if _negates(second, first) else (1, 0)
+        return negated if _normal((first, second)[plain]) else plain  # healthy and unhealthy
+    return 0 if _normal(second) and not _normal(first) else 1
 
-    def normal(name: str) -> bool:
-        words = set(re.findall(r"[a-z]+", name.lower()))
-        return bool(words & _NORMAL) and not words & _NOT
 
-    return 0 if len(classes) == 2 and normal(classes[1]) and not normal(classes[0]) else 1
+def _normal(words: list[str]) -> bool:
+    return bool(set(words) & _NORMAL) and not set(words) & {"not", "non"}
+
+
+def _negates(words: list[str], others: list[str]) -> bool:
+    """Whether a name is another one's negation: not melanoma, non_cancer, uninfected."""
+    name, other = "".join(words), "".join(others)
+    left = [word for word in words if word not in _NOT]
+    return bool(other) and ((len(left) < len(words) and left == others) or name in (f"un{other}", f"non{other}"))
 
 
 def choose_point(

@@ -56,7 +56,8 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
     """Return the values in a file for a verb, which may be `dump`'s or a user's own with a few lines.
 
     Raises:
-        PocketError: It cannot be read, is of another verb, or has a setting that there is not.
+        PocketError: It cannot be read, is of another verb, or has a setting that there is not, or a value that cannot
+            be.
     """
     values = _mapping(path)
     verb = str(values.get("verb", kind.verb))
@@ -67,7 +68,14 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
         raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}")
     if "pocketvit" in values and values.get("fit"):
         values.pop("student", None)  # a run's, which --fit chose and will choose again
-    return _within(path, lambda: _known(kind, values))
+
+    def taken() -> dict[str, Any]:
+        known = _known(kind, values)
+        for name, value in known.items():
+            find(kind, name).take(value)  # a value that cannot be is the file's, not the command line's
+        return known
+
+    return _within(path, taken)
 
 
 def differences(old: Settings, new: Settings) -> list[str]:

@@ -245,7 +245,9 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
         check_model(self, "model", self.model)
         plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
         if self.drop_path and (self.init is not None or not plain):
-            raise self.refused("drop_path", "trained weights are taken as they are, and no block is skipped. Leave it away")
+            raise self.refused(
+                "drop_path", "trained weights are taken as they are, and no block is skipped. Leave it away"
+            )
         if self.freeze and self.init is None and plain:
             raise PocketError(
                 "--freeze trains a head on finished features. Name them with --init FILE, or a pretrained --model."

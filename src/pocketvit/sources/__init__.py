@@ -94,7 +94,10 @@ def find_all(images: Any, labels: str | Path | None, group: str | None, **beside
         for role, given in beside.items()
         if given is not None
     }
-    return join(find_images(images, labels, group), others)
+    listing = find_images(images, labels, group)
+    if listing.single:
+        raise PocketError(listing.single)
+    return join(listing, others)
 
 
 def find_images(images: Any, labels: str | Path | None, group: str | None) -> Listing:

@@ -25,6 +25,9 @@ Split = tuple[np.ndarray, np.ndarray | None]
 _MOST_CLASSES = 1 << 16  # a label beyond is a code for something else
 
 
+TAKEN_AS_CLASSES = ": they are taken as classes"
+
+
 def list_digits() -> Listing:
     """List scikit-learn's digits: 1,797 grey images of 8x8 pixels, their 17 levels spread over 0..255."""
     from sklearn.datasets import load_digits
@@ -149,8 +152,17 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     if len({part.shape[1:] for part in targets}) > 1:
         raise PocketError(f"the splits of {name} have different numbers of labels per image: give the same in each")
     joined = one_of_many(np.concatenate(targets), notes)
+    single = one_label(name, joined, classes)
     classes, joined, task = numbered(name, joined, classes, notes)
-    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task)
+    return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task, single=single)
+
+
+def one_label(name: str, targets: np.ndarray, classes: tuple[str, ...] | None) -> str:
+    """Say that all images are of one class, where there are no names of others; "" where they are not."""
+    if several(targets) or classes is not None or len(present(targets)) != 1:
+        return ""
+    label = next(iter(present(targets)))
+    return f"{name} has one label only, {label} (-1 means unknown): two or more are needed, numbered from 0"
 
 
 def numbered(
@@ -171,11 +183,6 @@ def numbered(
     if classes and len(set(classes)) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]
         raise PocketError(f"{name} names two classes {twice!r}: give each class one name of its own")
-    if not several(targets) and classes is None and len(present(targets)) == 1:
-        raise PocketError(
-            f"{name} has one label only, {next(iter(present(targets)))} (-1 means unknown): two or more are needed, "
-            "numbered from 0"
-        )
     if not labelled(targets).any():
         classes = ()
         targets = np.full(len(targets), -1, np.int64)
@@ -196,7 +203,7 @@ def one_of_many(targets: np.ndarray, notes: list[str]) -> np.ndarray:
     known = labelled(targets)
     if not several(targets) or not known.any() or not (targets[known].sum(1) == 1).all():
         return targets
-    notes.append(f"each image has exactly one of the {targets.shape[1]} labels: they are taken as classes")
+    notes.append(f"each image has exactly one of the {targets.shape[1]} labels{TAKEN_AS_CLASSES}")
     return np.where(known, targets.argmax(1), -1)
 
 

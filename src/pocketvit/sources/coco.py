@@ -228,8 +228,13 @@ def _file(folder: Path, document: Path, name: str, split: str, files: dict[str, 
     for path in candidates:
         if path.is_file():
             return path
-    # absolute paths are of the machine that wrote them, too
-    alike = [file for other, file in files.items() if other.rsplit("/", 1)[-1] == normalized(name).rsplit("/", 1)[-1]]
+    # absolute paths are of the machine that wrote them, too; the same name in another split's folder is another image
+    alike = [
+        file
+        for other, file in files.items()
+        if other.rsplit("/", 1)[-1] == normalized(name).rsplit("/", 1)[-1]
+        and all(SPLIT_NAMES.get(part.lower(), split) == split for part in other.split("/")[:-1])
+    ]
     if len(alike) == 1:
         return alike[0]
     if alike:

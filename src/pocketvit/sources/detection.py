@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from ..errors import PocketError
 from .base import SPLITS, in_threads
 from .boxes import Boxes, offsets_of
-from .decode import FORMATS
+from .decode import FORMATS, decode
 from .folders import normalized
 from .listing import Files, Listing
 
@@ -167,14 +167,20 @@ def _by_name(found: Found) -> tuple[str, ...]:
 
 
 def upright_size(path: Path) -> Size | None:
-    """Return (height, width) of an image as it is shown, from its header alone; None where that cannot be read."""
+    """Return (height, width) of an image as it is shown, from its header if possible; None where it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
+            # The size of a TIFF is as it is shown in some versions of Pillow, as it is stored in others.
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (width, height) if turned else (height, width)
-    except Exception:  # whatever Pillow raises of a damaged file: the checks of the pixels will say it
+    except Exception:  # whatever Pillow raises of a damaged file, or of HEIC and DICOM, which other packages read
+        pass
+    try:
+        height, width = decode(path).shape[:2]
+    except Exception:  # the checks of the pixels will say it
         return None
+    return height, width
 
 
 def inside(folder: Path, start: Path, name: str) -> Path | None:

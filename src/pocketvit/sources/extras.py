@@ -102,7 +102,23 @@ def read_dicom(data: bytes, name: str) -> Scan:
         window = None if window is None else (ends - window[1], ends - window[0])
     elif kind != "MONOCHROME2":
         raise BrokenImage(name, f"is DICOM of the kind {kind}, which is not read; save it as 16-bit PNG")
+    padded = _padded(stored, file)
+    if padded is not None:
+        pixels = np.where(padded, pixels[~padded].min(), pixels)
     return Scan(pixels, None if pixels.dtype == np.uint8 else window, _patient(file))
+
+
+def _padded(stored: np.ndarray, file: Any) -> np.ndarray | None:
+    """Return which stored pixels are none of the image (PS3.3 C.7.5.1.1.2), bool [H, W]; None where none are, or all.
+
+    They are shown as background, however low or high their value: a window that reached to it would lose the image.
+    """
+    value = file.get("PixelPaddingValue")
+    if value is None:
+        return None
+    ends = np.array([value, file.get("PixelPaddingRangeLimit", value)], np.int64).astype(stored.dtype)
+    padded = (stored >= ends.min()) & (stored <= ends.max())
+    return padded if padded.any() and not padded.all() else None
 
 
 def _rescaled(value: float, file: Any) -> float:

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 
 from ..errors import PocketError
+from .arrays import TAKEN_AS_CLASSES
 from .base import in_threads
 from .boxes import Boxes
 from .detection import upright_size
 from .listing import Arrays, Files, Items, Listing
-from .targets import Targets, several
+from .targets import Targets, one_hot, several
 
 
 def join(listing: Listing, others: dict[str, Listing]) -> Listing:
@@ -34,6 +35,8 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
                 "of them away."
             )
         notes = [*other.notes, f"{role}: {len(other):,} images of {other.name}"]
+        if role != "unlabelled" and several(other.targets) and listing.task == "classification" and listing.classes:
+            listing = _as_labels(listing)
         if listing.groups is not None and other.groups is None:
             notes.append(
                 f"warning: nothing says which {listing.group} the images of --{role} are of: one may be in training too"
@@ -50,6 +53,14 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
             broken=[*listing.broken, *other.broken],
         )
     return listing
+
+
+def _as_labels(listing: Listing) -> Listing:
+    """Return a listing whose images have one label each by chance: those of another split have several."""
+    notes = [note for note in listing.notes if not note.endswith(TAKEN_AS_CLASSES)]
+    return dataclasses.replace(
+        listing, targets=one_hot(listing.targets, len(listing.classes)), task="multilabel", notes=notes
+    )
 
 
 def _joined(listing: Listing, other: Listing, role: str) -> Targets:
@@ -94,12 +105,13 @@ def _targets(listing: Listing, other: Listing, role: str) -> np.ndarray:
     places = _places(listing, other, role)
     if not other.classes:
         return np.full(shape, -1, np.int64)
-    if isinstance(other.targets, Boxes) or several(listing.targets) != several(other.targets):
-        raise PocketError(f"--{role}: {other.name} and {listing.name} differ in how many labels an image has.")
+    if isinstance(other.targets, Boxes):
+        raise PocketError(f"--{role}: {other.name} has boxes, and {listing.name} has none.")
     if several(listing.targets):
+        given = one_hot(other.targets, len(other.classes))
         targets = np.zeros(shape, np.int64)
-        targets[:, places] = other.targets
-        targets[(other.targets < 0).any(1)] = -1
+        targets[:, places] = given
+        targets[(given < 0).any(1)] = -1
         return targets
     return np.where(other.targets >= 0, places[other.targets.clip(min=0)], -1)
 

@@ -29,6 +29,8 @@ class Listing:
         task, modality, group, synthetic: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
         whose: whose the given splits are, to be said; by default the name's.
+        single: why nothing can be learned of these images alone, where all of them are of one class; a test split may
+            be.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Listing:
     groups: list[str] | None = None
     whose: str | None = None
     synthetic: str = ""
+    single: str = ""
 
     def __len__(self) -> int:
         return len(self.names)

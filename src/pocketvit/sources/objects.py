@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PocketError
-from .arrays import numbered, one_of_many
+from .arrays import numbered, one_label, one_of_many
 from .broken import BrokenImage
 from .decode import decode, from_pillow
 from .folders import SPLIT_NAMES, is_image
@@ -49,7 +50,12 @@ def list_objects(given: Any) -> Listing:
     with contextlib.suppress(BrokenImage):  # it alone
         Items([given]).pixels(0, "item 0")  # what fits none fits nothing
     labels = _labels(given)
-    classes, targets, task, notes = _targets(labels, _class_names(given), type(given).__name__)
+    notes: list[str] = []
+    named = _class_names(given)
+    what = type(given).__name__
+    found, names = _targets(labels, named, what, notes)
+    single = one_label(what, found, names)
+    classes, targets, task = numbered(what, found, names, notes)
     columns = getattr(given, "column_names", None)
     if not classes and isinstance(columns, Sequence):
         notes.append(
@@ -58,7 +64,9 @@ def list_objects(given: Any) -> Listing:
         )
     keys = [str(index) for index in range(count)]
     name = "images" if isinstance(given, list | tuple) else type(given).__name__.lower()
-    return Listing(name, classes, keys, keys, ["train"] * count, targets, Items([given]), notes, task=task)
+    return Listing(
+        name, classes, keys, keys, ["train"] * count, targets, Items([given]), notes, task=task, single=single
+    )  # fmt: skip
 
 
 def _by_split(given: Mapping[Any, Any]) -> Listing:
@@ -74,14 +82,20 @@ def _by_split(given: Mapping[Any, Any]) -> Listing:
 def _part(given: Any) -> Listing:
     from . import find_images
 
-    return find_images(given, None, None) if isinstance(given, str | Path) else list_objects(given)
+    pair = isinstance(given, tuple) and len(given) == 2  # of arrays
+    return find_images(given, None, None) if pair or isinstance(given, str | Path) else list_objects(given)
 
 
 def _is_of_files(given: Any) -> bool:
-    """Whether it is an ImageFolder: its samples are files that need not be opened to know their labels."""
+    """Whether it is an ImageFolder that gives its files as they are: these need not be opened to know their labels."""
     samples, classes = getattr(given, "samples", None), getattr(given, "classes", None)
     if not (isinstance(samples, Sequence) and samples and isinstance(classes, Sequence)):
         return False
+    usual: Any = sys.modules.get("torchvision.datasets.folder")
+    if usual is None or not isinstance(given, usual.DatasetFolder):
+        return False
+    if type(given).__getitem__ is not usual.DatasetFolder.__getitem__ or given.loader is not usual.default_loader:
+        return False  # it makes something else of its files
     return all(
         isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and is_image(one[0]) for one in samples
     ) and all(isinstance(one, int) and 0 <= one < len(classes) for one in _sample_labels(given))
@@ -125,12 +139,20 @@ def _labels(given: Any) -> list[Any]:
     for name in ("targets", "labels"):  # of torchvision
         column = getattr(given, name, None)
         if column is not None and not callable(column) and len(column) == len(given):
-            return _transformed(given, column)
+            labels = _transformed(given, column)
+            if _alike(labels[0], _label(given, 0)):
+                return labels
     columns = getattr(given, "column_names", None)  # of Hugging Face
     if isinstance(columns, Sequence):
         key = next((key for key in _LABEL if key in columns), None)
         return [None] * len(given) if key is None else list(given[key])
     return [_label(given, index) for index in range(len(given))]
+
+
+def _alike(label: Any, own: Any) -> bool:
+    """Whether what a column says of an item is the label that the item has; True where the item cannot be read."""
+    one, other = (value.tolist() if hasattr(value, "tolist") else value for value in (label, own))
+    return other is None or bool(one == other)
 
 
 def _label(given: Any, index: int) -> Any:
@@ -203,14 +225,19 @@ def _narrow(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _targets(
-    labels: list[Any], names: tuple[str, ...] | None, what: str
-) -> tuple[tuple[str, ...], np.ndarray, str, list[str]]:
-    """Return the classes, the targets ([N], or [N, C] of 0 and 1), what they are, and notes."""
+    labels: list[Any], names: tuple[str, ...] | None, what: str, notes: list[str]
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return the targets ([N], -1 where unknown, or [N, C] of 0 and 1) and the names of the classes, if they have any.
+
+    A list of one label is that label, as the datasets of the medmnist package have it.
+    """
     values = [label.tolist() if hasattr(label, "tolist") else label for label in labels]
-    notes: list[str] = []
-    if all(value is None for value in values):
-        return (), np.full(len(values), -1, np.int64), "classification", notes
     known = [value for value in values if value is not None]
+    if not known:
+        return np.full(len(values), -1, np.int64), None
+    if all(isinstance(value, (list, tuple)) and len(value) == 1 for value in known):
+        values = [None if value is None else value[0] for value in values]
+        known = [value for value in values if value is not None]
     if all(isinstance(value, str) for value in known):
         names = names or tuple(in_order(set(known)))
         index = {label: target for target, label in enumerate(names)}
@@ -235,9 +262,14 @@ def _targets(
             raise PocketError(f"the {what} has the label {found.min()}: number classes from 0, and -1 for unknown")
         if names is not None and found.max() >= len(names):
             raise PocketError(f"the {what} has the label {found.max()}, and only {len(names)} classes with names")
+    elif any(isinstance(value, Mapping) for value in known):
+        raise PocketError(
+            f"the labels of the {what} are dictionaries, as those of boxes are: give the folder with their annotations "
+            "(COCO JSON, Pascal VOC XML, or YOLO txt with data.yaml)"
+        )
     else:
         raise PocketError(f"the labels of the {what} are of several kinds: give numbers, or texts, or lists of 0 and 1")
-    return (*numbered(what, found, names, notes), notes)
+    return found, names
 
 
 def _checked_labels(given: np.ndarray, what: str) -> np.ndarray:

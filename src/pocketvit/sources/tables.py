@@ -111,6 +111,9 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     names = sorted(found)
     keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
+    single = ""
+    if len(classes) == 1 and len(read.labels) == 1:
+        single = f"{table} has one label only, {classes[0]!r}{_unknown_words(read)}: two or more are needed"
     return Listing(
         name=folder.resolve().name or "images",
         classes=classes,
@@ -124,6 +127,7 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         task=task,
         group=group,
         groups=[found[name].group for name in names] if group else None,
+        single=single,
     )
 
 
@@ -142,8 +146,6 @@ def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tu
         return _in_cells(table, [row.labels[0] for row in rows], notes)
     _doubt({row.labels[0] for row in rows} - {""}, table, len(rows), notes)
     classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
-    if len(classes) == 1:
-        raise PocketError(f"{table} has one label only, {classes[0]!r}{_unknown_words(read)}: two or more are needed")
     index = {label: target for target, label in enumerate(classes)}
     targets = np.array([index.get(row.labels[0], -1) for row in rows], np.int64)
     return classes, targets, "ordinal" if are_grades(classes, hint) else "classification"

@@ -88,6 +88,16 @@ def alike(targets: Targets, one: int, other: int) -> bool:
     return equal(targets[one], targets[other])
 
 
+def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Return classes [N] as labels int64 [N, ``classes``] of 0 and 1 (-1 where unknown); labels as they are."""
+    if several(targets):
+        return targets
+    rows = np.zeros((len(targets), classes), np.int64)
+    rows[np.arange(len(targets)), targets] = 1
+    rows[targets < 0] = -1
+    return rows
+
+
 def equal(one: Targets, other: Targets) -> bool:
     """Whether two sets of targets are the same."""
     if isinstance(one, Boxes) or isinstance(other, Boxes):

@@ -7,6 +7,7 @@ counted pixels from 1 and both ends in, which is up to a pixel away.)
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -145,7 +146,8 @@ def _lists(folder: Path) -> dict[str, str]:
         for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
             if not line.strip():
                 continue
-            stem = PurePosixPath(normalized(line.split()[0].replace("\\", "/"))).name
+            # A list of one class has 1, 0 or -1 behind each name, and names may have spaces.
+            stem = PurePosixPath(normalized(re.sub(r"\s+-?[01]$", "", line.strip()).replace("\\", "/"))).name
             stem = PurePosixPath(stem).stem if is_image(stem) or stem.endswith(".xml") else stem
             if result.setdefault(stem, split) != split:
                 raise PocketError(f"{stem} is in the lists of {result[stem]} and of {split} in {place}: keep one")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import Resample, ViewConfig
 from ..errors import PocketError
-from ..sources.decode import to_rgb8
+from ..sources.decode import to_rgb8, without_alpha
 from ..sources.tiles import SMALLEST, cut_tiles
 from .render import Views
 from .resize import to_input
@@ -173,6 +173,7 @@ class Preprocessing:
         if picture.dtype == np.uint8 or self.window is None or not picture.size:
             return None
         low, high = self.window
+        picture = without_alpha(picture)
         share = (float(np.quantile(picture, 0.999)) - low) / (high - low)
         outside = float(((picture < low) | (picture > high)).mean())
         between = f"the model's window of {low:g} to {high:g}"
