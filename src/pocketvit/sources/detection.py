@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import PocketError
 from .base import SPLITS, in_threads
@@ -171,7 +172,9 @@ def upright_size(path: Path) -> Size | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             # The size of a TIFF is as it is shown in some versions of Pillow, as it is stored in others.
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            width, height = image.size
+            if isinstance(image, TiffImageFile):
+                width, height = image.tag_v2[256], image.tag_v2[257]
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (width, height) if turned else (height, width)
     except Exception:  # whatever Pillow raises of a damaged file, or of HEIC and DICOM, which other packages read

@@ -229,5 +229,5 @@ def index_checksum(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> str
     value = zlib.crc32(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), value)
-        value = zlib.crc32(np.ascontiguousarray(tensor), value)
+        value = zlib.crc32(tensor.tobytes(), value)
     return f"{value:08x}"
