@@ -19,11 +19,11 @@ from ..settings import listed
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
 from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
-from ..synthesis import Bank, Candidates, StatisticsCard, gallery, open_bank, read_card
+from ..synthesis import Bank, Candidates, Rival, StatisticsCard, gallery, open_bank, read_card
 from ..synthesis.card import FILE
 from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
 from ..tasks import task_for
-from ..teachers import Teacher, align
+from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes
 from ..training.distributed import join_processes, lead_first
 from .base import Cost, Stage, Walk
@@ -215,6 +215,21 @@ def for_bank(file: Path, dataset: Dataset, teachers: Sequence[Teacher]) -> list[
     ]
 
 
+def rival_of(given: Any, teacher: Teacher) -> Rival | None:
+    """Return the student that pictures are made against, in the teacher's classes; None where none is named.
+
+    Raises:
+        PocketError: It cannot be loaded, or knows other classes.
+    """
+    if given is None:
+        return None
+    student = load_teacher(given)
+    try:
+        return Rival(align(student, teacher.class_names) or student, teacher)
+    except PocketError as error:
+        raise PocketError(f"--rival: {error}") from None
+
+
 def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
     """Return a teacher that answers in the classes that were asked for, by name or number; all of them without any."""
     if not wanted:
@@ -233,8 +248,8 @@ def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
 
 def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
     """Where a bank lies that runs beside each other share."""
-    asked = dataclasses.asdict(dataclasses.replace(request, data=None, card=None))
-    del asked["generator"], asked["card"]  # its network is part of how it learns
+    asked = dataclasses.asdict(dataclasses.replace(request, data=None, card=None, rival=None))
+    del asked["generator"], asked["card"], asked["rival"]  # its network is part of how it learns
     if not request.sparse:  # so that banks of before are found
         del asked["prune_ratio"]
     if request.card is not None:

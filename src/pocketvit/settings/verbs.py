@@ -290,11 +290,21 @@ class Synthesize(Teachers, Synthesis, Output, Resumable, verb="synthesize"):
         "names or numbers (from 0) of the classes to make, with commas between; by default all",
         default=(), read=read_names, metavar="NAMES",
     )  # fmt: skip
+    rival: Model | None = setting(
+        "a student of this teacher, as RUN/student: images are also optimized until it answers otherwise (a second "
+        "round, to be learned beside the first; of --method inverted)", default=None, metavar="NAME",
+    )  # fmt: skip
     seed: int = setting("of everything random", default=0, low=0, high=2**63 - 1)
+
+    def check(self) -> None:
+        super().check()
+        if self.rival is not None and self.method not in ("auto", "inverted"):
+            raise self.refused("rival", "other methods optimize nothing. Add --method inverted")
 
     def look(self) -> None:
         super().look()
         self.require_teacher()
+        check_model(self, "rival", self.rival)
 
 
 class Pack(Reading, Place, verb="pack"):

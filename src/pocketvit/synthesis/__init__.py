@@ -16,6 +16,7 @@ from .inversion import InversionConfig, invert_bank
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
 from .push import push
+from .rival import Rival
 
 __all__ = [
     "Bank",
@@ -30,6 +31,7 @@ __all__ = [
     "Priors",
     "Procedural",
     "RealImages",
+    "Rival",
     "StatisticsCard",
     "TeacherCheck",
     "check_teacher",

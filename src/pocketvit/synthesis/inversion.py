@@ -37,6 +37,7 @@ from .moving import Move
 from .priors import PriorConfig, Priors
 from .procedural import Procedural
 from .pruning import PatchPruning, pruned, stops, why_dense
+from .rival import Rival
 from .seen import LEAST, answers, best_of, likely, surprise
 
 log = logging.getLogger("pocketvit")
@@ -81,6 +82,7 @@ def invert_bank(
     *,
     start: Bank | Candidates | None = None,
     card: StatisticsCard | None = None,
+    rival: Rival | None = None,
     progress: bool = True,
 ) -> Bank:
     """Make a bank of optimized images, or go on making it, or open it when it is made.
@@ -91,6 +93,7 @@ def invert_bank(
         config: how.
         start: a bank, whose images of the wanted class are optimized; candidates; None for procedural pictures.
         card: moments of the teacher's training images, to invert it with: the bank is then statistics-assisted.
+        rival: a student; the images are also optimized until it answers otherwise than the teacher.
         progress: show a bar.
 
     Raises:
@@ -110,6 +113,7 @@ def invert_bank(
         "start": _start_record(start),
         **teacher_record(teacher),
         **(card.record if card is not None else {}),
+        **(rival.record if rival is not None else {}),
     }
     place = BankFolder(folder, provenance, bytes=bank_bytes(config.images, teacher))
     if place.finished:
@@ -126,7 +130,7 @@ def invert_bank(
             log.info("patches  %s", pruning_words(teacher, config.prune_ratio))
         bank = start if isinstance(start, Bank) else None
         sizes = Sizes.seen(teacher, bank) if teacher.kind == "boxes" else None
-        inverter = Inverter(teacher, priors, config, sizes)
+        inverter = Inverter(teacher, priors, config, sizes, rival)
         starts = _Starts(start, teacher.num_outputs, config.seed)
         for number in tqdm(range(-(-config.images // batch)), "inverting", disable=None if progress else True):
             if number not in shards:
@@ -192,10 +196,18 @@ class Inverter:
         priors: whose hooks are in the teacher.
         config: how.
         sizes: of objects; of a detector, which layouts of boxes are wanted from.
+        rival: that is to answer otherwise.
     """
 
-    def __init__(self, teacher: Teacher, priors: Priors, config: InversionConfig, sizes: Sizes | None = None) -> None:
-        self.teacher, self.priors, self.config, self.sizes = teacher, priors, config, sizes
+    def __init__(
+        self,
+        teacher: Teacher,
+        priors: Priors,
+        config: InversionConfig,
+        sizes: Sizes | None = None,
+        rival: Rival | None = None,
+    ) -> None:
+        self.teacher, self.priors, self.config, self.sizes, self.rival = teacher, priors, config, sizes, rival
 
     def run(self, images: Tensor, targets: Tensor, number: int) -> Tensor:
         """Optimize images.
@@ -224,13 +236,24 @@ class Inverter:
         return (x * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
     def _wrong(self, targets: Tensor, side: int, number: int) -> Callable[[Tensor, Move], Tensor]:
-        """Return what tells how far the teacher's answers to moved pictures are from what a batch is to show."""
+        """Return what tells how far moved pictures are from what a batch is to show the teacher, and not the rival."""
+        kind, soften, rival = self.teacher.kind, self.config.priors.soften, self.rival
         if self.sizes is None:
-            kind, soften = self.teacher.kind, self.config.priors.soften
-            return lambda answered, move: surprise(kind, best_of(kind, answered), targets, soften).mean()
+
+            def of_class(pictures: Tensor, move: Move) -> Tensor:
+                answered = best_of(kind, self.teacher.differentiable(pictures))
+                loss = surprise(kind, answered, targets, soften).mean()
+                return loss if rival is None else loss + rival.agreement(pictures, answered)
+
+            return of_class
         random = np.random.Generator(np.random.Philox(key=[self.config.seed, number]))
         layouts = [sample_layout(label, self.sizes, random) for label in targets.tolist()]
-        return lambda answered, move: unlike(answered, layouts, move, side)
+
+        def of_layout(pictures: Tensor, move: Move) -> Tensor:
+            loss = unlike(self.teacher.differentiable(pictures), layouts, move, side)
+            return loss if rival is None else loss + rival.sees(pictures, layouts, move, side)
+
+        return of_layout
 
     def _optimize(
         self,
@@ -253,7 +276,7 @@ class Inverter:
             move = Move.draw(shown, config.shift, generator)
             if pruning:
                 pruning.look(move, listen=step in stopping)
-            loss, _ = self.priors(x, wrong(self.teacher.differentiable(move(shown)), move), targets)
+            loss, _ = self.priors(x, wrong(move(shown), move), targets)
             (x.grad,) = torch.autograd.grad(loss, x)
             optimizer.step()
             if pruning and step in stopping:

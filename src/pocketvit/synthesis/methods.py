@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .generator import Network
 from .inversion import InversionConfig, invert_bank
 from .procedural import Procedural
 from .pruning import cost_share, why_dense
+from .rival import Rival
 
 METHODS = {
     "drawn": "pictures drawn at random, chosen by the teacher",
@@ -65,6 +67,7 @@ class Request:
         generator: The network that "generated" learns.
         prune_ratio: Of a ViT's remaining patches, that "inverted" stops at each of four early steps.
         card: Moments of the teacher's training images, for what is optimized; then the bank is statistics-assisted.
+        rival: A student that "inverted" pictures are to be answered otherwise by.
     """
 
     method: str = "drawn"
@@ -74,6 +77,7 @@ class Request:
     generator: Network = "conv"
     prune_ratio: float = 0.0
     card: StatisticsCard | None = None
+    rival: Rival | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -82,6 +86,11 @@ class Request:
             raise PocketError(
                 f"--method {self.method} asks for no statistics, and takes no card of them. Add --method inverted or "
                 "generated, or leave --statistics away."
+            )
+        if self.rival is not None and self.method != "inverted":
+            raise PocketError(
+                f"--method {self.method} optimizes nothing, and not against a student. Add --method inverted, or leave "
+                "--rival away."
             )
         if self.data is not None and self.method in ("noise", "photograph"):
             raise PocketError(f"--method {self.method} is a control and takes no --data. Leave one of them away.")
@@ -151,8 +160,9 @@ def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progres
         return draw_bank(folder, teacher, request.config(), candidates=row, progress=progress)
     start = draw_bank(Path(folder) / "start", teacher, request.config(), candidates=row, progress=progress)
     return invert_bank(
-        folder, teacher, request.inversion(teacher.kind), start=start, card=request.card, progress=progress
-    )
+        folder, teacher, request.inversion(teacher.kind),
+        start=start, card=request.card, rival=request.rival, progress=progress,
+    )  # fmt: skip
 
 
 def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
@@ -161,7 +171,8 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
         config = request.generation()
         return generation_seconds(teacher, config), generation_bytes(teacher, config)
     steps = request.steps(teacher.kind)
-    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), gradient=steps > 0)
+    optimized = [teacher, *([request.rival.student] if request.rival else [])] if steps else []
+    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), optimized)
     chosen, count = request.config(), request.images
     seconds = chosen.candidates * (drawing + asking)
     size = bank_bytes(count, teacher) + chosen.candidates * teacher.num_outputs * 2
@@ -172,8 +183,8 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
     return seconds, size * (2 if request.method == "inverted" else 1)
 
 
-def _measure(teacher: Teacher, row: Candidates, *, gradient: bool) -> tuple[float, float, float]:
-    """Return seconds an image: drawing one, asking the teacher, and perhaps a gradient through it."""
+def _measure(teacher: Teacher, row: Candidates, optimized: Sequence[Teacher]) -> tuple[float, float, float]:
+    """Return seconds an image: drawing one, asking the teacher, and a gradient through each of ``optimized``."""
     count = max(4, min(_PROBE, _PROBE * 64**2 // teacher.input_size**2))
     images = row.take(np.arange(count))  # to warm up
     start = time.perf_counter()
@@ -184,7 +195,7 @@ def _measure(teacher: Teacher, row: Candidates, *, gradient: bool) -> tuple[floa
     start = time.perf_counter()
     teacher.logits(pixels).cpu()
     asking = time.perf_counter() - start
-    return drawing / count, asking / count, (_gradient(teacher, pixels) if gradient else 0.0) / count
+    return drawing / count, asking / count, sum(_gradient(one, pixels) for one in optimized) / count
 
 
 def _gradient(teacher: Teacher, pixels: torch.Tensor) -> float:

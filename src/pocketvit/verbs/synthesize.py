@@ -16,7 +16,7 @@ def synthesize(settings: Synthesize) -> Outcome:
     """Make images out of a teacher alone: an ordinary source, balanced over the classes, with its provenance."""
     from ..road.adapt import given_teachers, load_teachers
     from ..road.begin import check_device
-    from ..road.synthesize import chosen_classes, request_of
+    from ..road.synthesize import chosen_classes, request_of, rival_of
     from ..synthesis import gallery
     from ..synthesis.methods import bank_cost, make_bank, words
     from ..training.distributed import join_processes
@@ -27,7 +27,8 @@ def synthesize(settings: Synthesize) -> Outcome:
         raise PocketError("images are made from one teacher: give --teacher once. Others may label them afterwards.")
     device = join_processes(settings.device or "auto").device
     teacher = chosen_classes(load_teachers(settings, specs, str(device))[0], settings.classes)
-    request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed)
+    rival = rival_of(settings.rival, teacher)
+    request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed, rival=rival)
     told = [f"teacher  {teacher.described}, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
         seconds, size = bank_cost(teacher, request)
