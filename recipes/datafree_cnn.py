@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _cifar import open_cifar
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
@@ -27,18 +28,22 @@ from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.stems import with_stem
+from pocketvit.road.train import train_network
+from pocketvit.sources import Dataset, open_images
+from pocketvit.sources.subset import Subset
 from pocketvit.synthesis import (
     Bank,
     DrawnConfig,
     GenerationConfig,
     InversionConfig,
     Noise,
+    Rival,
     draw_bank,
     generate_bank,
     invert_bank,
     sample_photograph,
 )
-from pocketvit.teachers import Teacher
+from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.views.synthetic import hard_views
 
 LIGHT = ViewConfig(view_size=32, crop="padded", flip=0.5)
@@ -65,6 +70,7 @@ class Kind:
     start: str | None = None  # whose weights the student starts from
 
 
+SECOND = ("plain-second", "rival-second")
 ARMS = {
     "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT),
     "drawn": Kind("drawn, chosen by the teacher", "drawn"),
@@ -78,6 +84,13 @@ ARMS = {
     "real-stem": Kind("the teacher's first layers as stem: real images", "real", view=LIGHT, stem="teacher"),
     "drawn-stem": Kind(
         "the teacher's first layers as stem: drawn, 12,000 in eight views", "drawn", 12_000, stem="teacher"
+    ),
+    "plain-second": Kind("the same, 9,000 of these and 3,000 inverted", "plain-second", 12_000, stem="teacher"),
+    "rival-second": Kind(
+        "the same, 9,000 of these and 3,000 inverted against the student that learned them",
+        "rival-second",
+        12_000,
+        stem="teacher",
     ),
     "noise-stem": Kind("the teacher's first layers as stem: noise", "noise", stem="teacher"),
     "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
@@ -129,17 +142,41 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     real = real.reduced(IMAGES // 16 if small else IMAGES)
     kinds = {key: ARMS[key] for key in only}
 
-    def pictures(kind: Kind, count: int) -> Bank:
-        return bank_of(kind.images, count, teacher, folder)
+    def pictures(kind: Kind, count: int) -> Dataset:
+        if kind.images in SECOND:
+            return with_second(kind.images, count, teacher, real, folder, small)
+        return bank_of(kind.images, count, teacher, folder).dataset()
 
     return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")
+
+
+def with_second(images: str, count: int, teacher: Teacher, real: Road, folder: Path, small: bool) -> Dataset:
+    """Three quarters drawn pictures, and a quarter inverted, as they are or against the student that learned these."""
+    first = bank_of("drawn", count, teacher, folder)
+    rival = None
+    if images == "rival-second":
+        kind = ARMS["drawn-stem"]
+        road = without_images(real, first.dataset(), kind.view, real.shared)
+        chosen = config(small, kind, len(road.dataset.train))
+        chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, kind.view.view_size))
+        place = folder / "drawn-stem" / "seed-0"  # of its arm, where that has run
+        store = label_road(road, [teacher], chosen.labels)
+        student = train_network(road, chosen, place, teachers=[teacher], store=store)
+        side, mean, std = road.input
+        rival = Rival(load_teacher(student, input_size=side, norm=(mean, std)), teacher)
+    how = InversionConfig(count // 4, steps=15)
+    second = invert_bank(folder / "banks" / f"{images}-{count}", teacher, how, start=first, rival=rival)
+    both = open_images(first.file, unlabelled=second.file, val_fraction=0)
+    some = np.sort(np.random.default_rng(0).permutation(len(first))[: count - len(second)])
+    rows = np.concatenate([some, np.arange(len(first), len(both.train))])
+    return dataclasses.replace(both, train=Subset(both.train, rows))
 
 
 def run_kinds(
     real: Road,
     teacher: Teacher,
     kinds: Mapping[str, Kind],
-    pictures: Callable[[Kind, int], Bank],
+    pictures: Callable[[Kind, int], Dataset],
     folder: Path,
     *,
     small: bool,
@@ -152,8 +189,8 @@ def run_kinds(
     for key, kind in kinds.items():
         road = real
         if kind.images != "real":
-            bank = pictures(kind, kind.count // 16 if small else kind.count)
-            road = without_images(real, bank, kind.view, real.shared)
+            made = pictures(kind, kind.count // 16 if small else kind.count)
+            road = without_images(real, made, kind.view, real.shared)
         chosen = config(small, kind, len(road.dataset.train))
         if kind.stem == "teacher":
             chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, kind.view.view_size))
@@ -163,7 +200,6 @@ def run_kinds(
     return report_arms(real, arms, found, folder, against=arms[0].key, teachers=[teacher], title=title)
 
 
-def without_images(real: Road, bank: Bank, view: ViewConfig, shared: Path) -> Road:
-    """A bank's pictures in place of the training images; of the real ones the test split is left, to be scored."""
-    made = dataclasses.replace(bank.dataset(), classes=real.dataset.classes, test=real.dataset.test)
-    return open_road(made, view, shared)
+def without_images(real: Road, made: Dataset, view: ViewConfig, shared: Path) -> Road:
+    """Made pictures in place of the training images; of the real ones the test split is left, to be scored."""
+    return open_road(dataclasses.replace(made, classes=real.dataset.classes, test=real.dataset.test), view, shared)

@@ -26,6 +26,7 @@ from pocketvit.road.answering import batches
 from pocketvit.road.convert import converted
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.train import train_network
+from pocketvit.sources import Dataset
 from pocketvit.synthesis import Bank, InversionConfig, StatisticsCard, invert_bank, measure_card, read_card
 from pocketvit.synthesis.card import FILE
 from pocketvit.teachers import Teacher, load_teacher
@@ -85,7 +86,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     real = whole.reduced(IMAGES // 16 if small else IMAGES)
     kinds = {key: ARMS[key] for key in only}
 
-    def pictures(kind: Kind, count: int) -> Bank:
-        return bank_with_card(kind, count, teacher, taught, folder)
+    def pictures(kind: Kind, count: int) -> Dataset:
+        return bank_with_card(kind, count, teacher, taught, folder).dataset()
 
     return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")

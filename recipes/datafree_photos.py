@@ -20,8 +20,7 @@ from datafree_cnn import Kind, run_kinds
 from pocketvit.config import Stem, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.road.images import open_road
-from pocketvit.sources import open_images
-from pocketvit.synthesis import Bank
+from pocketvit.sources import Dataset, open_images
 from pocketvit.synthesis.methods import Request, make_bank
 from pocketvit.teachers import load_teacher
 from pocketvit.views.synthetic import hard_views
@@ -64,10 +63,10 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     if teacher is None:
         raise PocketError(f"{published.name} does not know the classes {', '.join(dataset.classes)} by name.")
 
-    def pictures(kind: Kind, count: int) -> Bank:
+    def pictures(kind: Kind, count: int) -> Dataset:
         few = real.reduced(int(kind.images)).dataset.train if kind.images.isdecimal() else None
         request = Request("drawn" if few is not None else kind.images, count, data=few)
-        return make_bank(folder / "banks" / f"{kind.images}-{count}", teacher, request)
+        return make_bank(folder / "banks" / f"{kind.images}-{count}", teacher, request).dataset()
 
     kinds = {key: ARMS[key] for key in only}
     return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")

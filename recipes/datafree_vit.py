@@ -21,8 +21,7 @@ from pocketvit.errors import PocketError
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.students import input_of
 from pocketvit.road.train import train_network
-from pocketvit.sources import open_images
-from pocketvit.synthesis import Bank
+from pocketvit.sources import Dataset, open_images
 from pocketvit.teachers import Teacher, load_teacher
 
 VIEWS = 5 * IMAGES  # that a student sees: five of each picture, stored once
@@ -65,7 +64,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     real = real.reduced(IMAGES // 16 if small else IMAGES)
     kinds = {key: ARMS[key] for key in only}
 
-    def pictures(kind: Kind, count: int) -> Bank:
-        return bank_of(kind.images, count, teacher, folder)
+    def pictures(kind: Kind, count: int) -> Dataset:
+        return bank_of(kind.images, count, teacher, folder).dataset()
 
     return run_kinds(real, teacher, kinds, pictures, folder, small=small, seeds=seeds, title=__doc__ or "")
