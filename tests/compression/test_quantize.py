@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from compression_fakes import INPUT, OTHERS, PIXELS, exported, kinds, product, run, student
+from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, exported, kinds, product, run, student
 from torch import nn
 
 from pocketvit.compression import (
     answers,
+    before_norms,
     calibration_views,
     check_calibration,
     fake_quantize,
@@ -22,6 +23,7 @@ from pocketvit.compression import (
 from pocketvit.compression.calibration import Ranges
 from pocketvit.compression.quantize import Quantized, points_lost
 from pocketvit.errors import NotSmaller, PocketError
+from pocketvit.models import create_student
 
 
 def agreement(model):
@@ -175,3 +177,25 @@ def test_half_a_point_is_half_a_point():
     for right in range(6, 1001):
         assert points_lost(right / 1000, (right - 5) / 1000) == 0.5
     assert Quantized(None, 0.5, ("a",)).text(" on test") == "0.50 points below fp32 on test; 1 layer stays fp32: a"
+
+
+def test_folded_convolutions_go_back_too(tmp_path):
+    torch.manual_seed(0)
+    model = create_student("pocket_xxs", num_classes=len(CLASSES), image_size=SIDE, stem="conv").eval()
+    kept = before_norms(model, SIDE)
+    assert kept
+    rounded = fake_quantize(model, PIXELS, INPUT, keep=kept)
+    graph = exported(model, tmp_path)
+
+    def whole(given):
+        return sum(
+            len(one.dims) == 4 and one.data_type == 1 and np.prod(one.dims) >= 1024 for one in given.graph.initializer
+        )
+
+    def score(given):  # good where no convolution is rounded but the one that makes tokens
+        return 1.0 if whole(given) >= whole(graph) - 1 >= 2 else 0.5
+
+    found = quantize(rounded, graph, score, PIXELS, INPUT)
+    assert found.drop == 0
+    assert found.kept
+    assert not set(found.kept) & set(sensitivity(rounded, PIXELS[:8], INPUT))  # no other layer

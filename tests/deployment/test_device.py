@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from pocketvit.deployment import OnnxModel, package, predict_images, write_device_zip
+from pocketvit.deployment.package import scores_on_device
 from pocketvit.errors import PocketError
 from pocketvit.sources.decode import decode, to_rgb8
 from pocketvit.views.preprocessing import Preprocessing
@@ -306,3 +307,10 @@ def test_no_torch_is_loaded_by_the_scripts():
     )
     assert done.returncode != 0
     assert torch.__version__  # it is installed here
+
+
+def test_names_of_any_alphabet_come_through_a_narrow_pipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")  # as Windows' pipes are
+    told = "import json; print(json.dumps({'scores': [['\\u732b', 0.5]]}, ensure_ascii=False))"
+    (tmp_path / "told.py").write_text(told, "utf-8")
+    assert scores_on_device(tmp_path, "told.py").tolist() == [0.5]

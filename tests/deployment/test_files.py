@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_networks_of_others_are_fed_as_they_say(tmp_path):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """A signature, of a file that says what its weights are."""
+
+    classes: tuple[str, ...]
+    weights: str = "digest"
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run folder with an int8 file, and an exporter that writes words; returns the folder."""
@@ -107,12 +116,20 @@ def run(tmp_path, monkeypatch):
         (folder / name).touch()
     (folder / "model-int8.onnx").write_text("layers that stay fp32")
     about = types.SimpleNamespace(view_size=8)
-    monkeypatch.setattr(files, "opened", lambda *_: (None, ("a",), about, None, "photos-1"))
+    named = []
+    monkeypatch.setattr(files, "opened", lambda *a: (named.append(a[-1] or ("a",)), named[-1], about, None, "photos-1"))
     monkeypatch.setattr(files, "export_onnx", lambda _, path, **__: path.write_text("fp32"))
     monkeypatch.setattr(files, "quantize_int8", lambda _, path: path.write_text("quantized again"))
     monkeypatch.setattr(files, "check_parity", lambda _, path, __: path.read_text())
     monkeypatch.setattr(files, "write_device_zip", lambda out, path: Path(out).write_text(path.read_text()))
-    monkeypatch.setattr(files, "open_graph", lambda _: (None, types.SimpleNamespace(weights="digest")))
+
+    def open_graph(path):
+        return path.read_text(), Sealed(("a",) if path.parent == folder else named[-1])
+
+    monkeypatch.setattr(files, "open_graph", open_graph)
+    monkeypatch.setattr(
+        files, "save_int8", lambda graph, signature, path: path.write_text(f"{graph}, {','.join(signature.classes)}")
+    )
     return folder
 
 
@@ -122,10 +139,19 @@ def test_a_runs_own_int8_file_ships(run, tmp_path):
     assert (folder / "device.zip").read_text() == "layers that stay fp32"
 
 
-@pytest.mark.parametrize("asked", [{"picture_size": (8, 8)}, {"classes": ("b",)}, {"input_size": 16}])
-def test_what_is_asked_otherwise_is_quantized_anew(run, tmp_path, asked):
+@pytest.mark.parametrize("asked", [{"picture_size": (8, 8)}, {"norm": "half"}, {"input_size": 16}])
+def test_what_is_asked_otherwise_is_quantized_anew_and_said(run, tmp_path, asked, caplog):
+    caplog.set_level("INFO", "pocketvit")
     _, checks = files.export_files(run, tmp_path / "out", **asked)
     assert checks["model-int8.onnx"] == "quantized again"
+    assert "made anew and not scored" in caplog.text
+
+
+def test_other_names_of_classes_are_written_into_a_runs_own_int8_file(run, tmp_path, monkeypatch):
+    _, checks = files.export_files(run, tmp_path / "out", classes=("b",))
+    assert checks["model-int8.onnx"] == "layers that stay fp32, b"
+    monkeypatch.setattr(files, "write_web", lambda _, path, *__, **___: path.read_text())
+    assert files.export_web(run, tmp_path / "web", runtime=tmp_path, classes=("c",))[1] == "layers that stay fp32, c"
 
 
 @pytest.mark.parametrize("asked", [{}, {"picture_size": (8, 8)}, {"classes": ("b",)}])

@@ -100,6 +100,8 @@ def test_the_example_answers_as_the_network(made, plain, tmp_path):
 def test_a_broken_file_is_one_sentence(made, tmp_path):
     runtime, file = made
     broken = tmp_path / file.name
+    for part in file.parent.glob(f"{file.stem}.*"):
+        (tmp_path / part.name).write_bytes(part.read_bytes())
     broken.write_bytes(file.read_bytes()[:200])
     with pytest.raises(PocketError, match=f"cannot open .*model{runtime.suffix}"):
         open_file(broken)
@@ -181,6 +183,19 @@ def test_weights_of_openvino_that_are_not_those_of_its_file_are_refused(tmp_path
     weights.write_bytes(data)
     with pytest.raises(PocketError, match=r"\.bin is damaged"):
         open_file(file)
+
+
+def test_files_of_openvino_are_two_whatever_else_is_called_so(tmp_path, plain):
+    file = ported(installed("openvino"), tmp_path, plain.model)
+    both = file.stat().st_size + file.with_suffix(".bin").stat().st_size
+    (tmp_path / "model.onnx").write_bytes(b"others" * 100)
+    assert size_of(file) == both
+    for part in (file, file.with_suffix(".bin")):
+        part.rename(tmp_path / f"m[1]{part.suffix}")
+    assert size_of(tmp_path / "m[1].xml") == both
+    (tmp_path / "m[1].bin").unlink()
+    with pytest.raises(PocketError, match=r"m\[1\]\.xml has no weights beside it: copy m\[1\]\.bin there, too"):
+        open_file(tmp_path / "m[1].xml")
 
 
 def test_a_student_that_finds_boxes_becomes_a_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from pocketvit.errors import PocketError
@@ -14,6 +15,7 @@ from pocketvit.models import (
     forward_heads,
     scale_heads,
 )
+from pocketvit.models.heads import head_layers
 
 
 def student(tokens=0, **changes):
@@ -144,3 +146,15 @@ def test_any_timm_model_may_be_a_student():
 def test_what_cannot_be_made_is_explained(make, says):
     with pytest.raises(PocketError, match=says):
         make()
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_128s", "resnetv2_18", "efficientformerv2_s0"])
+def test_heads_of_timms_networks_are_scaled_whatever_they_are_made_of(name):
+    torch.manual_seed(0)
+    model, x = timm.create_model(name, num_classes=5).eval(), torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        for part in head_layers(model):  # biases start at zero
+            part.bias.normal_() if part.bias is not None else None
+        before = model(x)
+        scale_heads(model, [2.0], [np.arange(5.0)])
+        torch.testing.assert_close(model(x), before / 2 + torch.arange(5.0), atol=1e-4, rtol=1e-4)

@@ -104,3 +104,23 @@ def test_taps_for_training_ignore_evaluation():
     assert taps.take() == {}
     model.train()(torch.zeros(2, 3, 16, 16))
     assert set(taps.take()) == {"layer2"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swin_tiny_patch4_window7_224", "edgenext_xx_small", "pvt_v2_b0", "mobilevit_xxs", "regnety_002"],
+)
+def test_stages_are_the_networks_own_parts_with_a_grid_that_shrinks(name):
+    layers = list_layers(timm.create_model(name, num_classes=3), 224)
+    stages = layers.stages()
+    sides = [layers.grid(stage)[0] for stage in stages]
+    assert sides == sorted(set(sides), reverse=True)
+    assert sides[-3:] == [28, 14, 7]
+    assert all(stage.count(".") <= 1 for stage in stages)
+    assert all(word not in stage for stage in stages for word in ("attn", "mlp", "downsample"))
+
+
+def test_a_class_token_that_comes_late_is_no_patch_of_the_layers_before():
+    layers = list_layers(timm.create_model("cait_xxs24_224", num_classes=3), 224)
+    assert layers.grid("blocks.23") == (14, 14)
+    assert layers.map("blocks.23", torch.zeros(1, 196, 192)).shape == (1, 192, 14, 14)

@@ -20,7 +20,7 @@ from pocketvit.models import create_model, create_student, load_model, save_mode
 from pocketvit.models.inputs import NORMS
 from pocketvit.models.saving import recipe_of
 from pocketvit.models.taps import list_layers
-from pocketvit.models.teacher_stem import MOST, choose_layer, first_layers, stage_ends
+from pocketvit.models.teacher_stem import MOST, choose_layer, first_layers
 from pocketvit.training.optim import build_optimizer
 
 SIDE = 32
@@ -58,7 +58,7 @@ def student(teacher, *, layer="layer2", size=SIDE, norm="imagenet", **changes):
     ],
 )
 def test_stages_end_where_the_picture_becomes_smaller(name, side, ends):
-    found = stage_ends(list_layers(timm.create_model(name), side))
+    found = list_layers(timm.create_model(name), side).stages()
     assert found[:-1] == ends[:-1]
     assert len(found[len(ends) - 1 :]) <= 1
 

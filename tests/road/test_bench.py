@@ -8,7 +8,12 @@ import torch
 from walk_fakes import SIDE, make_own
 
 import pocketvit
+from pocketvit.deployment.opening import open_model
+from pocketvit.models.detector import create_detector
+from pocketvit.models.saving import save_model
 from pocketvit.road.bench import measurable
+from pocketvit.tasks import task_named
+from pocketvit.views.preprocessing import Preprocessing
 
 
 def test_what_runs_share_and_unfinished_runs_are_left_out(tmp_path, caplog):
@@ -41,3 +46,20 @@ def test_weights_beside_a_function_are_what_is_measured(photos, tmp_path):
     other = pocketvit.bench("walk_fakes:make_own", weights=str(tmp_path / "other.pth"), **options).data["rows"][0]
     assert own["accuracy"] == 1
     assert other["accuracy"] < 0.5
+
+
+def test_a_folder_that_export_wrote_is_measured_and_answers(walked, tmp_path):
+    out = tmp_path / "out"
+    pocketvit.export(walked.run.folder, out=str(out))
+    row = pocketvit.bench(str(out)).data["rows"][0]
+    assert row["bytes"] == (out / "model-int8.onnx").stat().st_size
+    assert open_model(out).classes == open_model(walked.run.folder).classes
+
+
+def test_a_detectors_folder_is_exported_as_one(tmp_path):
+    model = create_detector("pocket_xxs", num_classes=2, image_size=32).eval()
+    about = Preprocessing.plain((32, (0.5,) * 3, (0.5,) * 3))
+    save_model(model, tmp_path / "student", classes=("a", "b"), preprocessing=about, task=task_named("detection"))
+    row = pocketvit.bench(str(tmp_path / "student")).data["rows"][0]
+    assert "does not export" not in str(row.get("note"))
+    assert row["memory_mb"] is not None

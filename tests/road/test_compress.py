@@ -10,6 +10,7 @@ import onnx
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import pocketvit
 from pocketvit.compression.cost import count_parameters
@@ -157,3 +158,19 @@ def test_shared_students_are_pruned_before(chain):
 
 def test_a_chain_is_traced_to_the_run_that_was_trained(chain):
     assert reopen(chain[2].folder).folder.name == "photos-1"
+
+
+def test_the_window_is_the_students_whatever_images_are_there_now(tmp_path):
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 30_000)):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(low, low + 20_000, (16, 16)).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "scans" / name / f"{number}.png")
+    run = pocketvit.train(str(tmp_path / "scans"), model="pocket_xxs", epochs=1, out=str(tmp_path / "runs"))
+    window = load_model(run.folder / "student").preprocessing.window
+    for number in range(8):
+        (tmp_path / "scans" / "light" / f"{number}.png").unlink()
+    reopened = reopen(run.folder)
+    assert reopened.dataset.train.window == window
+    assert any("not those that" in note for note in reopened.notes)

@@ -48,7 +48,7 @@ def test_answers_that_are_no_use(network, change, message):
 
 
 def test_probabilities_are_seen_where_some_classes_are_asked_for(network):
-    teacher = synthesis_fakes.teacher_of(Changed(network, lambda z: z.sigmoid())).with_columns(np.array([0, 2]))
+    teacher = synthesis_fakes.teacher_of(Changed(network, lambda z: 1 - (-z).sigmoid())).with_columns(np.array([0, 2]))
     with pytest.raises(PocketError, match="gives probabilities"):
         check_teacher(teacher)
 

@@ -17,6 +17,7 @@ from pocketvit.models.decoding import best_boxes
 from pocketvit.models.detector import create_detector
 from pocketvit.tasks import task_named
 from pocketvit.teachers import align, detector_teacher, hugging_face, load_teacher
+from pocketvit.teachers.classes import without_background
 from pocketvit.teachers.detector_forms import FAMILIES
 from pocketvit.teachers.detectors import _classes_in
 
@@ -162,6 +163,11 @@ def test_the_first_class_of_torchvisions_detectors_is_the_background_where_there
     assert aligned.columns.tolist() == [1, 2]
     assert "assumed are the background and the images' in order" in aligned.notes[-1]
     assert align(teacher, ("a", "b", "c")).columns is None
+    assert without_background(teacher).columns.tolist() == [1, 2]  # whatever it is asked for, it never answers 0
+    retina = torchvision.models.get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None, num_classes=3)
+    assert without_background(detector_teacher(retina, input_size=48)).columns is None  # here 0 may be a class
+    retina = torchvision.models.get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None)
+    assert len(without_background(detector_teacher(retina, input_size=48)).columns) == 80  # of COCO's 91 numbers
     assert align(detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE), ("a", "b")) is None
 
 

@@ -11,6 +11,8 @@ from torch import nn
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student, save_model
 from pocketvit.models import hub as hub_module
+from pocketvit.models.innermost import channels_innermost
+from pocketvit.synthesis import Priors
 from pocketvit.teachers import Teacher, load_teacher
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.views.preprocessing import Preprocessing
@@ -285,3 +287,45 @@ def test_a_network_that_answers_everything_alike_is_noted():
     assert not any("the same answer" in note for note in load_teacher(plain, input_size=16, norm="none").notes)
     nn.init.zeros_(plain[1].weight)
     assert "the same answer. Are its weights loaded?" in load_teacher(plain, input_size=16, norm="none").notes[-1]
+
+
+class Tutorial(torch.nn.Module):
+    """As the first tutorials write it: maps are flattened with view."""
+
+    def __init__(self, classes=3, end=None):
+        super().__init__()
+        self.conv, self.head, self.end = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 6 * 6, classes), end
+
+    def forward(self, x):
+        out = self.head(self.conv(x).relu().view(len(x), -1))
+        return out if self.end is None else self.end(out)
+
+
+def test_a_network_that_flattens_its_maps_with_view_is_a_teacher_and_can_be_trained():
+    teacher = load_teacher(Tutorial(), input_size=8, norm="none")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert torch.isfinite(teacher.logits(pixels)).all()
+    assert not teacher.module.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    network = Tutorial().train()
+    assert channels_innermost(network, 8).training
+    assert network.head.training
+    plain = channels_innermost(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), 8)
+    assert plain[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_several_labels_through_a_sigmoid_are_probabilities():
+    torch.manual_seed(0)
+    for end in (torch.sigmoid, lambda out: out.softmax(1)[:, None].squeeze(1)):
+        with pytest.raises(PocketError, match="gives probabilities"):
+            load_teacher(Tutorial(end=end), input_size=8, norm="none")
+    load_teacher(Tutorial(end=lambda out: out.sigmoid() * 0.5 + 0.1), input_size=8, norm="none")  # whoever knows why
+
+
+def test_scripted_networks_are_copied_without_a_graph(tmp_path):
+    torch.manual_seed(0)
+    traced = torch.jit.trace(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), torch.zeros(1, 3, 8, 8))
+    teacher = load_teacher(traced, input_size=8, norm="none")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    torch.testing.assert_close(teacher.logits(pixels), traced(pixels.float() / 255))
+    with pytest.raises(PocketError, match=r"TorchScript, whose layers nobody can listen to.*--method drawn"):
+        Priors(teacher)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +17,9 @@ from ..errors import NotSmaller, PocketError
 from ..files import counted
 from ..training.step import Input
 from ..views.resize import to_input
-from .cost import weight_bytes
+from .cost import TABLE, weight_bytes
 from .fakequant import grids_of, only, quantized
+from .grid import Grid, key_of
 from .integers import write_integers
 
 _SCANNED = 64  # views that layers are put in order by: there is a pass over them for every layer
@@ -112,6 +116,21 @@ def points_lost(before: float, after: float) -> float:
     return round(100 * (before - after), 6)
 
 
+def _convolutions(exported: onnx.ModelProto, grids: Mapping[str, Grid]) -> dict[str, np.ndarray]:
+    """Return the weights of convolutions that no layer is rounded for, by their names in the graph.
+
+    Their norms are folded into them, so that no layer of the network has these weights; they are stored in 8 bits.
+    """
+    known = {key for grid in grids.values() for key in (grid.of, key_of(grid.weight()))}
+    found = {}
+    for tensor in exported.graph.initializer:
+        if len(tensor.dims) == 4 and math.prod(tensor.dims) >= TABLE:
+            weight = onnx.numpy_helper.to_array(tensor)
+            if weight.dtype == np.float32 and key_of(weight) not in known:
+                found[tensor.name] = weight
+    return found
+
+
 def quantize(
     model: nn.Module,
     exported: onnx.ModelProto,
@@ -142,17 +161,31 @@ def quantize(
     grids = grids_of(model)
     found: dict[tuple[str, ...], Quantized] = {}
     there: list[str] = []  # layers that stand in the graph: others run nowhere, or the exporter changed their weights
+    folded = _convolutions(exported, grids)
 
     def attempt(kept: tuple[str, ...]) -> Quantized:
         if kept not in found:
             graph = copy.deepcopy(exported)
             chosen = {name: grid for name, grid in grids.items() if name not in kept}
-            keep = [weight for name in kept for weight in (weights[name], grids[name].weight())]  # trained, or rounded
+            keep = [folded[name] for name in kept if name in folded]
+            for name in set(kept) & set(grids):
+                keep += [weights[name], grids[name].weight()]  # trained, or rounded
             done = write_integers(graph, chosen, keep=keep)
             there[:] = there or done
             products = sum(grids[name].integers.ndim == 2 for name in done)  # those of convolutions stay fp32
             found[kept] = Quantized(graph, points_lost(before, score(graph)), kept, products)
         return found[kept]
+
+    def fewest(always: tuple[str, ...], order: list[str]) -> Quantized:
+        """Keep as few of the first layers of an order as are enough; all of them where nothing is."""
+        low, high = 1, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if attempt((*always, *order[:middle])).drop <= max_drop:
+                high = middle
+            else:
+                low = middle + 1
+        return attempt((*always, *order[:high]))
 
     whole = attempt(())
     if not there:
@@ -161,14 +194,10 @@ def quantize(
         return whole
     some = pixels[:: max(1, len(pixels) // _SCANNED)]
     order = [name for name in sensitivity(model, some, input) if name in there]
-    low, high = 1, len(order)  # keeping order[:high] is enough, if anything is
-    while low < high:
-        middle = (low + high) // 2
-        if attempt(tuple(order[:middle])).drop <= max_drop:
-            high = middle
-        else:
-            low = middle + 1
-    best = attempt(tuple(order[:high]))
+    best = fewest((), order)
+    if best.drop > max_drop and folded:  # they are rounded where they are stored, with a norm in them
+        best = attempt(tuple(folded))
+        best = best if best.drop <= max_drop else fewest(tuple(folded), order)
     if best.drop > max_drop:
         raise NotSmaller(
             f"the int8 file is {whole.drop:.2f} points below fp32, and still {best.drop:.2f} with every layer in fp32 "

@@ -218,6 +218,7 @@ def first_line(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Exception from ", "Check '"))] or lines  # of OpenVINO
     return f"{type(cause).__name__}: {lines[0][:300].rstrip('. ') if lines else ''}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -22,10 +23,12 @@ from ..teachers import load_teacher
 from ..teachers.hugging_face import kind_saved
 from ..views.preprocessing import Preprocessing
 from .export import export_onnx
-from .int8 import open_graph, quantize_int8
+from .int8 import open_graph, quantize_int8, save_int8
 from .package import draw_golden, write_device_zip
 from .parity import Parity, check_parity
 from .web import write_web
+
+log = logging.getLogger("pocketvit")
 
 _FEATURES = "{} has no classes, only features; train a head first: `pocketvit train IMAGES`."
 
@@ -64,7 +67,7 @@ def export_files(
     with whole_folder(folder) as made:
         fp32, int8 = made / "model.onnx", made / "model-int8.onnx"
         export_onnx(module, fp32, classes=names, preprocessing=about, task=task, source_size=picture_size)
-        same = picture_size is None and not any((arch, weights, input_size, norm, classes))
+        same = picture_size is None and not any((arch, weights, input_size, norm))
         files = [fp32, int8] if _write_int8(model, fp32, int8, same=same) else [fp32]
         checks = {file.name: check_parity(module, file, pixels) for file in files}
         write_device_zip(made / "device.zip", files[-1])
@@ -81,15 +84,21 @@ def _write_int8(model: Any, fp32: Path, int8: Path, *, same: bool) -> bool:
         model: What the fp32 file was made of.
         fp32: The file.
         int8: To be written.
-        same: Whether the fp32 file is that of the run, nothing of it named otherwise.
+        same: Whether the fp32 file is that of the run, nothing of it named otherwise but its classes.
     """
     if _is_file(model, "results.json", "model.onnx"):
         own = Path(model).expanduser() / "model-int8.onnx"
         if not own.is_file():
             return False
-        if same and open_graph(own)[1].weights:  # else of a version that did not seal them
-            shutil.copyfile(own, int8)
+        graph, signature = open_graph(own)
+        if same and signature.weights:  # else of a version that did not seal them
+            named = open_graph(fp32)[1].classes
+            if signature.classes == named:
+                shutil.copyfile(own, int8)
+            else:
+                save_int8(graph, dataclasses.replace(signature, classes=named), int8)
             return True
+        log.info("note     the int8 file is made anew and not scored; the run's own, which was, answers otherwise")
     try:
         quantize_int8(fp32, int8)
     except NotSmaller:
@@ -119,7 +128,8 @@ def export_web(model: Any, folder: Path | None = None, *, runtime: Path, **given
     with tempfile.TemporaryDirectory() as made:
         fp32, int8 = Path(made) / "fp32.onnx", Path(made) / "model.onnx"
         export_onnx(module, fp32, classes=classes, preprocessing=about, task=task)
-        if not _write_int8(model, fp32, int8, same=not any(given.values())):
+        same = not any(value for one, value in given.items() if one != "classes")
+        if not _write_int8(model, fp32, int8, same=same):
             fp32.replace(int8)
         return folder, write_web(folder, int8, runtime, name=name)
 

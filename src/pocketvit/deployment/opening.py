@@ -9,7 +9,7 @@ from ..models import load_model
 from ..tasks import task_named
 from .model import Model, Network
 from .run import FileModel, OnnxModel
-from .runtimes import open_with, runtime_of
+from .runtimes import RUNTIMES, open_with, runtime_of
 
 _IN_A_RUN = ("model-int8.onnx", "model.onnx", "student")  # what ships first
 
@@ -42,6 +42,13 @@ def onnx_file(model: Path | str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def shipped_in(folder: Path) -> Path | None:
+    """Return what `open_model` opens of a run, or of a folder that `export` wrote; None where nothing is there."""
+    places = [folder / name for name in _IN_A_RUN]
+    places += [folder / f"model{kind}{runtime.suffix}" for kind in ("-int8", "") for runtime in RUNTIMES.values()]
+    return next((place for place in places if place.exists()), None)
+
+
 def open_model(path: Path | str) -> Model:
     """Open an exported file, a student folder (or any of timm's), or a run folder, whose int8 file is preferred.
 
@@ -51,9 +58,9 @@ def open_model(path: Path | str) -> Model:
     path = Path(path).expanduser()
     if is_exported(path):
         return open_file(path)
-    for name in _IN_A_RUN:
-        if (path / name).exists():
-            return open_model(path / name)
+    shipped = shipped_in(path)
+    if shipped is not None:
+        return open_model(shipped)
     if path.is_dir() and (path / "config.yaml").is_file() and not (path / "config.json").is_file():
         raise PocketError(
             f"the run {path} has no model yet: finish it with the same command and --resume, or name another."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -102,7 +103,11 @@ def scores_on_device(folder: Path, *command: str) -> np.ndarray:
         PocketError: It does not run here.
     """
     run = [sys.executable, *command]
-    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    # Names of classes may be of any alphabet, and a pipe of Windows takes few of them.
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        run, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise PocketError(f"the packed {command[0]} does not run here: {last}. Are numpy and Pillow whole?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,21 +42,32 @@ def combined_logits(heads: Sequence[Tensor]) -> Tensor:
     return log_probabilities.logsumexp(0) - math.log(len(heads))
 
 
-def head_layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers that make the heads of `forward_heads`, in the same order.
+def head_layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """Return the layers that make the heads of `forward_heads`, in the same order: linear ones, or 1 x 1 convolutions.
 
     Raises:
         PocketError: the model's heads cannot be told.
     """
     get_classifier = getattr(model, "get_classifier", None)
-    layers = get_classifier() if callable(get_classifier) else None
-    found = list(layers) if isinstance(layers, (tuple, list, nn.ModuleList)) else [layers]
-    if not found or not all(isinstance(layer, nn.Linear) for layer in found):
+    layers: Any = get_classifier() if callable(get_classifier) else None
+    if hasattr(layers, "head") and hasattr(layers, "head_dist"):  # RepViT's, which averages both
+        layers = [layers.head, layers.head_dist]
+    given = list(layers) if isinstance(layers, (tuple, list, nn.ModuleList)) else [layers]
+    found = [_last_affine(layer) for layer in given]
+    if not found or None in found:
         raise PocketError(
             f"{type(model).__name__} does not end in a linear layer that get_classifier() returns, so that its "
-            "confidence cannot be calibrated: use a timm model."
+            "confidence cannot be calibrated."
         )
     return found  # type: ignore[return-value]
+
+
+def _last_affine(layer: object) -> nn.Linear | nn.Conv2d | None:
+    """Return the layer that makes the logits: itself, or the only one of its kind in it (timm's NormLinear)."""
+    modules = list(layer.modules()) if isinstance(layer, nn.Module) else []
+    kinds = [one for one in modules if isinstance(one, nn.Linear | nn.Conv2d)]
+    pointwise = len(kinds) == 1 and (isinstance(kinds[0], nn.Linear) or kinds[0].kernel_size == (1, 1))
+    return kinds[0] if pointwise and modules[-1] is kinds[0] else None
 
 
 @torch.no_grad()
@@ -64,10 +76,15 @@ def scale_heads(model: nn.Module, temperatures: Sequence[float], shifts: Sequenc
 
     Args:
         model: changed in place.
-        temperatures: one a head, in the order of `forward_heads`, each > 0.
+        temperatures: one a head, in the order of `forward_heads`, each > 0; a single one for heads that the network
+            itself averages.
         shifts: of each head's logits, floating [C], after the division; heads without a bias take none.
     """
     layers = head_layers(model)
+    each = hasattr(model, "forward_heads") or isinstance(model, VisionTransformerDistilled)
+    if len(temperatures) == 1 and not each:  # it averages its heads itself
+        temperatures = list(temperatures) * len(layers)
+        shifts = None if shifts is None else list(shifts) * len(layers)
     if len(layers) != len(temperatures) or min(temperatures) <= 0:
         raise ValueError(f"{len(layers)} heads need as many positive temperatures, not {list(temperatures)}")
     for number, (layer, temperature) in enumerate(zip(layers, temperatures, strict=True)):

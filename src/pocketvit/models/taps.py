@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 
+_PICTURES = 2  # of a trial run: a module may squeeze a batch of one
+
 
 def find_layer(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     """Return (module path, module) of a layer named by its path (``blocks.3``) or as timm's features (``stages_2``).
@@ -99,9 +101,21 @@ class Layers:
         return names[-1]
 
     def stages(self) -> list[str]:
-        """The last layer of every grid size, first to last; a plain ViT has one grid, and so one."""
-        by_grid = {grid: name for name in self.shapes if (grid := self.grid(name)) is not None and grid != (1, 1)}
-        return [name for name in self.shapes if name in by_grid.values()]
+        """The last layer of every grid that a picture becomes on its way through, first to last; a plain ViT has one.
+
+        Of the parts that the network itself is made of (``layer3``, ``blocks.4``), not the insides of their blocks: the
+        first layer of the next stage's first block may still be as fine, and attention has square maps of its own. What
+        is no square, of a square picture, has its channels last.
+        """
+        found = {name: self.grid(name) for name in self.shapes}
+        grids = {name: grid for name, grid in found.items() if grid is not None and 1 < grid[0] == grid[1]}
+        outermost = min((name.count(".") for name in grids), default=0)
+        ends: dict[int, str] = {}
+        for name, (height, width) in grids.items():
+            places = height * width
+            if name.count(".") <= outermost + 1 and places <= min(ends, default=places):
+                ends[places] = name
+        return list(ends.values())
 
     def blocks(self) -> list[str]:
         """The transformer blocks, first to last."""
@@ -122,8 +136,15 @@ class Layers:
         shape = self.shapes[name]
         if len(shape) == 3:
             return shape[1], shape[2]
-        side = round(max(shape[0] - self.prefix, 0) ** 0.5)
-        return (side, side) if side and side * side == shape[0] - self.prefix else None
+        patches = shape[0] - self.prefix_of(name)
+        side = round(max(patches, 0) ** 0.5)
+        return (side, side) if side and side * side == patches else None
+
+    def prefix_of(self, name: str) -> int:
+        """Tokens of a layer that stand for no patch: none where a network adds them behind it, as CaiT does."""
+        tokens = self.shapes[name][0]
+        whole = [count for count in (self.prefix, 0) if round(max(tokens - count, 0) ** 0.5) ** 2 == tokens - count]
+        return whole[0] if whole else self.prefix
 
     def map(self, name: str, features: Tensor) -> Tensor:
         """Bring a layer's recorded output into the form [B, C, H, W], float32, without class tokens."""
@@ -136,7 +157,7 @@ class Layers:
                 f"the {features.shape[1]} tokens of the layer {name!r} of {type(self.model).__name__} make no square "
                 "grid: name a layer that does, or one that returns a map."
             )
-        return features[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+        return features[:, self.prefix_of(name) :].transpose(1, 2).unflatten(2, grid)
 
     def _places(self, shape: tuple[int, ...]) -> int:
         return shape[1] * shape[2] if len(shape) == 3 else shape[0] - self.prefix
@@ -150,7 +171,8 @@ def list_layers(model: nn.Module, side: int) -> Layers:
     handles = []
 
     def note(name: str, module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim in (3, 4):
+        # Windows, and what a block folds into the batch, are no places of a picture.
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == _PICTURES:
             shape = tuple(output.shape[1:])
             shapes.pop(name, None)  # a layer that runs twice counts where it ran last
             shapes[name] = (shape[2], shape[0], shape[1]) if len(shape) == 3 and channels_last(model) else shape
@@ -160,7 +182,7 @@ def list_layers(model: nn.Module, side: int) -> Layers:
     try:
         handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
         with torch.no_grad():
-            model(torch.zeros(2, 3, side, side, device=device))  # two: a module may squeeze a batch of one
+            model(torch.zeros(_PICTURES, 3, side, side, device=device))
     finally:
         for handle in handles:
             handle.remove()

@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from ..errors import PocketError
 from .conv_stem import GridEmbed
 from .inputs import NORMS
-from .taps import Layers, channels_last, list_layers
+from .taps import channels_last, list_layers
 
 MOST = 1_500_000  # weights that a stem may have, where the student itself has fewer
 
@@ -151,7 +151,8 @@ def choose_layer(network: nn.Module, side: int, *, places: int, weights: int) ->
             f"{type(network).__name__} takes no pictures of {side} pixels ({str(error).splitlines()[0][:100]}). Choose "
             "another --size, or another --stem."
         ) from error
-    ends = [] if channels_last(network) else stage_ends(layers)
+    maps = [] if channels_last(network) else layers.stages()
+    ends = [name for name in maps if len(layers.shapes[name]) == 3]
     if len(ends) < 2:
         raise PocketError(
             f"a stem is made of the first stages of a convolutional network, and {type(network).__name__} has none "
@@ -165,19 +166,3 @@ def choose_layer(network: nn.Module, side: int, *, places: int, weights: int) ->
         f"the first stage of {type(network).__name__} is too heavy or too coarse for a student with {places} x {places}"
         f" tokens of {side} pixels. Choose a larger --size or --patch, or another --stem."
     )
-
-
-def stage_ends(layers: Layers) -> list[str]:
-    """Return the last layer of every grid that a picture becomes on its way through, first to last.
-
-    Of the parts that the network itself is made of (``layer3``, ``blocks.4``), not the insides of their blocks: the
-    first layer of the next stage's first block may still be as fine, and attention has square maps of its own.
-    """
-    maps = [name for name, shape in layers.shapes.items() if len(shape) == 3 and 1 < shape[1] == shape[2]]
-    outermost = min((name.count(".") for name in maps), default=0)
-    ends: dict[int, str] = {}
-    for name in maps:
-        side = layers.shapes[name][1]
-        if name.count(".") <= outermost + 1 and side <= min(ends, default=side):
-            ends[side] = name
-    return list(ends.values())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ViewConfig
-from ..deployment.opening import is_exported, onnx_file, open_model
+from ..deployment.opening import is_exported, onnx_file, open_model, shipped_in
 from ..deployment.remote import bench_there
 from ..errors import PocketError
 from ..files import human_bytes, write_json
@@ -121,7 +121,7 @@ def _empty(model: Any) -> bool:
     if not isinstance(model, str | os.PathLike) or not Path(model).is_dir():
         return False
     path = Path(model)
-    return not any((path / name).exists() for name in ("model-int8.onnx", "model.onnx", "student", "config.json"))
+    return shipped_in(path) is None and not (path / "config.json").exists()
 
 
 def _entry(settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task) -> Entry:
@@ -143,7 +143,9 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
         if file is not None and Path(name).is_dir():  # of a run: its file is measured, its student counted
             module = load_model(Path(name) / "student").module if (Path(name) / "student").is_dir() else None
             name = f"{name}: {file.name}"
-        return Entry(key, name, role, side, model=module, file=file, probabilities=given, note=note)
+        return Entry(
+            key, name, role, side, model=module, file=file, probabilities=given, note=note, task=opened.task
+        )  # fmt: skip
     loaded = load_teacher(
         model, arch=settings.arch, weights=settings.weights, input_size=settings.input_size, norm=settings.norm
     )
@@ -164,7 +166,9 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
 def _is_ours(name: str) -> bool:
     """Whether a path is an exported file, a run or a student folder, which says itself how it is fed."""
     path = Path(name)
-    return is_exported(path) or (path.is_dir() and any((path / one).exists() for one in ("config.yaml", "config.json")))
+    if is_exported(path):
+        return True
+    return path.is_dir() and (shipped_in(path) is not None or (path / "config.json").exists())
 
 
 def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Source, task: Task) -> None:

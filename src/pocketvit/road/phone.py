@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..views import Views
 from .reopen import reopen
 from .rounding import Rounding, write_int8
 from .ship import FP32, INT8, preprocessing_of
+
+log = logging.getLogger("pocketvit")
 
 
 def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Parity], str]:
@@ -37,6 +40,8 @@ def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Pa
         )
     source = reopen(path, settings.images)
     road = source.road(None)
+    for note in source.notes:
+        log.warning("warning  %s", note)
     folder = folder or Path("exported") / f"{path.resolve().name}-phone"
     about: dict[str, Any] = {
         "classes": road.dataset.classes,

@@ -126,7 +126,10 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     for one in chain:
         one.results  # noqa: B018 - an unfinished run is told here, not after the work
     student = load_model(run.folder / "student")
-    settings, dataset = _images_of(origin, _rebased(settings, origin.folder), images)
+    settings = _rebased(settings, origin.folder)
+    if student.preprocessing.window is not None:  # what it was trained with, whatever images are there now
+        settings = dataclasses.replace(settings, window=student.preprocessing.window)
+    settings, dataset = _images_of(origin, settings, images)
     if not dataset.classes:  # labels were the teachers' alone
         dataset = dataclasses.replace(dataset, classes=tuple(student.classes))
     _, config = _DECIDES[settings.verb](settings, dataset, ())

@@ -64,6 +64,7 @@ class Entry:
         validation: float32 [M, C], likewise on validation, where an operating point is chosen there.
         extra: Further fields of the row.
         unknown: Of a teacher: the classes that it does not know.
+        task: Its own, where that is not the table's: by which it is exported for being measured.
         like: Key of an earlier entry, the same network with other weights, whose size and times are this one's too.
     """
 
@@ -80,6 +81,7 @@ class Entry:
     validation: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     unknown: tuple[int, ...] = ()
+    task: Task | None = None
     like: str = ""
 
 
@@ -210,7 +212,7 @@ def _onnx_file(entry: Entry, folder: Path, task: Task) -> Path | None:
     """The entry's own file, or a temporary export for a fair latency; None where it does not export."""
     if entry.like or entry.file is not None or entry.model is None or count_parameters(entry.model) > _EXPORTED:
         return entry.file
-    return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side, task)
+    return export_quietly(entry.model, folder / f"{entry.key}.onnx", entry.side, entry.task or task)
 
 
 def export_quietly(model: nn.Module, path: Path, side: int, task: Task) -> Path | None:

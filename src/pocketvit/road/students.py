@@ -166,6 +166,9 @@ def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]
             raise PocketError(f"--init-from: {network.name} has weights of its own. Leave one of the two away.")
         return []
     if network.init_from is None and network.stem != TEACHER and task.finetunes:
+        if not network.name.startswith("pocket_"):
+            side = config.view.view_size
+            try_network(task.network(network, classes=2, side=side, tokens=network.tokens), network.name, side)
         return []
     if network.init_from == TEACHER and not teachers:
         raise PocketError("--init-from teacher: no teacher is named. Name the weights to start from instead.")
@@ -175,6 +178,22 @@ def check_start(config: RunConfig, dataset: Dataset, teachers: Sequence[Teacher]
     )
     told = start_network(model, network, teachers)
     return [f"student  {told}"] if told else []
+
+
+def try_network(model: nn.Module, name: str, side: int) -> None:
+    """Show a network a black picture, since many of timm's are made for one size, and say so of those that are.
+
+    Raises:
+        PocketError: It cannot take it.
+    """
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, 3, side, side))
+    except Exception as error:  # whatever the network's own code says of a size
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        own = input_stats(model).input_size
+        remedy = f"Add --size {own}, or choose another." if own != side else "Choose another."
+        raise PocketError(f"{name} takes no pictures of {side} pixels ({why[:120]}). {remedy}") from error
 
 
 def input_of(config: NetworkConfig, model: nn.Module, road: Road) -> Input:

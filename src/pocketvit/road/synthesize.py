@@ -24,7 +24,7 @@ from ..synthesis.card import FILE
 from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align, load_teacher
-from ..teachers.classes import match_classes
+from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
 from .base import Cost, Stage, Walk
 from .images import open_test, shared_folder
@@ -129,7 +129,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         raise PocketError("the teachers answer different questions (one class, several labels, boxes): name one kind.")
     test = open_test(settings, teachers[0].kind)
     classes = test.classes if test is not None else ()
-    mapped = [_of_classes(teacher, classes) for teacher in teachers] if classes else list(teachers)
+    mapped = [_of_classes(one, classes) if classes else without_background(one) for one in teachers]
     request = request_of(settings, mapped[0])
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)
@@ -233,7 +233,7 @@ def rival_of(given: Any, teacher: Teacher) -> Rival | None:
 def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
     """Return a teacher that answers in the classes that were asked for, by name or number; all of them without any."""
     if not wanted:
-        return teacher
+        return without_background(teacher)
     numbers = [int(name) for name in wanted if name.isdecimal()]
     if len(numbers) == len(wanted):
         if max(numbers) >= teacher.num_outputs or len(set(numbers)) < max(2, len(numbers)):

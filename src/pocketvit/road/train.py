@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from ..config import RunConfig
+from ..errors import PocketError
 from ..files import counted, human_time, read_json, sha256_of, write_json
 from ..labels import FullLabels, LabelStore, encode_topk
 from ..labels.record import choose_k
 from ..metrics import fit_answers
 from ..models import scale_heads
+from ..models.heads import head_layers
 from ..models.names import is_pretrained
 from ..models.norms import keep_where_few
 from ..objectives import Gate, fit_gate
@@ -169,8 +171,20 @@ def calibrate(model: nn.Module, road: Road, input: Input) -> bool:
     source = road.dataset.val
     if source is None or not known(source) or source is road.scored or not road.task.calibrates:
         return False
+    if not _scalable(model):
+        return False
     heads = predict_logits(model, road.pixels(source), road.view, input)
     scale_heads(model, [road.task.fit_temperature(head, source.targets) for head in heads])
+    return True
+
+
+def _scalable(model: nn.Module) -> bool:
+    """Whether a network's heads can be scaled; where not, its answers stay as they are, and that is said."""
+    try:
+        head_layers(model)
+    except PocketError as error:
+        log.info("         %s", error)
+        return False
     return True
 
 
@@ -181,7 +195,7 @@ def follow_teachers(model: nn.Module, road: Road, input: Input, teachers: Sequen
     a class is named follows the views that were learned, cut and mixed, more than the images.
     """
     source = road.dataset.train
-    if not teachers or road.task.kind != "softmax" or not len(source):
+    if not teachers or road.task.kind != "softmax" or not len(source) or not _scalable(model):
         return False
     some = Subset(source, np.unique(np.linspace(0, len(source) - 1, _FOLLOWED).astype(np.int64)))
     expected = road.task.merged([probabilities_of(teacher, road, some) for teacher in teachers])

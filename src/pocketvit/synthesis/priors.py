@@ -10,7 +10,7 @@ a sum over no layers would be a zero that nobody notices.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -191,7 +191,6 @@ class HeadPrior:
         self.words = f"activity and diversity of what {path} sees"
         self._inputs = Inputs(module, [path])
         self._path = path
-        self._first: Tensor | None = None
         self.features = torch.empty(0)
 
     def take(self) -> None:
@@ -199,10 +198,7 @@ class HeadPrior:
         self.features = seen[self._path].float().flatten(1)
 
     def activation(self) -> Tensor:
-        size = self.features.abs().mean().clamp_min(1e-8)
-        if self._first is None:
-            self._first = size.detach()
-        return -(size / self._first).log()
+        return -self.features.abs().mean().clamp_min(1e-8).log()
 
     def diversity(self, targets: Tensor) -> Tensor:
         direction = F.normalize(self.features, dim=1)
@@ -220,11 +216,11 @@ def attention_projections(module: nn.Module) -> list[str]:
     ]
 
 
-def layers_called(teacher: Teacher) -> set[str]:
-    """Return the paths of the layers that the teacher's answer goes through."""
-    called: set[str] = set()
+def layers_called(teacher: Teacher) -> list[str]:
+    """Return the paths of the layers that the teacher's answer goes through, in the order in which they are called."""
+    called: dict[str, None] = {}
     handles = [
-        layer.register_forward_pre_hook(lambda *_, path=path: called.add(path))
+        layer.register_forward_pre_hook(lambda *_, path=path: called.setdefault(path))
         for path, layer in teacher.module.named_modules()
     ]
     try:
@@ -234,10 +230,10 @@ def layers_called(teacher: Teacher) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return called
+    return list(called)
 
 
-def head_path(module: nn.Module, called: set[str]) -> str | None:
+def head_path(module: nn.Module, called: Sequence[str]) -> str | None:
     """Path of the last linear layer that is called, or 1 x 1 convolution that makes classes; None without."""
     found = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     own = getattr(module, "get_classifier", None)
@@ -245,7 +241,7 @@ def head_path(module: nn.Module, called: set[str]) -> str | None:
     if isinstance(head, nn.Module):
         named = [path for path, layer in module.named_modules() if layer is head]
         found = named if named and not isinstance(head, nn.Identity) else found
-    return next((path for path in reversed(found) if path in called), None)
+    return next((path for path in reversed(called) if path in found), None)
 
 
 class Priors:
@@ -264,6 +260,11 @@ class Priors:
         self, teacher: Teacher, config: PriorConfig = PriorConfig(), card: StatisticsCard | None = None
     ) -> None:
         module = teacher.module
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PocketError(
+                f"{teacher.name} is TorchScript, whose layers nobody can listen to. Choose pictures for it instead: "
+                "--method drawn or pushed."
+            )
         self.config = config
         detects = teacher.kind == "boxes"  # has no one answer for features to be looked at for; its boxes are a hold
         self.parts: dict[str, tuple[float, FeaturePrior]] = {}

@@ -75,6 +75,22 @@ def align_some(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | No
     )
 
 
+def without_background(teacher: Teacher) -> Teacher:
+    """Return a detector without the outputs that are no class: torchvision's background, and COCO's unused numbers.
+
+    Those in two stages, and SSDs, never answer 0. Of the others 0 may be a class, and is one unless its name says no.
+    """
+    if not getattr(teacher, "background", False) or teacher.columns is not None:
+        return teacher
+    never = any(type(module).__name__ in ("RoIHeads", "SSDHead") for module in teacher.module.modules())
+    names = teacher.classes or ("__background__" if never else "", *("",) * (teacher.num_outputs - 1))
+    kept = [at for at, name in enumerate(names) if name not in ("__background__", "N/A")]
+    if len(kept) == len(names):
+        return teacher
+    return teacher.with_columns(np.array(kept), f"{teacher.name}: {len(names) - len(kept)} of its outputs, the "
+                                                "background among them, are no class.")  # fmt: skip
+
+
 def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
     """Return the teacher with the class map onto a dataset's classes, or None if it has to be fine-tuned for them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from .teacher import Teacher, first_logits, has_classes
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HUB = re.compile(r"(hf-hub|hf_hub|local-dir):.+", re.DOTALL)
+# What leaves numbers as they are, as autograd calls it.
+_FORMS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "ToCopy", "UnsafeView", "Permute", "Transpose", "T")
 Norm = str | tuple[Sequence[float], Sequence[float]] | None
 
 
@@ -162,6 +165,11 @@ def _by_text(
 
 def _copy(module: nn.Module) -> nn.Module:
     try:
+        if isinstance(module, torch.jit.ScriptModule):  # whose copies keep a graph to the first one's weights
+            stored = io.BytesIO()
+            torch.jit.save(module, stored)
+            stored.seek(0)
+            return torch.jit.load(stored)
         return copy.deepcopy(module)
     except Exception as error:  # whatever the user's __deepcopy__ or a hook raises
         raise PocketError(
@@ -302,13 +310,26 @@ def _probe(module: nn.Module, name: str, size: int, notes: list[str]) -> int:
     except PocketError as error:
         raise PocketError(f"{name}: {error}") from error
     in_shares = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
-    if in_shares and logits.shape[1] > 1:
+    between = bool(((logits >= 0) & (logits <= 1)).all())
+    if (in_shares and logits.shape[1] > 1) or (between and _ends_in_shares(module, slope)):
         raise PocketError(only_logits(name))
     if torch.equal(logits[0], logits[1]):
         notes.append(
             f"{name}: it gives two pictures that have nothing in common the same answer. Are its weights loaded?"
         )
     return logits.shape[1]
+
+
+def _ends_in_shares(module: nn.Module, picture: torch.Tensor) -> bool:
+    """Whether the last thing that a network does is a sigmoid or softmax, but for changes of form."""
+    try:
+        with torch.enable_grad():
+            node = first_logits(module(picture.clone().requires_grad_())).grad_fn
+    except Exception:  # whatever a network says of gradients: then nothing is known
+        return False
+    while node is not None and node.name().startswith(_FORMS):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(("Sigmoid", "Softmax"))
 
 
 def only_logits(name: str) -> str:

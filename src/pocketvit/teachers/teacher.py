@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PocketError
+from ..models.innermost import channels_innermost
 from ..models.inputs import config_of
 from ..views.constants import constant
 from ..views.resize import resize, to_input
@@ -50,7 +51,7 @@ class Teacher:
         kind: str = "softmax",
     ) -> None:
         self.kind = kind
-        self.module = module.eval().to(memory_format=torch.channels_last)  # a fifth to a half faster
+        self.module = channels_innermost(module.eval(), input_size)
         for parameter in module.parameters():  # TorchScript's modules have no requires_grad_
             parameter.requires_grad_(False)
         self.name, self.input_size = name, input_size

@@ -12,6 +12,7 @@ import torch.distributed
 from torch import nn
 
 from ..config import TrainConfig
+from ..models.innermost import channels_innermost
 from ..objectives.terms import FeatureTerms
 from ..tasks import Task
 from .batches import Batches
@@ -55,8 +56,7 @@ def fit(
         KeyboardInterrupt: After Ctrl-C, when the state has been saved.
     """
     device = next(model.parameters()).device
-    # Convolutions are up to 1.4 times faster with channels innermost (CIFAR ResNet-56 on two AVX-512 cores).
-    model.to(memory_format=torch.channels_last)
+    channels_innermost(model, input[0])
     resolved = config
     if config.precision == "auto":
         chosen: Any = _precision(model, batches, input, Path(folder))

@@ -78,4 +78,4 @@ class Network:
         """Return the answer to a picture (uint8 [H, W, 3]) and how sure each class is, as a line of JSON."""
         found = self(picture)
         scores = [[name, round(float(score), 6)] for name, score in zip(self.classes, self.scores(found), strict=True)]
-        return json.dumps({"answer": self.answer(found), "scores": scores}, ensure_ascii=False)
+        return json.dumps({"answer": self.answer(found), "scores": scores})

@@ -59,6 +59,8 @@ def main():
     parser.add_argument("--model", help="an .onnx file; by default the one beside this script")
     parser.add_argument("--threads", type=int, default=1, help="threads of ONNX Runtime (1)")
     arguments = parser.parse_intermixed_args()
+    for stream in (sys.stdout, sys.stderr):  # a name that a terminal has no letters for is spelt out
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     model = Model(arguments.model, arguments.threads)
     failed = False
     for folder in without_pictures(arguments.pictures):
@@ -77,7 +79,7 @@ def main():
             first = {"label": found[0][0], "score": found[0][1]} if model.one_class else {"labels": found}
             if model.boxes:
                 first = {"boxes": [{"label": label, "score": score, "box": box} for label, score, box in found]}
-            print(json.dumps({"file": str(path), **first, "scores": scores}, ensure_ascii=False))
+            print(json.dumps({"file": str(path), **first, "scores": scores}))
         else:
             print(
                 f"{path}: "

@@ -49,6 +49,7 @@ class Runtime:
         calibrates: Whether its int8 file is made from calibrated scales, and so of a run's images.
         example: The script in ``device/`` that shows how an app runs its file.
         unchecked: Where there is no ``load``: what a person is told.
+        beside: Endings of what belongs to a file, under its name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Runtime:
     calibrates: bool = False
     example: str = ""
     unchecked: str = ""
+    beside: tuple[str, ...] = ()
 
     def check(self, *, only_to_run: bool = False) -> None:
         """See that the tools are there.
@@ -75,8 +77,8 @@ class Runtime:
             raise PocketError(f"{self.name} needs {', '.join(missing)}, not installed here: {self.install}.")
 
     def size(self, path: Path) -> int:
-        """Return the bytes of a file, with those of the same name and, where it is a folder, those inside."""
-        parts = [*path.parent.glob(f"{path.stem}.*"), *path.rglob("*")]
+        """Return the bytes of a file, with those that belong to it and, where it is a folder, those inside."""
+        parts = [path, *(path.with_suffix(suffix) for suffix in self.beside), *path.rglob("*")]
         return sum(part.stat().st_size for part in parts if part.is_file())
 
 

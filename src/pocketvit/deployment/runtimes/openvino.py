@@ -41,6 +41,8 @@ def load(path: Path, threads: int) -> tuple[str, Run]:
     """See `Runtime.load`. In float32, as it was trained: left alone, OpenVINO takes bfloat16 where there is one."""
     import openvino
 
+    if not path.with_suffix(".bin").is_file():
+        raise PocketError(f"{path} has no weights beside it: copy {path.with_suffix('.bin').name} there, too.")
     try:
         core = openvino.Core()
         model = core.read_model(path)
@@ -70,4 +72,5 @@ OPENVINO = Runtime(
     load,
     calibrates=True,
     example="example_openvino.py",
+    beside=(".bin",),
 )
