@@ -103,7 +103,8 @@ def export_onnx(
         example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
     names = ("picture", "probabilities") if source_size else ("pixels", task.output)
     proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
-    proto.graph.input[0].doc_string = describe_input(signature)
+    told = describe_input(signature)
+    proto.graph.input[0].doc_string = told.replace("[batch, ", "[1, ") if fixed_batch else told
     write_signature(proto, signature)
     save(proto, path)
     return path
