@@ -294,11 +294,12 @@ class Tutorial(torch.nn.Module):
 
     def __init__(self, classes=3, end=None):
         super().__init__()
-        self.conv, self.head, self.end = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 6 * 6, classes), end
+        self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 6 * 6, classes)
+        self.end = end or torch.nn.Identity()
 
     def forward(self, x):
-        out = self.head(self.conv(x).relu().view(len(x), -1))
-        return out if self.end is None else self.end(out)
+        out = self.head(self.conv(x).relu().view(x.shape[0], -1))
+        return self.end(out)
 
 
 def test_a_network_that_flattens_its_maps_with_view_is_a_teacher_and_can_be_trained():
@@ -308,6 +309,8 @@ def test_a_network_that_flattens_its_maps_with_view_is_a_teacher_and_can_be_trai
     assert not teacher.module.conv.weight.is_contiguous(memory_format=torch.channels_last)
     network = Tutorial().train()
     assert channels_innermost(network, 8).training
+    scripted = load_teacher(torch.jit.script(Tutorial()), input_size=8, norm="none")
+    assert torch.isfinite(scripted.logits(pixels)).all()
     assert network.head.training
     plain = channels_innermost(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), 8)
     assert plain[0].weight.is_contiguous(memory_format=torch.channels_last)

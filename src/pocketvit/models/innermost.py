@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_OURS = {"torch", "torchvision", "timm", "transformers", "pocketvit"}
+_OURS = ("torch.nn.", "torchvision.", "timm.", "transformers.", "pocketvit.")  # not TorchScript, nor traced graphs
 
 
 def channels_innermost(model: nn.Module, side: int) -> nn.Module:
@@ -15,7 +15,7 @@ def channels_innermost(model: nn.Module, side: int) -> nn.Module:
     network with modules of unknown origin is tried on pictures of ``side`` pixels, and left as it is where that fails.
     """
     model.to(memory_format=torch.channels_last)
-    if any(type(module).__module__.split(".")[0] not in _OURS for module in model.modules()):
+    if not all(f"{type(module).__module__}.".startswith(_OURS) for module in model.modules()):
         training = [module for module in model.modules() if module.training]
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         try:
