@@ -78,7 +78,8 @@ def test_the_table_has_what_was_and_what_became_of_it(chain):
     assert {"before-1", "before-2", "before-3-int8", "int8"} <= set(rows)
     assert "before-3" not in rows  # the network is the same, and has a row already
     assert rows["student"]["name"] == "photos-1-pruned-1-shared2-1, student"
-    assert any(note.startswith("against photos-1-pruned-1-shared2-1: ") for note in chain[2].results["notes"])
+    assert chain[2].results["lead"].startswith("Against photos-1-pruned-1-shared2-1: ")
+    assert str(chain[2].table).startswith("Against photos-1-pruned-1-shared2-1: ")
     assert not any("last checkpoint" in note for note in chain[2].results["notes"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import write_text
+from ..files import counted, write_text
 from ..metrics import Difference, paired_difference
 from ..reporting.comparison import difference_plot
 from ..reporting.page import write_report
@@ -106,7 +106,7 @@ def report_arms(
     here = machine()
     lines.append(
         f"Scored on {len(source):,} {source.split} images after the last epoch, {seeds} seeds, "
-        f"{len(road.dataset.train):,} training images; {here['cpu']}, {torch.get_num_threads()} threads, "
+        f"{len(road.dataset.train):,} training images; {here['cpu']}, {counted(torch.get_num_threads(), 'thread')}, "
         f"torch {here['torch']}, {here['date']}."
     )
     if seeds == 1:

@@ -181,6 +181,11 @@ def find_model(path: Path | str) -> tuple[Path, Path]:
             return folder / CONFIG, found
     if not path.exists():
         raise PocketError(f"there is no model at {path}. Check the path.")
+    if (path / "config.yaml").is_file() and not (path / "student").exists():
+        raise PocketError(
+            f"{path} is a run without a student: it is not finished. Give its command again with --resume, or name "
+            "another."
+        )
     raise PocketError(
         f"{path} is no model: a folder with {CONFIG} and {WEIGHTS}, as `pocketvit distill` writes in RUN/student, is "
         "needed. For other weights name their architecture too: --arch NAME."

@@ -206,6 +206,7 @@ class Results:
     curves: Mapping[str, str] = field(default_factory=dict)  # row key -> metrics.jsonl, relative to the folder
     samples: str = "samples.npz"
     predictions: str = "predictions.npz"
+    lead: str = ""  # the sentence that the run was made for, where it is another than the verdict's
     notes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     teachers: tuple[Mapping[str, Any], ...] = ()  # {"name", "licence", "source"}, for the model card
@@ -300,6 +301,7 @@ def parse_results(value: Mapping[str, Any], folder: Path | None = None) -> Resul
         curves={str(key): str(path) for key, path in _mapping(value.get("curves")).items()},
         samples=str(value.get("samples") or "samples.npz"),
         predictions=str(value.get("predictions") or "predictions.npz"),
+        lead=str(value.get("lead") or ""),
         notes=_sentences(value.get("notes")),
         differences=_sentences(value.get("differences")),
         teachers=tuple(t for t in _list(value.get("teachers")) if isinstance(t, dict)),

@@ -66,6 +66,7 @@ class Table:
         group: what the images are grouped by ("patient"), where intervals are over groups.
         machine: ``{"cpu", "cores", "threads", "torch", "os"}``, printed under the table.
         command: the command that made the figures.
+        lead: a sentence that stands before the verdict.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class Table:
         machine: Mapping[str, Any] | None = None,
         command: str = "",
         verdict: Verdict | None = None,
+        lead: str = "",
     ):
         self.rows = with_company(rows)
         self.scored_on = scored_on
         self.task = task or task_named("classification")
-        self.verdict = verdict
+        self.verdict, self.lead = verdict, lead
         self.group = group
         self.machine = machine or {}
         self.command = command
@@ -93,7 +95,7 @@ class Table:
         """The table of a run (its `Results`, or what ``results.json`` holds), with its machine and command."""
         if not isinstance(results, Results):
             results = parse_results(results)
-        name = results.dataset.get("name")
+        name = results.dataset.get("scored_name") or results.dataset.get("name")
         scored_on = f"the {results.scored_on} split of {name}" if name else f"the {results.scored_on} split"
         return cls(
             results.rows,
@@ -103,10 +105,15 @@ class Table:
             machine=results.machine,
             command=results.command,
             verdict=None if results.comparison else verdict(results.rows, results.task, results.chance),
+            lead=results.lead,
         )
 
     def __str__(self) -> str:
         return self.text()
+
+    def above(self) -> tuple[str, ...]:
+        """The sentences that stand first: what a compressed file is against the one before, then the verdict."""
+        return (*([self.lead] if self.lead else ()), *(self.verdict.lines if self.verdict else ()))
 
     def text(self, width: int | None = None) -> str:
         """Return aligned columns, split into blocks of at most ``width`` characters (default: the terminal's)."""
@@ -126,7 +133,7 @@ class Table:
             blocks.append("\n".join(lines))
         above, below = (
             "\n".join(textwrap.fill(printable(line), width, subsequent_indent="  ") for line in lines)
-            for lines in (self.verdict.lines if self.verdict else (), self.footer())
+            for lines in (self.above(), self.footer())
         )
         return "\n\n".join([*([above] if above else []), *blocks, below]).rstrip()
 
@@ -140,10 +147,7 @@ class Table:
             name = f"**{name}**" if self.ships(row) else name
             lines.append([name, *(escape_markdown(column.cell(row)) for column in self.columns)])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        above, below = (
-            "  \n".join(map(escape_markdown, lines))
-            for lines in (self.verdict.lines if self.verdict else (), self.footer())
-        )
+        above, below = ("  \n".join(map(escape_markdown, lines)) for lines in (self.above(), self.footer()))
         return (above + "\n\n" if above else "") + table + "\n\n" + below
 
     def _repr_html_(self) -> str:
@@ -168,7 +172,7 @@ class Table:
                 f'<td style="{left}{weight}">{html.escape(row.name)}{mark}</td>{cells}</tr>'
             )
         footer = "<br>".join(html.escape(line) for line in self.footer())
-        above = "".join(f"<p>{html.escape(line)}</p>" for line in (self.verdict.lines if self.verdict else ()))
+        above = "".join(f"<p>{html.escape(line)}</p>" for line in self.above())
         return (
             f'<div style="overflow-x:auto">{above}'
             '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'

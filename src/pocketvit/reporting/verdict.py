@@ -7,6 +7,7 @@ interval made of theirs (Newcombe 1998, method 10, which takes them for independ
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .results import Row
 
 _LIKE = 1.05  # factor within which sizes and times are called alike
 _MUCH = 0.05  # of a share or an AUC: a loss that few savings are worth
+_MARGIN = 0.02  # of a share or an AUC: how much worse a student may be, at most, that is called as good
 _LEVEL = 0.05  # of the test against chance
 _NOTHING = 0.01  # mAP below which a detector finds nothing to speak of
 _NAMES = {"auc": "AUC", "map": "mAP"}
@@ -104,18 +106,35 @@ def verdict(
         return None
     ships = _first(given, "int8") or student
     teacher = _best(given, "teacher", task)
+    pooled = _pooled(given)
     replies: tuple[Reply, ...] = ()
     if teacher is not None:
         ours, theirs = at_equal_precision(given, student, teacher, task)
         replies = (
             _cheaper("Smaller", ours, theirs, "bytes"),
             _cheaper("Faster", ours, theirs, "latency_p50"),
-            _as_good(ships, theirs if figure(theirs, task)[0] is not None else teacher, task),
+            _as_good(*_judged(given, ships, theirs if figure(theirs, task)[0] is not None else teacher, teacher), task),
         )
+        if _guessing(pooled.get(student.key, ships), task, chance) is not None and replies[-1].yes:
+            replies = (*replies[:-1], dataclasses.replace(replies[-1], yes=None))
     better = _better(given, student, ships, teacher, task, chance)
     if better is not None:
         return Verdict(replies, *better)
     return Verdict(replies, _praise(ships, replies, task), ships.key)
+
+
+def _pooled(rows: Sequence[Row]) -> dict[str, Row]:
+    """Return the rows of pooled folds, which answered all images, by the key of whom they stand for."""
+    return {row.key.removesuffix("-folds"): row for row in rows if row.key.endswith("-folds")}
+
+
+def _judged(rows: Sequence[Row], ours: Row, theirs: Row, teacher: Row) -> tuple[Row, Row]:
+    """Return the rows by which a student is compared with its teacher: of pooled folds where both have them."""
+    pooled = _pooled(rows)
+    student = _first(rows, "student")
+    if student is not None and student.key in pooled and teacher.key in pooled:
+        return pooled[student.key], pooled[teacher.key]
+    return ours, theirs
 
 
 def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row, task: Task) -> tuple[Row, Row]:
@@ -207,7 +226,8 @@ def _better(
     rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, task: Task, chance: float | None
 ) -> tuple[str, str | None] | None:
     """Return (advice, key) where something else is the better thing to ship, or nothing is worth it; else None."""
-    guessing = _guessing(ships, task, chance)
+    pooled = _pooled(rows)
+    guessing = _guessing(pooled.get(student.key, ships), task, chance)
     if guessing is not None:
         return guessing, None
     own = student if figure(student, task)[0] is not None else ships
@@ -224,7 +244,8 @@ def _better(
                 rival.theirs.key,
             )
     alone = _first(rows, "baseline")
-    without = _did_not_help(alone, own, task)
+    both = (pooled.get(alone.key), pooled.get(student.key)) if alone is not None else (None, None)
+    without = _did_not_help(*(both if None not in both else (alone, own)), task)  # type: ignore[arg-type]
     loss = None if pair is None else gap(pair.judged, pair.level, task)
     if pair is not None and loss is not None and loss.seen and loss.value < -_MUCH:
         costs = [human_bytes(pair.theirs.bytes)] if pair.theirs.bytes else []
@@ -337,7 +358,8 @@ def _as_good(ours: Row, theirs: Row, task: Task) -> Reply:
     words = f"{said(ours, task)} against {said(theirs, task)} of {theirs.name} ({difference.words}"
     if difference.seen or difference.interval is None:
         return Reply("As good", difference.value >= 0, f"{words})")
-    return Reply("As good", None if difference.value < 0 else True, f"{words}; {_unseen(ours)})")
+    enough = difference.value >= 0 and difference.interval[0] > -_MARGIN
+    return Reply("As good", True if enough else None, f"{words}; {_unseen(ours)})")
 
 
 def _unseen(row: Row) -> str:

@@ -94,7 +94,8 @@ class Baselines(Stage):
             if alone is not None:
                 walk.networks["alone"] = alone
         if "ceiling" in wanted:
-            log.info("ceiling  the same student with all labels")
+            new = ", its stem new" if walk.config.network.stem == "teacher" else ""
+            log.info("ceiling  the same student with all labels%s", new)
             config = without_teachers(walk.config, walk.road)
             walk.networks["ceiling"] = train_network(walk.road, config, walk.folder / "ceiling")
         if "against" in wanted:

@@ -37,7 +37,8 @@ from .baselines import with_weights
 from .decide import decide
 from .folds import check_folds
 from .hours import as_before, fill_hours, given_more, reopen
-from .images import VIEW_SEED, Road, known, open_dataset
+from .images import VIEW_SEED, Road, known, open_dataset, scored_of
+from .leaks import leak
 from .statistics import check_card
 from .students import check_start, choose_student
 from .synthesize import check_controls, for_bank, promised
@@ -189,6 +190,7 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
+    dataset = with_leaks(dataset, getattr(settings, "teacher", ()))
     check_classes(settings, dataset, specs)
     check_folds(settings, dataset)
     check_controls(settings, dataset)
@@ -212,6 +214,14 @@ def begin(
     check_card(settings, config, dataset)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
+
+
+def with_leaks(dataset: Dataset, teachers: Any) -> Dataset:
+    """Return images that say which of their teachers have learned from those that are to be scored."""
+    scored = scored_of(dataset)
+    given = [] if scored is None else listed(teachers)
+    told = [leak(str(one), one, scored) for one in given if isinstance(one, str | Path) and scored is not None]
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *filter(None, told)))
 
 
 def _trial(settings: Any, dataset: Dataset, specs: list[Any], decide_all: Decide) -> Walk:

@@ -27,6 +27,7 @@ from ..tasks import Task, task_named
 from ..teachers import align, load_teacher
 from .answering import answers, teacher_answers
 from .images import open_dataset, tell_dataset
+from .leaks import images_of, leak, run_folder
 from .score import Entry, measure_rows
 
 log = logging.getLogger("pocketvit")
@@ -39,7 +40,7 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
     """
     dataset, source = None, None
     if settings.images is not None:
-        dataset = open_dataset(settings)
+        dataset = _as_split(settings) or open_dataset(settings)
         tell_dataset(dataset)
         source = dataset.splits.get(settings.split)
         if source is None or not len(source):
@@ -59,6 +60,29 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         for number, (found, row) in enumerate(zip(there, rows, strict=False))  # a teacher's row stands behind them
     ]
     return rows, dataset
+
+
+def _as_split(settings: Any) -> Dataset | None:
+    """Return the images as the first run of these very images has them split; None where no run is of them.
+
+    A split of its own would put images to the test that the run has learned from.
+    """
+    for model in settings.models:
+        folder = run_folder(model)
+        origin = None if folder is None else Run(folder).settings
+        own = getattr(origin, "images", None)
+        if getattr(origin, "val", None) is not None or getattr(origin, "test", None) is not None:
+            continue  # what is asked for are other images than these
+        if isinstance(own, str) and isinstance(settings.images, str | Path) and _same_place(own, settings.images):
+            dataset = images_of(folder)
+            if dataset is not None:
+                log.info("images   split as in %s", folder)
+                return dataset
+    return None
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return str(one) == str(other) or Path(str(one)).expanduser().resolve() == Path(str(other)).expanduser().resolve()
 
 
 def completed(models: Sequence[Any], source: Source) -> Source:
@@ -135,6 +159,10 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
             note = f"not scored: it takes whole pictures of {inside[1]}x{inside[0]} pixels"
         elif source is not None:
             _check_same(name, opened.classes, opened.task, source, task)
+            told = leak(name, model, source)
+            if told is not None:
+                log.warning(told)
+                note = told.removeprefix("warning: ")
             view = opened.preprocessing.view
             given = answers({"": opened.probabilities}, source, view, task)[""]
             given = task.reordered(given, np.array([source.classes.index(one) for one in opened.classes]))
@@ -172,10 +200,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Source, task: Task) -> None:
-    if sorted(classes) != sorted(source.classes):
-        raise PocketError(
-            f"{name} was made for the classes {', '.join(classes[:5])}..., but the images have "
-            f"{', '.join(source.classes[:5])}.... Score it on images with its own classes."
-        )
     if made_for.kind != task.kind:
         raise PocketError(f"{name} answers a {made_for.name} task, and the images are a {task.name} set.")
+    if sorted(classes) != sorted(source.classes):
+        raise PocketError(
+            f"{name} was made for the classes {_some(classes)}, but the images have {_some(source.classes)}. Score it "
+            "on images with its own classes."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

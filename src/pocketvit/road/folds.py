@@ -55,12 +55,19 @@ class Folds(Stage):
 
     def cost(self, walk: Walk) -> Cost:
         asked = walk.settings.folds
-        if asked is not None and asked > 1:
-            costs = [stage.cost(walk) for stage in _FOLD]
-            return Cost(asked * sum(cost.seconds for cost in costs), asked * sum(cost.bytes for cost in costs))
-        if asked is None and not walk.images.synthetic and fold_datasets(walk.settings, walk.road.dataset, None):
-            return Cost(told=(f"folds    {USUAL} students more if they take at most {human_time(PATIENCE)}",))
-        return Cost()
+        if asked is None and (walk.images.synthetic or not fold_datasets(walk.settings, walk.road.dataset, None)):
+            return Cost()
+        count = USUAL if asked is None else asked
+        if count < 2:
+            return Cost()
+        costs = [stage.cost(walk) for stage in _FOLD]
+        seconds, size = (count * sum(getattr(cost, what) for cost in costs) for what in ("seconds", "bytes"))
+        if asked is not None:
+            return Cost(seconds, size)
+        told = f"folds    {USUAL} students more, about {human_time(seconds)}"
+        if seconds > PATIENCE:
+            return Cost(told=(f"{told}: left out (--folds {USUAL}: with them)",))
+        return Cost(seconds, size, (f"{told} (--folds 0: without)",))
 
     def trains(self, walk: Walk) -> int:
         return (walk.settings.folds or 0) * sum(stage.trains(walk) for stage in _FOLD)

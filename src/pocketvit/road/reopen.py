@@ -91,8 +91,8 @@ class Reopened:
             keys = [store.key(name) for name in results.get("labels") or names]
         except PocketError as error:
             raise PocketError(
-                f"the soft labels that {self.folder} learned from are not in {folder}: {error} Put the folder back, "
-                "run its `pocketvit distill` again, which makes them anew, or give --no-recover."
+                f"the soft labels that {self.folder} learned from are not in {folder}. Put that folder back, make them "
+                f"anew with a run as this one was (`{self.chain[0].results.get('command')}`), or give --no-recover."
             ) from error
         gate = self.folder / GATE
         return Taught(store, keys, Gate.of(read_json(gate)) if gate.is_file() else None)

@@ -56,6 +56,9 @@ class Report(Stage):
         beyond = _beyond(walk)
         if beyond and _is_too_large(walk):
             walk.extra["too_large"] = beyond
+        before = _against_before(walk)
+        if before:
+            walk.extra["lead"] = f"{before[:1].upper()}{before[1:]}."
         taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
         write_results(
             walk.folder,
@@ -106,6 +109,7 @@ def write_results(
                 "classes": list(dataset.classes),
                 "counts": {split: len(images) for split, images in dataset.splits.items()},
                 "scored_on": source.split if source is not None else None,
+                "scored_name": source.name if source is not None else None,
                 "notes": [*dataset.checks.lines(), *dataset.notes],
                 "task": dataset.task,
                 "chance": road.task.chance(whole(source).targets) if source is not None else None,
@@ -192,7 +196,7 @@ def _notes(walk: Walk, beyond: str | None) -> list[str]:
         file = shipped(walk.folder)
         kind, size = "int8" if file.name == INT8 else "fp32", file.stat().st_size
         notes.append(f"chosen to fit {settings.fit}: the {kind} file has {size:,} bytes ({human_bytes(size)})")
-    notes += filter(None, [beyond, _against_before(walk)])
+    notes += filter(None, [beyond])
     if not walk.extra.get("compressed_from") or (walk.folder / "metrics.jsonl").is_file():
         notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
     return notes

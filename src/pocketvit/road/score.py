@@ -317,7 +317,8 @@ class Score(Stage):
             name += ", its stem new" * (walk.config.network.stem == "teacher")
             entries.append(self._network(walk, "alone", name, side))
         if "ceiling" in networks:
-            entries.append(self._network(walk, "ceiling", "student, all labels", side))
+            name = "student, all labels" + ", its stem new" * (walk.config.network.stem == "teacher")
+            entries.append(self._network(walk, "ceiling", name, side))
         entries += [self._network(walk, key, name, side) for key, name in walk.controls.items()]
         if "against" in networks:
             stats = input_stats(networks["against"])

@@ -49,10 +49,16 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
             targets=_joined(listing, other, role),
             images=_images(listing, other),
             groups=None if listing.groups is None else [*listing.groups, *(other.groups or [""] * len(other))],
+            named=listing.named if role == "unlabelled" else {**listing.named, split: other.name},
             notes=[*listing.notes, *notes],
+            whose=listing.whose if role == "unlabelled" else _both(listing, other, role),
             broken=[*listing.broken, *other.broken],
         )
     return listing
+
+
+def _both(listing: Listing, other: Listing, role: str) -> str:
+    return f"{listing.whose or listing.name} and {other.name} (--{role})"
 
 
 def _as_labels(listing: Listing) -> Listing:

@@ -29,6 +29,7 @@ class Listing:
         task, modality, group, synthetic: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
         whose: whose the given splits are, to be said; by default the name's.
+        named: by split, the name of the set that it is of, where that is another one.
         single: why nothing can be learned of these images alone, where all of them are of one class; a test split may
             be.
     """
@@ -49,6 +50,7 @@ class Listing:
     groups: list[str] | None = None
     whose: str | None = None
     synthetic: str = ""
+    named: dict[str, str] = field(default_factory=dict)
     single: str = ""
 
     def __len__(self) -> int:

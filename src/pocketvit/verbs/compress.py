@@ -18,7 +18,7 @@ def compress(settings: Compress) -> Run:
     from ..road.base import Walk, walk
     from ..road.begin import check_device
     from ..road.compress import Compress as Shrink
-    from ..road.compress import Reopen, recovered, refuse
+    from ..road.compress import Reopen, recovered, refuse, trains
     from ..road.reopen import reopen
     from ..road.report import Report
     from ..road.score import Score
@@ -33,6 +33,8 @@ def compress(settings: Compress) -> Run:
     settings = dataclasses.replace(settings, model=str(folder), out=str(settings.out or folder.parent))
     source = reopen(folder, settings.images)
     refuse(settings, source.student.module)
+    if trains(settings):
+        source.labels(source.road(settings.device))  # labels that are gone are told before a run is begun
     run = Run.begin(settings.name or f"{folder.name}-{settings.tag}", settings)
     if not run.finished:
         with run.alone(), run.logging():
