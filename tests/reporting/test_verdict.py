@@ -193,3 +193,24 @@ def test_a_teacher_that_ran_in_pytorch_is_not_raced_against_a_file():
     assert "of its teacher's weights" in str(found.replies[0])
     assert found.replies[1].yes is None
     assert "ran in PyTorch, and not as a file" in str(found.replies[1])
+
+
+def test_as_good_takes_an_interval_that_says_so():
+    few = [row(one.key, one.role, 0.9, one.bytes, one.latency_p50, n=20) for one in ROWS]
+    assert [reply.yes for reply in verdict(few).replies] == [True, True, None]
+    many = [row(one.key, one.role, 0.9, one.bytes, one.latency_p50, n=20_000) for one in ROWS]
+    assert [reply.yes for reply in verdict(many).replies] == [True, True, True]
+    assert verdict(many, chance=0.9).replies[-1].yes is None  # both guess
+
+
+def test_pooled_folds_are_what_a_student_is_judged_by():
+    few = [row(one.key, one.role, 0.75, one.bytes, one.latency_p50, n=12) for one in ROWS]
+    pooled = [
+        replace(row(f"{key}-folds", "other", accuracy, None, None, n=400), name=f"{key}, folds pooled")
+        for key, accuracy in (("teacher-1", 0.9), ("student", 0.6), ("alone", 0.8))
+    ]
+    found = verdict([*few, *pooled], chance=0.5)
+    assert found.replies[-1].yes is False
+    assert "60.0 % against 90.0 % of teacher-1, folds pooled" in found.replies[-1].words
+    assert "alone, folds pooled has 80.0 % against 60.0 %" in found.advice
+    assert "cannot be told from" in verdict([*few, *pooled], chance=0.6).advice

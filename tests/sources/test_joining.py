@@ -130,3 +130,9 @@ def test_a_split_beside_may_have_a_single_class(photos, tmp_path):
     assert dataset.val.targets.tolist() == [1, 1]
     with pytest.raises(PocketError, match="one label only, 'dog'"):
         open_images(tmp_path / "v" / "s.csv", progress=False)
+
+
+def test_each_split_says_whose_it_is(photos, tmp_path):
+    dataset = open_images(photos, test=draw(tmp_path / "others", ("cat", "dog"), 3, 1), progress=False)
+    assert (dataset.train.name, dataset.test.name) == ("photos", "others")
+    assert any("splits are those of photos and others (--test)" in note for note in dataset.notes)

@@ -136,7 +136,7 @@ def _source(checked: Checked, groups: np.ndarray | None, rows: np.ndarray, split
     return listing.images.source(
         rows,
         findings,
-        name=listing.name,
+        name=listing.named.get(split, listing.name),
         split=split,
         classes=listing.classes,
         ids=ids,
