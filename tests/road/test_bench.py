@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import types
 
+import pytest
 import torch
 from walk_fakes import SIDE, make_own
 
 import pocketvit
 from pocketvit.deployment.opening import open_model
+from pocketvit.errors import PocketError
 from pocketvit.models.detector import create_detector
 from pocketvit.models.saving import save_model
-from pocketvit.road.bench import measurable
+from pocketvit.road.bench import _check_same, measurable
 from pocketvit.tasks import task_named
 from pocketvit.views.preprocessing import Preprocessing
 
@@ -63,3 +66,12 @@ def test_a_detectors_folder_is_exported_as_one(tmp_path):
     row = pocketvit.bench(str(tmp_path / "student")).data["rows"][0]
     assert "does not export" not in str(row.get("note"))
     assert row["memory_mb"] is not None
+
+
+def test_another_task_is_told_before_other_classes(walked):
+    model = open_model(walked.run.folder)
+    source = types.SimpleNamespace(classes=("a", "b", "c"))
+    with pytest.raises(PocketError, match="answers a classification task, and the images are a detection set"):
+        _check_same("it", model.classes, model.task, source, task_named("detection"))
+    with pytest.raises(PocketError, match="but the images have a, b, c. Score it"):
+        _check_same("it", model.classes, model.task, source, model.task)

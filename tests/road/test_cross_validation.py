@@ -74,3 +74,17 @@ def test_folds_that_cannot_be_made_are_refused_before_any_training(given, says, 
     with pytest.raises(PocketError, match=says):
         pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), **SHORT | given)
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_plan_counts_the_folds_that_nobody_asked_for(photos, tmp_path, monkeypatch):
+    def planned():
+        return str(
+            pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), plan=True, **SHORT | {"folds": None})
+        )
+
+    assert "folds    5 students more, about " in (with_them := planned())
+    assert "(--folds 0: without)" in with_them
+    assert ", folds " in with_them.split("time ")[1]
+    monkeypatch.setattr(folds, "PATIENCE", 0.0)
+    assert ": left out (--folds 5: with them)" in (without := planned())
+    assert ", folds " not in without.split("time ")[1]
