@@ -73,5 +73,5 @@ def test_another_task_is_told_before_other_classes(walked):
     source = types.SimpleNamespace(classes=("a", "b", "c"))
     with pytest.raises(PocketError, match="answers a classification task, and the images are a detection set"):
         _check_same("it", model.classes, model.task, source, task_named("detection"))
-    with pytest.raises(PocketError, match="but the images have a, b, c. Score it"):
+    with pytest.raises(PocketError, match=r"but the images have a, b, c\. Score it"):
         _check_same("it", model.classes, model.task, source, model.task)
