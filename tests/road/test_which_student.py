@@ -159,11 +159,15 @@ def test_without_a_teacher_a_student_starts_from_none(road):
         ({"teacher": Own(), "init_from": "nowhere.pt"}, r"--init-from nowhere.pt: "),
         ({"teacher": Own(), "stem": "teacher"}, r"--stem teacher: Own is not a timm model"),
         ({"teacher": Own(), "init_from": "teacher", "student": "NAMED"}, "weights of its own"),
+        (
+            {"teacher": Own(), "student": "efficientformer_l1", "size": 64},
+            r"efficientformer_l1 takes no pictures of 64 pixels \(.*\)\. Add --size 224",
+        ),
     ],
 )
 def test_a_start_that_cannot_be_is_told_before_anything_long(asked, words, photos, tmp_path, pretrained, monkeypatch):
     monkeypatch.setattr(Stepper, "take", None)
-    named = {"student": f"local-dir:{pretrained}"} if asked.get("student") else {}
+    named = {"student": f"local-dir:{pretrained}"} if asked.get("student") == "NAMED" else {}
     choices = {"teacher_size": SIDE, "teacher_norm": "half", "out": str(tmp_path / "runs")}
     with pytest.raises(PocketError, match=words):
         pocketvit.distill(str(photos), **choices, **asked | named)

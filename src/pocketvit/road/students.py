@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -191,7 +192,8 @@ def try_network(model: nn.Module, name: str, side: int) -> None:
             model.eval()(torch.zeros(2, 3, side, side))
     except Exception as error:  # whatever the network's own code says of a size
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        own = input_stats(model).input_size
+        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        own = known.input_size[-1] if known is not None else side
         remedy = f"Add --size {own}, or choose another." if own != side else "Choose another."
         raise PocketError(f"{name} takes no pictures of {side} pixels ({why[:120]}). {remedy}") from error
 
