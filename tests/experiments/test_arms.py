@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from walk_fakes import run_config
 
-from pocketvit.config import TrainConfig
+from pocketvit.config import TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, arms, tables
+from pocketvit.files import read_json
+from pocketvit.road.images import open_road
+from pocketvit.sources import open_images
 from pocketvit.training.metrics import read_metrics
 
 
@@ -37,6 +40,8 @@ def test_arms_are_trained_reported_and_not_trained_again(road, two, tmp_path, mo
     assert "2 seeds" in text
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "table.md").read_text() == text + "\n"
+    rows = read_json(tmp_path / "results.json")["rows"]
+    assert [row["interval"] for row in rows] == [None, None]  # what seeds differ by is no interval over images
     with monkeypatch.context() as patch:
         patch.setattr(arms, "train_network", None)
         assert arms.run_arms(road, two, [0, 1], tmp_path) == found
@@ -89,3 +94,13 @@ def test_without_teachers_an_arm_learns_labelled_images_alone_in_as_many_steps(r
     assert len(targets) == len(few.dataset.train)
     assert (targets >= 0).all()
     assert record["seconds"] == read_metrics(tmp_path / "plain" / "seed-0" / "metrics.jsonl")[-1]["elapsed"]
+
+
+def test_tiles_are_judged_as_the_images_that_they_are_of(photos, two, tmp_path):
+    dataset = open_images(str(photos), tile=8, progress=False)
+    road = open_road(dataset, ViewConfig(view_size=8), tmp_path / "shared")
+    small = dataclasses.replace(two[0].config, view=road.view)
+    found = arms.run_arms(road, [Arm("plain", "plain", small)], [0], tmp_path / "arms")
+    assert found["plain"][0]["n"] == 6
+    text = tables.report_arms(road, [Arm("plain", "plain", small)], found, tmp_path / "arms", against="plain", title="")
+    assert "Scored on 6 test images" in text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import types
 
 import pytest
 from walk_fakes import CHOICES, Own, run_config
@@ -11,7 +13,7 @@ import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json, write_json
 from pocketvit.road import Cost, Hours, Stage, Walk
-from pocketvit.road.hours import fill_hours
+from pocketvit.road.hours import as_before, fill_hours, reopened
 from pocketvit.settings import Distill
 from pocketvit.training import Stepper, budget, read_metrics
 
@@ -20,10 +22,19 @@ class Costing(Stage):
     """A stage that costs so much an epoch, a view, and at any rate."""
 
     def __init__(
-        self, name: str, epoch: float = 0.0, view: float = 0.0, always: float = 0.0, networks: int = 0
+        self,
+        name: str,
+        epoch: float = 0.0,
+        view: float = 0.0,
+        always: float = 0.0,
+        networks: int = 0,
+        others: float = 0.0,
     ) -> None:
         self.name, self.epoch, self.view, self.always = name, epoch, view, always  # type: ignore[misc]
-        self.networks = networks
+        self.networks, self.others = networks, others
+
+    def beside(self, walk: Walk) -> float:
+        return self.others
 
     def trains(self, walk: Walk) -> int:
         return self.networks
@@ -49,11 +60,11 @@ def settings(hours, **changes) -> Distill:
     return Distill(images="digits", teacher=Own(), hours=hours, **changes)
 
 
-def filled(hours, **changes) -> Distill:
+def filled(hours, stages=STAGES, specs=("a teacher",), **changes) -> Distill:
     def state_of(trial):
-        return Walk(trial, run_config(views=trial.views), None)
+        return Walk(trial, run_config(views=trial.views), None, specs=specs)
 
-    return fill_hours(settings(hours, **changes), STAGES, state_of)
+    return fill_hours(settings(hours, **changes), stages, state_of)
 
 
 def test_epochs_and_views_fill_the_time():
@@ -67,6 +78,19 @@ def test_epochs_and_views_fill_the_time():
 def test_no_time_for_an_epoch_says_what_everything_takes():
     with pytest.raises(PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min"):
         filled("2min")
+
+
+def test_light_teachers_learn_in_the_same_time():
+    stages = (Costing("adapt", epoch=10.0), *STAGES[1:])
+    assert filled("20min", stages, specs=(), views=2).epochs == (1150 - 2 * 60) // 30
+
+
+def test_what_stages_do_beside_training_is_not_for_the_networks(tmp_path):
+    stages = (*STAGES, Costing("folds", epoch=10.0, always=100.0, networks=1, others=100.0))
+    assert filled("20min", stages, views=2).epochs == (1000 - 2 * 60) // 30
+    state = walk_of(tmp_path, 1.0)
+    Hours(Costing("train", networks=1), stages[-1]).run(state)
+    assert state.config.train.seconds == pytest.approx((3600 - 100) / 2, abs=60)
 
 
 def walk_of(folder, hours) -> Walk:
@@ -97,8 +121,41 @@ def test_more_hours_come_on_top(tmp_path):
 def test_a_budget_that_labelling_used_up_is_told(tmp_path):
     state = walk_of(tmp_path, 0.01)
     state.began -= 100
-    with pytest.raises(PocketError, match="leaves no time to train"):
+    with pytest.raises(PocketError, match=r"leaves no time to train.*Give more in all: --hours 0\.045 at least"):
         Hours(Costing("train", networks=1)).run(state)
+
+
+def test_more_time_that_is_refused_leaves_a_run_as_it_was(tmp_path):
+    (tmp_path / "config.yaml").write_text("hours: 1.0")
+    (tmp_path / "report.html").write_text("the report")
+    write_json(tmp_path / "hours.json", {"hours": 1.0, "each": 60.0})
+    run = types.SimpleNamespace(folder=tmp_path, report=tmp_path / "report.html")
+
+    def go_on(text, given=None):
+        with reopened(run, text):
+            assert (tmp_path / "config.yaml").read_text() == text
+            assert not (tmp_path / "report.html").exists()
+            if given:
+                write_json(tmp_path / "hours.json", given)
+            raise PocketError("leaves no time to train, or the disk is full")
+
+    with pytest.raises(PocketError):
+        go_on("hours: 1.01")
+    assert (tmp_path / "config.yaml").read_text() == "hours: 1.0"
+    assert (tmp_path / "report.html").read_text() == "the report"
+    with pytest.raises(PocketError):
+        go_on("hours: 2.0", {"hours": 2.0, "each": 90.0})  # it was given, and stopped later
+    assert (tmp_path / "config.yaml").read_text() == "hours: 2.0"
+
+
+def test_hours_that_were_never_given_do_not_count(tmp_path):
+    run = types.SimpleNamespace(folder=tmp_path, finished=False, settings=settings("1h", epochs=1))
+    more = dataclasses.replace(settings("1h", epochs=1), hours="+0.5")
+    assert as_before(more, run).time.hours == 1.5  # the first run was refused
+    write_json(tmp_path / "hours.json", {"hours": 1.0, "each": 60.0})
+    assert as_before(more, run).time.hours == 1.0  # it uses up its own first
+    write_json(tmp_path / "hours.json", {"hours": 0.7, "each": 60.0})
+    assert as_before(more, run).time.hours == 1.5
 
 
 @pytest.mark.slow

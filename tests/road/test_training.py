@@ -15,12 +15,15 @@ from pocketvit.errors import PocketError
 from pocketvit.files import read_json
 from pocketvit.models import forward_heads
 from pocketvit.objectives import Gate
+from pocketvit.road import light, probe
 from pocketvit.road.answering import probabilities_of
+from pocketvit.road.decide import class_weights, labels_of
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.train import GATE, calibrate, teacher_gate, train_network, validation
+from pocketvit.settings import Distill
 from pocketvit.sources import open_images
-from pocketvit.sources.subset import hide_labels
+from pocketvit.sources.subset import Subset, hide_labels
 from pocketvit.teachers import load_teacher
 from pocketvit.training import read_metrics
 
@@ -261,3 +264,41 @@ def test_images_without_labels_have_no_term_for_them(road, tmp_path):
     store = label_road(road, [own()], config.labels)
     train_network(blind, config, tmp_path / "blind", teachers=[own()], store=store)
     assert set(read_metrics(tmp_path / "blind" / "metrics.jsonl")[0]["terms"]) == {"distillation", "teacher_0"}
+
+
+def test_whoever_learns_from_labels_alone_sees_no_other_images(road, tmp_path, monkeypatch):
+    few = road.with_few_labels(6)
+    alone = few.labelled_alone().dataset.train
+    assert len(alone) == len(road.dataset.train)
+    assert (alone.targets >= 0).all()
+    assert road.labelled_alone() is road
+    seen = {}
+
+    def train(given, config, folder, **options):
+        views = options.get("views")
+        seen[folder.name] = given.dataset.train if views is None else views.source
+        return options.get("model")
+
+    for module in (light, probe):
+        monkeypatch.setattr(module, "train_network", train)
+    monkeypatch.setattr(probe, "predict_logits", lambda *_: pytest.fail("nobody asks"))
+    monkeypatch.setattr(light, "as_teacher", lambda *_: None)
+    light.train_teacher(few, "cifar_resnet20", TrainConfig(epochs=1), input_size=16)
+    network, unseen = Own(), without(few, val=None)
+    probe._fine_tune(network, own(), unseen, tmp_path, TrainConfig(), LossConfig())
+    assert len(seen) == 2
+    for source in seen.values():
+        assert (source.targets >= 0).all()
+    assert len(seen["fine-tuning"]) == 6
+
+
+def test_classes_are_weighed_by_the_labels_that_are_seen(photos):
+    dataset = open_images(str(photos))
+    targets = dataset.train.targets
+    rows = np.append(np.flatnonzero(targets != 0), np.flatnonzero(targets == 0)[:2])
+    skewed = dataclasses.replace(dataset, train=Subset(dataset.train, rows))
+    asked = Distill(images="x", teacher=Own(), balance="weights")
+    weights = class_weights(labels_of(asked, skewed), "weights")
+    assert weights[0] > 2 * weights[1]
+    few = class_weights(labels_of(dataclasses.replace(asked, few_labels=6), skewed), "weights")
+    assert few == pytest.approx((1, 1, 1))

@@ -17,11 +17,11 @@ from ..deployment.flops import count_flops, count_parameters
 from ..files import human_time, read_json, write_json
 from ..labels import LabelStore
 from ..road.answering import network_answers, probabilities_of, road_answers
-from ..road.baselines import labelled_alone
 from ..road.images import Road
 from ..road.mutual import train_mutual
 from ..road.students import input_of
 from ..road.train import calibrate, follow_teachers, train_network
+from ..sources.tiles import whole
 from ..teachers import Teacher
 from ..training.metrics import read_metrics
 
@@ -86,7 +86,7 @@ def _consensus(road: Road, teachers: Sequence[Teacher]) -> np.ndarray | None:
     """Mean probabilities of all teachers of an experiment on the scored split: what agreement is measured with."""
     assert road.scored is not None
     distinct = {id(teacher): teacher for teacher in teachers}.values()
-    given = [probabilities_of(teacher, road, road.scored) for teacher in distinct]
+    given = [whole(road.scored).per_image(probabilities_of(teacher, road, road.scored)) for teacher in distinct]
     return road.task.merged(given) if given else None
 
 
@@ -95,9 +95,9 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
     config = dataclasses.replace(arm.config, train=train)
     road = road.viewed(config.view)
     if arm.mutual:
-        model = train_mutual(road, config, place)
+        model = train_mutual(road.labelled_alone(), config, place)
     elif not arm.teachers:
-        model = train_network(labelled_alone(road), config, place)
+        model = train_network(road.labelled_alone(), config, place)
     else:
         model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
     lines = read_metrics(place / "metrics.jsonl")
@@ -106,8 +106,9 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
         follow_teachers(model, road, side, arm.teachers)
     source = road.scored
     assert source is not None
-    given = road_answers({"": network_answers(model, side, road.task)}, road, source)[""]
-    judgement = road.task.judge(given, source.targets, source.classes, teacher=consensus())
+    tested = whole(source)
+    given = tested.per_image(road_answers({"": network_answers(model, side, road.task)}, road, source)[""])
+    judgement = road.task.judge(given, tested.targets, tested.classes, teacher=consensus(), groups=tested.groups)
     scores = judgement.scores
     return {
         "accuracy": scores.accuracy,

@@ -18,6 +18,7 @@ from ..road.answering import probabilities_of
 from ..road.images import Road
 from ..road.report import write_results
 from ..rundir import machine
+from ..sources.tiles import whole
 from ..teachers import Teacher
 from .arms import Arm
 
@@ -85,10 +86,11 @@ def report_arms(
     """
     source = road.scored
     assert source is not None
-    judged = {
-        teacher.name: road.task.judge(probabilities_of(teacher, road, source), source.targets, source.classes).scores
-        for teacher in teachers
-    }
+    tested = whole(source)
+    judged = {}
+    for teacher in teachers:
+        given = tested.per_image(probabilities_of(teacher, road, source))
+        judged[teacher.name] = road.task.judge(given, tested.targets, tested.classes, groups=tested.groups).scores
     lines = [table(arms, found, against), ""]
     rows: list[dict[str, Any]] = []
     for name, scores in judged.items():
@@ -105,7 +107,7 @@ def report_arms(
     seeds = len(found[against])
     here = machine()
     lines.append(
-        f"Scored on {len(source):,} {source.split} images after the last epoch, {seeds} seeds, "
+        f"Scored on {found[against][0]['n']:,} {source.split} images after the last epoch, {seeds} seeds, "
         f"{len(road.dataset.train):,} training images; {here['cpu']}, {counted(torch.get_num_threads(), 'thread')}, "
         f"torch {here['torch']}, {here['date']}."
     )
@@ -114,10 +116,10 @@ def report_arms(
     lines += notes
     for arm in arms:
         scores_of = [record["accuracy"] for record in found[arm.key]]
-        spread = paired_difference(scores_of, [0.0] * len(scores_of)).interval
+        # No interval: that of other rows is over images, and what seeds differ by stands in the table above.
         rows.append(
             {"key": arm.key, "name": arm.name, "role": "student" if arm.teachers else "baseline",
-             "accuracy": float(np.mean(scores_of)), "interval": list(spread) if spread else None, "n": len(source),
+             "accuracy": float(np.mean(scores_of)), "interval": None, "n": found[arm.key][0]["n"],
              "ece": _average(found[arm.key], "ece"), "seeds": len(scores_of),
              "agreement": _average(found[arm.key], "agreement")}
         )  # fmt: skip

@@ -307,11 +307,13 @@ def _columns(rows: tuple[Row, ...]) -> list[Column]:
     if all(percent(row.balanced_accuracy or row.accuracy) == percent(row.accuracy) for row in rows):
         columns = [column for column in columns if column.title != "balanced"]  # classes of one size: it says the same
     first = "mAP" if any(row.map is not None for row in rows) else "accuracy"
-    columns = [column for column in columns if column.title == first or column.title not in ("mAP", "accuracy")]
+    both = first == "mAP" and any(row.accuracy is not None for row in rows)  # of runs of several tasks
+    columns = [column for column in columns if both or column.title == first or column.title not in ("mAP", "accuracy")]
     return [
         column
         for column in columns
         if column.title == first
+        or (both and column.title == "accuracy")
         or (column.title == "seeds" and several)
         or (column.title != "seeds" and any(column.cell(row) not in empty for row in rows))
     ]

@@ -30,6 +30,8 @@ def accuracy_text(row: Row) -> str:
     """Return the accuracy, or why there is none."""
     if not row.measured:
         return "not run"
+    if row.accuracy is None and row.map is not None:  # of another task
+        return MISSING
     return "unknown" if row.accuracy is None else percent(row.accuracy, row.n)
 
 
@@ -37,6 +39,8 @@ def map_text(row: Row) -> str:
     """Return the mean average precision with its interval, or why there is none."""
     if not row.measured:
         return "not run"
+    if row.map is None and row.accuracy is not None:  # of another task
+        return MISSING
     return "unknown" if row.map is None else figure_text(row.map, row.map_interval)
 
 

@@ -27,7 +27,7 @@ from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
 
-METHOD = 2  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
+METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
 def given_teachers(teacher: Any) -> list[Any]:
@@ -256,7 +256,7 @@ def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]
     probe = forward * sum(map(len, seen))
-    tuning = 3.5 * 5 * forward * len(dataset.train)
+    tuning = 3.5 * 5 * forward * int(labelled(dataset.train.targets).sum())
     tunes = wanted if wanted is not None else tuning <= PATIENCE
     return probe + (tuning if tunes else 0.0)
 

@@ -156,6 +156,10 @@ class Stage(ABC):
         """Return what it would still cost. The images are open and the teachers loaded; nothing is written."""
         return Cost()
 
+    def beside(self, walk: Walk) -> float:
+        """Seconds of its cost that are spent on other things than on the networks that it trains."""
+        return 0.0
+
     def trains(self, walk: Walk) -> int:
         """Return how many networks it trains that share a budget of time (see `hours`)."""
         return 0

@@ -6,18 +6,16 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from ..config import LossConfig, NetworkConfig, RunConfig
 from ..errors import PocketError
 from ..files import counted
 from ..models.inputs import input_stats
-from ..sources.subset import repeated
 from ..sources.targets import labelled
 from ..views import Views
 from .base import Cost, Stage, Walk
-from .decide import learning_rate_for
+from .decide import class_weights, learning_rate_for
 from .images import Road
 from .light import TEACHER_SEED
 from .rates import training_seconds
@@ -34,19 +32,13 @@ def train_alone(road: Road, config: RunConfig, folder: Path) -> nn.Module | None
         return None
     stem = ", with convolutions of its own" if config.network.stem == "teacher" else ""
     log.info("baseline the same student without a teacher%s, %s labels", stem, f"{count:,}")
-    return train_network(labelled_alone(road), without_teachers(config, road), folder)
-
-
-def labelled_alone(road: Road) -> Road:
-    """Return a road of the labelled training images: as many steps, each image in as many views as that takes."""
-    source = road.dataset.train
-    rows = np.flatnonzero(labelled(source.targets))
-    return road if len(rows) == len(source) else road.with_train(repeated(source, rows, len(source)))
+    return train_network(road.labelled_alone(), without_teachers(config, road), folder)
 
 
 def without_teachers(config: RunConfig, road: Road) -> RunConfig:
     """Return a student's config for learning from the ground truth alone."""
-    loss = LossConfig(label_smoothing=road.task.smoothing, class_weights=config.loss.class_weights)
+    weights = class_weights(road.dataset.train, config.train.balance)  # of the labels that this one sees
+    loss = LossConfig(label_smoothing=road.task.smoothing, class_weights=weights)
     return dataclasses.replace(config, loss=loss)
 
 
@@ -97,12 +89,12 @@ class Baselines(Stage):
             new = ", its stem new" if walk.config.network.stem == "teacher" else ""
             log.info("ceiling  the same student with all labels%s", new)
             config = without_teachers(walk.config, walk.road)
-            walk.networks["ceiling"] = train_network(walk.road, config, walk.folder / "ceiling")
+            walk.networks["ceiling"] = train_network(walk.road.labelled_alone(), config, walk.folder / "ceiling")
         if "against" in wanted:
             try:
                 name = with_weights(walk.settings.against)
                 walk.networks["against"] = train_against(
-                    labelled_alone(pupils(walk)), walk.config, walk.folder / "against", name
+                    pupils(walk).labelled_alone(), walk.config, walk.folder / "against", name
                 )
             except PocketError as error:  # a comparison that fails, for want of a network say, must not cost the run
                 log.warning("warning  %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
 from .folds import check_folds
-from .hours import as_before, fill_hours, given_more, reopen
+from .hours import as_before, fill_hours, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .statistics import check_card
@@ -270,10 +271,9 @@ def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, o
         return Run(settings.resume)
     begun = begin(settings, decide_all, chosen=named, stages=stages, of=of)
     run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
-    if getattr(begun.settings, "time", None) is not None and begun.settings.hours != run.settings.hours:
-        reopen(run, dump(begun.settings))
-    if not run.finished:
-        with run.alone(), run.logging():
+    more = getattr(begun.settings, "time", None) is not None and begun.settings.hours != run.settings.hours
+    if more or not run.finished:
+        with run.alone(), run.logging(), reopened(run, dump(begun.settings)) if more else contextlib.nullcontext():
             run.say(begun.notes)
             walk(stages, dataclasses.replace(begun.walk(run.folder), began=began))
     return run

@@ -24,6 +24,7 @@ from ..objectives.terms import kind_of
 from ..settings import listed
 from ..sources import Dataset, Source
 from ..sources.listing import FileSource
+from ..sources.subset import few_labelled
 from ..sources.targets import class_counts, labelled, sizes_of
 from ..sources.tiles import independent
 from ..synthesis.card import require_many
@@ -149,6 +150,12 @@ def learning_rate_for(optimizer: str, batch: int, *, pretrained: bool) -> float:
     return 1e-3 * math.sqrt(batch / 128)
 
 
+def labels_of(settings: Any, dataset: Dataset) -> Source:
+    """Return the training images with the labels that a student sees."""
+    few = getattr(settings, "few_labels", 0)
+    return few_labelled(dataset.train, few) if few else dataset.train
+
+
 def class_weights(source: Source, balance: str) -> tuple[float, ...]:
     """Return N / (C n_c) for each class of n_c of the N labelled images, where ``balance`` is "weights"; else ().
 
@@ -227,7 +234,7 @@ def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) ->
         temperature=temperature,
         weight=settings.teacher_share,
         teacher_weights=weights,
-        class_weights=class_weights(dataset.train, getattr(settings, "balance", "none")),
+        class_weights=class_weights(labels_of(settings, dataset), getattr(settings, "balance", "none")),
         terms=checked_terms(settings),
     )
     decided = {"temperature": temperature, "teacher_weights": weights}

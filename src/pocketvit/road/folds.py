@@ -69,6 +69,10 @@ class Folds(Stage):
             return Cost(told=(f"{told}: left out (--folds {USUAL}: with them)",))
         return Cost(seconds, size, (f"{told} (--folds 0: without)",))
 
+    def beside(self, walk: Walk) -> float:
+        others = sum(stage.cost(walk).seconds for stage in _FOLD if not stage.trains(walk))
+        return (walk.settings.folds or 0) * others
+
     def trains(self, walk: Walk) -> int:
         return (walk.settings.folds or 0) * sum(stage.trains(walk) for stage in _FOLD)
 
@@ -152,7 +156,7 @@ def cross_validate(state: Walk, datasets: Sequence[Dataset]) -> None:
     given = []
     for number, dataset in enumerate(datasets, 1):
         place = state.folder / "folds" / str(number)
-        if not (place / "answers.npz").is_file():
+        if not _made(place, state.config.train.seconds):
             log.info("%s", next(note for note in dataset.notes if note.startswith("fold ")))
             start = time.monotonic()
             packed = pack_dataset(dataset, shared / "packs", bound=bound_for(state.config.view.view_size))
@@ -161,12 +165,19 @@ def cross_validate(state: Walk, datasets: Sequence[Dataset]) -> None:
             walk(_FOLD, fold, have=("images",))
             if who.rank > 0:
                 continue
-            save_arrays(place / "answers.npz", _answers(fold))
+            learned = {"seconds": np.array(state.config.train.seconds)}  # with more of them the fold goes on
+            save_arrays(place / "answers.npz", _answers(fold) | learned)
             log.info("         done in %s", human_time(time.monotonic() - start))
         if who.rank == 0:
             given.append(read_arrays(place / "answers.npz"))
     if who.rank == 0:
         _pool(state, given, datasets[0])
+
+
+def _made(place: Path, seconds: float) -> bool:
+    """Whether a fold is done, by networks that learned for so long; 0 where they go by epochs."""
+    file = place / "answers.npz"
+    return file.is_file() and (not seconds or float(read_arrays(file).get("seconds", seconds)) == seconds)
 
 
 def _answers(fold: Walk) -> dict[str, np.ndarray]:

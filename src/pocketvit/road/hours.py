@@ -7,21 +7,25 @@ less what the figures will take is divided evenly: every network of the table le
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import PocketError
-from ..files import human_time, read_json, write_json, write_text
+from ..files import atomic, human_time, read_json, write_json, write_text
 from ..rundir import Run
 from ..training.distributed import from_rank_zero, join_processes
 from .base import Stage, Walk, plan
 from .decide import VIEWS
 
+LEDGER = "hours.json"  # in a run's folder: the hours that it was given, and what of them each network had
 _LABELS = 0.3  # share of the time that labelling may take, unless views are asked for
+_LEAST = 60.0  # seconds for each network, in the advice that is given where there are none
 _TRIAL = 10  # epochs and views whose cost is asked of the stages
-_BEFORE = ("synthesize", "adapt", "ship", "score", "report")  # stages whose cost does not depend on epochs and views
+_BEFORE = ("synthesize", "ship", "score", "report")  # stages whose cost does not depend on epochs and views
 
 
 def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any], Walk]) -> Any:
@@ -43,7 +47,12 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
     seconds = {name: cost.seconds for name, cost in plan(stages, state).items()}
     views_of_trial = state.config.labels.views
     view = seconds.pop("label", 0.0) / views_of_trial
-    before = sum(seconds.pop(name, 0.0) for name in _BEFORE)
+    # Light teachers learn from scratch, for as many more epochs as the student does; others in a few of their own.
+    before = sum(seconds.pop(name, 0.0) for name in (*_BEFORE, *(["adapt"] if state.specs else [])))
+    for stage in stages if state.specs else ():
+        if stage.name in seconds:
+            beside = min(seconds[stage.name], stage.beside(state))
+            before, seconds[stage.name] = before + beside, seconds[stage.name] - beside
     epoch = sum(seconds.values()) / _TRIAL
     left = 3600 * settings.time.hours - before
     views = (settings.views if has_views else None) or max(1, min(VIEWS, int(_LABELS * left / view) if view else VIEWS))
@@ -76,18 +85,19 @@ class Hours(Stage):
     def run(self, walk: Walk) -> None:
         if walk.settings.time is None:
             return
-        hours, ledger = walk.settings.time.hours, walk.folder / "hours.json"
+        hours, ledger = walk.settings.time.hours, walk.folder / LEDGER
         kept = read_json(ledger) if ledger.is_file() else {}
         if kept.get("hours") != hours:
             networks = {stage: stage.trains(walk) for stage in self.after}
-            rest = sum(stage.cost(walk).seconds for stage, count in networks.items() if not count)
+            rest = sum(stage.beside(walk) if count else stage.cost(walk).seconds for stage, count in networks.items())
             here = time.monotonic() - walk.began
             spent = here if kept else max(here, sum(walk.spent().values()))
             more = (3600 * (hours - kept.get("hours", 0.0)) - spent - rest) / sum(networks.values())
             if more <= 0:
+                least = kept.get("hours", 0.0) + (spent + rest + sum(networks.values()) * _LEAST) / 3600
                 raise PocketError(
                     f"--hours {hours:.3g} leaves no time to train: {human_time(spent)} are gone and the figures take "
-                    f"about {human_time(rest)}. Give more."
+                    f"about {human_time(rest)}. Give more in all: --hours {math.ceil(1000 * least) / 1000:g} at least."
                 )
             kept = {"hours": hours, "each": round(kept.get("each", 0.0) + more, 3)}
             kept = from_rank_zero(kept, walk.road.processes.world)
@@ -123,7 +133,9 @@ def as_before(settings: Any, run: Run) -> Any:
         )
     hours = settings.time.hours
     if settings.time.more:
-        hours = had.hours + (hours if run.finished else 0.0)
+        ledger = run.folder / LEDGER
+        begun = read_json(ledger).get("hours") == had.hours if ledger.is_file() else False
+        hours = had.hours + (hours if run.finished or not begun else 0.0)  # what was refused was never given
     if hours < had.hours:
         raise PocketError(f"{run.folder} was given {had.hours:.3g} hours; it can be given more (+X), not less.")
     open_ = {
@@ -134,7 +146,22 @@ def as_before(settings: Any, run: Run) -> Any:
     return dataclasses.replace(settings, **{**open_, "hours": hours})
 
 
-def reopen(run: Run, text: str) -> None:
-    """Let a finished run go on, whose ``config.yaml`` is now ``text``: its student and figures stay until new ones."""
-    write_text(run.folder / "config.yaml", text)
-    run.report.unlink(missing_ok=True)
+@contextlib.contextmanager
+def reopened(run: Run, text: str) -> Iterator[None]:
+    """Let a run go on whose ``config.yaml`` is ``text`` within: its student and figures stay until there are new ones.
+
+    Where the new time is refused, before anything is trained, the run is what it was.
+    """
+    config, ledger, report = (run.folder / name for name in ("config.yaml", LEDGER, run.report.name))
+    before = [(file, file.read_bytes() if file.is_file() else None) for file in (config, ledger, report)]
+    write_text(config, text)
+    report.unlink(missing_ok=True)
+    try:
+        yield
+    except PocketError:
+        if before[1][1] == (ledger.read_bytes() if ledger.is_file() else None):
+            for file, data in before:
+                if data is not None:
+                    with atomic(file) as temporary:
+                        temporary.write_bytes(data)
+        raise

@@ -19,7 +19,7 @@ from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.base import Source
 from ..sources.packing import bound_for, pack_bytes
-from ..sources.subset import Subset, balanced, hide_labels
+from ..sources.subset import Subset, balanced, few_labelled, repeated
 from ..sources.targets import labelled
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis.bank import find_bank, open_bank
@@ -103,9 +103,16 @@ class Road:
 
     def with_few_labels(self, count: int) -> Road:
         """Return the same road with all but ``count`` training labels forgotten, the classes taking turns."""
-        train = self.dataset.train
-        rows = np.flatnonzero(labelled(train.targets))
-        return self.with_train(hide_labels(train, rows[balanced(Subset(train, rows), count)]))
+        return self.with_train(few_labelled(self.dataset.train, count))
+
+    def labelled_alone(self) -> Road:
+        """Return a road of the labelled training images: as many steps, each image in as many views as that takes.
+
+        For whoever learns from labels alone: images without any would be empty places in its batches.
+        """
+        source = self.dataset.train
+        rows = np.flatnonzero(labelled(source.targets))
+        return self if len(rows) in (0, len(source)) else self.with_train(repeated(source, rows, len(source)))
 
 
 def known(source: Source | None) -> bool:

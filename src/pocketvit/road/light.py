@@ -83,6 +83,7 @@ def train_teacher(
     optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> Teacher:
     """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
+    every, road = road.dataset, road.labelled_alone()
     dataset = road.dataset
     train = dataclasses.replace(train, ema=0.0, drop_path=0.0)
     if name not in LADDER:
@@ -94,7 +95,8 @@ def train_teacher(
     side = (input_size, mean, std)
     loss = LossConfig(label_smoothing=road.task.smoothing, class_weights=class_weights(dataset.train, train.balance))
     config = RunConfig(network=NetworkConfig(name), view=views.config, loss=loss, train=train)
-    key = sha256_of([name, learned_from(dataset), views.fingerprint, changed(train), input_size])[:10]
+    # Of all images, too: those without labels say how often each of the others is seen.
+    key = sha256_of([name, learned_from(every), views.fingerprint, changed(train), input_size])[:10]
     folder = road.shared / "teachers" / f"{name}-{key}"
     done = (folder / "checkpoints" / "last.safetensors").is_file()
     log.info("         %s at %d px%s", name, input_size, ", from an earlier run" if done else "")

@@ -27,6 +27,7 @@ from ..errors import PocketError
 from ..files import atomic, human_time, locked, read_json, write_json
 from ..models.norms import keep_where_few
 from ..sources.base import Source
+from ..sources.subset import Subset
 from ..sources.targets import labelled
 from ..tasks import Task
 from ..teachers.finetune import new_head
@@ -327,7 +328,10 @@ def _fine_tune(
     """Train all weights gently; return the network and its scores on validation."""
     side: Input = (teacher.input_size, teacher.mean, teacher.std)
     config = RunConfig(view=road.view, loss=loss, train=train)
-    views = Views(road.dataset.train, road.view, seed=train.seed)
+    source = road.dataset.train
+    rows = np.flatnonzero(labelled(source.targets))
+    learned = source if len(rows) == len(source) else Subset(source, rows)
+    views = Views(learned, road.view, seed=train.seed)
     unwatched = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, val=None))
     tuned = copy.deepcopy(module)
     kept = keep_where_few(tuned, train.batch_size // road.processes.world)

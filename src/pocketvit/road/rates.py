@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
+from ..objectives.terms import term_needs
 from ..teachers import Teacher
 from ..teachers.given import GivenTeacher
 from ..views import Views
@@ -58,9 +59,15 @@ def forward_seconds(teacher: Teacher, views: Views) -> float:
 
 
 def training_seconds(walk: Walk) -> tuple[float, int]:
-    """Return the seconds that the student's training takes, and the bytes of its weights."""
+    """Return the seconds that the student's training takes, and the bytes of its weights.
+
+    Teachers whose features are matched, and not stored, answer every batch.
+    """
     road, config = walk.road, walk.config
     model = make_network(config.network, road, taught=True)
     weights = sum(value.nbytes for value in model.state_dict().values())
     shown = len(road.dataset.train) * config.train.epochs
-    return shown / step_rate(model, road.views, config.train, input_of(config.network, model, road)[0]), weights
+    seconds = shown / step_rate(model, road.views, config.train, input_of(config.network, model, road)[0])
+    if "features" in term_needs(config.loss) and not config.labels.store_features:
+        seconds += shown * sum(forward_seconds(teacher, road.views) for teacher in walk.teachers)
+    return seconds, weights

@@ -28,7 +28,7 @@ from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
 from .base import Cost, Stage, Walk
 from .images import open_test, shared_folder
-from .label import label_road
+from .label import Label, label_road
 from .rates import training_seconds
 from .students import input_of
 from .train import follow_teachers, train_network
@@ -331,10 +331,22 @@ class Controls(Stage):
         if not wanted:
             return Cost()
         seconds, weights = training_seconds(walk)
+        others, size = self._others(walk)
+        return Cost(others + len(wanted) * seconds, size + len(wanted) * 7 * weights)
+
+    def beside(self, walk: Walk) -> float:
+        return self._others(walk)[0]
+
+    def _others(self, walk: Walk) -> tuple[float, float]:
+        """Seconds and bytes of the controls' pictures, and of their labels."""
+        wanted = self._wanted(walk)
+        if not wanted:
+            return 0.0, 0.0
+        labels = Label().cost(walk)
         banks = [bank_cost(walk.specs[0], request) for _, request in wanted.values()]
-        return Cost(
-            sum(one[0] for one in banks) + len(wanted) * seconds,
-            sum(one[1] for one in banks) + len(wanted) * 7 * weights,
+        return (
+            sum(one[0] for one in banks) + len(wanted) * labels.seconds,
+            sum(one[1] for one in banks) + len(wanted) * labels.bytes,
         )
 
     def trains(self, walk: Walk) -> int:

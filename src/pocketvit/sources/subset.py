@@ -10,7 +10,7 @@ import numpy as np
 
 from .base import Source
 from .checks import digest_of
-from .targets import forgotten, strata
+from .targets import forgotten, labelled, strata
 
 
 class Subset(Source):
@@ -72,6 +72,12 @@ def balanced(source: Source, count: int, seed: int = 0) -> np.ndarray:
         members = order[drawn_by[order] == label]
         turn[members] = np.arange(len(members))
     return np.sort(order[np.argsort(turn[order], kind="stable")[:count]])
+
+
+def few_labelled(source: Source, count: int) -> Source:
+    """Return a source with all but ``count`` of its labels forgotten, the classes taking turns."""
+    rows = np.flatnonzero(labelled(source.targets))
+    return hide_labels(source, rows[balanced(Subset(source, rows), count)])
 
 
 def hide_labels(source: Source, keep: np.ndarray) -> Source:
