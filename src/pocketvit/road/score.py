@@ -35,7 +35,7 @@ from ..views.preprocessing import Preprocessing
 from .answering import Answers, file_answers, network_answers, road_answers, teacher_answers
 from .base import Cost, Stage, Walk
 from .images import Road, known
-from .rates import forward_seconds
+from .rates import forward_seconds, training_seconds
 from .ship import FP32, INT8
 from .train import pupils
 
@@ -43,6 +43,7 @@ log = logging.getLogger("pocketvit")
 
 _BIN_IMAGES = 30  # at least in a bin of a reliability curve: fewer draw noise
 _EXPORTED = 100e6  # parameters of a network beyond which an export costs minutes and gigabytes
+_STEP, _STUDENTS = 3.0, 4  # forward passes that a training step costs; rows of a student's kind, that answer one each
 _PATIENCE = 120.0  # seconds that a teacher's int8 file may take on the scored images
 
 
@@ -295,6 +296,9 @@ class Score(Stage):
         source = walk.road.scored
         if source is not None:  # everyone answers it; a teacher twice, with its int8 file
             seconds += 2 * len(source) * sum(forward_seconds(teacher, walk.road.views) for teacher in walk.teachers)
+            shown = len(walk.road.dataset.train) * walk.config.train.epochs
+            forward = training_seconds(walk)[0] / shown / _STEP
+            seconds += _STUDENTS * len(source) * forward
         return Cost(seconds)
 
     def run(self, walk: Walk) -> None:
