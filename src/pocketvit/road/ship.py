@@ -115,7 +115,7 @@ class Ship(Stage):
                 continue
             if key in walk.networks and calibrate(walk.networks[key], road, side):
                 walk.calibrated.add(key)
-        if "student" not in walk.calibrated and follow_teachers(student, road, side, walk.teachers):
+        if "student" not in walk.calibrated and follow_teachers(student, road, side, walk.tutors):
             walk.networks["uncalibrated"] = copy.deepcopy(student)
             walk.notes.append(
                 "no labels were free to fit a temperature on: the student is as sure as its teachers are, and names "
