@@ -202,12 +202,13 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
             )
         elif chance is not None and scores["val_accuracy"] <= chance:
             log.warning("warning  %s is no better than always answering the commonest class (n = %d).", teacher.name, n)
-        auc = road.task.judge(entry.probabilities, source.targets, source.classes).fields().get("auc_interval")
-        if chance is None and auc is not None and auc[0] <= 0.5:
-            log.warning(
-                "warning  %s cannot be told from guessing: its AUC has the interval %.2f to %.2f, and 0.5 is chance.",
-                teacher.name, *auc,
-            )  # fmt: skip
+        if road.task.kind == "sigmoid":  # whose commonest answer is no label, and right on most of them
+            auc = road.task.judge(entry.probabilities, source.targets, source.classes).fields().get("auc_interval")
+            if auc is not None and auc[0] <= 0.5:
+                log.warning(
+                    "warning  %s cannot be told from guessing: its AUC has the interval %.2f to %.2f, and 0.5 is "
+                    "chance.", teacher.name, *auc,
+                )  # fmt: skip
     return entries
 
 
