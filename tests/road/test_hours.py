@@ -13,7 +13,7 @@ import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json, write_json
 from pocketvit.road import Cost, Hours, Stage, Walk
-from pocketvit.road.hours import as_before, fill_hours, reopened
+from pocketvit.road.hours import as_before, fill_hours, fill_with_student, reopened
 from pocketvit.settings import Distill
 from pocketvit.training import Stepper, budget, read_metrics
 
@@ -91,6 +91,30 @@ def test_what_stages_do_beside_training_is_not_for_the_networks(tmp_path):
     state = walk_of(tmp_path, 1.0)
     Hours(Costing("train", networks=1), stages[-1]).run(state)
     assert state.config.train.seconds == pytest.approx((3600 - 100) / 2, abs=60)
+
+
+def test_a_short_time_has_a_small_student():
+    """One that costs a step more than twice another; the costs are of images, which a stage cannot know here."""
+    each = {"pocket_s": 40.0, "pocket_xs": 20.0, "pocket_xxs": 10.0}  # seconds an epoch of 25,000 images
+
+    class Training(Costing):
+        def cost(self, walk: Walk) -> Cost:
+            return Cost(walk.settings.epochs * each[walk.settings.student])
+
+    def chosen(hours, side=32):
+        return fill_with_student(settings(hours), [Training("train")], state_of, 25_000, side)
+
+    def state_of(trial):
+        return Walk(trial, run_config(views=trial.views), None, specs=("a teacher",))
+
+    assert (chosen("10min")[0].student, chosen("10min")[1]) == ("pocket_s", [])
+    assert (chosen("3min")[0].student, chosen("3min")[0].epochs) == ("pocket_xs", 9)
+    assert chosen("1min")[0].student == "pocket_xxs"
+    assert "in so short a time it learns more than pocket_s" in chosen("1min")[1][0]
+    assert chosen("0.5min")[0].student == "pocket_xxs"  # the others have no epoch
+    assert chosen("1min", side=96)[0].student == "pocket_s"  # not measured
+    with pytest.raises(PocketError, match="too short"):
+        chosen("0.1min")
 
 
 def walk_of(folder, hours) -> Walk:

@@ -35,9 +35,9 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import decide
+from .decide import USUAL_STUDENT, decide, view_size
 from .folds import check_folds
-from .hours import as_before, fill_hours, given_more, reopened
+from .hours import as_before, fill_hours, fill_with_student, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .statistics import check_card
@@ -200,6 +200,7 @@ def begin(
             raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
         check_against(settings.against)
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
+    open_ = getattr(settings, "student", None) == "auto" and not getattr(settings, "fit", None)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset)
         notes = [*notes, *told]
@@ -207,7 +208,16 @@ def begin(
         if settings.resume:
             settings = as_before(settings, Run.newest(settings, settings.name or dataset.name + of))
         elif settings.epochs is None:
-            settings = fill_hours(settings, stages, lambda trial: _trial(trial, dataset, specs, decide_all))
+
+            def state_of(trial: Any) -> Walk:
+                return _trial(trial, dataset, specs, decide_all)
+
+            if open_ and settings.student == USUAL_STUDENT:
+                images, side = len(dataset.train), settings.size or view_size(dataset.train)
+                settings, told = fill_with_student(settings, stages, state_of, images, side)
+                notes = [*notes, *told]
+            else:
+                settings = fill_hours(settings, stages, state_of)
         else:
             notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
     settings, config = decide_all(settings, dataset, specs)
