@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
+from ..reporting.results import load_results
 from ..rundir import Run
 from ..sources import Dataset
 from ..sources.base import Source
@@ -59,6 +60,9 @@ def _looks(source: Source, kept: bool) -> Sequence[bytes]:
 
 def leak(name: str, model: Any, scored: Source) -> str | None:
     """Say that a model is scored on images that it learned from; None where it is not, or nobody knows."""
+    folder = run_folder(model)
+    if folder is None or sum(load_results(folder).dataset["counts"].values()) > MOST:
+        return None
     dataset = images_of(model)
     count = 0 if dataset is None else learned_from(dataset, scored)
     if not count:
