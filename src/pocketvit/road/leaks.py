@@ -61,9 +61,12 @@ def _looks(source: Source, kept: bool) -> Sequence[bytes]:
 def leak(name: str, model: Any, scored: Source) -> str | None:
     """Say that a model is scored on images that it learned from; None where it is not, or nobody knows."""
     folder = run_folder(model)
-    if folder is None or sum(load_results(folder).dataset["counts"].values()) > MOST:
+    try:
+        if folder is None or sum(load_results(folder).dataset["counts"].values()) > MOST:
+            return None
+    except (PocketError, TypeError):  # a broken record is no matter of the student beside it
         return None
-    dataset = images_of(model)
+    dataset = images_of(folder)
     count = 0 if dataset is None else learned_from(dataset, scored)
     if not count:
         return None
