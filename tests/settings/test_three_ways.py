@@ -96,7 +96,8 @@ def possible(values):
     if values.get("generator") == "transformer":
         changed["method"] = "generated"
         changed.pop("prune_ratio", None)
-    elif values.get("prune_ratio") or values.get("statistics"):
+        changed.pop("rival", None)
+    elif values.get("prune_ratio") or values.get("statistics") or values.get("rival"):
         changed["method"] = "inverted"
     if "data_free" in values:
         divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds")

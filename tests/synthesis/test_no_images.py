@@ -192,3 +192,19 @@ def test_the_verb_makes_a_source_with_a_page(network, coloured, tmp_path):
         open_dataset(Distill(made.data["images"], val=coloured, teacher="t"))
     with pytest.raises(PocketError, match="different numbers below 3"):
         pocketvit.synthesize(**options, classes="0,7")
+
+
+def test_a_second_round_is_learned_beside_the_first(teacher, coloured, tmp_path):
+    first, second = (
+        pocketvit.synthesize(teacher=teacher, out=tmp_path, count=count, seed=count).data["images"]
+        for count in (30, 12)
+    )
+    both = open_dataset(Distill(first, unlabelled=second, teacher="t", out=str(tmp_path)))
+    assert (len(both.train), both.test, both.classes) == (42, None, ())
+    assert both.synthetic == open_dataset(Distill(first, teacher="t")).synthetic
+    with pytest.raises(PocketError, match="holds synthetic images without labels"):
+        open_dataset(Distill(first, unlabelled=coloured, teacher="t", out=str(tmp_path)))
+    smaller = synthesis_fakes.teacher_of(teacher.module, input_size=8)
+    other = pocketvit.synthesize(teacher=smaller, out=tmp_path, count=12).data["images"]
+    with pytest.raises(PocketError, match="of another size or other classes"):
+        open_dataset(Distill(first, unlabelled=other, teacher="t", out=str(tmp_path)))

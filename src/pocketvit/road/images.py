@@ -22,7 +22,7 @@ from ..sources.packing import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, few_labelled, repeated
 from ..sources.targets import labelled
 from ..sources.unlabelled import unlabelled_as
-from ..synthesis.bank import find_bank, open_bank
+from ..synthesis.bank import Bank, find_bank, open_bank
 from ..tasks import Task, task_for, task_named
 from ..training.distributed import Processes, join_processes
 from ..training.predict import plain_pixels
@@ -169,15 +169,28 @@ def memory_of(settings: Any) -> Path | None:
 
 def _open_bank(file: Path, settings: Any) -> Dataset:
     """Open synthetic images: all are for training, and real test images are of any kind and size."""
-    for name in ("val", "group", "tile", "unlabelled", "table"):
+    more = find_bank(getattr(settings, "unlabelled", None))
+    for name in ("val", "group", "tile", "table", *(["unlabelled"] if more is None else [])):
         if getattr(settings, name, None) is not None:
             raise settings.refused(name, f"{file} holds synthetic images without labels. Leave it away")
     bank = open_bank(file.parent)
     made, test = bank.dataset(), open_test(settings, bank.kind)  # memory-mapped, however large
+    if more is not None:
+        made = _joined(made, bank, open_bank(more.parent), settings)
     if test is None:
         return made
     made = unlabelled_as(made, test.task, len(test.classes))
     return dataclasses.replace(made, classes=test.classes, test=test.test)
+
+
+def _joined(made: Dataset, bank: Bank, more: Bank, settings: Any) -> Dataset:
+    """Return the images of two banks of one teacher, as those of a first and a second round."""
+    if (bank.kind, bank.images.shape[1:], bank.logits.shape[1]) != (
+        more.kind, more.images.shape[1:], more.logits.shape[1],
+    ):  # fmt: skip
+        raise settings.refused("unlabelled", f"these images are of another size or other classes than {bank.file}")
+    both = open_images(str(bank.file), unlabelled=str(more.file), val_fraction=0, progress=False)
+    return dataclasses.replace(made, train=both.train, notes=both.notes, checks=both.checks)
 
 
 def open_test(settings: Any, kind: str) -> Dataset | None:
