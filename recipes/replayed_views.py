@@ -53,6 +53,7 @@ ARMS = {
     "hard-1": Kind("V = 1, four epochs in the middle by labels alone", 1, LossConfig(hard_share=1 / 3)),
     "half-1": Kind("V = 1, half of the loss by labels", 1, LossConfig(weight=0.5)),
     "hard-2": Kind("V = 2, four epochs in the middle by labels alone", 2, LossConfig(hard_share=1 / 3)),
+    "hard-4": Kind("V = 4, four epochs in the middle by labels alone", 4, LossConfig(hard_share=1 / 3)),
     "kl-4": Kind("V = 4, KL T=2", 4, LossConfig("kl", 2.0)),
     "annealed-4": Kind("V = 4, KL, T from 4 to 1", 4, LossConfig("kl", 4.0, last_temperature=1.0)),
 }

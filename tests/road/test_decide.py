@@ -6,14 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from walk_fakes import SIDE
+from walk_fakes import SIDE, Own
 
 import pocketvit
 from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide
-from pocketvit.road.train import describe
+from pocketvit.road.train import describe, hard_epochs
 from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
@@ -239,3 +239,28 @@ def test_several_teachers_are_weighed_by_a_gate_where_validation_images_fit_it()
     ):
         decided, loss = decide.decide_loss(settings, dataset, ())
         assert (decided.teacher_weights, loss.teacher_weights) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"),
+    [
+        ({"epochs": 8, "views": 2}, 1 / 3),
+        ({"epochs": 7, "views": 2}, 0.0),  # not worn yet
+        ({"epochs": 8, "views": 2, "hard_share": 0.0}, 0.0),
+        ({"epochs": 2, "views": 2, "hard_share": 0.5}, 0.5),
+        ({"epochs": 8, "views": 2, "match": "fitnets"}, 0.0),
+        ({"epochs": 8, "views": 2, "few_labels": 6}, 0.0),  # the others have none
+        ({"epochs": 8, "views": 2, "hours": 1}, 0.0),
+    ],
+)
+def test_worn_views_make_room_for_labels(photos, asked, share):
+    dataset = open_images(str(photos))
+    settings, config = decide.decide(Distill(str(photos), teacher=Own(), **asked), dataset)
+    assert config.loss.hard_share == settings.hard_share == share
+    assert decide.decide(settings, dataset)[1] == config  # deciding again changes nothing
+
+
+def test_hard_epochs_stand_in_the_middle():
+    assert hard_epochs(12, 1 / 3) == range(4, 8)
+    assert hard_epochs(8, 1 / 3) == range(3, 6)
+    assert not hard_epochs(5, 0.0)

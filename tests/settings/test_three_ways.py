@@ -99,8 +99,10 @@ def possible(values):
         changed.pop("rival", None)
     elif values.get("prune_ratio") or values.get("statistics") or values.get("rival"):
         changed["method"] = "inverted"
+    if values.get("match"):
+        changed.pop("hard_share", None)
     if "data_free" in values:
-        divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds")
+        divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds", "hard_share")
         for name in divided if values["data_free"] else (
             "data", "method", "generator", "prune_ratio", "statistics", "count",
         ):  # fmt: skip

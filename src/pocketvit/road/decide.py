@@ -40,6 +40,7 @@ MOST_EPOCHS = 200
 VIEWS = 10
 USUAL_STUDENT = "pocket_s"
 SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
+WORN, HARD = 4, 1 / 3  # times that a stored view is seen before so many of the epochs are the labels'
 GATED = 100  # labelled validation images from which a gate is fitted to several teachers
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
@@ -256,6 +257,22 @@ def _usual_weights(settings: Any, dataset: Dataset, teachers: Sequence[Teacher])
     return "learned" if count > 1 and task.kind == "softmax" and checked >= GATED else "fixed"
 
 
+def hard_share_for(settings: Any, dataset: Dataset) -> float:
+    """Return the share of the epochs that learn labels alone: as asked, or where the stored views would be worn out.
+
+    CIFAR-10, 10,000 images, 12 epochs: one stored view teaches 66.7 %, with four epochs of labels in its middle 74.7,
+    as many views as epochs 77.7 (recipes/replayed_views.md). By the clock nobody knows where the middle is.
+    """
+    task, targets = task_named(dataset.task), labels_of(settings, dataset).targets
+    if settings.hard_share and (not task.finetunes or not labelled(targets).any()):
+        raise settings.refused("hard_share", "this is for images with classes that are known. Leave it away")
+    if settings.hard_share is not None:
+        return settings.hard_share
+    fits = task.finetunes and not settings.terms and getattr(settings, "time", None) is None
+    worn = settings.epochs >= WORN * settings.views
+    return HARD if fits and worn and bool(labelled(targets).all()) else 0.0
+
+
 def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
     """Return the objectives on features that are asked for; refuse those that cannot be."""
     terms = getattr(settings, "terms", ())
@@ -288,6 +305,9 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     settings, loss = decide_loss(settings, dataset, teachers)
     settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
     check_served(loss, settings, classes, task=dataset.task)
+    if hasattr(settings, "hard_share"):
+        settings = dataclasses.replace(settings, hard_share=hard_share_for(settings, dataset))
+        loss = dataclasses.replace(loss, hard_share=settings.hard_share)
     labels = LabelConfig(
         settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
     )

@@ -151,7 +151,9 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
     if weights in FROM_VALIDATION and not (origin.folder / GATE).is_file():  # of an older version
         notes.append(f"teachers were weighed {weights.replace('_', ' ')}; in recovery they count alike")
         weights = "fixed"
-    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, terms=(), teacher_weights=weights))
+    config = dataclasses.replace(
+        config, loss=dataclasses.replace(config.loss, terms=(), teacher_weights=weights, hard_share=0.0)
+    )
     about = student.preprocessing
     side = (about.input_size, about.mean, about.std)
     return Reopened(tuple(chain), settings, config, student, side, dataset, tuple(notes))

@@ -115,7 +115,7 @@ def train_network(
             rank=road.processes.rank,
             world=road.processes.world,
         ),
-        hard=hard_epochs(train.epochs, config.loss.hard_share) if store is not None else range(0),
+        hard=hard_epochs(train.epochs, config.loss.hard_share) if store is not None and terms is None else range(0),
         balance=train.balance == "sampling",
         seed=train.seed,
         rank=road.processes.rank,
@@ -259,6 +259,7 @@ def describe(config: RunConfig, *, labelled: bool = True) -> str:
     learned = [
         f"{loss.objective} T={loss.temperature:g}" if loss.weight else "",
         f"teachers' share {loss.weight:g}" if loss.weight and labelled else "",
+        f"{loss.hard_share:.0%} of the epochs by labels alone" if loss.weight and loss.hard_share else "",
         *(f"{term.objective} x {term.weight:g}" for term in loss.terms),
     ]
     how = f"in batches of {train.batch_size}, {train.optimizer} {train.learning_rate:.2g}"

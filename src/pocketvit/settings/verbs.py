@@ -140,6 +140,11 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         "detector of the student's own places, run live)",
         default="auto", group="objective",
     )  # fmt: skip
+    hard_share: float | None = setting(
+        "share of the epochs, in the middle, that learn the labels alone, in views that are not stored (soft, hard, "
+        "soft); by default a third where every stored view would be seen four times or more and all images have labels",
+        default=None, low=0, below=1, group="objective",
+    )  # fmt: skip
     match: str | Sequence[str] | None = setting(
         "features of the teachers to match too: NAME, NAME:WEIGHT or NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, with "
         "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, manifold, attention_transfer, "
@@ -175,6 +180,9 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
             if one.group == "data-free" and not self.data_free and getattr(self, one.name) != one.default:
                 raise self.refused(one.name, f"this is for images made from the teacher. {remedy}")
         super().check()
+        if self.hard_share and (self.data_free or self.terms):
+            why = "images made from the teacher have no labels" if self.data_free else "--match compares every batch"
+            raise self.refused("hard_share", f"{why}. Leave one of them away")
         if self.teacher_labels is not None and self.teacher:
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.assistant is not None:
