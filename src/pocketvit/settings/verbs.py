@@ -142,8 +142,8 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     )  # fmt: skip
     hard_share: float | None = setting(
         "share of the epochs, in the middle, that learn the labels alone, in views that are not stored (soft, hard, "
-        "soft); by default a third where there is a single stored view, to be seen four times or more, and all images "
-        "have labels",
+        "soft); by default a third where one or two views are stored, each to be seen four times or more, and all "
+        "images have labels",
         default=None, low=0, below=1, group="objective",
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(
