@@ -103,23 +103,22 @@ def export_onnx(
         example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
     names = ("picture", "probabilities") if source_size else ("pixels", task.output)
     proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
-    told = describe_input(signature)
-    proto.graph.input[0].doc_string = told.replace("[batch, ", "[1, ") if fixed_batch else told
+    proto.graph.input[0].doc_string = describe_input(signature, batch="1" if fixed_batch else "batch")
     write_signature(proto, signature)
     save(proto, path)
     return path
 
 
-def describe_input(signature: Signature) -> str:
+def describe_input(signature: Signature, batch: str = "batch") -> str:
     """Return what an exported file takes, in words for whoever opens it in a viewer or writes an app around it."""
     about = signature.preprocessing
     if signature.source_size:
         high, wide = signature.source_size
-        return f"RGB pictures, uint8 [batch, {high}, {wide}, 3], 0 to 255; all preprocessing is inside"
+        return f"RGB pictures, uint8 [{batch}, {high}, {wide}, 3], 0 to 255; all preprocessing is inside"
     side = about.input_size
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (about.mean, about.std))
     return (
-        f"normalized RGB, float32 [batch, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
+        f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
         f"{mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
     )
 

@@ -106,18 +106,21 @@ def verdict(
         return None
     ships = _first(given, "int8") or student
     teacher = _best(given, "teacher", task)
-    pooled = _pooled(given)
+    guessing = _guessing(_pooled(given).get(student.key, ships), task, chance)
     replies: tuple[Reply, ...] = ()
     if teacher is not None:
         ours, theirs = at_equal_precision(given, student, teacher, task)
+        level = theirs if figure(theirs, task)[0] is not None else teacher
         replies = (
             _cheaper("Smaller", ours, theirs, "bytes"),
             _cheaper("Faster", ours, theirs, "latency_p50"),
-            _as_good(*_judged(given, ships, theirs if figure(theirs, task)[0] is not None else teacher, teacher), task),
+            _as_good(*_pooled_pair(given, student, teacher, (ships, level)), task),
         )
-        if _guessing(pooled.get(student.key, ships), task, chance) is not None and replies[-1].yes:
+        if guessing is not None and replies[-1].yes:
             replies = (*replies[:-1], dataclasses.replace(replies[-1], yes=None))
-    better = _better(given, student, ships, teacher, task, chance)
+    if guessing is not None:
+        return Verdict(replies, guessing, None)
+    better = _better(given, student, ships, teacher, task)
     if better is not None:
         return Verdict(replies, *better)
     return Verdict(replies, _praise(ships, replies, task), ships.key)
@@ -128,13 +131,10 @@ def _pooled(rows: Sequence[Row]) -> dict[str, Row]:
     return {row.key.removesuffix("-folds"): row for row in rows if row.key.endswith("-folds")}
 
 
-def _judged(rows: Sequence[Row], ours: Row, theirs: Row, teacher: Row) -> tuple[Row, Row]:
-    """Return the rows by which a student is compared with its teacher: of pooled folds where both have them."""
+def _pooled_pair(rows: Sequence[Row], one: Row, other: Row, single: tuple[Row, Row]) -> tuple[Row, Row]:
+    """Return the rows of pooled folds of two networks where both have them, else the pair given."""
     pooled = _pooled(rows)
-    student = _first(rows, "student")
-    if student is not None and student.key in pooled and teacher.key in pooled:
-        return pooled[student.key], pooled[teacher.key]
-    return ours, theirs
+    return (pooled[one.key], pooled[other.key]) if one.key in pooled and other.key in pooled else single
 
 
 def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row, task: Task) -> tuple[Row, Row]:
@@ -222,14 +222,8 @@ class _Rival:
         return f"{said(self.level, task)} against {said(self.judged, task)} of the student"
 
 
-def _better(
-    rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, task: Task, chance: float | None
-) -> tuple[str, str | None] | None:
-    """Return (advice, key) where something else is the better thing to ship, or nothing is worth it; else None."""
-    pooled = _pooled(rows)
-    guessing = _guessing(pooled.get(student.key, ships), task, chance)
-    if guessing is not None:
-        return guessing, None
+def _better(rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, task: Task) -> tuple[str, str] | None:
+    """Return (advice, key) where something else is the better thing to ship; else None."""
     own = student if figure(student, task)[0] is not None else ships
     pair = None
     if teacher is not None:
@@ -244,8 +238,7 @@ def _better(
                 rival.theirs.key,
             )
     alone = _first(rows, "baseline")
-    both = (pooled.get(alone.key), pooled.get(student.key)) if alone is not None else (None, None)
-    without = _did_not_help(*(both if None not in both else (alone, own)), task)  # type: ignore[arg-type]
+    without = "" if alone is None else _did_not_help(*_pooled_pair(rows, alone, student, (alone, own)), task)
     loss = None if pair is None else gap(pair.judged, pair.level, task)
     if pair is not None and loss is not None and loss.seen and loss.value < -_MUCH:
         costs = [human_bytes(pair.theirs.bytes)] if pair.theirs.bytes else []
@@ -292,10 +285,10 @@ def _no_dearer(rival: _Rival, task: Task) -> str:
     return " and ".join(one.words for one in costs)
 
 
-def _did_not_help(alone: Row | None, own: Row, task: Task) -> str:
+def _did_not_help(alone: Row, own: Row, task: Task) -> str:
     """Say that the same student is as good or better without a teacher, where it is; else ""."""
-    difference = None if alone is None else gap(alone, own, task)
-    if alone is None or difference is None or difference.value <= 0:
+    difference = gap(alone, own, task)
+    if difference is None or difference.value <= 0:
         return ""
     unseen = "" if difference.seen else f"; {_unseen(own)}"
     return (

@@ -23,8 +23,6 @@ from .targets import labelled, present, several
 
 Split = tuple[np.ndarray, np.ndarray | None]
 _MOST_CLASSES = 1 << 16  # a label beyond is a code for something else
-
-
 TAKEN_AS_CLASSES = ": they are taken as classes"
 
 
