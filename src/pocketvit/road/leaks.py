@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..reporting.results import load_results
 from ..rundir import Run
 from ..sources import Dataset
 from ..sources.base import Source
-from ..sources.checks import digest_of
+from ..sources.subset import shared_images
 from .reopen import reopen
 
 MOST = 50_000  # images beyond which nobody waits for their pixels to be compared
@@ -46,16 +45,7 @@ def learned_from(dataset: Dataset, scored: Source) -> int:
     learned = [source for source in (dataset.train, dataset.val) if source is not None]
     if sum(map(len, (*learned, scored))) > MOST:
         return 0
-    kept = all(hasattr(source, "findings") for source in (*learned, scored))
-    there = {look for source in learned for look in _looks(source, kept)}
-    return sum(look in there for look in _looks(scored, kept))
-
-
-def _looks(source: Source, kept: bool) -> Sequence[bytes]:
-    """Return a hash of the pixels of each image: what the checks found, where all have that."""
-    if kept:
-        return source.findings.looks  # type: ignore[attr-defined]
-    return [digest_of(source[position][0]) for position in range(len(source))]
+    return shared_images(scored, *learned)
 
 
 def leak(name: str, model: Any, scored: Source) -> str | None:

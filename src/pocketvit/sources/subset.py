@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,18 @@ class Subset(Source):
         return self.source.rgb(self.positions[positions])
 
 
-def shared_images(source: Source, other: Source) -> int:
-    """Return how many images of ``source`` stand in ``other``, too: equal pixels, whatever the files."""
+def shared_images(source: Source, *others: Source) -> int:
+    """Return how many images of ``source`` stand in one of the others, too: equal pixels, whatever the files."""
+    found = all(hasattr(each, "findings") for each in (source, *others))  # by the checks, which looked at all of them
+    there = {look for other in others for look in _looks(other, found)}
+    return sum(look in there for look in _looks(source, found))
 
-    there = {digest_of(other[position][0]) for position in range(len(other))}
-    return sum(digest_of(source[position][0]) in there for position in range(len(source)))
+
+def _looks(source: Source, found: bool) -> Sequence[bytes]:
+    """Return a hash of the pixels of each image."""
+    if found:
+        return source.findings.looks  # type: ignore[attr-defined]
+    return [digest_of(source[position][0]) for position in range(len(source))]
 
 
 def repeated(source: Source, positions: np.ndarray, count: int) -> Subset:
