@@ -9,7 +9,7 @@ Paper   the trap: a public replication of LIB-KD (arXiv 2310.00369) lost 17 poin
         (Xiao & He, TPAMI 2025).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; 10,000 of its training images are learned, its test
         split is scored) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about an hour of one processor core; --small: about 4 minutes.
+Cost    about two hours of one processor core; --small: about 4 minutes.
 Command pocketvit run recipes/replayed_views.py --images data/
 Result  recipes/replayed_views.md
 """
