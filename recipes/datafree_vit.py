@@ -32,6 +32,9 @@ ARMS = {
     "drawn-start": Kind(
         "drawn, the student started from the teacher's weights", "drawn", view=HARD, views=VIEWS, start="teacher"
     ),
+    "noise-start": Kind(
+        "noise, the student started from the teacher's weights", "noise", view=HARD, views=VIEWS, start="teacher"
+    ),
     "real-start": Kind(
         "real images, the student started from the teacher's weights", "real", view=LIGHT, views=VIEWS, start="teacher"
     ),

@@ -29,7 +29,7 @@ IMAGES = {
     "replayed_views": "{}/cifar",
     "resampling": "{}/cells.npz",
     "small_batches": "{}/pictures.npz,{}/cells.npz",
-    "which_method": "{}/pictures.npz,{}/cifar_resnet20.th",
+    "which_method": "{}/cifar",
 }
 
 # Constants that would make many steps of few images.
