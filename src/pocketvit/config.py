@@ -99,6 +99,7 @@ class TrainConfig:
     accumulate: int = 1  # batches a step
     ema: float = 0.0  # decay a step of the weight average that is evaluated (0: off)
     drop_path: float = 0.0
+    progressive: float = 0.0  # share of the run, its beginning, in smaller pictures: see training.progressive
     balance: Literal["none", "sampling", "weights"] = "none"  # of classes of unequal size
     precision: Precision = "auto"  # "auto" is resolved by a measurement and written down
     compile: bool = False

@@ -36,6 +36,11 @@ def conv_student() -> torch.nn.Module:
     return create_student("pocket_xs", num_classes=CLASSES, image_size=SIDE, stem="conv")
 
 
+def growing_student() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_student("pocket_xxs", num_classes=CLASSES, image_size=SIDE, stem="patch", patch_size=2)
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Press Ctrl-C in the middle of a step."""
     take = Stepper.take
@@ -57,8 +62,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         (tiny_vit, {"precision": "bf16", "ema": 0.0}),
         (tiny_vit, {"optimizer": "muon", "schedule": "wsd"}),
         (conv_student, {"optimizer": "muon"}),
+        (growing_student, {"optimizer": "muon", "progressive": 0.5}),
     ],
-    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16", "muon-wsd", "muon-conv"],
+    ids=["adamw-ema", "token-accumulate", "sgd-batchnorm", "bf16", "muon-wsd", "muon-conv", "progressive"],
 )
 def test_interrupted_within_an_epoch_and_resumed_equals_unbroken(tmp_path, monkeypatch, build, changes):
     unbroken = train(tmp_path / "unbroken", build(), **changes)

@@ -41,6 +41,8 @@ VIEWS = 10
 USUAL_STUDENT = "pocket_s"
 SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
 WORN, HARD = 4, 1 / 3  # times that each of two stored views at most is seen, from which so many epochs are the labels'
+PROGRESSIVE = 0.6  # share of the steps in smaller pictures: before the learning rate goes down
+SMALLER_FIRST = 4 / 3  # so many times the images take as long then
 GATED = 100  # labelled validation images from which a gate is fitted to several teachers
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
@@ -185,20 +187,38 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     task = task_named(dataset.task)
     batch = settings.batch_size or usual_batch(count, task, optimizer)
     epochs, least = settings.epochs, task.steps * batch
+    progressive = progressive_for(settings, task, name, pretrained=pretrained)
     if epochs is None and pretrained:
         epochs = max(10, min(MOST_EPOCHS, math.ceil(least / max(1, count))))
     elif epochs is None:
-        epochs = epochs_for(count, side or view_size(dataset.train), task.shown, least)
+        more = SMALLER_FIRST if progressive else 1.0
+        epochs = epochs_for(count, side or view_size(dataset.train), task.shown * more, least)
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
     settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
     return settings, TrainConfig(
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
         schedule="cosine" if getattr(settings, "time", None) is None else "wsd",  # which can be extended
         accumulate=settings.accumulate,
-        drop_path=getattr(settings, "drop_path", 0.0), balance=getattr(settings, "balance", "none"),
+        drop_path=getattr(settings, "drop_path", 0.0), progressive=progressive, balance=getattr(settings, "balance", "none"),
         precision=settings.precision,
         compile=settings.compile, seed=getattr(settings, "seed", 0),
     )  # fmt: skip
+
+
+def progressive_for(settings: Any, task: Task, name: str, *, pretrained: bool) -> float:
+    """Return the share of the run in smaller pictures: as asked, or `PROGRESSIVE` for students that learn from scratch.
+
+    CIFAR-10, 10,000 images by their labels, pocket_xs, equal time: 78.2 % with it, 75.9 without (recipes/ladder.md).
+    Features are matched, and methods compared, in pictures of one size.
+    """
+    asked = getattr(settings, "progressive", None)
+    if asked is None:
+        one = task.finetunes and not hasattr(settings, "methods") and not getattr(settings, "terms", ())
+        fits = name in LADDER and not pretrained and settings.stem not in ("concatenated", "coadvise")
+        return PROGRESSIVE if one and fits else 0.0
+    if asked and getattr(settings, "terms", ()):
+        raise settings.refused("progressive", "features are matched in pictures of one size. Leave one of them away")
+    return asked
 
 
 def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:

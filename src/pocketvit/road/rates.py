@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..objectives.terms import term_needs
 from ..teachers import Teacher
 from ..teachers.given import GivenTeacher
+from ..training.progressive import relative_cost
 from ..views import Views
 from .base import Walk
 from .students import input_of, make_network
@@ -67,7 +68,9 @@ def training_seconds(walk: Walk) -> tuple[float, int]:
     model = make_network(config.network, road, taught=True)
     weights = sum(value.nbytes for value in model.state_dict().values())
     shown = len(road.dataset.train) * config.train.epochs
-    seconds = shown / step_rate(model, road.views, config.train, input_of(config.network, model, road)[0])
+    side = input_of(config.network, model, road)[0]
+    seconds = shown / step_rate(model, road.views, config.train, side)
+    seconds *= relative_cost(model, side, config.train.progressive)
     if "features" in term_needs(config.loss) and not config.labels.store_features:
         seconds += shown * sum(forward_seconds(teacher, road.views) for teacher in walk.teachers)
     return seconds, weights

@@ -257,6 +257,7 @@ def describe(config: RunConfig, *, labelled: bool = True) -> str:
     epochs = counted(train.epochs, "epoch")
     length = f"{human_time(train.seconds)}, about {epochs}," if train.seconds else epochs
     learned = [
+        f"the first {train.progressive:.0%} in smaller pictures" if train.progressive else "",
         f"{loss.objective} T={loss.temperature:g}" if loss.weight else "",
         f"teachers' share {loss.weight:g}" if loss.weight and labelled else "",
         f"{loss.hard_share:.0%} of the epochs by labels alone" if loss.weight and loss.hard_share else "",

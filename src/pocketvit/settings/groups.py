@@ -307,6 +307,11 @@ class Training(Steps, group="training"):
         "rare and a common one allow), or weigh its ground truth accordingly",
         default="none",
     )  # fmt: skip
+    progressive: float | None = setting(
+        "share of the steps, the first ones, in pictures of three quarters of the side, which take half the time "
+        "(progressive resizing); by default 0.6 for pocket_ students from scratch; 0 is none",
+        default=None, low=0, high=1, metavar="SHARE",
+    )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
 
     @property

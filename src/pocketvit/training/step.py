@@ -21,6 +21,7 @@ from ..views.resize import to_input
 from .optim import build_optimizer
 from .parts import Parts, WeightAverage
 from .precision import autocast
+from .progressive import Progressive, smaller_side
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ class Stepper:
                 )
             forward = WithFeatures(forward, terms)  # type: ignore[arg-type]
             self._taps = forward.taps
+        smaller = smaller_side(model, input[0]) if config.progressive and terms is None else None
+        self._progressive = None if smaller is None else Progressive(forward, smaller)
+        forward = self._progressive or forward
         if world > 1:
             forward = DistributedDataParallel(forward, device_ids=None)
         self.forward = torch.compile(forward) if config.compile else forward
@@ -132,6 +136,8 @@ class Stepper:
         factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
+        if self._progressive is not None:
+            self._progressive.small = self.schedule.progress(self.step) < self.config.progressive
         self.model.train()
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches):
