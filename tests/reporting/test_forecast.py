@@ -33,6 +33,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     assert hits / 300 > 0.9
 
 
+def test_smaller_pictures_are_a_power_law_of_their_own():
+    """The step at their end is no progress that would go on."""
+    made = lines(lambda t: t**-0.3)
+    for line in made[:24]:
+        line["smaller"], line["val_accuracy"] = True, 1 - 1.5 * (1 - line["val_accuracy"])
+    expected = forecast(made, 10_000)
+    assert expected.accuracy == pytest.approx(1 - 0.8 * 4800**-0.3)
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_few_epochs_say_nothing(count):
     few = lines(lambda t: t**-0.3, count)

@@ -56,6 +56,8 @@ class Duel:
         self.first_bad = torch.tensor(-1)
         self.closed = False
 
+    smaller = False
+
     @property
     def evaluated(self) -> nn.Module:
         return self.model

@@ -75,6 +75,7 @@ def test_the_first_steps_see_smaller_pictures():
     feed = Feed(Views(ArraySource(48), ViewConfig(view_size=16)), 8)
     for batch in feed.epoch(0):
         stepper.take([batch])
+        assert stepper.smaller == (stepper.step <= 3)
     feed.close()
     assert seen == [12, 12, 12, 16, 16, 16]
     assert model.patch_embed.img_size == (16, 16)

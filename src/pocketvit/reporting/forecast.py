@@ -1,8 +1,8 @@
 """What twice the time would give: the validation errors of a run go on falling along a power law, or so one hopes.
 
 Errors fall about as ``a t^-b`` with the time t (Hestness et al. 2017, arXiv 1712.00409). The exponent is that of the
-epochs at full learning rate (all that is comparable, for the decay makes a jump), by least squares on logarithms; the
-error after the decay, which is the run's, is taken to fall alike.
+epochs at full learning rate (all that is comparable, for the decay makes a jump, and so does the end of smaller
+pictures), by least squares on logarithms; the error after the decay, which is the run's, is taken to fall alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def forecast(lines: Sequence[Mapping[str, Any]], n: int) -> Forecast | None:
     """Return what twice the time is expected to give; None where too few epochs say so, or no error is left.
 
     Args:
-        lines: Of ``metrics.jsonl``: ``elapsed`` seconds, ``lr`` and ``val_accuracy``.
+        lines: Of ``metrics.jsonl``: ``elapsed`` seconds, ``lr``, ``val_accuracy``, and ``smaller`` where pictures were.
         n: Validation images.
     """
     known = [line for line in lines if "val_accuracy" in line and line.get("elapsed", 0) > 0]
@@ -50,6 +50,8 @@ def forecast(lines: Sequence[Mapping[str, Any]], n: int) -> Forecast | None:
         for line in known
         if line["lr"] > 0.99 * peak and line["elapsed"] > _SKIPPED * end and line["val_accuracy"] < 1
     ]
+    sizes = [[line for line in level if bool(line.get("smaller")) == smaller] for smaller in (False, True)]
+    level = max(sizes, key=len)
     if len(level) < _FEWEST:
         return None
     x = np.log([line["elapsed"] for line in level])

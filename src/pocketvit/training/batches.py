@@ -46,6 +46,10 @@ class Learner(Protocol):
     def evaluated(self) -> nn.Module:
         """The network that counts, such as a weight average."""
 
+    @property
+    def smaller(self) -> bool:
+        """Whether the last step was taken in smaller pictures: see `progressive`."""
+
     def take(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Take one step on one or several batches; return detached sums over this process's images.
 

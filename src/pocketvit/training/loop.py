@@ -68,7 +68,7 @@ def run(
             metrics.
         resume: Continue from ``checkpoints/last`` if there is one.
         on_epoch: Called on rank 0 with each line of ``metrics.jsonl``: epoch (from 1), step, loss, terms, lr,
-            train_accuracy, images_per_second, seconds (of the epoch), elapsed (of the run), and what ``evaluate``
+            train_accuracy, images_per_second, seconds (of the epoch), elapsed (of the run), smaller, and what ``evaluate``
             returned.
 
     Raises:
@@ -361,6 +361,7 @@ class _Run:
             **({"train_accuracy": right / known} if right is not None and known else {}),
             "images_per_second": round(images / self.clock.epoch, 1),
             "seconds": round(self.clock.epoch, 3),
+            **({"smaller": True} if self.learner.smaller else {}),
         }
 
     # Keeping it

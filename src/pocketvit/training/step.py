@@ -126,6 +126,11 @@ class Stepper:
         """The network that counts: the weight average where there is one."""
         return self.model if self.average is None else self.average.module
 
+    @property
+    def smaller(self) -> bool:
+        """Whether the last step was taken in smaller pictures."""
+        return self._progressive is not None and self._progressive.small
+
     def take(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Take one optimizer step on one or several (accumulated) batches of equal weight.
 
