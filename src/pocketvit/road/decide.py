@@ -199,8 +199,8 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
         schedule="cosine" if getattr(settings, "time", None) is None else "wsd",  # which can be extended
         accumulate=settings.accumulate,
-        drop_path=getattr(settings, "drop_path", 0.0), progressive=progressive, balance=getattr(settings, "balance", "none"),
-        precision=settings.precision,
+        drop_path=getattr(settings, "drop_path", 0.0), progressive=progressive,
+        balance=getattr(settings, "balance", "none"), precision=settings.precision,
         compile=settings.compile, seed=getattr(settings, "seed", 0),
     )  # fmt: skip
 

@@ -68,8 +68,8 @@ def run(
             metrics.
         resume: Continue from ``checkpoints/last`` if there is one.
         on_epoch: Called on rank 0 with each line of ``metrics.jsonl``: epoch (from 1), step, loss, terms, lr,
-            train_accuracy, images_per_second, seconds (of the epoch), elapsed (of the run), smaller, and what ``evaluate``
-            returned.
+            train_accuracy, images_per_second, seconds (of the epoch), elapsed (of the run), smaller, and what
+            ``evaluate`` returned.
 
     Raises:
         PocketError: The loss is no longer finite, the checkpoint does not belong to this run, the disk is full, or the
