@@ -1,8 +1,8 @@
 """Which method? Every family of distillation on one student, one teacher, equal steps.
 
 Shows   what each objective is worth beside plain labels and beside z-scored logits. Objectives on logits read the
-        store; those on features run the teacher on every batch and are added to z-scored logits, as their papers do, with the
-        weights that were published; where these drown the rest, with smaller ones, too.
+        store; those on features run the teacher on every batch and are added to z-scored logits, as their papers do,
+        with the weights that were published; where these drown the rest, with smaller ones, too.
 Paper   the reviews arXiv 2404.00936 and 2302.02108 lay the families out; the files of `pocketvit.objectives` name more.
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; 10,000 of its training images are learned, its test
         split is scored) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).

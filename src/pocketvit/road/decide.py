@@ -194,7 +194,9 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         more = SMALLER_FIRST if progressive else 1.0
         epochs = epochs_for(count, side or view_size(dataset.train), task.shown * more, least)
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
-    settings = dataclasses.replace(settings, epochs=epochs, batch_size=batch, lr=rate, optimizer=optimizer)
+    decided = {"epochs": epochs, "batch_size": batch, "lr": rate, "optimizer": optimizer}
+    decided |= {"progressive": progressive} if hasattr(settings, "progressive") else {}
+    settings = dataclasses.replace(settings, **decided)
     return settings, TrainConfig(
         epochs=epochs, batch_size=batch, learning_rate=rate, optimizer=optimizer, ema=settings.ema,
         schedule="cosine" if getattr(settings, "time", None) is None else "wsd",  # which can be extended
