@@ -31,4 +31,5 @@ def recovery(config: TrainConfig, step: Step, epochs: int | None = None) -> Trai
         seconds=config.seconds * length if epochs is None else 0.0,
         learning_rate=config.learning_rate * rate,
         drop_path=0.0,
+        progressive=0.0,
     )

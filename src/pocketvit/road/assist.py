@@ -44,7 +44,8 @@ def assistant_config(settings: Any, config: RunConfig) -> RunConfig:
     if pretrained != is_pretrained(config.network.name):
         optimizer: Any = "adamw" if pretrained else "muon"
         rate = learning_rate_for(optimizer, train.batch_size, pretrained=pretrained)
-        train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate)
+        share = 0.0 if pretrained else train.progressive
+        train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate, progressive=share)
     loss = dataclasses.replace(config.loss, terms=())
     return dataclasses.replace(config, network=network, loss=loss, train=train)
 

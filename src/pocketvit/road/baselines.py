@@ -48,7 +48,7 @@ def train_against(road: Road, config: RunConfig, folder: Path, name: str) -> nn.
     model = make_network(NetworkConfig(name), road, seed=config.train.seed)
     stats = input_stats(model)
     rate = learning_rate_for("adamw", config.train.batch_size, pretrained=True)
-    train = dataclasses.replace(config.train, optimizer="adamw", learning_rate=rate)
+    train = dataclasses.replace(config.train, optimizer="adamw", learning_rate=rate, progressive=0.0)
     config = dataclasses.replace(without_teachers(config, road), network=NetworkConfig(name), train=train)
     views = Views(road.dataset.train, road.view, seed=TEACHER_SEED)
     side = (stats.input_size, stats.mean, stats.std)

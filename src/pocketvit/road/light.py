@@ -20,7 +20,7 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
 from ..views import Views
-from .decide import class_weights
+from .decide import SMALLER_FIRST, class_weights
 from .images import Road
 from .train import train_network
 
@@ -69,7 +69,8 @@ def light_training(road: Road, config: RunConfig) -> TrainConfig:
         return config.train
     # Their BatchNorm wants so many images per process, whatever suits the student; they are small enough for it.
     batch = max(config.train.batch_size, ENOUGH_IMAGES * road.processes.world)
-    epochs = max(5, config.train.epochs // 2)
+    more = SMALLER_FIRST if config.train.progressive else 1.0  # which light ones do not see
+    epochs = max(5, int(config.train.epochs / more) // 2)
     return dataclasses.replace(config.train, epochs=epochs, batch_size=batch, schedule="cosine", seconds=0.0)
 
 
@@ -85,7 +86,7 @@ def train_teacher(
     """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
     every, road = road.dataset, road.labelled_alone()
     dataset = road.dataset
-    train = dataclasses.replace(train, ema=0.0, drop_path=0.0)
+    train = dataclasses.replace(train, ema=0.0, drop_path=0.0, progressive=0.0)
     if name not in LADDER:
         batch = train.batch_size
         rate = 5e-3 * math.sqrt(batch / 64) if optimizer == "muon" else 2e-3 * math.sqrt(batch / 128)
