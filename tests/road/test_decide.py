@@ -102,6 +102,28 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
     assert network(real, convolutional).stem == "conv"  # it has seen other pictures
 
 
+def test_students_from_scratch_see_smaller_pictures_first():
+    """And a third more images, in the time of whole ones; not where somebody has said how long or what is compared."""
+    images = pictures(32, 32)
+
+    def share(settings=Distill, **changes):
+        return decide.decide(settings(images="x", **changes), images)[1].train.progressive
+
+    assert share() == share(hours="1") == share(hours="1", epochs=10) == 0.6
+    assert share(progressive=0) == 0
+    assert share(epochs=10) == share(student="resnet18") == share(stem="concatenated") == 0
+    assert share(epochs=10, progressive=0.3) == 0.3
+    assert share(Compare, teacher="t", methods="kl") == 0
+    assert share(match="rkd") == 0
+    with pytest.raises(PocketError, match="--progressive"):
+        share(match="rkd", progressive=0.5)
+    settings, config = decide.decide(Distill(images="x"), images)
+    assert decide.decide(settings, images)[1] == config
+    assert config.train.epochs == pytest.approx(
+        decide.decide(Distill(images="x", progressive=0), images)[1].train.epochs * 4 / 3, abs=1
+    )
+
+
 def test_epochs_show_about_the_budget():
     assert decide.epochs_for(100, 32) == decide.MOST_EPOCHS
     assert decide.epochs_for(5000, 32) == 50

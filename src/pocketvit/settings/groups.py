@@ -275,7 +275,7 @@ class Steps(Settings, group="training"):
 
     epochs: int | None = setting(
         "passes over the training images; by default about 250,000 images of 32 px are seen, fewer of larger ones, in "
-        "5 to 200 epochs; 10 where the weights are pretrained",
+        "5 to 200 epochs, a third more with --progressive; 10 where the weights are pretrained",
         default=None, low=1, high=1_000_000, common=True,
     )  # fmt: skip
     batch_size: int | None = setting("images per batch", default=None, low=1, high=1_048_576)
@@ -309,7 +309,7 @@ class Training(Steps, group="training"):
     )  # fmt: skip
     progressive: float | None = setting(
         "share of the steps, the first ones, in pictures of three quarters of the side, which take half the time "
-        "(progressive resizing); by default 0.6 for pocket_ students from scratch; 0 is none",
+        "(progressive resizing); by default 0.6 for pocket_ students from scratch, unless --epochs are named",
         default=None, low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
