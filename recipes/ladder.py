@@ -47,7 +47,7 @@ class Rung(NamedTuple):
 
 STUDENTS = {
     **{f"pocket_{size}": Rung(f"pocket_{size}") for size in ("xxs", "xs", "s", "m")},
-    **{f"pocket_{size}, smaller pictures first": Rung(f"pocket_{size}", progressive=0.6) for size in ("xxs", "xs", "s")},
+    **{f"pocket_{size}, smaller first": Rung(f"pocket_{size}", progressive=0.6) for size in ("xxs", "xs", "s")},
     "pocket_s, hybrid stem": Rung("pocket_s", "hybrid"),
     "cifar_resnet20": Rung("cifar_resnet20", "patch"),
     "mobilenetv4_conv_small_050": Rung("mobilenetv4_conv_small_050", "patch"),
