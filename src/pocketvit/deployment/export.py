@@ -101,12 +101,16 @@ def export_onnx(
     if source_size is not None:
         whole = PictureInput(network, signature)
         example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
-    names = ("picture", "probabilities") if source_size else ("pixels", task.output)
-    proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
+    proto = _translate(whole, example, *ends(signature), fixed_batch=fixed_batch)
     proto.graph.input[0].doc_string = describe_input(signature, batch="1" if fixed_batch else "batch")
     write_signature(proto, signature)
     save(proto, path)
     return path
+
+
+def ends(signature: Signature) -> tuple[str, str]:
+    """Return what an exported file calls its input and its output."""
+    return ("picture", "probabilities") if signature.source_size else ("pixels", signature.task.output)
 
 
 def describe_input(signature: Signature, batch: str = "batch") -> str:
@@ -121,6 +125,22 @@ def describe_input(signature: Signature, batch: str = "batch") -> str:
         f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
         f"{mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
     )
+
+
+def describe_output(signature: Signature, batch: str = "batch") -> str:
+    """Return what an exported file answers, in words for whoever writes an app around it."""
+    count = len(signature.classes)
+    if signature.task.kind == "boxes":
+        return (
+            f"float32 [{batch}, boxes, 4 + {count}]: left, top, right and bottom as shares of the view's side, and the "
+            "score of each class; boxes.py keeps the best of those that overlap"
+        )
+    if signature.source_size:
+        return f"probabilities, float32 [{batch}, {count}], in the order of the classes"
+    each = "a sigmoid makes the probability of each label of them"
+    all_ = "softmax makes probabilities of them"
+    told = all_ if signature.task.kind == "softmax" else each
+    return f"logits, float32 [{batch}, {count}], in the order of the classes: {told}"
 
 
 def save(model: onnx.ModelProto, path: Path | str) -> None:
