@@ -275,3 +275,9 @@ def test_an_interruption_within_the_exporter_is_heard(tmp_path, monkeypatch, swa
     with pytest.raises(KeyboardInterrupt):
         export_onnx(tiny_vit(), tmp_path / "model.onnx", classes=CLASSES, preprocessing=ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_file_takes_says_the_window_of_deep_pictures():
+    about = replace(ABOUT, window=(443.0, 2279.0))
+    assert "of other depths, 443 to 2279 are 0 to 255" in exporting.describe_input(Signature(CLASSES, about))
+    assert "depths" not in exporting.describe_input(Signature(CLASSES, ABOUT))

@@ -121,9 +121,10 @@ def describe_input(signature: Signature, batch: str = "batch") -> str:
         return f"RGB pictures, uint8 [{batch}, {high}, {wide}, 3], 0 to 255; all preprocessing is inside"
     side = about.input_size
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (about.mean, about.std))
+    wide = "" if about.window is None else " (of other depths, {:g} to {:g} are 0 to 255)".format(*about.window)
     return (
-        f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
-        f"{mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
+        f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values{wide}, with "
+        f"mean {mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
     )
 
 
