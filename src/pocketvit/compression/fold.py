@@ -39,8 +39,7 @@ def fold_norms(model: nn.Module, side: int) -> nn.Module:
     """
     if not any(_is_norm(module) for module in model.modules()):
         return model
-    picture = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    model = _merged(model, picture)
+    picture, model = _picture(side), merge_branches(model, side)
     folded = copy.deepcopy(model).float().cpu().eval()
     before, pairs = _watched(folded, picture)
     for conv_name, norm_name in pairs:
@@ -54,6 +53,30 @@ def fold_norms(model: nn.Module, side: int) -> nn.Module:
     return folded if _alike(folded(picture), before) else model
 
 
+@torch.no_grad()
+def merge_branches(model: nn.Module, side: int) -> nn.Module:
+    """Return a copy without branches that only training needs; ``model`` where it has none, or answers would change.
+
+    Args:
+        model: takes one float tensor [1, 3, side, side]; left as it is.
+        side: of its input in pixels.
+    """
+    if not any(hasattr(module, name) for module in model.modules() for name in _MERGES):
+        return model
+    picture = _picture(side)
+    try:
+        plain = copy.deepcopy(model).float().cpu().eval()
+        merged = reparameterize_model(plain)
+        before, after = plain(picture), merged(picture)
+    except Exception:  # methods of somebody's own, that mean something else by these names
+        return model
+    return merged if isinstance(before, Tensor) and _alike(after, before) else model
+
+
+def _picture(side: int) -> Tensor:
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
 def before_norms(model: nn.Module, side: int) -> list[str]:
     """Return the names of layers whose weights `fold_norms` changes, of those that `fake_quantize` rounds."""
     left = {_key(layer) for _, layer in quantizable(fold_norms(model, side))}
@@ -62,19 +85,6 @@ def before_norms(model: nn.Module, side: int) -> list[str]:
 
 def _key(layer: Any) -> str:
     return key_of(layer.weight.detach().float().cpu().numpy())
-
-
-def _merged(model: nn.Module, picture: Tensor) -> nn.Module:
-    """Return a copy without branches that only training needs; ``model`` where it has none, or answers would change."""
-    if not any(hasattr(module, name) for module in model.modules() for name in _MERGES):
-        return model
-    plain = copy.deepcopy(model).float().cpu().eval()
-    try:
-        merged = reparameterize_model(plain)
-        before, after = plain(picture), merged(picture)
-    except Exception:  # methods of somebody's own, that mean something else by these names
-        return model
-    return merged if isinstance(before, Tensor) and _alike(after, before) else model
 
 
 def _alike(after: Tensor, before: Tensor) -> bool:
