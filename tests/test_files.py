@@ -190,3 +190,17 @@ def test_where_the_system_locks_nothing_work_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", without)
     with files.locked(tmp_path):
         pass
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    """It is hidden, as large as the files, and a static web server would hand it out."""
+    old, new = tmp_path / ".unfinished-old", tmp_path / ".unfinished-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"half")
+    os.utime(old, (time.time() - 3600,) * 2)
+    with files.whole_folder(tmp_path) as made:
+        (made / "model.onnx").write_bytes(b"whole")
+    assert not old.exists()
+    assert new.exists()  # it may be somebody's who is at work
+    assert (tmp_path / "model.onnx").read_bytes() == b"whole"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pocketvit")
 
+_UNFINISHED = ".unfinished-"  # how the name of a folder in the making begins
 _ABANDONED = 600.0  # seconds after which nobody writes to a temporary file any more
 
 
@@ -111,7 +112,10 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as made:
+        for leftover in folder.glob(f"{_UNFINISHED}*"):  # of a killed process
+            if _abandoned(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as made:
             yield Path(made)
             paths = sorted(Path(made).iterdir())
             for name in {path.name for path in paths} | {f"model-int8{p.suffix}" for p in paths if p.stem == "model"}:
@@ -131,9 +135,17 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written, unless it may be somebody's who works here without the lock."""
     for leftover in folder.rglob(".*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+        if _abandoned(leftover):
+            with contextlib.suppress(OSError):
                 leftover.unlink()
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether nobody has written to a file, or into a folder, for so long that nobody will."""
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED
+    except OSError:  # somebody else has taken it away
+        return False
 
 
 def sync_folder(folder: Path) -> None:

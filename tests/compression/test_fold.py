@@ -6,6 +6,7 @@ import pytest
 import torch
 from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, exported
 from timm.layers import BatchNormAct2d
+from timm.models.fastvit import MobileOneBlock
 from torch import nn
 
 from pocketvit.compression import answers, before_norms, fake_quantize, fold_norms, grids_of, write_integers
@@ -52,6 +53,37 @@ def test_what_is_trained_with_its_rounding_leaves_out_convolutions_with_norms():
 def test_a_convolution_that_something_else_reads_is_left_alone():
     model = Small(reads_twice=True).eval()
     assert fold_norms(model, SIDE) is model
+
+
+def branched():
+    torch.manual_seed(0)
+    blocks = [MobileOneBlock(3, 16, 3, stride=2), MobileOneBlock(16, 16, 3, num_conv_branches=2)]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(CLASSES)))
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return model.eval()
+
+
+def test_branches_that_only_training_needs_become_one_convolution(tmp_path):
+    """No exporter does it: the file would hold, and compute, every branch."""
+    model = branched()
+    merged = fold_norms(model, SIDE)
+    assert sum(isinstance(module, nn.Conv2d) for module in merged.modules()) == 2
+    torch.testing.assert_close(answers(merged, OTHERS, INPUT), answers(model, OTHERS, INPUT), atol=1e-4, rtol=1e-4)
+    assert [node.op_type for node in exported(model, tmp_path).graph.node].count("Conv") == 2
+    assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 2  # left alone
+    assert before_norms(model, SIDE) == ["1.conv_kxk.0.conv", "1.conv_kxk.1.conv"]  # of 1,024 weights and more
+
+
+def test_a_method_of_that_name_that_means_something_else_is_not_believed():
+    class Own(Small):
+        def __init__(self):
+            super().__init__()
+            self.second.fuse = lambda: None
+
+    model = Own().eval()
+    assert isinstance(fold_norms(model, SIDE).second, nn.Conv2d)
 
 
 @pytest.mark.slow

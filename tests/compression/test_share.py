@@ -63,7 +63,7 @@ def test_sharing_survives_saving_and_export(tmp_path):
 
 
 def test_what_cannot_share_is_refused():
-    with pytest.raises(PocketError, match="2 to 2 consecutive blocks"):
+    with pytest.raises(PocketError, match=r"this student has 2\. Give 2\."):
         share(student(), 3)
     with pytest.raises(PocketError, match="no VisionTransformer"):
         share(create_model("resnet18", num_classes=4))

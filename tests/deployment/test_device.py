@@ -13,16 +13,19 @@ import zlib
 from importlib.resources import files
 
 import numpy as np
+import onnx
 import pytest
 import tifffile
 import torch
 from PIL import Image
 
-from pocketvit.deployment import OnnxModel, package, predict_images, write_device_zip
+from pocketvit.deployment import OnnxModel, export_onnx, package, predict_images, write_device_zip
 from pocketvit.deployment.package import scores_on_device
 from pocketvit.errors import PocketError
 from pocketvit.sources.decode import decode, to_rgb8
 from pocketvit.views.preprocessing import Preprocessing
+
+from .conftest import ABOUT, CLASSES
 
 SCRIPTS = files("pocketvit.deployment") / "device"
 # On a device there is no torch and no pocketvit: an import of either fails here as it would there.
@@ -53,6 +56,19 @@ def unpacked(plain, tmp_path):
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
     return folder
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_readme_says_what_the_file_takes_and_answers(plain, tmp_path, fixed):
+    file = export_onnx(plain.model, tmp_path / "m.onnx", classes=CLASSES, preprocessing=ABOUT, fixed_batch=fixed)
+    with zipfile.ZipFile(write_device_zip(tmp_path / "device.zip", file)) as packed:
+        text = packed.read("README.txt").decode()
+    batch = "1" if fixed else "batch"
+    assert f'input "pixels": normalized RGB, float32 [{batch}, 3, 32, 32]' in text
+    assert f'output "logits": logits, float32 [{batch}, {len(CLASSES)}]' in text
+    graph = onnx.load(file).graph
+    assert (graph.input[0].name, graph.output[0].name) == ("pixels", "logits")
+    assert (graph.output[0].type.tensor_type.shape.dim[0].dim_value == 1) == fixed
 
 
 @pytest.mark.parametrize("script", package.SCRIPTS)

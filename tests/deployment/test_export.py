@@ -275,3 +275,20 @@ def test_an_interruption_within_the_exporter_is_heard(tmp_path, monkeypatch, swa
     with pytest.raises(KeyboardInterrupt):
         export_onnx(tiny_vit(), tmp_path / "model.onnx", classes=CLASSES, preprocessing=ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_file_takes_says_the_window_of_deep_pictures():
+    about = replace(ABOUT, window=(443.0, 2279.0))
+    assert "of other depths, 443 to 2279 are 0 to 255" in exporting.describe_input(Signature(CLASSES, about))
+    assert "depths" not in exporting.describe_input(Signature(CLASSES, ABOUT))
+
+
+def test_a_mask_of_attention_is_stored_once(tmp_path):
+    """Of a student of 128 tokens they were a fifth of the int8 file."""
+    student = create_student("pocket_xxs", num_classes=4, image_size=16, patch_size=4, attention="local").eval()
+    about = replace(ABOUT, view_size=16, input_size=16)
+    path = export_onnx(student, tmp_path / "local.onnx", classes=CLASSES, preprocessing=about)
+    masks = [weight for weight in onnx.load(path).graph.initializer if list(weight.dims)[-2:] == [17, 17]]
+    assert len(masks) == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)
+    assert check_parity(student, path, pixels).agreement == 1

@@ -6,10 +6,13 @@ import dataclasses
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
+import torch
 
 from pocketvit.deployment import files
+from pocketvit.deployment.opening import open_model
 from pocketvit.errors import PocketError
 from pocketvit.files import whole_folder
 from pocketvit.models import create_model
@@ -168,3 +171,18 @@ def test_the_browser_gets_a_runs_own_int8_file(run, tmp_path, monkeypatch):
     assert told == "model.onnx: layers that stay fp32"
     (run / "model-int8.onnx").unlink()  # none was good enough
     assert files.export_web(run, tmp_path / "web", runtime=tmp_path)[1] == "model.onnx: fp32"
+
+
+def test_a_network_of_grey_pictures_is_exported_and_opened_for_colour_ones(tmp_path):
+    """`load_model` gives it as it is, which takes no picture that a camera makes."""
+    own = timm.create_model("resnet10t", in_chans=1, num_classes=3).eval()
+    about = Preprocessing.plain((32, (0.4,) * 3, (0.2,) * 3))
+    folder = save_model(own, tmp_path / "grey", classes=("a", "b", "c"), preprocessing=about)
+    views = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    grey = (views.float() / 255 * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    with torch.no_grad():
+        expected = own((grey - 0.4) / 0.2)
+    module, _, said, _, _ = files.opened(folder, None, None, None, None, None)
+    with torch.no_grad():
+        torch.testing.assert_close(module(said.to_input(views)), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(open_model(folder).probabilities(views), expected.softmax(1).numpy(), atol=1e-4)

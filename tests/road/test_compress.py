@@ -111,12 +111,15 @@ def test_the_same_again_after_a_stop(chain, monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_four_bits_are_trained_and_fit(place):
+def test_four_bits_are_trained_and_fit(place, caplog):
+    caplog.set_level("INFO", "pocketvit")
     run = pocketvit.compress(place, quantize="qat", bits=4, epochs=1, max_drop=100, device="cpu")
     assert (run.folder / "model-int8.onnx").stat().st_size < (place / "model-int8.onnx").stat().st_size
     weight = load_model(run.folder).module.blocks[1].mlp.fc1.weight
     assert all(len(np.unique(row)) <= 16 for row in weight.detach().numpy())
     assert run.results["rows"]
+    assert sum(message.startswith("images ") for message in caplog.messages) == 1  # told once, and in train.log
+    assert "images " in (run.folder / "train.log").read_text()
 
 
 def test_a_target_is_met_by_the_file_on_disk(place):
@@ -132,7 +135,7 @@ def test_a_target_is_met_by_the_file_on_disk(place):
 def test_what_cannot_be_compressed_is_told_in_one_sentence(place, tmp_path):
     with pytest.raises(PocketError, match="nothing to do: give --prune"):
         pocketvit.compress(place)
-    with pytest.raises(PocketError, match="2 to 4 consecutive blocks"):
+    with pytest.raises(PocketError, match=r"9 consecutive blocks cannot share .* has 4\. Give 2 to 4"):
         pocketvit.compress(place, share=9, device="cpu")
     moved = shutil.copytree(place, tmp_path / "moved")
     text = (moved / "config.yaml").read_text()

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from timm.models.fastvit import MobileOneBlock
 from torch import nn
 from walk_fakes import SIDE, Own
 
+from pocketvit.deployment import count_parameters
 from pocketvit.deployment.export import export_onnx
 from pocketvit.metrics import evaluate
 from pocketvit.road import report, score
@@ -251,3 +253,14 @@ def test_reliability_is_reported_before_and_after_the_temperature(road):
     source.targets = np.full_like(source.targets, -1)
     assert score.reliability_report(sure, shy, source, road.task) is None
     assert score.reliability_report(None, None, None, road.task) is None
+
+
+def test_parameters_and_operations_are_those_of_the_file():
+    """A file has one convolution where training had branches; a network that does not export has them all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(MobileOneBlock(3, 8, 3, num_conv_branches=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    [row], _ = measure_rows(None, [Entry("other-0", "own", "other", SIDE, model=model)])
+    assert row["parameters"] == 8 * 3 * 9 + 8
+    assert row["flops"] == 2 * 8 * 3 * 9 * SIDE**2
+    assert row["bytes"] < 4 * count_parameters(model) + 5000
+    assert count_parameters(model) > 4 * row["parameters"]

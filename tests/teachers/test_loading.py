@@ -170,7 +170,7 @@ def test_without_network_one_sentence_at_once(monkeypatch):
         ("resnet50.a1_in1kk", r"Did you mean resnet50\.a1_in1k"),
         ("rednet50", "no published weights"),
         ("timm/resnet50", "hf-hub:timm/resnet50"),
-        ("./no/such/folder", "no teacher at"),
+        ("./no/such/folder", "no model at"),
     ],
 )
 def test_wrong_names_are_explained(spec, says):

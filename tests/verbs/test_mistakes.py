@@ -81,7 +81,7 @@ MISTAKES = {
     "bench done --on pi@-x": "give a device as `ssh` takes it",
     "bench resnet18 --on pi": "--on takes runs and ONNX files",
     "bench done --images photos --split best": "--split",
-    "export not_a_model": "unknown teacher 'not_a_model'",
+    "export not_a_model": "unknown model 'not_a_model'",
     "export done --picture big": "--picture 640x480",
     "export done --classes a,b": "2 class names were given",
     "predict nowhere photo.png": "there is no nowhere",

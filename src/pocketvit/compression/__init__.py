@@ -3,7 +3,7 @@
 from .calibration import Calibration, calibration_views, check_calibration, noise_views
 from .cost import Cost, cost_of, weight_bytes
 from .fakequant import fake_quantize, freeze, grids_of, quantizable
-from .fold import before_norms, fold_norms
+from .fold import before_norms, fold_norms, merge_branches
 from .grid import Grid, round_to_grid
 from .half import to_fp16
 from .integers import write_integers
@@ -28,6 +28,7 @@ __all__ = [
     "fold_norms",
     "freeze",
     "grids_of",
+    "merge_branches",
     "mixed_bits",
     "noise_views",
     "prune",

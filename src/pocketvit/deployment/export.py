@@ -101,26 +101,46 @@ def export_onnx(
     if source_size is not None:
         whole = PictureInput(network, signature)
         example = torch.zeros(count, *source_size, 3, dtype=torch.uint8)
-    names = ("picture", "probabilities") if source_size else ("pixels", task.output)
-    proto = _translate(whole, example, *names, fixed_batch=fixed_batch)
+    proto = _translate(whole, example, *ends(signature), fixed_batch=fixed_batch)
     proto.graph.input[0].doc_string = describe_input(signature, batch="1" if fixed_batch else "batch")
     write_signature(proto, signature)
     save(proto, path)
     return path
 
 
+def ends(signature: Signature) -> tuple[str, str]:
+    """Return what an exported file calls its input and its output."""
+    return ("picture", "probabilities") if signature.source_size else ("pixels", signature.task.output)
+
+
 def describe_input(signature: Signature, batch: str = "batch") -> str:
     """Return what an exported file takes, in words for whoever opens it in a viewer or writes an app around it."""
     about = signature.preprocessing
+    depth = "" if about.window is None else " (of other depths, {:g} to {:g} are 0 to 255)".format(*about.window)
     if signature.source_size:
-        high, wide = signature.source_size
-        return f"RGB pictures, uint8 [{batch}, {high}, {wide}, 3], 0 to 255; all preprocessing is inside"
+        high, across = signature.source_size
+        return f"RGB pictures, uint8 [{batch}, {high}, {across}, 3], 0 to 255{depth}; all preprocessing is inside"
     side = about.input_size
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (about.mean, about.std))
     return (
-        f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values, with mean "
-        f"{mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
+        f"normalized RGB, float32 [{batch}, 3, {side}, {side}]: (value / 255 - mean) / std of 8-bit values{depth}, "
+        f"with mean {mean} and std {std}; how a picture becomes square stands in the metadata 'pocketvit'"
     )
+
+
+def describe_output(signature: Signature, batch: str = "batch") -> str:
+    """Return what an exported file answers, in words for whoever writes an app around it."""
+    count = len(signature.classes)
+    if signature.task.kind == "boxes":
+        return (
+            f"float32 [{batch}, boxes, 4 + {count}]: left, top, right and bottom as shares of the view's side, and the "
+            "score of each class; boxes.py keeps the best of those that overlap"
+        )
+    if signature.source_size:
+        return f"probabilities, float32 [{batch}, {count}], in the order of the classes"
+    each = signature.task.kind == "sigmoid"
+    told = "a sigmoid makes a probability of each" if each else "softmax makes probabilities of them"
+    return f"logits, float32 [{batch}, {count}], in the order of the classes: {told}"
 
 
 def save(model: onnx.ModelProto, path: Path | str) -> None:
@@ -206,10 +226,25 @@ def _translate(
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
+    _store_once(graph)
     if not fixed_batch:
         for value in (*graph.input, *graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return proto
+
+
+def _store_once(graph: onnx.GraphProto) -> None:
+    """Keep one of constants that are equal: the exporter writes a mask of attention once for every block."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed = {}
+    for tensor in list(graph.initializer):
+        key = tensor.data_type, tuple(tensor.dims), onnx.numpy_helper.to_array(tensor).tobytes()
+        name = first.setdefault(key, tensor.name)
+        if name != tensor.name:
+            renamed[tensor.name] = name
+            graph.initializer.remove(tensor)
+    for node in _nodes(graph):
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,6 @@ from torch import nn
 
 from ..errors import NotSmaller, PocketError
 from ..files import whole_folder
-from ..models import load_model
 from ..models.inputs import parse_norm
 from ..tasks import Task, task_named
 from ..teachers import load_teacher
@@ -24,6 +23,7 @@ from ..teachers.hugging_face import kind_saved
 from ..views.preprocessing import Preprocessing
 from .export import export_onnx
 from .int8 import open_graph, quantize_int8, save_int8
+from .opening import load_for_colour
 from .package import draw_golden, write_device_zip
 from .parity import Parity, check_parity
 from .web import write_web
@@ -146,7 +146,7 @@ def opened(
     if folder is not None and not (arch and folder.is_file()):
         if arch or weights:
             raise PocketError(f"{model} says itself of which network its weights are. Leave --arch and --weights away.")
-        loaded = load_model(folder, input_size)
+        loaded = load_for_colour(folder, input_size)
         about, outputs = loaded.preprocessing, int(getattr(loaded.module, "num_classes", 0))
         if not outputs:
             raise PocketError(_FEATURES.format(model))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ..errors import PocketError
 from ..models import load_model
+from ..models.grey import in_colour, of_brightness
+from ..models.saving import LoadedModel
 from ..tasks import task_named
 from .model import Model, Network
 from .run import FileModel, OnnxModel
@@ -65,7 +68,7 @@ def open_model(path: Path | str) -> Model:
         raise PocketError(
             f"the run {path} has no model yet: finish it with the same command and --resume, or name another."
         )
-    loaded = load_model(path)
+    loaded = load_for_colour(path)
     return Network(
         loaded.module,
         classes=loaded.classes,
@@ -73,3 +76,17 @@ def open_model(path: Path | str) -> Model:
         preprocessing=loaded.preprocessing,
         name=str(path),
     )
+
+
+def load_for_colour(path: Path | str, input_size: int | None = None) -> LoadedModel:
+    """Load a network as `load_model` does; one of grey pictures sees the brightness of colour ones, as a teacher's.
+
+    Raises:
+        PocketError: See `load_model`.
+    """
+    loaded = load_model(path, input_size)
+    if not in_colour(loaded.module):
+        return loaded
+    about = loaded.preprocessing
+    mean, std = of_brightness(about.mean), of_brightness(about.std)
+    return dataclasses.replace(loaded, preprocessing=dataclasses.replace(about, mean=mean, std=std))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from .. import files as storage
 from ..errors import PocketError
-from .export import describe_input
+from .export import describe_input, describe_output, ends
 from .run import FileModel, OnnxModel
 
 # Processors round in their own way (and some older x86 saturate int8 sums): largest difference of a probability, and
@@ -129,6 +129,7 @@ def golden_size(model: FileModel) -> tuple[int, int]:
 
 def _readme(model: OnnxModel) -> str:
     names = ", ".join(model.classes[:12]) + (", ..." if len(model.classes) > 12 else "")
+    source, answer = ends(model.signature)
     return f"""{model.path.name}: an image model of {len(model.classes)} classes ({names}), made with PocketViT.
 
 On the device, with Python 3.10 or newer:
@@ -138,6 +139,8 @@ On the device, with Python 3.10 or newer:
     python predict.py photo.jpg        what is in the picture; --json for programs, folders are fine
 
 Classes and preprocessing are written inside the .onnx file, as JSON in its metadata under "pocketvit". preprocessing.py
-is all that stands between a picture and the network. For an app of your own: the file takes
-{describe_input(model.signature)}.
+is all that stands between a picture and the network. For an app of your own:
+
+input "{source}": {describe_input(model.signature, model.batch)}
+output "{answer}": {describe_output(model.signature, model.batch)}
 """

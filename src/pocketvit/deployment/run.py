@@ -137,6 +137,9 @@ class OnnxModel(FileModel):
     Raises:
         PocketError: It cannot be opened, was not exported by PocketViT, or its weights are not those it was written
             with.
+
+    Attributes:
+        batch: How many pictures it takes at once: "1", or "batch" for any number.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -145,7 +148,8 @@ class OnnxModel(FileModel):
         if signature.weights and digest(onnx.load(path)) != signature.weights:
             raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
         source = session.get_inputs()[0]
-        one_by_one = signature.precision == "int8" or source.shape[0] == 1
+        self.batch = "1" if source.shape[0] == 1 else "batch"
+        one_by_one = signature.precision == "int8" or self.batch == "1"
         at_once = max(1, min(8, os.cpu_count() or 1))
         run = partial(_run_session, session, source.name)
         super().__init__(path, signature, run, one_by_one=one_by_one, at_once=at_once)

@@ -118,8 +118,10 @@ def share_blocks(model: VisionTransformer, share: int) -> None:
     Raises:
         PocketError: fewer than two blocks are to share, or a block has another attention or MLP than timm's plain one.
     """
-    if not 2 <= share <= len(model.blocks):
-        raise PocketError(f"2 to {len(model.blocks)} consecutive blocks can share their layers here, not {share}.")
+    most = len(model.blocks)
+    if not 2 <= share <= most:
+        give = f"Give 2 to {most}." if most > 2 else "Give 2." if most == 2 else "It takes two to share."
+        raise PocketError(f"{share} consecutive blocks cannot share layers: this student has {most}. {give}")
     grid: Any = model.patch_embed.grid_size
     if model.dynamic_img_size or grid is None:
         raise PocketError("shared blocks need one fixed picture size: leave dynamic_img_size away.")

@@ -126,7 +126,7 @@ def scored_of(dataset: Dataset) -> Source | None:
     return next((source for source in splits if known(source)), splits[0] if splits else None)
 
 
-def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None = None) -> Road:
+def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None = None, tell: bool = True) -> Road:
     """Open, check, say and pack images of any kind; choose the device.
 
     Args:
@@ -134,9 +134,11 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
         view: Of the training images.
         shared: Folder of packs, adapted teachers and labels.
         device: None for a CUDA device where there is one.
+        tell: What was found in the images, and decided.
     """
     dataset = images if isinstance(images, Dataset) else open_images(images)
-    tell_dataset(dataset)
+    if tell:
+        tell_dataset(dataset)
     if dataset.train is None or len(dataset.train) < 2:
         raise PocketError(f"{dataset.name} has fewer than two training images; there is nothing to learn from.")
     dataset = pack_dataset(dataset, shared / "packs", bound=bound_for(view.view_size))

@@ -69,9 +69,9 @@ class Reopened:
         """Of the origin: packs and labels lie beside it."""
         return self.chain[0].folder
 
-    def road(self, device: str | None) -> Road:
-        """Return the road of the origin, as its student saw it."""
-        road = open_road(self.dataset, self.config.view, self.folder.parent / "shared", device=device)
+    def road(self, device: str | None, *, tell: bool = True) -> Road:
+        """Return the road of the origin, as its student saw it, and tell of its images."""
+        road = open_road(self.dataset, self.config.view, self.folder.parent / "shared", device=device, tell=tell)
         few = getattr(self.settings, "few_labels", 0)
         return road.with_few_labels(few) if few else road
 

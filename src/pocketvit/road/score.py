@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..compression import merge_branches
 from ..deployment.export import export_onnx
 from ..deployment.flops import count_flops, count_parameters
 from ..deployment.int8 import quantize_int8
@@ -197,8 +198,9 @@ def _same_costs(row: Mapping[str, Any]) -> dict[str, Any]:
 def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
     costs: dict[str, Any] = {}
     if entry.model is not None:
-        costs["parameters"] = count_parameters(entry.model)
-        costs["flops"] = _quietly(lambda: count_flops(entry.model, entry.side))
+        counted = entry.model if file is None else merge_branches(entry.model, entry.side)  # what the file holds
+        costs["parameters"] = count_parameters(counted)
+        costs["flops"] = _quietly(lambda: count_flops(counted, entry.side))
     if file is not None:
         costs["bytes"] = size_of(file)
         costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))

@@ -151,10 +151,10 @@ def _by_text(
         return text.rsplit(":", 1)[1], module, None
     if path.suffix in WEIGHT_SUFFIXES or "/" in text or "\\" in text:
         hub = "" if path.suffix in WEIGHT_SUFFIXES else f" A model of the hub is written hf-hub:{text}."
-        raise PocketError(f"there is no teacher at {text}.{_near_files(path)} Check the path.{hub}")
+        raise PocketError(f"there is no model at {text}.{_near_files(path)} Check the path.{hub}")
     if not timm.is_model(text.split(".", 1)[0]):
         raise PocketError(
-            f"unknown teacher {text!r}.{suggest(text)} It may be a timm name, hf-hub:USER/MODEL, a folder, a weights "
+            f"unknown model {text!r}.{suggest(text)} It may be a timm name, hf-hub:USER/MODEL, a folder, a weights "
             "file with --arch, or MODULE:FUNCTION."
         )
     if weights is not None:

@@ -34,7 +34,8 @@ def compress(settings: Compress) -> Run:
     source = reopen(folder, settings.images)
     refuse(settings, source.student.module)
     if trains(settings):
-        source.labels(source.road(settings.device))  # labels that are gone are told before a run is begun
+        # Labels that are gone are told before a run is begun, and of the images once it is.
+        source.labels(source.road(settings.device, tell=False))
     run = Run.begin(settings.name or f"{folder.name}-{settings.tag}", settings)
     if not run.finished:
         with run.alone(), run.logging():
