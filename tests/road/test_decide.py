@@ -102,6 +102,25 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
     assert network(real, convolutional).stem == "conv"  # it has seen other pictures
 
 
+def test_a_student_of_made_pictures_starts_from_a_vit_that_made_them():
+    made = dataclasses.replace(pictures(32, 32), classes=("a", "b"), synthetic="data-free")
+    large = create_student("pocket_m", num_classes=2, image_size=32, stem="conv")
+
+    def start(teacher=large, dataset=made, settings=Distill, **changes):
+        asked = settings(images="x", teacher="t", **changes)
+        return decide.decide(asked, dataset, [load_teacher(teacher)])[1].network.init_from
+
+    assert start() == start(init_from="teacher") == start(tokens=1) == "teacher"
+    assert start(student="pocket_xs", stem="patch") == "teacher"
+    assert start(init_from="weights.pth") == "weights.pth"
+    assert start(init_from="none") is None
+    assert start(dataset=dataclasses.replace(made, synthetic="")) is None  # real images teach it
+    assert start(student="pocket_l") is start(stem="patch") is None  # wider, and with more blocks
+    assert start(create_model("cifar_resnet20", num_classes=2)) is None
+    for changes in ({"assistant": "pocket_s"}, {"settings": Compare, "methods": "kl"}, {"student": "resnet18"}):
+        assert start(**changes) is None
+
+
 def test_epochs_show_about_the_budget():
     assert decide.epochs_for(100, 32) == decide.MOST_EPOCHS
     assert decide.epochs_for(5000, 32) == 50
