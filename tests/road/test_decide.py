@@ -98,6 +98,10 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
     others = [{"stem": "conv"}, {"tokens": 1}, {"assistant": "pocket_m"}, {"settings": Compare, "methods": "kl"}]
     assert all(network(real, convolutional, **changes).stem == "conv" for changes in others)
     assert network(real, vit).stem == "conv"
+    cut = network(made, convolutional).cut
+    kin = load_teacher(create_student("pocket_m", num_classes=2, image_size=96, stem="teacher", cut=cut))
+    again = network(made, kin)  # what began with such layers hands them on
+    assert (again.stem, again.cut, again.init_from) == ("teacher", cut, "teacher")
     convolutional.input_size = 224
     assert network(real, convolutional).stem == "conv"  # it has seen other pictures
 
