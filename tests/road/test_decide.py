@@ -125,6 +125,21 @@ def test_a_student_of_made_pictures_starts_from_a_vit_that_made_them():
         assert start(**changes) is None
 
 
+def test_a_student_that_starts_from_a_vit_on_patches_has_patches():
+    made = dataclasses.replace(pictures(32, 32), classes=("a", "b"), synthetic="data-free")
+    plain = create_model("vit_tiny_patch16_224", num_classes=2, image_size=32, patch_size=8)
+
+    def network(dataset=made, **changes):
+        asked = Distill(images="x", teacher="t", **changes)
+        chosen = decide.decide(asked, dataset, [load_teacher(plain)])[1].network
+        return chosen.stem, chosen.patch, chosen.init_from
+
+    assert network() == ("patch", 8, "teacher")
+    assert network(stem="conv") == ("conv", None, "teacher")
+    assert network(patch=4) == ("hybrid", 4, "teacher")
+    assert network(init_from="none") == network(dataclasses.replace(made, synthetic="")) == ("conv", None, None)
+
+
 def test_epochs_show_about_the_budget():
     assert decide.epochs_for(100, 32) == decide.MOST_EPOCHS
     assert decide.epochs_for(5000, 32) == 50
