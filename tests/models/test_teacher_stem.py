@@ -76,6 +76,14 @@ def test_the_deepest_stage_but_the_last_that_is_light_and_fine_enough(teacher):
             choose_layer(timm.create_model(name), 224, places=14, weights=0)
 
 
+def test_a_student_that_has_such_layers_hands_them_on(teacher):
+    first = student(teacher)
+    second = student(teacher)
+    nn.init.zeros_(second.patch_embed.layers.conv1.weight)
+    second.patch_embed.take(first)
+    assert torch.equal(second.patch_embed.layers.conv1.weight, teacher.conv1.weight)
+
+
 def test_a_network_of_fixed_size_is_told_as_such():
     with pytest.raises(PocketError, match=r"Cait takes no pictures of 32 pixels"):
         choose_layer(timm.create_model("cait_xxs24_224"), 32, places=4, weights=0)

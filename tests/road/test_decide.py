@@ -98,6 +98,10 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
     others = [{"stem": "conv"}, {"tokens": 1}, {"assistant": "pocket_m"}, {"settings": Compare, "methods": "kl"}]
     assert all(network(real, convolutional, **changes).stem == "conv" for changes in others)
     assert network(real, vit).stem == "conv"
+    cut = network(made, convolutional).cut
+    kin = load_teacher(create_student("pocket_m", num_classes=2, image_size=96, stem="teacher", cut=cut))
+    again = network(made, kin)  # what began with such layers hands them on
+    assert (again.stem, again.cut, again.init_from) == ("teacher", cut, "teacher")
     convolutional.input_size = 224
     assert network(real, convolutional).stem == "conv"  # it has seen other pictures
 
@@ -122,6 +126,42 @@ def test_students_from_scratch_see_smaller_pictures_first():
     assert config.train.epochs == pytest.approx(
         decide.decide(Distill(images="x", progressive=0), images)[1].train.epochs * 4 / 3, abs=1
     )
+
+
+def test_a_student_of_made_pictures_starts_from_a_vit_that_made_them():
+    made = dataclasses.replace(pictures(32, 32), classes=("a", "b"), synthetic="data-free")
+    large = create_student("pocket_m", num_classes=2, image_size=32, stem="conv")
+
+    def start(teacher=large, dataset=made, settings=Distill, **changes):
+        asked = settings(images="x", teacher="t", **changes)
+        return decide.decide(asked, dataset, [load_teacher(teacher)])[1].network.init_from
+
+    assert start() == start(init_from="teacher") == start(tokens=1) == "teacher"
+    assert start(student="pocket_xs", stem="patch") == "teacher"
+    assert start(init_from="weights.pth") == "weights.pth"
+    assert start(init_from="none") is None
+    real = dataclasses.replace(made, synthetic="")
+    assert start(dataset=real) == "teacher"
+    assert start(dataset=real, stem="patch") is start(dataset=real, init_from="none") is None  # of another stem
+    assert start(student="pocket_l") is start(stem="patch") is None  # wider, and with more blocks
+    assert start(create_model("cifar_resnet20", num_classes=2)) is None
+    for changes in ({"assistant": "pocket_s"}, {"settings": Compare, "methods": "kl"}, {"student": "resnet18"}):
+        assert start(**changes) is None
+
+
+def test_a_student_that_starts_from_a_vit_on_patches_has_patches():
+    made = dataclasses.replace(pictures(32, 32), classes=("a", "b"), synthetic="data-free")
+    plain = create_model("vit_tiny_patch16_224", num_classes=2, image_size=32, patch_size=8)
+
+    def network(dataset=made, **changes):
+        asked = Distill(images="x", teacher="t", **changes)
+        chosen = decide.decide(asked, dataset, [load_teacher(plain)])[1].network
+        return chosen.stem, chosen.patch, chosen.init_from
+
+    assert network() == ("patch", 8, "teacher")
+    assert network(stem="conv") == ("conv", None, "teacher")
+    assert network(patch=4) == ("hybrid", 4, "teacher")
+    assert network(init_from="none") == network(dataclasses.replace(made, synthetic="")) == ("conv", None, None)
 
 
 def test_epochs_show_about_the_budget():

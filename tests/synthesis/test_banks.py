@@ -1,5 +1,6 @@
 """Banks: what is made, that it is the same after a kill, what it says of itself, and that it is an ordinary source."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -135,6 +136,14 @@ def test_real_images_are_counted_and_named(teacher, tmp_path):
     assert words(bank)[0] == "NOT data-free: made with 5 real images"
     with pytest.raises(PocketError, match="is a control and takes no --data"):
         Request("noise", data=few.train)
+
+
+def test_classes_that_the_teacher_never_sees_are_named(teacher, tmp_path):
+    bank = draw_bank(tmp_path / "bank", teacher, DrawnConfig(30), **QUIET)
+    assert not any("in no image" in line for line in words(bank))
+    without = dataclasses.replace(bank, logits=np.where(np.arange(bank.logits.shape[1]) == 1, -9, bank.logits))
+    named = f"does the teacher see {synthesis_fakes.CLASSES[1]} (1 of {len(synthesis_fakes.CLASSES)} classes)"
+    assert any(named in line for line in words(without))
 
 
 def test_the_page_shows_every_class_and_what_was_used(teacher, tmp_path):

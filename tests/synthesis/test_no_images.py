@@ -69,6 +69,14 @@ def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes
         pocketvit.distill(made.data["images"], test=coloured, student="pocket_xs", epochs=1, plan=True, out=tmp_path)
 
 
+def test_teachers_of_other_classes_are_refused_before_any_image_is_made(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthesize_road, "make_bank", None)
+    other = synthesis_fakes.ColourNet(classes=4).eval()
+    with pytest.raises(PocketError, match="ColourNet and ColourNet-2 have different classes"):
+        pocketvit.distill(teacher=[network, other], out=tmp_path, **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_control_that_cannot_be_made_costs_no_run(network, coloured, tmp_path, monkeypatch):
     made = synthesize_road._made
 

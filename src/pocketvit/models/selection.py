@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ..errors import PocketError
 from .positions import resample_positions
 
+PATCHES = "patches"  # what `select_weights` calls a stem that was taken
+
 
 def evenly(count: int, of: int) -> Tensor:
     """Return ``count`` evenly spaced numbers of 0 .. ``of`` - 1, int64 [count]; all of them where they are as many."""
@@ -53,7 +55,7 @@ def select_weights(student: nn.Module, larger: nn.Module) -> str:
         _take_vectors(mine, theirs, channels)
     taken = [
         f"{len(small.blocks)} of {len(big.blocks)} blocks", f"{small.embed_dim} of {big.embed_dim} channels",
-        "patches" if _start_patches(small.patch_embed, big.patch_embed, channels) else "",
+        PATCHES if _start_patches(small.patch_embed, big.patch_embed, channels) else "",
         "positions" if _start_positions(small, big, channels) else "",
     ]  # fmt: skip
     return ", ".join(part for part in taken if part)

@@ -100,18 +100,25 @@ class TeacherStem(GridEmbed):
         return self.proj(self.norm(maps)).flatten(2).transpose(1, 2)
 
     def take(self, network: nn.Module) -> None:
-        """Take the weights of the network that the layers are of.
+        """Take the weights of the network that the layers are of, or of a student that has them already.
 
         Raises:
             PocketError: It has no such layers.
         """
-        there = network.state_dict()
+        own = stem_in(network)
+        there = (network if own is None else own.layers).state_dict()
         try:
             self.layers.load_state_dict({name: there[name] for name in self.layers.state_dict()})
         except (KeyError, RuntimeError) as error:
             raise PocketError(
                 f"the stem is of another network than {type(network).__name__}: {str(error).splitlines()[0][:150]}"
             ) from None
+
+
+def stem_in(network: nn.Module) -> TeacherStem | None:
+    """Return the stem of a student that began with its own teacher's layers; None of another network."""
+    stem = getattr(network, "patch_embed", None)
+    return stem if isinstance(stem, TeacherStem) else None
 
 
 def first_layers(network: nn.Module, layer: str) -> nn.Module:

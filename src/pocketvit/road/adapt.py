@@ -131,17 +131,19 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     return result if result.kind == kind else result.with_kind(kind)
 
 
-def with_classes(road: Road, teachers: list[Teacher]) -> Road:
-    """Return the road with a teacher's classes where the images have no labels, and so no classes.
+def in_common(teachers: Sequence[Teacher]) -> tuple[tuple[str, ...], list[Teacher]]:
+    """Return the classes of teachers whose images name none, and the teachers in these.
 
     They are those of the first teacher that knows their names, else numbers. Other teachers are matched to them, by
-    name where they know theirs, in place.
+    name where they know theirs.
+
+    Raises:
+        PocketError: They have different classes.
     """
-    if road.dataset.classes:
-        return road
     numbers = tuple(f"class {number}" for number in range(teachers[0].num_outputs))
     classes = next((teacher.class_names for teacher in teachers if teacher.class_names), numbers)
-    for number, teacher in enumerate(teachers):
+    matched = []
+    for teacher in teachers:
         aligned = teacher if teacher.class_names == classes else align(teacher, classes)
         if aligned is None:
             raise PocketError(
@@ -150,10 +152,23 @@ def with_classes(road: Road, teachers: list[Teacher]) -> Road:
             )
         if classes is numbers:
             note = f"{teacher.name}: its classes have no names; they are called {numbers[0]} to {numbers[-1]}."
-            aligned.notes = (*teacher.notes, note)
-        for note in aligned.notes[len(teacher.notes) :]:
+            aligned = teacher.with_columns(aligned.columns, note)
+        matched.append(aligned)
+    return classes, matched
+
+
+def with_classes(road: Road, teachers: list[Teacher]) -> Road:
+    """Return the road with the `in_common` classes where the images have no labels, and so no classes.
+
+    The teachers are matched to them in place.
+    """
+    if road.dataset.classes:
+        return road
+    classes, matched = in_common(teachers)
+    for before, after in zip(teachers, matched, strict=True):
+        for note in after.notes[len(before.notes) :]:
             log.info("         %s", note)
-        teachers[number] = aligned
+    teachers[:] = matched
     return dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, classes=classes))
 
 

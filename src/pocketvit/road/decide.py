@@ -32,6 +32,7 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
 from ..views.synthetic import hard_views
+from .starts import NONE, with_usual_start
 from .stems import with_stem, with_usual_stem
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
@@ -340,6 +341,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
         network = with_stem(network, teachers[0], view.view_size)
     elif settings.stem == "auto" and teachers and (network.stem == "conv" or dataset.synthetic):
         network = with_usual_stem(network, settings, teachers[0], dataset)
+    if teachers:
+        network = with_usual_start(network, settings, teachers[0], dataset)
     return settings, RunConfig(network, view, labels, loss, train)
 
 
@@ -374,7 +377,7 @@ def network_of(settings: Any, name: str, side: int) -> NetworkConfig:
     stem = settings.stem
     if stem == "auto":
         stem = _usual_stem(settings, name, small=7 <= side <= SMALL)
-    start = None if settings.init_from is None else str(settings.init_from)
+    start = None if settings.init_from in (None, NONE) else str(settings.init_from)
     return NetworkConfig(
         name, settings.patch, settings.tokens, stem, settings.attention, detector=settings.detector, init_from=start
     )

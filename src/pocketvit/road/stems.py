@@ -12,7 +12,7 @@ from ..deployment.flops import count_flops
 from ..errors import PocketError
 from ..models import LADDER
 from ..models.saving import recipe_of
-from ..models.teacher_stem import TeacherStem, choose_layer
+from ..models.teacher_stem import TeacherStem, choose_layer, stem_in
 from ..models.vit import default_patch
 from ..sources import Dataset
 from ..tasks import task_named
@@ -35,7 +35,7 @@ def with_usual_stem(config: NetworkConfig, settings: Any, teacher: Teacher, data
         return config
     if hasattr(settings, "methods") or getattr(settings, "assistant", None) or teacher.input_size > 2 * side:
         return config
-    if isinstance(teacher.module, VisionTransformer):
+    if isinstance(teacher.module, VisionTransformer) and stem_in(teacher.module) is None:
         return config
     try:
         chosen = with_stem(dataclasses.replace(config, stem="teacher"), teacher, side)
@@ -52,7 +52,7 @@ def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConf
 
     Args:
         config: With the stem "teacher".
-        teacher: A convolutional network that timm or pocketvit registers.
+        teacher: A convolutional network that timm or pocketvit registers, or a student that began with such layers.
         side: Of the views in pixels.
 
     Raises:
@@ -62,8 +62,11 @@ def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConf
     weights = 12 * body["depth"] * body["embed_dim"] ** 2
     try:
         recipe = recipe_of(teacher.module)
-        layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
-        cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
+        if stem_in(teacher.module) is not None:
+            cut = dict(recipe["model_args"]["stem_args"])
+        else:
+            layer = choose_layer(teacher.module, side, places=-(-side // patch), weights=weights)
+            cut = {**recipe, "layer": layer, "mean": list(teacher.mean), "std": list(teacher.std)}
         stem = TeacherStem(side, patch, embed_dim=body["embed_dim"], **cut)
         stem.take(teacher.module)  # what does not fit is told now, and not after labelling
     except Exception as error:  # what a stranger's network, made anew and cut, says besides

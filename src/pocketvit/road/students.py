@@ -26,9 +26,9 @@ from ..teachers import Teacher, load_teacher
 from ..training.step import Input
 from .decide import USUAL_STUDENT, view_size
 from .images import Road
+from .starts import TEACHER
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
-TEACHER = "teacher"  # what --init-from and --stem call the first of the teachers
 SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 

@@ -26,6 +26,7 @@ from ..tasks import task_for
 from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
+from .adapt import in_common
 from .base import Cost, Stage, Walk
 from .images import open_test, shared_folder
 from .label import Label, label_road
@@ -121,7 +122,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     order where the teacher does not name its own. Else they are the teacher's.
 
     Raises:
-        PocketError: There is no teacher, or none of its classes are those of the test images.
+        PocketError: There is no teacher, or none of its classes are those of the test images, or of the other teachers.
     """
     settings.require_teacher()
     kinds = {teacher.kind for teacher in teachers}
@@ -130,6 +131,8 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     test = open_test(settings, teachers[0].kind)
     classes = test.classes if test is not None else ()
     mapped = [_of_classes(one, classes) if classes else without_background(one) for one in teachers]
+    if not classes:
+        in_common(mapped)  # told now, and not when the images are made
     request = request_of(settings, mapped[0])
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)

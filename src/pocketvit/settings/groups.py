@@ -204,7 +204,8 @@ class Architecture(Settings, group="student"):
     )  # fmt: skip
     init_from: str | Path | None = setting(
         "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
-        "weights as --teacher takes them", default=None, metavar="NAME",
+        "weights as --teacher takes them; none is from scratch; by default the teacher, where it is a ViT at least "
+        "as large, of the same stem or one that images are made from", default=None, metavar="NAME",
     )  # fmt: skip
 
     def check(self) -> None:

@@ -216,6 +216,7 @@ def words(bank: Bank) -> list[str]:
     counts = np.bincount(bank.logits.argmax(1), minlength=bank.logits.shape[1])
     shares = f"the teacher's rarest of {len(counts)} classes has {counts.min() / len(bank):.1%} of them"
     came = [f"{made[name]:,} {said}" for name, said in _CAME.items() if name in made]
+    unseen = [bank.classes[label] if bank.classes else f"number {label}" for label in np.flatnonzero(counts == 0)]
     lines = [
         provenance(bank.provenance),
         f"teacher {teacher['name']}, {norm['input_size']} px, mean {_plain(norm['mean'])}, std {_plain(norm['std'])}; "
@@ -223,6 +224,12 @@ def words(bank: Bank) -> list[str]:
         f"{len(bank):,} images of {bank.images.shape[1]} px; {shares}, the commonest {counts.max() / len(bank):.1%}; "
         f"its highest probability is {bank.probabilities.max(1).mean():.2f} on average",
     ]
+    if unseen:
+        named = f"{', '.join(unseen[:5])}{', ...' if len(unseen) > 5 else ''}"
+        lines.append(
+            f"in no image does the teacher see {named} ({len(unseen)} of {len(counts)} classes) above all others, so "
+            "that a student may miss these: a few real images, without labels, show them (--method drawn --data FOLDER)"
+        )
     return lines + ([", ".join(came)] if came else [])
 
 
