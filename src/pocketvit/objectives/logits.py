@@ -1,7 +1,8 @@
 """Losses between a student's logits and a teacher's: KL, hard, z-score, DKD, DIST.
 
 Each takes logits [B, C], the teacher's `SoftLabels` of the same rows, and a temperature, and returns float32 [B], one
-loss a sample: logits in half precision, as autocast leaves them, are compared in float32 too. Factors of T^2 keep the size of the gradients independent of the temperature (Hinton et al. 2015).
+loss a sample: logits in half precision, as autocast leaves them, are compared in float32 too. Factors of T^2 keep the
+size of the gradients independent of the temperature (Hinton et al. 2015).
 Shape legend: B samples, C classes, k stored classes.
 """
 
@@ -83,7 +84,8 @@ def zscore(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float)
             "the objective zscore cannot learn from two classes: standardized, a pair of logits is always "
             "(+0.71, -0.71). Use --objective kl."
         )
-    return _kl(_standardized(all_logits(teacher, "the objective zscore")), _standardized(student_BC.float()), temperature)
+    teacher_BC = all_logits(teacher, "the objective zscore")
+    return _kl(_standardized(teacher_BC), _standardized(student_BC.float()), temperature)
 
 
 def dkd(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
