@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from walk_fakes import Own
 
+import pocketvit
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.labels import LabelStore, verify, write_labels
@@ -64,3 +70,26 @@ def test_a_changed_view_size_seed_or_split_is_named(source, teacher, store):
         store.check(open_images("digits", progress=False).val)
     with pytest.raises(PocketError, match=r"preprocessing\.mean"):
         store.check(teachers=[load_teacher(teacher.module, input_size=16, norm="imagenet")])
+
+
+def test_a_store_renders_its_own_views_again(source, store):
+    """Tuples, too, which the manifest holds as lists."""
+    positions = np.arange(0, 99, 7)
+    again = LabelStore(store.folder).replay(source)
+    assert again.config == MIXED
+    assert torch.equal(again.render(positions, 1).pixels, Views(source, MIXED).render(positions, 1).pixels)
+    with pytest.raises(PocketError, match="source"):
+        store.replay(open_images("digits", progress=False).val)
+
+
+def test_the_loop_of_ones_own_in_the_documentation_learns_what_was_labelled(photos, tmp_path, monkeypatch):
+    """As it stands there, after the command that stands there; with few epochs."""
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "`pocketvit label photos/ --teacher NAME --views 4 --size 32 --store labels`" in text
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    pocketvit.label("photos/", teacher=Own(), teacher_size=16, teacher_norm="half", views=4, size=32, store="labels")
+    names: dict[str, Any] = {}
+    exec(compile(program, "store.md", "exec", dont_inherit=True), names)
+    assert names["loss"].item() < 0.5  # 1.2 before the first step

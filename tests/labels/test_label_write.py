@@ -52,11 +52,13 @@ def test_the_store_gives_back_what_the_teacher_said_in_source_order(tmp_path, mi
 def test_true_classes_of_image_and_partner_are_kept(tmp_path):
     source = FakeSource(50, 40)
     views = FakeViews(source, mixed=True)
-    store = label(tmp_path, classes=40, k=2)
+    store = label(tmp_path, classes=40, k=3)
     partner = views.render(np.arange(50), 1).partner
-    ids = store.read("a", 1).ids.numpy()
+    soft = store.read("a", 1)
+    ids = soft.ids.numpy()
     for wanted in (source.targets, source.targets[partner]):
         assert (ids == wanted[:, None]).any(1).all()
+    assert (soft.values[:, 0] == 0).all()  # and the teacher's own class, which `hard` learns
 
 
 def test_each_view_is_rendered_once_for_all_teachers(tmp_path, monkeypatch):
@@ -227,8 +229,9 @@ def test_requests_that_cannot_be_served_are_refused(tmp_path):
         label(tmp_path / "b", batch_size=7)
     with pytest.raises(PocketError, match="at least one view per image"):
         label(tmp_path / "b", count=0)
-    with pytest.raises(PocketError, match="at least 2"):
-        label(tmp_path / "b", k=1)
+    for few in (1, 2):  # of two logits, both may be those of a mixed pair's classes, and neither the teacher's own
+        with pytest.raises(PocketError, match="at least 3"):
+            label(tmp_path / "b", k=few)
     assert not (tmp_path / "b").exists()
 
 

@@ -277,3 +277,16 @@ def test_weights_without_their_numbers_are_refused_by_name(change, says):
     state["linear.weight"] = change(state["linear.weight"])
     with pytest.raises(PocketError, match=rf"linear\.weight is .*{says}"):
         load_weights(model, state, "x.pth", "cifar_resnet20")
+
+
+def test_timm_saves_for_the_hub_what_it_loaded_from_a_student_folder(tmp_path):
+    """A stem of ours is made by a function, which no config.json can hold: the recipe has its name."""
+    student = create_student("pocket_xxs", num_classes=3, image_size=24).eval()
+    save_model(student, tmp_path / "student")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
+    timm.models.save_for_hf(loaded, tmp_path / "hub", safe_serialization=True)
+    save_model(loaded, tmp_path / "ours")
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    for folder in ("hub", "ours"):
+        again = timm.create_model(f"local-dir:{tmp_path / folder}", pretrained=True).eval()
+        torch.testing.assert_close(again(x), student(x))

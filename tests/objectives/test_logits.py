@@ -167,3 +167,15 @@ def test_any_number_of_rows_has_as_many_losses(name, rows):
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_logits_in_half_precision_are_compared_in_float32(name, half):
+    """A training loop under autocast hands them over; a KL in bfloat16 has two digits."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(8, 100, generator=generator).to(half)
+    teacher = FullLabels((4 * torch.randn(8, 100, generator=generator)).to(half))
+    loss = OBJECTIVES[name].function(student, teacher, temperature=2)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, OBJECTIVES[name].function(student.float(), teacher, temperature=2))

@@ -168,3 +168,8 @@ def test_networks_that_are_no_vits_can_be_trained_with_it(name):
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in model.named_parameters() if p.grad.abs().sum() > 0}
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_parameters_without_groups_are_refused_rather_than_given_to_adamw():
+    with pytest.raises(TypeError, match="build_optimizer"):
+        Muon(nn.Linear(4, 4).parameters())

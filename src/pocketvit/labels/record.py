@@ -263,8 +263,11 @@ class Softmax(Logits):
 
     @classmethod
     def of(cls, teacher: Any, k: int | None) -> Softmax:
-        if k is not None and (k < 0 or k == 1):
-            raise PocketError(f"k must be 0 (all logits) or at least 2 (the true classes of a mixed pair), not {k}.")
+        if k is not None and (k < 0 or (k in (1, 2) and k < teacher.num_outputs)):
+            raise PocketError(
+                "k must be 0 (all logits) or at least 3 (the class that the teacher sees, and the true ones of a mixed "
+                f"pair), not {k}."
+            )
         return cls(teacher.num_outputs, choose_k(teacher.num_outputs, k))
 
 

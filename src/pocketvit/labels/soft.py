@@ -169,8 +169,8 @@ def encode_topk(logits: Tensor, k: int, true_classes: Tensor | None = None) -> T
 
     Args:
         logits: floating [B, C].
-        k: at least 2 (a mixed view has two true classes) and below C.
-        true_classes: int64 [B, m] with m <= k, -1 where unknown; their ids are kept whatever their logits.
+        k: at least 2 and below C; above m, so that the teacher's own class is kept beside the true ones.
+        true_classes: int64 [B, m] with m < k, -1 where unknown; their ids are kept whatever their logits.
     """
     tensors = topk_tensors(logits, k, true_classes)
     labels = TopLabels.empty(len(logits), logits.shape[1], k)

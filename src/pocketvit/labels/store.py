@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from ..config import ViewConfig
 from ..errors import PocketError
+from ..views import Views
 from .manifest import (
     MANIFEST,
     check_same_images,
@@ -168,6 +170,26 @@ class LabelStore:
 
     def _complete(self, key: str, view: int) -> bool:
         return not missing_rows([(info.start, info.rows) for _, info in self.shards(key, view)], self.num_images())
+
+    def replay(self, source: Any) -> Views:
+        """Return the views that the labels are of, of the same images: what `render` gives is what the teachers saw.
+
+        For a training loop of one's own (docs/store.md). The number of a view is that of `read`.
+
+        Args:
+            source: The images that were labelled, as `sources.open_images` opens them: its ``train``.
+
+        Raises:
+            PocketError: These are other images, or another version of pocketvit rendered them otherwise.
+        """
+        held = next(iter(self.manifest.values()))["views"]["fingerprint"]
+        said: dict[str, Any] = {name: held[name] for name in ViewConfig.__dataclass_fields__ if name in held}
+        for name, value in said.items():
+            said[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+        config = ViewConfig(**said)
+        views = Views(source, config, held.get("seed", 0))
+        self.check(source, views)
+        return views
 
     def read(self, teacher: str, view: int, rows: np.ndarray | None = None) -> Any:
         """Return the labels of a view in memory and in stored types: all images, in the order of the source, or some.

@@ -81,6 +81,9 @@ def pocketvit_vit(
     """Make ``base`` with a stem of `patches.STEMS` and "plain" or "local" attention; ``kwargs`` are the base's own."""
     make: Callable[..., nn.Module] = partial(_assemble, base, stem, stem_args or {}, attention)
     model = build_model_with_cfg(make, "pocketvit_vit", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    # What the base was made with holds a function, and timm would write it into a config.json (`save_for_hf`): it is
+    # to keep what was said here.
+    vars(model).pop("_model_args", None)
     told = timm.get_pretrained_cfg(base)
     if told is not None:  # which layers are heads is the base's to say
         cfg: Any = model.pretrained_cfg

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTENTION_TRANSFER = 1000.0  # beta / 2 of the authors' code, with beta = 2000 for mean squares
+ATTENTION_TRANSFER = 1000.0  # beta of RepDistiller's command, for mean squares, as the authors' code has them
 RELATION_HEADS = 4  # that queries, keys and values are cut into anew, so that both sides have as many
 
 

@@ -1,7 +1,8 @@
 """Losses between a student's logits and a teacher's: KL, hard, z-score, DKD, DIST.
 
 Each takes logits [B, C], the teacher's `SoftLabels` of the same rows, and a temperature, and returns float32 [B], one
-loss a sample. Factors of T^2 keep the size of the gradients independent of the temperature (Hinton et al. 2015).
+loss a sample: logits in half precision, as autocast leaves them, are compared in float32 too. Factors of T^2 keep the
+size of the gradients independent of the temperature (Hinton et al. 2015).
 Shape legend: B samples, C classes, k stored classes.
 """
 
@@ -58,6 +59,7 @@ def kl(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> 
 
     Top-k labels serve T = 1: the classes that are not stored count as one class on both sides.
     """
+    student_BC = student_BC.float()
     if isinstance(teacher, TopLabels) and temperature == 1:
         return _kl_rest_as_one(student_BC, teacher)
     return _kl(all_logits(teacher, f"KL at temperature {temperature:g}"), student_BC, temperature)
@@ -65,7 +67,7 @@ def kl(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> 
 
 def hard(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
     """Cross-entropy with the teacher's class: Touvron et al., DeiT, ICML 2021. The temperature plays no part."""
-    return F.cross_entropy(student_BC, teacher.top1, reduction="none")
+    return F.cross_entropy(student_BC.float(), teacher.top1, reduction="none")
 
 
 def zscore(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
@@ -82,7 +84,8 @@ def zscore(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float)
             "the objective zscore cannot learn from two classes: standardized, a pair of logits is always "
             "(+0.71, -0.71). Use --objective kl."
         )
-    return _kl(_standardized(all_logits(teacher, "the objective zscore")), _standardized(student_BC), temperature)
+    teacher_BC = all_logits(teacher, "the objective zscore")
+    return _kl(_standardized(teacher_BC), _standardized(student_BC.float()), temperature)
 
 
 def dkd(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -> torch.Tensor:
@@ -90,11 +93,12 @@ def dkd(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) ->
 
     TCKD is the KL between (target, all others) as two classes, NCKD the KL among the others. The target is the
     teacher's class: it is the dominant one of mixed pixels as the teacher saw them, and needs no ground truth (the
-    paper, without mixing, takes the ground-truth class).
+    paper, without mixing, takes the ground-truth class). Alpha and beta are 1 and 8, the paper's for CIFAR-100; its
+    warm-up, the first 20 of 240 epochs, is left out.
     """
     teacher_BC = all_logits(teacher, "the objective dkd") / temperature
     target_B1 = teacher.top1[:, None]
-    student_BC = student_BC / temperature
+    student_BC = student_BC.float() / temperature
     # [B, 2]: log-probability of the target and of the others together
     pairs = [_target_and_rest(logits, target_B1) for logits in (teacher_BC, student_BC)]
     tckd_B = F.kl_div(pairs[1], pairs[0], reduction="none", log_target=True).sum(1)
@@ -111,7 +115,7 @@ def dist(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) -
     over the batch is the paper's loss). Intra therefore depends on the batch, and on how ranks share it.
     """
     teacher_BC = (all_logits(teacher, "the objective dist") / temperature).softmax(1)
-    student_BC = (student_BC / temperature).softmax(1)
+    student_BC = (student_BC.float() / temperature).softmax(1)
     inter_B = 1 - _pearson(student_BC, teacher_BC)
     intra = 1 - _pearson(student_BC.T, teacher_BC.T).mean()
     return temperature**2 * (DIST_BETA * inter_B + DIST_GAMMA * intra)

@@ -29,7 +29,7 @@ def mld(student_BC: torch.Tensor, teacher: SoftLabels, *, temperature: float) ->
         PocketError: The labels hold only the largest logits.
     """
     logits_BC = all_logits(teacher, "the objective mld")
-    target_BC, answer_BC = logits_BC / temperature, student_BC / temperature
+    target_BC, answer_BC = logits_BC / temperature, student_BC.float() / temperature
     there_BC = target_BC.sigmoid() * (F.logsigmoid(target_BC) - F.logsigmoid(answer_BC))
     absent_BC = (-target_BC).sigmoid() * (F.logsigmoid(-target_BC) - F.logsigmoid(-answer_BC))
     return temperature**2 * (there_BC + absent_BC).mean(1)

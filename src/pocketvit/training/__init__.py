@@ -8,6 +8,7 @@ from .fitting import fit
 from .loop import run
 from .metrics import read_metrics
 from .muon import Muon
+from .optim import build_optimizer
 from .parts import Parts, WeightAverage
 from .predict import plain_pixels, predict_logits
 from .step import FromPixels, Input, Loss, Stepper
@@ -25,6 +26,7 @@ __all__ = [
     "Processes",
     "Stepper",
     "WeightAverage",
+    "build_optimizer",
     "fit",
     "join_processes",
     "load_weights",

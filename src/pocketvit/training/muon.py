@@ -37,6 +37,9 @@ class Muon(torch.optim.Optimizer):
         momentum: mu, of matrices.
         betas: Of AdamW.
         eps: Of AdamW.
+
+    Raises:
+        TypeError: Parameters in place of groups: which of them are matrices to be made orthogonal, nobody would know.
     """
 
     def __init__(
@@ -50,7 +53,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         defaults = {"muon": False, "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas}
         # torch reads `fused` when it restores a state: a fused AdamW counts its steps on the device.
-        super().__init__(list(groups), {**defaults, "eps": eps, "parts": None, "fused": True})
+        groups = list(groups)
+        if not all(isinstance(group, dict) for group in groups):
+            raise TypeError(
+                "Muon takes parameter groups, such as [{'params': matrices, 'muon': True}, {'params': vectors}]: "
+                "pocketvit.training.build_optimizer makes them of a model."
+            )
+        super().__init__(groups, {**defaults, "eps": eps, "parts": None, "fused": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
