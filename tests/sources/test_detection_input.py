@@ -237,6 +237,11 @@ def test_no_file_outside_the_folder_is_read(tmp_path, coco, yolo, voc):
     change(train="images/train", path=str(tmp_path))
     with pytest.raises(PocketError, match="which is outside its folder"):
         opened(folder)
+    (tmp_path / "apart").mkdir()
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    (tmp_path / "apart" / "data.yaml").write_text(yaml.safe_dump({**document, "path": f"../{folder.name}"}))
+    with pytest.raises(PocketError, match=rf"`path: ../{folder.name}`, which is outside its folder"):
+        opened(tmp_path / "apart" / "data.yaml")
     path = voc / "Annotations" / "train01.xml"
     path.write_text(path.read_text().replace("train01.png", "../../secret.png"))
     dataset = opened(voc)
