@@ -74,7 +74,7 @@ def read_coco(folder: Path, documents: list[Path]) -> Found:
             )
     loaded = {path: _load(path) for path in documents}
     classes = _classes(loaded)
-    found = Found(folder, tuple(classes.values()), [])
+    found = Found(folder, tuple(classes.values()), [], numbers={name: key for key, name in classes.items()})
     numbers = {key: number for number, key in enumerate(classes)}
     files = {name: path for name, path in find_files(folder).items() if is_image(name)}
     named: set[Path] = set()
