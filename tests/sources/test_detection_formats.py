@@ -187,6 +187,16 @@ def test_the_balance_is_of_classes_that_are_there(tmp_path):
     assert dataset.checks.balance == expected
 
 
+def test_voc_folders_may_be_written_small(tmp_path):
+    folder = write_voc(tmp_path / "voc", scenes())
+    expected = opened(folder)
+    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "JPEGImages").rename(folder / "images")
+    for way in (folder, folder / "annotations"):
+        for split, source in expected.splits.items():
+            same_source(source, opened(way).splits[split])
+
+
 def test_trainval_is_training_where_there_is_no_train(tmp_path):
     folder = write_voc(tmp_path / "voc", scenes({"train": 8, "test": 3}))
     lists = folder / "ImageSets" / "Main"

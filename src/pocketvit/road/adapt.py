@@ -27,6 +27,7 @@ from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
 
+_HARDLY = 0.02  # AP50 on which a detector is warned of: random weights, and classes in a wrong order, have less
 METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
@@ -192,6 +193,12 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
             continue
         scores = road.task.validate(entry.probabilities, source.targets)
         log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)
+        if scores.get("val_map_50", 1.0) < _HARDLY:
+            log.warning(
+                "warning  %s finds hardly a box. Are its weights, its normalization (--teacher-norm), its input size "
+                "(--teacher-size) and the order of its classes right?",
+                teacher.name,
+            )
         chance = road.task.chance(source.targets)
         n = int(labelled(source.targets).sum())
         if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:

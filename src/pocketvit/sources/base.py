@@ -130,7 +130,7 @@ class Checks:
 
     @property
     def balance(self) -> float:
-        """Images (or boxes) of the largest over those of the smallest training class that has any; 1 without classes."""
+        """Images (or boxes) of the largest training class over those of the smallest that has any; 1 without any."""
         counts = [count for label, count in self.counts.get("train", {}).items() if label and count]
         return max(counts) / min(counts) if counts else 1.0
 

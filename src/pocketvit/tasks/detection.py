@@ -126,8 +126,8 @@ class Detection(Task):
         if found is None:
             own = ", ".join((teacher.classes or ())[:5]) or f"{teacher.num_outputs} without names"
             raise PocketError(
-                f"the teacher {teacher.name} knows none of the images' classes ({', '.join(dataset.classes[:5])}): it has "
-                f"{own}. Call your classes as the teacher does, or leave --teacher away to train one on your boxes."
+                f"the teacher {teacher.name} knows none of the images' classes ({', '.join(dataset.classes[:5])}): it "
+                f"has {own}. Call your classes as the teacher does, or leave --teacher away to train one on your boxes."
             )
         return found
 
