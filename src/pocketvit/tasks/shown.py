@@ -47,8 +47,11 @@ def boxes_side_by_side(source: Source, found: Mapping[str, Detections]) -> dict[
             said.append(found_words if true.known[0] else f"{len(mine.labels)} boxes")
         pictures.append(np.stack(panels))
         words.append(said)
+    stacked = np.stack(pictures)
+    longest = source.targets.sizes[chosen].max(1, keepdims=True)
+    high, wide = (np.ceil(source.targets.sizes[chosen] / longest * SIDE).max(0)).astype(int)
     return {
-        "seen_pictures": np.stack(pictures),
+        "seen_pictures": stacked[:, :, :high, :wide],  # of pictures that all lie or all stand, without the white
         "seen_titles": np.array(["truth", *shown]),
         "seen_words": np.array(words),
         "seen_names": np.array([str(source.names[position]) for position in chosen]),
