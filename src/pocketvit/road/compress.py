@@ -248,8 +248,8 @@ def refuse(settings: Any, model: nn.Module) -> None:
     """
     if isinstance(model, Detector) and (settings.prune or settings.fit or settings.share):
         raise PocketError(
-            "a detector is neither pruned nor made to share layers: --quantize takes one. A smaller one is trained, with "
-            "`pocketvit distill IMAGES --student NAME` and this run as --teacher."
+            "a detector is neither pruned nor made to share layers: --quantize takes one. A smaller one is trained, "
+            "with `pocketvit distill IMAGES --student NAME` and this run as --teacher."
         )
     if settings.prune or settings.fit:
         prunable(model)
