@@ -124,7 +124,7 @@ def _by_number(teacher: Teacher, dataset_classes: Sequence[str], numbers: Mappin
 
     Detectors that were trained on annotations have their order, perhaps after a background, or their very numbers.
     """
-    numbered = all(name in numbers for name in dataset_classes)
+    numbered = bool(numbers) and all(name in numbers for name in dataset_classes)
     order = sorted(dataset_classes, key=lambda name: numbers[name]) if numbered else list(dataset_classes)
     first = teacher.num_outputs - len(order)
     if first == 0 or (first == 1 and getattr(teacher, "background", False)):
@@ -134,9 +134,11 @@ def _by_number(teacher: Teacher, dataset_classes: Sequence[str], numbers: Mappin
     else:
         return None
     columns = np.array([outputs[name] for name in dataset_classes])
+    same = len(columns) == teacher.num_outputs and bool((columns == np.arange(len(columns))).all())
     whose = "those of the annotations" if numbered else "the images' classes"
-    shown = ", ".join(f"{outputs[name]} {name}" for name in order[:_SHOWN]) + (", ..." if len(order) > _SHOWN else "")
+    shown = ", ".join(name if same else f"{outputs[name]} {name}" for name in order[:_SHOWN])
+    more = ", ..." if len(order) > _SHOWN else ""
     return teacher.with_columns(
-        None if first == 0 and (columns == np.arange(len(columns))).all() else columns,
-        f"{teacher.name}: its classes have no names; assumed to be {whose} in order ({shown}).",
+        None if same else columns,
+        f"{teacher.name}: its classes have no names; assumed to be {whose} in order ({shown}{more}).",
     )
