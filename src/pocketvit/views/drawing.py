@@ -32,7 +32,7 @@ def with_boxes(
     """
     image = Image.fromarray(picture)
     drawing, font = ImageDraw.Draw(image), _font(image.size)
-    width = max(1, round(max(image.size) / 320))
+    width = max(1, round(max(image.size) / 240))
     for row, (box, label) in enumerate(zip(corners.tolist(), labels.tolist(), strict=True)):
         colour = COLOURS[int(label) % len(COLOURS)]
         left, top, right, bottom = min(box[0], box[2]), min(box[1], box[3]), box[2], box[3]
