@@ -59,7 +59,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     dataset = open_images(place / "photos", val_fraction=0)  # nothing is chosen on validation images
     real = open_road(dataset, VIEW, folder.parent / "shared")
     published = load_teacher(f"local-dir:{place / 'mobilenet_v2'}", input_size=SIDE)
-    teacher = real.task.aligned(published, dataset.classes)
+    teacher = real.task.aligned(published, dataset)
     if teacher is None:
         raise PocketError(f"{published.name} does not know the classes {', '.join(dataset.classes)} by name.")
 

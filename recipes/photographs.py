@@ -70,7 +70,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     road = open_road(dataset, config().view, folder.parent / "shared")
     if small:
         road = road.reduced(40)
-    teacher = road.task.aligned(load_teacher(published), dataset.classes)
+    teacher = road.task.aligned(load_teacher(published), dataset)
     if teacher is None:
         raise PocketError(f"{published} does not know the classes {', '.join(dataset.classes)} by name.")
     store = label_road(road, [teacher], config(small).labels) if any(ARMS[key][1] for key in only) else None

@@ -309,3 +309,17 @@ def test_a_heat_map_is_bright_where_it_is_hot_and_keeps_the_image_beside_it():
     assert laid[5, 5] > laid[60, 60]
     assert laid[60, 60] == laid[90, 90] < 300
     assert _overlay(np.zeros((224, 224, 3), np.uint8), heat).shape == (224, 224, 3)
+
+
+def test_the_colours_of_boxes_are_told(run_folder):
+    samples = dict(np.load(run_folder / "samples.npz"))
+    boxes = {
+        "seen_pictures": np.zeros((1, 2, 8, 8, 3), np.uint8),
+        "seen_titles": np.array(["truth", "student"]),
+        "seen_words": np.array([["1 boxes", "1 of 1 found, 0 others"]]),
+        "seen_names": np.array(["a.png"]),
+    }
+    np.savez(run_folder / "samples.npz", **samples, **boxes)
+    text = write_report(run_folder).read_text(encoding="utf-8")
+    assert re.search(r"border: 2px solid #e69f00\"></span> 0</li>", text)
+    assert re.search(r"border: 2px solid #56b4e9\"></span> 1</li>", text)

@@ -14,6 +14,7 @@ import timm
 from pocketvit.errors import PocketError
 from pocketvit.files import write_json
 from pocketvit.models import create_model
+from pocketvit.models.detector import create_detector
 from pocketvit.reporting.results import parse_results
 from pocketvit.reporting.table import Table
 from pocketvit.road import begin, report
@@ -121,6 +122,14 @@ def test_a_run_that_misses_its_budget_ends_with_an_exit_code(tmp_path):
     for results, code in (({}, 0), ({"too_large": "model.onnx does not fit"}, 2)):
         write_json(tmp_path / "results.json", {"rows": [], **results})
         assert Run(tmp_path).exit_code == code
+
+
+@pytest.mark.parametrize("way", [{"prune": 0.5}, {"share": 2}, {"fit": "100kB"}])
+def test_a_detector_is_only_rounded(way):
+    detector = create_detector("pocket_xxs", num_classes=2, image_size=32)
+    with pytest.raises(PocketError, match="a detector is neither pruned nor made to share layers: --quantize"):
+        refuse(asked(**way), detector)
+    refuse(asked(quantize="static"), detector)
 
 
 def test_what_has_no_vit_blocks_is_refused_before_a_run_begins():

@@ -79,6 +79,16 @@ def test_classes_are_in_the_order_of_their_names_whatever_a_file_numbers_first(t
             same_source(source, other.splits[split])
 
 
+def test_the_numbers_of_classes_in_the_annotations_are_kept(tmp_path):
+    drawn = scenes()
+    numbers = {name: opened(write(tmp_path / name, drawn)).numbers for name, write in WRITERS.items()}
+    assert numbers["voc"] == {}
+    named = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())["names"]
+    assert numbers["yolo"] == {name: number for number, name in named.items()}
+    document = json.loads((tmp_path / "coco" / "annotations" / "instances_train.json").read_text())
+    assert numbers["coco"] == {one["name"]: one["id"] for one in document["categories"]}
+
+
 def test_roboflow_layouts_are_found(tmp_path):
     drawn = scenes()
     for place, split in (("train", "train"), ("valid", "val"), ("test", "test")):
@@ -124,6 +134,67 @@ def test_files_folders_and_lists_lead_to_the_same_images(tmp_path):
             same_source(source, opened(way).splits[split])
     single = opened(coco / "annotations" / "instances_train.json", val_fraction=0)
     same_source(expected.train, single.train)
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative"])
+def test_absolute_paths_of_this_machine_lead_into_the_folder_however_it_is_named(tmp_path, monkeypatch, how):
+    """YOLO's users write `path: /home/me/set`, lists hold absolute names, and the folder is typed as it is near."""
+    folder = write_yolo(tmp_path / "yolo", scenes())
+    expected = opened(folder)
+    monkeypatch.chdir(tmp_path)
+    images = sorted((folder / "images" / "train").iterdir())
+    (folder / "train.txt").write_text("\n".join(map(str, images)))
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    for changes in ({"path": str(folder)}, {"path": str(folder), "train": str(folder / "train.txt")}):
+        (folder / "data.yaml").write_text(yaml.safe_dump({**document, **changes}))
+        dataset = opened(folder if how == "absolute" else "yolo")
+        for split, source in expected.splits.items():
+            same_source(source, dataset.splits[split])
+    (tmp_path / "link").symlink_to(folder)
+    same_source(expected.train, opened("link").train)
+
+
+@pytest.mark.parametrize("start", ["", "./", "/content/set/", "C:\\sets\\mine\\"])
+def test_lists_in_a_folder_of_their_own_name_images_from_the_datasets_folder(tmp_path, start):
+    folder = write_yolo(tmp_path / "yolo", scenes())
+    expected = opened(folder)
+    (folder / "lists").mkdir()
+    names = [f"images/train/{path.name}" for path in sorted((folder / "images" / "train").iterdir())]
+    if "\\" in start:
+        names = [name.replace("/", "\\") for name in names]
+    (folder / "lists" / "train.txt").write_text("\n".join(start + name for name in names))
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    (folder / "data.yaml").write_text(yaml.safe_dump({**document, "train": "lists/train.txt"}))
+    same_source(expected.train, opened(folder).train)
+
+
+def test_names_may_be_numbered_by_texts(tmp_path):
+    folder = write_yolo(tmp_path / "yolo", scenes())
+    expected = opened(folder)
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    names = {str(number): name for number, name in document["names"].items()}
+    (folder / "data.yaml").write_text(yaml.safe_dump({**document, "names": names}))
+    same_source(expected.train, opened(folder).train)
+
+
+def test_the_balance_is_of_classes_that_are_there(tmp_path):
+    folder = write_yolo(tmp_path / "yolo", scenes())
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    expected = opened(folder).checks.balance
+    (folder / "data.yaml").write_text(yaml.safe_dump({**document, "names": [*document["names"].values(), "never"]}))
+    dataset = opened(folder)
+    assert "never" in dataset.classes
+    assert dataset.checks.balance == expected
+
+
+def test_voc_folders_may_be_written_small(tmp_path):
+    folder = write_voc(tmp_path / "voc", scenes())
+    expected = opened(folder)
+    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "JPEGImages").rename(folder / "images")
+    for way in (folder, folder / "annotations"):
+        for split, source in expected.splits.items():
+            same_source(source, opened(way).splits[split])
 
 
 def test_trainval_is_training_where_there_is_no_train(tmp_path):

@@ -97,6 +97,35 @@ def test_a_category_id_with_two_names_is_refused(coco):
         opened(folder)
 
 
+def test_ids_of_categories_may_be_texts_and_outlines_stand_for_boxes(coco):
+    folder, edit = coco
+    before = opened(folder).train.targets
+
+    def change(document):
+        for category in document["categories"]:
+            category["id"] = str(category["id"])
+        for note in document["annotations"]:
+            note["category_id"] = str(note["category_id"])
+            x, y, width, height = note.pop("bbox")
+            note["segmentation"] = [[x, y, x + width, y], [x + width, y + height, x, y + height]]
+
+    edit(change)
+    assert opened(folder).train.targets.same(before)
+
+
+def test_corners_in_place_of_sides_are_refused(coco):
+    folder, edit = coco
+
+    def change(document):
+        for note in document["annotations"]:
+            x, y, width, height = note["bbox"]
+            note["bbox"] = [x, y, x + width, y + height]
+
+    edit(change)
+    with pytest.raises(PocketError, match=r"look like left, top, right, bottom .*COCO's are left, top, width, height"):
+        opened(folder)
+
+
 def test_boxes_without_image_or_category_are_counted(coco):
     folder, edit = coco
     before = len(opened(folder).train.targets.labels)
@@ -209,6 +238,12 @@ def test_yolo_without_its_yaml_file_is_recognized(yolo):
     (folder / "data.yaml").unlink()
     with pytest.raises(PocketError, match=r"looks like YOLO without its data.yaml.*train: images/train"):
         opened(folder)
+    for path in (folder / "labels" / "train").iterdir():
+        path.rename(folder / "images" / "train" / path.name)
+    with pytest.raises(PocketError, match=r"looks like YOLO without its data.yaml.*train: images/train"):
+        opened(folder)
+    with pytest.raises(PocketError, match=r"looks like YOLO without its data.yaml.*train: \. "):
+        opened(folder / "images" / "train")  # LabelImg's, with classes.txt
 
 
 def test_no_file_outside_the_folder_is_read(tmp_path, coco, yolo, voc):
@@ -237,6 +272,11 @@ def test_no_file_outside_the_folder_is_read(tmp_path, coco, yolo, voc):
     change(train="images/train", path=str(tmp_path))
     with pytest.raises(PocketError, match="which is outside its folder"):
         opened(folder)
+    (tmp_path / "apart").mkdir()
+    document = yaml.safe_load((folder / "data.yaml").read_text())
+    (tmp_path / "apart" / "data.yaml").write_text(yaml.safe_dump({**document, "path": f"../{folder.name}"}))
+    with pytest.raises(PocketError, match=rf"`path: ../{folder.name}`, which is outside its folder"):
+        opened(tmp_path / "apart" / "data.yaml")
     path = voc / "Annotations" / "train01.xml"
     path.write_text(path.read_text().replace("train01.png", "../../secret.png"))
     dataset = opened(voc)

@@ -161,7 +161,7 @@ def test_the_first_class_of_torchvisions_detectors_is_the_background_where_there
     teacher = detector_teacher(network, input_size=48)
     aligned = align(teacher, ("a", "b"))
     assert aligned.columns.tolist() == [1, 2]
-    assert "assumed are the background and the images' in order" in aligned.notes[-1]
+    assert "assumed to be the images' classes in order (1 a, 2 b)" in aligned.notes[-1]
     assert align(teacher, ("a", "b", "c")).columns is None
     assert without_background(teacher).columns.tolist() == [1, 2]  # whatever it is asked for, it never answers 0
     retina = torchvision.models.get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None, num_classes=3)
@@ -169,6 +169,29 @@ def test_the_first_class_of_torchvisions_detectors_is_the_background_where_there
     retina = torchvision.models.get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None)
     assert len(without_background(detector_teacher(retina, input_size=48)).columns) == 80  # of COCO's 91 numbers
     assert align(detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE), ("a", "b")) is None
+
+
+def test_classes_without_names_are_numbered_as_the_annotations_number_them():
+    """A detector was trained on data.yaml's or COCO's numbers, and ours are in the order of their names."""
+    classes, yolo, coco = (
+        ("apple", "mast", "zebra"),
+        {"zebra": 0, "apple": 1, "mast": 2},
+        {"apple": 3, "mast": 5, "zebra": 1},
+    )
+
+    def columns(network, numbers, **options):
+        return align(detector_teacher(network, input_size=48, **options), classes, numbers).columns.tolist()
+
+    def torchvisions(count):
+        name = "ssdlite320_mobilenet_v3_large"
+        return torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=count)
+
+    assert columns(torchvisions(4), yolo) == [2, 3, 1]  # behind the background
+    assert columns(torchvisions(4), coco) == [2, 3, 1]
+    assert columns(torchvisions(6), coco) == [3, 5, 1]  # by the very numbers, with their gaps
+    aligned = align(detector_teacher(Set(LOGITS), activation="sigmoid", input_size=SIDE), classes, yolo)
+    assert aligned.columns.tolist() == [1, 2, 0]
+    assert "assumed to be those of the annotations in order (0 zebra, 1 apple, 2 mast)" in aligned.notes[-1]
 
 
 def test_every_detector_of_transformers_has_its_activation(tmp_path):

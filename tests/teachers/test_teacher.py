@@ -153,6 +153,7 @@ def test_nameless_classes_are_taken_in_order_and_said_so():
     assert aligned.columns is None
     assert "assumed to be the images' classes in order" in aligned.notes[-1]
     assert align(teacher_of(), ["a", "b"]) is None
+    assert align(teacher_of(), []) is None
 
 
 @pytest.mark.parametrize(

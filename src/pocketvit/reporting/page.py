@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..errors import PocketError
 from ..files import human_bytes, write_text
+from ..views.drawing import COLOURS
 from . import evidence, plots, words
 from .by_box import box_table
 from .by_label import label_table
@@ -30,6 +31,7 @@ from .text import interval_text, percent, share_text
 from .tried import tried_rows, tried_table
 
 MAX_VIEWS = 24  # pictures as the student sees them
+_NAMED = 28  # classes whose colours are told, of which there are seven
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
 
@@ -151,6 +153,8 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
             {**one, "panels": [{**panel, "uri": _data_uri(panel["pixels"])} for panel in one["panels"]]}
             for one in samples.seen
         ]
+        names = results.dataset.get("classes") or ()
+        parts["colours"] = [(name, COLOURS[number % len(COLOURS)]) for number, name in enumerate(list(names)[:_NAMED])]
     if predictions is not None:
         parts["errors"] = _errors(results, predictions, look, anchor)
         parts["confusion"] = _confusion(results, predictions, anchor)

@@ -27,6 +27,7 @@ from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
 
+_HARDLY = 0.02  # AP50 on which a detector is warned of: random weights, and classes in a wrong order, have less
 METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
@@ -91,7 +92,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     (a softmax's logits as independent labels), and learns the task where it is not.
     """
     classes, kind = road.dataset.classes, road.task.kind
-    aligned = road.task.aligned(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
+    aligned = road.task.aligned(teacher, road.dataset) if classes else (teacher if teacher.num_outputs else None)
     if aligned is not None and aligned.kind != kind and road.task.reads(aligned.kind):
         aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read by itself (a {kind}).")
     if aligned is not None and aligned.kind != kind and not classes:
@@ -207,6 +208,12 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
             continue
         scores = road.task.validate(entry.probabilities, source.targets)
         log.info("         %s: %s on %s", teacher.name, road.task.said(scores), source.split)
+        if scores.get("val_map_50", 1.0) < _HARDLY:
+            log.warning(
+                "warning  %s finds hardly a box. Are its weights, its normalization (--teacher-norm), its input size "
+                "(--teacher-size) and the order of its classes right?",
+                teacher.name,
+            )
         chance = road.task.chance(source.targets)
         n = int(labelled(source.targets).sum())
         if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:
@@ -246,7 +253,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
     classes = len(walk.road.dataset.classes)
     result = []
     for teacher in walk.teachers:
-        aligned = walk.road.task.aligned(teacher, walk.road.dataset.classes) if classes else teacher
+        aligned = walk.road.task.aligned(teacher, walk.road.dataset) if classes else teacher
         if aligned is None:  # any columns do: only their number and the network's speed count here
             teacher.raw_outputs = max(1, teacher.raw_outputs)
             aligned = teacher.with_columns(np.zeros(classes, np.int64))
@@ -257,7 +264,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
 def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
     lines = [f"teacher  {teacher.described}", *teacher.notes]
-    aligned = task_named(dataset.task).aligned(teacher, dataset.classes) if dataset.classes else teacher
+    aligned = task_named(dataset.task).aligned(teacher, dataset) if dataset.classes else teacher
     if aligned is None:
         has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
@@ -267,7 +274,7 @@ def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
 def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     """Seconds of a probe and, where it would be done, of fine-tuning."""
     dataset = road.dataset
-    if not dataset.classes or road.task.aligned(teacher, dataset.classes) is not None:
+    if not dataset.classes or road.task.aligned(teacher, dataset) is not None:
         return 0.0
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]

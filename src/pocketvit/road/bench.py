@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
     named = [("model", model) for model in models]
     named += [("teacher", settings.teacher)] if settings.teacher else []
     task = task_named(dataset.task if dataset is not None else "classification")
-    entries = [_entry(settings, role, number, what, source, task) for number, (role, what) in enumerate(named)]
+    numbers = {} if dataset is None else dataset.numbers
+    entries = [_entry(settings, role, number, what, source, task, numbers) for number, (role, what) in enumerate(named)]
     rows, _ = measure_rows(entries, task, source=source)
     rows += [
         found.row(row, row["name"]) | {"key": f"device-{number}"}
@@ -148,7 +149,9 @@ def _empty(model: Any) -> bool:
     return shipped_in(path) is None and not (path / "config.json").exists()
 
 
-def _entry(settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task) -> Entry:
+def _entry(
+    settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task, numbers: Mapping[str, int]
+) -> Entry:
     name, role = str(model.folder if isinstance(model, Run) else model), "teacher" if role == "teacher" else "other"
     key = f"{role}-{number}"
     if isinstance(model, Run) or _is_ours(name):
@@ -179,7 +182,7 @@ def _entry(settings: Any, role: str, number: int, model: Any, source: Source | N
     )
     given = None
     if source is not None:
-        aligned = align(loaded, source.classes)
+        aligned = align(loaded, source.classes, numbers)
         if aligned is None:
             train = shlex.join(["pocketvit", "train", str(settings.images), "--model", name])
             raise PocketError(

@@ -22,6 +22,7 @@ from ..deployment.int8 import BITS
 from ..errors import PocketError
 from ..files import counted
 from ..labels import LabelStore
+from ..models.detector import Detector
 from ..models.saving import load_model, save_model
 from ..objectives import Gate
 from ..rundir import Run
@@ -245,6 +246,11 @@ def refuse(settings: Any, model: nn.Module) -> None:
     Raises:
         PocketError: Its kind or its depth does not allow it.
     """
+    if isinstance(model, Detector) and (settings.prune or settings.fit or settings.share):
+        raise PocketError(
+            "a detector is neither pruned nor made to share layers: --quantize takes one. A smaller one is trained, "
+            "with `pocketvit distill IMAGES --student NAME` and this run as --teacher."
+        )
     if settings.prune or settings.fit:
         prunable(model)
     if settings.share:

@@ -130,7 +130,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
         raise PocketError("the teachers answer different questions (one class, several labels, boxes): name one kind.")
     test = open_test(settings, teachers[0].kind)
     classes = test.classes if test is not None else ()
-    mapped = [_of_classes(one, classes) if classes else without_background(one) for one in teachers]
+    mapped = [_of_classes(one, test) if test is not None and classes else without_background(one) for one in teachers]
     if not classes:
         in_common(mapped)  # told now, and not when the images are made
     request = request_of(settings, mapped[0])
@@ -178,14 +178,15 @@ def _left_out(teacher: Teacher) -> list[str]:
     ]
 
 
-def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
+def _of_classes(teacher: Teacher, dataset: Dataset) -> Teacher:
     """Return a teacher that answers in the classes of the test images."""
+    classes = dataset.classes
     if len(classes) < 2 and teacher.kind == "softmax":
         raise PocketError(f"the test images have a single class ({classes[0]}): give images of two classes or more.")
     numbers = [int(name) for name in classes if name.isdecimal()]
     numbered = len(numbers) == len(classes) and max(numbers) < teacher.num_outputs
     # Numbers mean numbers, unless the teacher's own names are numbers. (What names assume, the next stage says.)
-    aligned = None if numbered and teacher.classes is None else align(teacher, classes)
+    aligned = None if numbered and teacher.classes is None else align(teacher, classes, dataset.numbers)
     if aligned is not None:
         return teacher.with_columns(aligned.columns)
     if numbered:
@@ -205,7 +206,7 @@ def _of_classes(teacher: Teacher, classes: Sequence[str]) -> Teacher:
 def for_bank(file: Path, dataset: Dataset, teachers: Sequence[Teacher]) -> list[Teacher]:
     """Return teachers that answer in the classes of the test images, or else in those that a bank was made for."""
     if dataset.classes:
-        return [_of_classes(teacher, dataset.classes) for teacher in teachers]
+        return [_of_classes(teacher, dataset) for teacher in teachers]
     columns = open_bank(file.parent).provenance["provenance"]["teacher"].get("columns")
     if columns is None:
         return list(teachers)

@@ -71,6 +71,7 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
         listing.group,
         checked.group_names,
         listing.synthetic,
+        listing.numbers,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -130,9 +130,9 @@ class Checks:
 
     @property
     def balance(self) -> float:
-        """Images (or boxes) of the largest over those of the smallest training class; 1 where there are no classes."""
-        counts = [count for label, count in self.counts.get("train", {}).items() if label]
-        return max(counts) / max(min(counts), 1) if counts else 1.0
+        """Images (or boxes) of the largest training class over those of the smallest that has any; 1 without any."""
+        counts = [count for label, count in self.counts.get("train", {}).items() if label and count]
+        return max(counts) / min(counts) if counts else 1.0
 
     def lines(self, most: int = 5) -> list[str]:
         """Say it for people: counts, sizes, then at most ``most`` broken files and duplicates by name."""
@@ -184,6 +184,7 @@ class Dataset:
         group: column of the patients (or whatever else stays on one side of every split), if one was named.
         group_names: cell of that column by `Source.groups`; images whose cell is empty have higher numbers.
         synthetic: what synthetic training images were made from; "" for images that somebody gave.
+        numbers: number of each class in the annotations of boxes; {} where they have none.
     """
 
     name: str
@@ -198,6 +199,7 @@ class Dataset:
     group: str | None = None
     group_names: tuple[str, ...] = ()
     synthetic: str = ""
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def research(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .detection import ABSENT, LEAVES, Annotated, Found, inside
 from .folders import SPLIT_NAMES, find_files, is_image, normalized
 
 _PARTS = ("images", "annotations", "categories")
+_BEYOND = 0.1  # share of boxes beyond their image from which corners are taken to be meant
 
 
 def find_coco(folder: Path) -> list[Path]:
@@ -74,7 +76,7 @@ def read_coco(folder: Path, documents: list[Path]) -> Found:
             )
     loaded = {path: _load(path) for path in documents}
     classes = _classes(loaded)
-    found = Found(folder, tuple(classes.values()), [])
+    found = Found(folder, tuple(classes.values()), [], numbers={name: key for key, name in classes.items()})
     numbers = {key: number for number, key in enumerate(classes)}
     files = {name: path for name, path in find_files(folder).items() if is_image(name)}
     named: set[Path] = set()
@@ -185,12 +187,14 @@ def _add_boxes(
     found: Found, path: Path, document: dict[str, Any], images: dict[Any, Annotated | None], numbers: dict[Any, int]
 ) -> None:
     homeless, unknown, shared = 0, Counter[str](), 0
+    read: list[tuple[Annotated, tuple[float, float, float, float]]] = []
     ids: set[Any] = set()
     for note in document["annotations"]:
         try:
             image, category, own = note["image_id"], note["category_id"], note.get("id")
             hash((image, category, own))
-            left, top, width, height = (float("nan") if side is None else float(side) for side in note["bbox"])
+            left, top, width, height = (float("nan") if side is None else float(side) for side in _bbox(note))
+            category = int(category) if str(category).isdecimal() else category  # ids of categories are numbers here
         except (TypeError, KeyError, ValueError) as error:
             raise PocketError(
                 f"{path} has an annotation without image_id, category_id and bbox: {note!r:.200}"
@@ -204,6 +208,8 @@ def _add_boxes(
         elif (annotated := images[image]) is not None:
             crowd = CROWD if note.get("iscrowd") else 0
             annotated.add((left, top, left + width, top + height), numbers[category], crowd)
+            read.append((annotated, (left, top, width, height)))
+    _check_corners(path, read)
     if homeless:
         found.notes.append(f"{homeless:,} boxes in {path.name} are of images that it does not list: left out")
     if unknown:
@@ -211,6 +217,31 @@ def _add_boxes(
         found.notes.append(f"{unknown.total():,} boxes in {path.name} are of unknown categories ({which}): left out")
     if shared and len(ids) > 1:
         found.notes.append(f"{shared:,} boxes in {path.name} share their id with another: ids of boxes are not used")
+
+
+def _bbox(note: dict[str, Any]) -> Sequence[Any]:
+    """Return left, top, width, height of an annotation; where only outlines stand, of what encloses them."""
+    outlines = note.get("segmentation")
+    if note.get("bbox") or not isinstance(outlines, list) or not outlines:
+        return note["bbox"]
+    x, y = ([float(at) for outline in outlines for at in outline[first::2]] for first in (0, 1))
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
+
+
+def _check_corners(path: Path, boxes: list[tuple[Annotated, tuple[float, float, float, float]]]) -> None:
+    """Refuse boxes given as two corners: as left, top, width, height these would be others, and not all impossible.
+
+    Raises:
+        PocketError: All are corners inside their images, and some reach beyond these if read as COCO means them.
+    """
+    sized = [(image.size, box) for image, box in boxes if image.size is not None]
+    corners = all(x < right <= size[1] and y < low <= size[0] for size, (x, y, right, low) in sized)
+    beyond = sum(x + width > size[1] + 1 or y + height > size[0] + 1 for size, (x, y, width, height) in sized)
+    if corners and beyond > len(sized) * _BEYOND:
+        raise PocketError(
+            f"the bbox of all {len(sized):,} annotations in {path} look like left, top, right, bottom ({beyond:,} of "
+            "them reach beyond their image otherwise): COCO's are left, top, width, height. Convert them"
+        )
 
 
 def _file(folder: Path, document: Path, name: str, split: str, files: dict[str, Path]) -> Path | str:

@@ -67,6 +67,7 @@ class Found:
         relative: Whether corners are shares of the sides.
         notes: To be said.
         broken: (name, why) of images that are left out.
+        numbers: Number of each class in the annotations; {} where they have none.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Found:
     relative: bool = False
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def find_detection(path: Path) -> Callable[[], Listing] | None:
@@ -155,6 +157,7 @@ def as_listing(found: Found) -> Listing:
         notes=found.notes,
         broken=found.broken,
         task="detection",
+        numbers=found.numbers,
     )
 
 
@@ -187,9 +190,12 @@ def upright_size(path: Path) -> Size | None:
 
 
 def inside(folder: Path, start: Path, name: str) -> Path | None:
-    """Return the file ``name`` as seen from ``start``, or None where that leaves ``folder``."""
-    path = Path(os.path.normpath(start / name.replace("\\", "/")))
-    return path if path.is_relative_to(os.path.normpath(folder)) else None
+    """Return the file ``name`` as seen from ``start``, below ``folder`` as that is written; None where it leaves it."""
+    path = Path(os.path.abspath(start / name.replace("\\", "/")))
+    for here in (os.path.abspath(folder), os.path.realpath(folder)):  # absolute names may have either
+        if path.is_relative_to(here):
+            return folder / path.relative_to(here)
+    return None
 
 
 LEAVES = "leaves the folder of its annotations; move the image into it"

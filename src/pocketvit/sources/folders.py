@@ -138,12 +138,14 @@ def list_folder(folder: Path) -> Listing:
 def _check_no_yolo(folder: Path, files: dict[str, Path], images: dict[str, Path]) -> None:
     """Refuse images and txt files of boxes without the YAML file that names their classes."""
     first = next((name for name in images if "images" in name.split("/")[:-1]), None)
-    labels = (path for name, path in files.items() if "labels" in name.split("/")[:-1] and name.endswith(".txt"))
-    if first is not None and any(map(_holds_boxes, itertools.islice(labels, 20))):
-        raise PocketError(
-            f"{folder} looks like YOLO without its data.yaml; write one into it: names: [...], train: "
-            f"{first.rpartition('/')[0]} (and val, test, where there are such folders)"
-        )
+    beside = {os.path.splitext(name)[0]: name for name in images}  # as LabelImg writes them
+    for name in itertools.islice((name for name in files if name.endswith(".txt")), 20):
+        image = first if "labels" in name.split("/")[:-1] else beside.get(name.removesuffix(".txt"))
+        if image is not None and _holds_boxes(files[name]):
+            raise PocketError(
+                f"{folder} looks like YOLO without its data.yaml; write one into it: names: [...], train: "
+                f"{image.rpartition('/')[0] or '.'} (and val, test, where there are such folders)"
+            )
 
 
 def _holds_boxes(path: Path) -> bool:

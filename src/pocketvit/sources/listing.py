@@ -26,7 +26,7 @@ class Listing:
         targets: int64 [N], -1 where unknown; with several labels an image int64 [N, C] of 0 and 1; or `Boxes`.
         images: where the pixels are: files, arrays, or dataset objects.
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
-        task, modality, group, synthetic: see `Dataset`.
+        task, modality, group, synthetic, numbers: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
         whose: whose the given splits are, to be said; by default the name's.
         named: by split, the name of the set that it is of, where that is another one.
@@ -52,6 +52,7 @@ class Listing:
     synthetic: str = ""
     named: dict[str, str] = field(default_factory=dict)
     single: str = ""
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -20,19 +20,22 @@ from .boxes import DIFFICULT
 from .detection import ABSENT, LEAVES, Annotated, Found, inside
 from .folders import SPLIT_NAMES, find_files, is_image, normalized
 
+_ANNOTATIONS = "[Aa]nnotations"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def find_voc(folder: Path) -> Path | None:
     """Return the folder that holds VOC annotations: ``folder``, its parent (for ``Annotations``), or the one inside."""
-    if folder.name == "Annotations":
+    if folder.name in ("Annotations", "annotations"):
         folder = folder.parent
-    inner = [*folder.glob("*/Annotations"), *folder.glob("VOCdevkit/*/Annotations")]
+    inner = [*folder.glob(f"*/{_ANNOTATIONS}"), *folder.glob(f"VOCdevkit/*/{_ANNOTATIONS}")]
     inner = [place for place in inner if place.parent.name.lower() not in SPLIT_NAMES]
-    if not (folder / "Annotations").is_dir() and len(inner) == 1:
-        folder = inner[0].parent
+    places = [*folder.glob(_ANNOTATIONS)]
+    if not places and len(inner) == 1:
+        folder, places = inner[0].parent, inner
     splits = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.lower() in SPLIT_NAMES]
-    for place in (folder / "Annotations", *splits, *(split / "Annotations" for split in splits), folder):
+    places += [*splits, *(place for split in splits for place in split.glob(_ANNOTATIONS)), folder]
+    for place in places:
         first = next(iter(sorted(place.glob("*.xml"))), None) if place.is_dir() else None
         if first is not None and _is_voc(first):
             return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def read_yolo(path: Path) -> Found:
     classes = _classes(path, document)
     folder = path.parent
     start = _start(path, document)
-    found = Found(folder, classes, [], relative=True)
+    numbers = {name: number for number, name in enumerate(classes)}
+    found = Found(folder, classes, [], relative=True, numbers=numbers)
     unknown: Counter[int] = Counter()
     bare = outlines = 0
     seen: dict[Path, str] = {}
@@ -117,7 +119,8 @@ def _load(path: Path) -> dict[str, Any]:
 def _classes(path: Path, document: dict[str, Any]) -> tuple[str, ...]:
     names = document["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        names = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+        if set(names) != set(range(len(names))):
             raise PocketError(
                 f"{path} numbers its names {sorted(names, key=str)[:5]}: they must go from 0 without a gap"
             )
@@ -136,18 +139,19 @@ def _classes(path: Path, document: dict[str, Any]) -> tuple[str, ...]:
 
 def _start(path: Path, document: dict[str, Any]) -> Path:
     """Return the folder that splits are relative to."""
-    start = inside(path.parent, path.parent, str(document.get("path") or "."))
-    if start is not None and start.is_dir():
-        return start
-    # YOLO's trainer resolves a relative path from a folder of its own; the images stand beside the file all the same
-    if start is not None or not os.path.isabs(str(document["path"])):
-        return path.parent
-    # /content/... of the machine that wrote it
+    given = str(document.get("path") or ".")
+    start = inside(path.parent, path.parent, given)
+    if start is not None:
+        return start if start.is_dir() else path.parent
+    # /content/... of the machine that wrote it; a relative one YOLO's trainer resolves from a folder of its own. The
+    # images stand beside the file all the same
+    elsewhere = (path.parent / given).exists()
     train = document["train"] if isinstance(document["train"], list) else [document["train"]]
-    if not os.path.exists(document["path"]) and all(_is_anywhere(path, path.parent, str(one)) for one in train):
+    beside = all(_is_anywhere(path, path.parent, str(one)) for one in train)
+    if (beside and not elsewhere) if os.path.isabs(given) else (beside or not elsewhere):
         return path.parent
     raise PocketError(
-        f"{path} has `path: {document['path']}`, which is outside its folder: put the file into the folder of the "
+        f"{path} has `path: {given}`, which is outside its folder: put the file into the folder of the "
         "images, and leave `path` away"
     )
 
@@ -169,14 +173,23 @@ def _images(found: Found, path: Path, start: Path, entries: list[str], split: st
             lines = place.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
             for line in (line.strip() for line in lines):
                 if line:
-                    file = inside(path.parent, place.parent, line)
-                    if file is None or not file.is_file():
-                        found.broken.append((line, LEAVES if file is None else ABSENT.format(place.name)))
+                    file = _listed(path.parent, (place.parent, start), line)
+                    if isinstance(file, str):
+                        found.broken.append((line, file.format(place.name)))
                     else:
                         result.append(file)
         else:
             raise PocketError(f"{path} names {entry}, which is not there (looked for {place})")
     return list(dict.fromkeys(result))
+
+
+def _listed(folder: Path, starts: Sequence[Path], line: str) -> Path | str:
+    """Return the image that a line of a list means, as seen from the list or from the images, or why there is none."""
+    names, parts = [line], line.replace("\\", "/").split("/")
+    if (not parts[0] or parts[0].endswith(":")) and not os.path.exists(line):
+        names += ["/".join(parts[first:]) for first in range(1, len(parts))]  # of another machine: what its end fits
+    places = [place for name in names for start in starts if (place := inside(folder, start, name)) is not None]
+    return next((place for place in places if place.is_file()), ABSENT if places else LEAVES)
 
 
 def _is_anywhere(path: Path, start: Path, entry: str) -> bool:

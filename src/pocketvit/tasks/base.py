@@ -26,7 +26,7 @@ from ..views.drawing import with_caption
 
 if TYPE_CHECKING:
     from ..config import DetectorKind, NetworkConfig, ViewConfig
-    from ..sources.base import Source
+    from ..sources.base import Dataset, Source
     from ..training.feed import Batch
     from ..training.step import Loss
 
@@ -137,8 +137,8 @@ class Task(ABC):
         """Whether outputs that were trained as another kind mean something to this task."""
         return kind == self.kind
 
-    def aligned(self, teacher: Teacher, classes: Sequence[str]) -> Teacher | None:
-        """Return a teacher with its class map onto our classes; None where it has to learn them first.
+    def aligned(self, teacher: Teacher, dataset: Dataset) -> Teacher | None:
+        """Return a teacher with its class map onto a dataset's classes; None where it has to learn them first.
 
         Raises:
             PocketError: It answers another kind of question, and cannot learn this one.
@@ -148,7 +148,7 @@ class Task(ABC):
                 f"the teacher {teacher.name} is a detector, and these images have no boxes. Name a classifier, or give "
                 "images with boxes (COCO JSON, Pascal VOC XML, or YOLO txt with data.yaml)."
             )
-        return align(teacher, classes)
+        return align(teacher, dataset.classes)
 
     def in_our_classes(self, teacher: Teacher) -> nn.Module:
         """Return a teacher's network with its class map: normalized pictures in, outputs of this task out."""

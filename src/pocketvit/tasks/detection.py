@@ -113,21 +113,21 @@ class Detection(Task):
         if getattr(settings, "tile", None):
             raise PocketError(f"--tile cuts boxes apart, and {here}. Leave it away.")
 
-    def aligned(self, teacher: Any, classes: Sequence[str]) -> Any:
+    def aligned(self, teacher: Any, dataset: Any) -> Any:
         """As far as its classes are ours: of the others the true boxes alone are learned."""
         if teacher.kind != self.kind:
             raise PocketError(
                 f"the teacher {teacher.name} answers with one list of classes per image, and these images have boxes. "
                 "Name a detector (of ours, torchvision's or transformers'), or none, to have one trained on your boxes."
             )
-        found = align(teacher, classes)
+        found = align(teacher, dataset.classes, dataset.numbers)
         if found is None and teacher.classes is not None:
-            found = align_some(teacher, classes)
+            found = align_some(teacher, dataset.classes)
         if found is None:
             own = ", ".join((teacher.classes or ())[:5]) or f"{teacher.num_outputs} without names"
             raise PocketError(
-                f"the teacher {teacher.name} knows none of the images' classes ({', '.join(classes[:5])}): it has "
-                f"{own}. Call your classes as the teacher does, or leave --teacher away to train one on your boxes."
+                f"the teacher {teacher.name} knows none of the images' classes ({', '.join(dataset.classes[:5])}): it "
+                f"has {own}. Call your classes as the teacher does, or leave --teacher away to train one on your boxes."
             )
         return found
 

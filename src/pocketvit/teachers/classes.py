@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from timm.data import ImageNetInfo
 
 from .teacher import Teacher
+
+_SHOWN = 5  # classes that a note names
 
 
 def normalize_name(name: str) -> str:
@@ -91,27 +93,22 @@ def without_background(teacher: Teacher) -> Teacher:
                                                 "background among them, are no class.")  # fmt: skip
 
 
-def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
+def align(teacher: Teacher, dataset_classes: Sequence[str], numbers: Mapping[str, int] | None = None) -> Teacher | None:
     """Return the teacher with the class map onto a dataset's classes, or None if it has to be fine-tuned for them.
 
     A teacher whose class names are unknown is taken at its word when their number is right; its notes say so.
+
+    Args:
+        teacher: Whose outputs are to be ours.
+        dataset_classes: In our order.
+        numbers: Of these classes in the annotations that the teacher may have learned from (`Dataset.numbers`).
     """
     if not teacher.num_outputs:
         return None
     if teacher.classes is None:
-        if getattr(teacher, "background", False) and teacher.num_outputs == len(dataset_classes) + 1:
-            return teacher.with_columns(
-                np.arange(1, teacher.num_outputs),
-                f"{teacher.name}: its classes have no names; assumed are the background and the images' in order.",
-            )
-        if teacher.num_outputs != len(dataset_classes):
-            return None
         if teacher.columns is not None:  # somebody has said which output is whose
-            return teacher
-        shown = ", ".join(dataset_classes[:3]) + (", ..." if len(dataset_classes) > 3 else "")
-        return teacher.with_columns(
-            None, f"{teacher.name}: its classes have no names; assumed to be the images' classes in order ({shown})."
-        )
+            return teacher if teacher.num_outputs == len(dataset_classes) else None
+        return _by_number(teacher, dataset_classes, numbers or {})
     columns = match_classes(teacher.classes, dataset_classes)
     if columns is None:
         return None
@@ -119,4 +116,29 @@ def align(teacher: Teacher, dataset_classes: Sequence[str]) -> Teacher | None:
         return teacher.with_columns(None)
     return teacher.with_columns(
         columns, f"{teacher.name}: {len(columns)} of its {teacher.raw_outputs} classes matched by name."
+    )
+
+
+def _by_number(teacher: Teacher, dataset_classes: Sequence[str], numbers: Mapping[str, int]) -> Teacher | None:
+    """Return a teacher without names of its classes, taken in the order that the annotations number them; else ours.
+
+    Detectors that were trained on annotations have their order, perhaps after a background, or their very numbers.
+    """
+    numbered = bool(numbers) and all(name in numbers for name in dataset_classes)
+    order = sorted(dataset_classes, key=lambda name: numbers[name]) if numbered else list(dataset_classes)
+    first = teacher.num_outputs - len(order)
+    if first == 0 or (first == 1 and getattr(teacher, "background", False)):
+        outputs = {name: number for number, name in enumerate(order, first)}
+    elif numbered and teacher.num_outputs == max(numbers.values()) + 1:
+        outputs = {name: numbers[name] for name in order}
+    else:
+        return None
+    columns = np.array([outputs[name] for name in dataset_classes])
+    same = len(columns) == teacher.num_outputs and bool((columns == np.arange(len(columns))).all())
+    whose = "those of the annotations" if numbered else "the images' classes"
+    shown = ", ".join(name if same else f"{outputs[name]} {name}" for name in order[:_SHOWN])
+    more = ", ..." if len(order) > _SHOWN else ""
+    return teacher.with_columns(
+        None if same else columns,
+        f"{teacher.name}: its classes have no names; assumed to be {whose} in order ({shown}{more}).",
     )
