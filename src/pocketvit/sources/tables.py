@@ -26,6 +26,11 @@ _LABEL_COLUMNS = (
     *("grade", "stage", "severity"),
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+# Without anything but letters: Patient ID, patient_id, PatientID.
+_PATIENT_COLUMNS = {
+    *("patient", "patientid", "patientno", "patientnr", "patientnumber", "patientname"),
+    *("subject", "subjectid", "participant", "participantid"),
+}
 _PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 # What spreadsheets and pandas write for it. "None" is Python's, "none" may be a grade.
 _UNKNOWN = frozenset(("nan", "na", "n/a", "null", "<na>", "?"))
@@ -72,12 +77,15 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a label are unlabelled.
 
     Args:
-        group: heading of the column whose equal cells stay on one side of every split.
+        group: heading of the column whose equal cells stay on one side of every split. Without one it is that of
+            patients, where there is one and some have several images.
 
     Raises:
         PocketError: no such columns, an image with two labels, or none of the files exists.
     """
     read = _read(table, group)
+    unasked = group is None and read.group is not None
+    group = read.titles[read.group] if unasked else group
     files = {name: path for name, path in find_files(folder).items() if is_image(name)}
     loosely = _by_loose_name(files)
     found: dict[str, _Row] = {}
@@ -127,6 +135,7 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         task=task,
         group=group,
         groups=[found[name].group for name in names] if group else None,
+        unasked=unasked,
         single=single,
     )
 
@@ -314,6 +323,8 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
         return next((heading.index(name) for name in names if name in heading), None)
 
     name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
+    if grouping is None:
+        grouping = _patients(rows, heading, {name, label, split})
     labels = [label] if label is not None else []
     passed: list[str] = []
     if name is not None and label is None:
@@ -332,6 +343,16 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
             "with the labels 'label' (or give several columns of 0 and 1)"
         )
     return _Table(rows, name, labels, split, grouping, titles, tuple(passed))
+
+
+def _patients(rows: list[tuple[int, list[str]]], heading: list[str], taken: set[int | None]) -> int | None:
+    """Return the column of patients of whom some have several images, which would stand on two sides of a split."""
+    for column, title in enumerate(heading):
+        if column not in taken and re.sub("[^a-z]", "", title) in _PATIENT_COLUMNS:
+            cells = [row[column].strip() for _, row in rows if column < len(row) and row[column].strip()]
+            if 1 < len(set(cells)) < len(cells):
+                return column
+    return None
 
 
 def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:
