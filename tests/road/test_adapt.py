@@ -11,7 +11,7 @@ import torch
 from walk_fakes import Own, draw_photos, run_config, tiny
 
 from pocketvit.errors import PocketError
-from pocketvit.road import Walk, adapt, light
+from pocketvit.road import Walk, adapt, class_order, light
 from pocketvit.road.images import open_road
 from pocketvit.road.score import Entry
 from pocketvit.settings import Distill
@@ -84,6 +84,30 @@ def test_nameless_classes_are_taken_in_order_and_that_is_said(road, caplog):
     (teacher,) = ready(road, Own())
     assert teacher.columns is None
     assert "assumed to be the images' classes in order (blue, green, red)" in caplog.text
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 2, 1]])
+def test_nameless_classes_in_another_order_are_told_from_labels(road, caplog, order):
+    """A file of weights names no class, and whoever trained it had folders of other names."""
+    other = Own()
+    with torch.no_grad():
+        other.head.weight.copy_(other.head.weight[order])
+    (teacher,) = ready(road, other)
+    assert [order[column] for column in teacher.columns] == [0, 1, 2]
+    assert "in another one right: blue = its output" in caplog.text
+    assert class_order.in_labelled_order(teacher, road) is teacher
+
+
+def test_chance_changes_no_order():
+    rng = np.random.default_rng(0)
+    for classes in (2, 5, 20):
+        targets = np.repeat(np.arange(classes), 12)
+        for _ in range(200):
+            weak = np.where(rng.random(len(targets)) < 0.2, targets, rng.integers(0, classes, len(targets)))
+            assert class_order.best_order(weak, targets, classes) is None
+        assert class_order.best_order(np.full(len(targets), 1), targets, classes) is None
+        swapped = np.where(targets < 2, 1 - targets, targets)
+        assert class_order.best_order(swapped, targets, classes).tolist() == [1, 0, *range(2, classes)]
 
 
 def test_without_labels_a_teacher_needs_classes_of_its_own(road):

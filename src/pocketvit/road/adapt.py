@@ -19,6 +19,7 @@ from ..sources.targets import labelled
 from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .base import Cost, Stage, Walk
+from .class_order import in_labelled_order
 from .images import Road, known
 from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
 from .probe import PATIENCE, adapt
@@ -100,6 +101,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             "that there may be several. Give some with --table FILE.csv, a column of 0 and 1 per label."
         )
     if aligned is not None and aligned.kind == kind:
+        aligned = in_labelled_order(aligned, road)
         for note in aligned.notes[len(teacher.notes) :]:
             log.info("         %s", note)
         return aligned
@@ -197,7 +199,8 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
         if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:
             log.warning(
                 "warning  %s is worse than always answering the commonest class. Are its normalization "
-                "(--teacher-norm), its input size (--teacher-size) and the order of its classes right?",
+                "(--teacher-norm), its input size (--teacher-size) and the order of its classes right? (A function, "
+                "--teacher MODULE:FUNCTION, may return pocketvit.teachers.load_teacher(network, classes=[...]).)",
                 teacher.name,
             )
         elif chance is not None and scores["val_accuracy"] <= chance:
