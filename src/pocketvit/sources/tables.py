@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +23,7 @@ from .targets import several
 _NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_name", "image_id", "name", "id")
 _LABEL_COLUMNS = (
     *("label", "labels", "class", "target", "category", "diagnosis", "y"),
-    *("grade", "stage", "severity"),
+    *("grade", "stage", "severity", "dx"),
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 # Without anything but letters: Patient ID, patient_id, PatientID.
@@ -71,7 +71,8 @@ def has_column(table: object, heading: str) -> bool:
 def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     """List the images that a CSV names, relative to ``folder``, with their labels and (if it has the column) split.
 
-    Columns are found by their heading (file, image, ... and label, class, ...; split); without a heading the first is
+    Columns are found by their heading (file, image, ... and label, class, ... or one that ends so; split); without a
+    heading the first is
     the file and the second the label. Without a column of labels all columns that hold only 0 and 1 are labels, several
     an image; so are labels in one cell with | or ; between them. A name may lack its ending or its folders where that
     leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a label are unlabelled.
@@ -116,6 +117,10 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         notes.append(f"{what}: they train without one")
     if read.passed:
         notes.append(f"warning: {'; '.join(read.passed[:3])} in {table.name}, and no label for that: give 0 or 1 alone")
+    if len(read.labels) == 1 and not is_image(read.titles[0]):
+        title = read.titles[read.labels[0]]
+        if title.lower() not in _LABEL_COLUMNS:
+            notes.append(f"labels are those of the column {title!r}")
     names = sorted(found)
     keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
@@ -323,6 +328,8 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
         return next((heading.index(name) for name in names if name in heading), None)
 
     name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
+    if name is None:  # the one column whose cells are names of images
+        name = _only(column for column in range(len(titles)) if _names_images(rows, column))
     if grouping is None:
         grouping = _patients(rows, heading, {name, label, split})
     labels = [label] if label is not None else []
@@ -337,12 +344,26 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
                 labels.append(column)
             elif all(cell in ("-1", "-1.0") or not _known(cell) for cell in others):
                 passed.append(f"column {titles[column]!r} holds {others[0]} beside 0 and 1")
+    if label is None and len(labels) < 2:  # Finding Labels, KL grade
+        ends = (at for at, title in enumerate(heading) if re.split(r"[\W_]+", title)[-1] in _LABEL_COLUMNS)
+        label = _only(column for column in ends if column not in (name, split, grouping))
+        labels = labels if label is None else [label]
     if name is None or not labels or (label is None and len(labels) < 2):
         raise PocketError(
             f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
             "with the labels 'label' (or give several columns of 0 and 1)"
         )
     return _Table(rows, name, labels, split, grouping, titles, tuple(passed))
+
+
+def _only(columns: Iterable[int]) -> int | None:
+    """Return the one column there is, None where there is another."""
+    found = list(columns)
+    return found[0] if len(found) == 1 else None
+
+
+def _names_images(rows: list[tuple[int, list[str]]], column: int) -> bool:
+    return all(column < len(row) and is_image(row[column].strip()) for _, row in rows)
 
 
 def _patients(rows: list[tuple[int, list[str]]], heading: list[str], taken: set[int | None]) -> int | None:
