@@ -86,6 +86,13 @@ def test_nameless_classes_are_taken_in_order_and_that_is_said(road, caplog):
     assert "assumed to be the images' classes in order (blue, green, red)" in caplog.text
 
 
+def test_nameless_classes_that_are_others_are_learned_where_that_is_asked_for(road, caplog):
+    """As many outputs as classes by chance: --freeze and --fine-tune are no longer passed over without a word."""
+    (teacher,) = ready(road, Own(), freeze=True)
+    assert "it has 3 outputs, the images have 3: a linear probe learns them" in caplog.text
+    assert teacher.classes == road.dataset.classes
+
+
 @pytest.mark.parametrize("order", [[2, 0, 1], [0, 2, 1]])
 def test_nameless_classes_in_another_order_are_told_from_labels(road, caplog, order):
     """A file of weights names no class, and whoever trained it had folders of other names."""

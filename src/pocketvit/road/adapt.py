@@ -93,6 +93,8 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     """
     classes, kind = road.dataset.classes, road.task.kind
     aligned = road.task.aligned(teacher, classes) if classes else (teacher if teacher.num_outputs else None)
+    if _asked_anew(teacher, classes, fine_tune):
+        aligned = None
     if aligned is not None and aligned.kind != kind and road.task.reads(aligned.kind):
         aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read by itself (a {kind}).")
     if aligned is not None and aligned.kind != kind and not classes:
@@ -131,6 +133,12 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     )
     result.name, result.notes = teacher.name, (f"{adapted.method} on your classes",)
     return result if result.kind == kind else result.with_kind(kind)
+
+
+def _asked_anew(teacher: Teacher, classes: Sequence[str], fine_tune: bool | None) -> bool:
+    """Whether outputs without names, though as many as the classes, are to be learned: somebody asked for just that."""
+    nameless = teacher.classes is None and teacher.columns is None and teacher.kind != "boxes"
+    return fine_tune is not None and bool(classes) and nameless
 
 
 def with_classes(road: Road, teachers: list[Teacher]) -> Road:
@@ -174,7 +182,12 @@ class Adapt(Stage):
             rates = [step_rate(teacher.module, road.views, train, side) for teacher in walk.teachers]
             return Cost(sum(shown / rate for rate in rates), told=(f"teacher  {told_of_light(road)}",))
         seconds = sum(_adapting(teacher, road, _wanted(walk.settings)) for teacher in walk.teachers)
-        return Cost(seconds, told=tuple(line for teacher in walk.teachers for line in _told(teacher, road.dataset)))
+        return Cost(
+            seconds,
+            told=tuple(
+                line for teacher in walk.teachers for line in _told(teacher, road.dataset, _wanted(walk.settings))
+            ),
+        )
 
     def run(self, walk: Walk) -> None:
         walk.teachers = ready_teachers(walk)
@@ -242,10 +255,12 @@ def answering_plan(walk: Walk) -> list[Teacher]:
     return result
 
 
-def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
+def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
     lines = [f"teacher  {teacher.described}", *teacher.notes]
     aligned = task_named(dataset.task).aligned(teacher, dataset.classes) if dataset.classes else teacher
+    if _asked_anew(teacher, dataset.classes, wanted):
+        aligned = None
     if aligned is None:
         has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
@@ -255,7 +270,8 @@ def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
 def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     """Seconds of a probe and, where it would be done, of fine-tuning."""
     dataset = road.dataset
-    if not dataset.classes or road.task.aligned(teacher, dataset.classes) is not None:
+    known_to_it = road.task.aligned(teacher, dataset.classes) is not None
+    if not dataset.classes or (known_to_it and not _asked_anew(teacher, dataset.classes, wanted)):
         return 0.0
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]
