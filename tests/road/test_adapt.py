@@ -125,6 +125,14 @@ def test_without_labels_a_teacher_needs_classes_of_its_own(road):
         ready(bare, tiny(0), size=32)
 
 
+def test_a_single_output_is_no_class_where_no_label_says_more(road):
+    """A softmax of one is 1: a student would have learned that for hours."""
+    other = Own()
+    other.head = torch.nn.Linear(3, 1)
+    with pytest.raises(PocketError, match=r"a single output.*torch\.cat"):
+        ready(unlabelled(road), other)
+
+
 def test_classes_without_names_are_numbered_where_images_have_none(road, caplog):
     bare = unlabelled(road)
     teachers = ready(bare, Own())

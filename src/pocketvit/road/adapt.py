@@ -102,6 +102,11 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             f"the teacher {teacher.name} answers several labels per image, and these images have none, which would say "
             "that there may be several. Give some with --table FILE.csv, a column of 0 and 1 per label."
         )
+    if aligned is not None and not classes and aligned.num_outputs == 1:
+        raise PocketError(
+            f"the teacher {teacher.name} has a single output, and one class says nothing. If that is the logit z of yes "
+            "against no, let it return two: torch.cat([0 * z, z], 1)."
+        )
     if aligned is not None and aligned.kind == kind:
         aligned = in_labelled_order(aligned, road)
         for note in aligned.notes[len(teacher.notes) :]:
