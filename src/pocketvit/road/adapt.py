@@ -117,7 +117,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             f"the teacher {teacher.name} has no classes for these images, and they have no labels. Sort them into one "
             "folder per class (or give --table FILE.csv), or name a teacher that was trained on your classes."
         )
-    has = f"{len(teacher.classes)} classes of its own" if teacher.classes else f"{teacher.num_outputs} outputs"
+    has = f"{len(teacher.classes)} classes of its own" if teacher.classes else _outputs(teacher)
     if teacher.num_outputs == 0:
         has, fine_tune = "features and no classes", bool(fine_tune)
     what = "a linear probe learns them from its features" if fine_tune is False else "it is fine-tuned on your images"
@@ -267,7 +267,7 @@ def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
     if _asked_anew(teacher, dataset.classes, wanted):
         aligned = None
     if aligned is None:
-        has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
+        has = _outputs(teacher) if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
     return [*lines, *aligned.notes[len(teacher.notes) :]]
 
@@ -284,6 +284,10 @@ def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     tuning = 3.5 * 5 * forward * int(labelled(dataset.train.targets).sum())
     tunes = wanted if wanted is not None else tuning <= PATIENCE
     return probe + (tuning if tunes else 0.0)
+
+
+def _outputs(teacher: Teacher) -> str:
+    return f"{teacher.num_outputs} output{'' if teacher.num_outputs == 1 else 's'}"
 
 
 def _plain(name: str) -> str:

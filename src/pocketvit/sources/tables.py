@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import PocketError
 from .arrays import one_of_many
-from .folders import SPLIT_NAMES, find_files, is_image, normalized
+from .folders import SPLIT_NAMES, find_files, images_among, is_image, normalized
 from .grades import are_grades, in_order
 from .listing import Files, Listing
 from .targets import several
@@ -87,7 +87,7 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     read = _read(table, group)
     unasked = group is None and read.group is not None
     group = read.titles[read.group] if unasked else group
-    files = {name: path for name, path in find_files(folder).items() if is_image(name)}
+    files = images_among(find_files(folder))
     loosely = _by_loose_name(files)
     found: dict[str, _Row] = {}
     missing: list[tuple[str, str]] = []
