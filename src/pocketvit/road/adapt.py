@@ -104,8 +104,8 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
         )
     if aligned is not None and not classes and aligned.num_outputs == 1:
         raise PocketError(
-            f"the teacher {teacher.name} has a single output, and one class says nothing. If that is the logit z of yes "
-            "against no, let it return two: torch.cat([0 * z, z], 1)."
+            f"the teacher {teacher.name} has a single output, and one class says nothing. If that is the logit z of "
+            "yes against no, let it return two: torch.cat([0 * z, z], 1)."
         )
     if aligned is not None and aligned.kind == kind:
         aligned = in_labelled_order(aligned, road)
