@@ -113,6 +113,8 @@ def test_chance_changes_no_order():
             weak = np.where(rng.random(len(targets)) < 0.2, targets, rng.integers(0, classes, len(targets)))
             assert class_order.best_order(weak, targets, classes) is None
         assert class_order.best_order(np.full(len(targets), 1), targets, classes) is None
+        confused = np.where(targets == 0, 1, rng.integers(0, classes, len(targets)))  # knows one class, called another
+        assert classes == 2 or class_order.best_order(confused, targets, classes) is None
         swapped = np.where(targets < 2, 1 - targets, targets)
         assert class_order.best_order(swapped, targets, classes).tolist() == [1, 0, *range(2, classes)]
 

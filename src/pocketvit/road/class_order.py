@@ -55,9 +55,11 @@ def best_order(answered: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
     before = answered[~chooses] == targets[~chooses]
     after = answered[~chooses] == columns[targets[~chooses]]
     better, worse = int((after & ~before).sum()), int((before & ~after).sum())
-    moved = columns != np.arange(classes)
-    hit = after[moved[targets[~chooses]]]
-    if not better or hit.mean() < 0.5 or binomtest(better, better + worse, alternative="greater").pvalue > _CHANCE:
+    moved = np.flatnonzero(columns != np.arange(classes))
+    hits = [after[targets[~chooses] == one] for one in moved]
+    if not better or binomtest(better, better + worse, alternative="greater").pvalue > _CHANCE:
+        return None
+    if any(len(hit) > 1 and hit.mean() < 0.5 for hit in hits):  # where most are wrong either way, no order is plain
         return None
     return columns.astype(np.int64)
 
