@@ -127,6 +127,12 @@ def test_without_labels_a_teacher_needs_classes_of_its_own(road):
         ready(bare, tiny(0), size=32)
 
 
+def test_a_rare_class_that_is_confused_does_not_hide_the_order():
+    targets = np.repeat([0, 1, 2], [40, 40, 5])
+    answers = np.repeat([1, 2, 2], [40, 40, 5])  # those of the rare class are taken for the second one
+    assert class_order.best_order(answers, targets, 3).tolist() == [1, 2, 0]
+
+
 def test_a_single_output_is_no_class_where_no_label_says_more(road):
     """A softmax of one is 1: a student would have learned that for hours."""
     other = Own()

@@ -13,6 +13,7 @@ from .answering import answers, teacher_answers
 from .images import Road, known
 
 _A_CLASS, _IN_ALL = 64, 256  # training images that are asked about
+_SAY = 5  # images of a class, fewer of which have no say
 _CHANCE = 1e-3  # of so many answers for the better in the half of them that did not choose the order
 
 
@@ -51,7 +52,7 @@ def best_order(answered: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
     chooses = np.arange(len(targets)) % 2 == 0
     seen = np.eye(classes)  # where nothing speaks against it, the order stays
     np.add.at(seen, (targets[chooses], answered[chooses]), 1.0)
-    columns = linear_sum_assignment(seen / seen.sum(1, keepdims=True), maximize=True)[1]
+    columns = linear_sum_assignment(seen, maximize=True)[1]
     before = answered[~chooses] == targets[~chooses]
     after = answered[~chooses] == columns[targets[~chooses]]
     better, worse = int((after & ~before).sum()), int((before & ~after).sum())
@@ -59,7 +60,7 @@ def best_order(answered: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
     hits = [after[targets[~chooses] == one] for one in moved]
     if not better or binomtest(better, better + worse, alternative="greater").pvalue > _CHANCE:
         return None
-    if any(len(hit) > 1 and hit.mean() < 0.5 for hit in hits):  # where most are wrong either way, no order is plain
+    if any(len(hit) >= _SAY and hit.mean() < 0.5 for hit in hits):  # mostly wrong either way: no order is plain
         return None
     return columns.astype(np.int64)
 
