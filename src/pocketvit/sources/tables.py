@@ -85,8 +85,9 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         PocketError: no such columns, an image with two labels, or none of the files exists.
     """
     read = _read(table, group)
-    unasked = group is None and read.group is not None
-    group = read.titles[read.group] if unasked else group
+    unasked = False
+    if group is None and read.group is not None:
+        group, unasked = read.titles[read.group], True
     files = images_among(find_files(folder))
     loosely = _by_loose_name(files)
     found: dict[str, _Row] = {}
