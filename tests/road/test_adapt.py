@@ -11,7 +11,7 @@ import torch
 from walk_fakes import Own, draw_photos, run_config, tiny
 
 from pocketvit.errors import PocketError
-from pocketvit.road import Walk, adapt, light
+from pocketvit.road import Walk, adapt, class_order, light
 from pocketvit.road.images import open_road
 from pocketvit.road.score import Entry
 from pocketvit.settings import Distill
@@ -86,12 +86,59 @@ def test_nameless_classes_are_taken_in_order_and_that_is_said(road, caplog):
     assert "assumed to be the images' classes in order (blue, green, red)" in caplog.text
 
 
+def test_nameless_classes_that_are_others_are_learned_where_that_is_asked_for(road, caplog):
+    """As many outputs as classes by chance: --freeze and --fine-tune are no longer passed over without a word."""
+    (teacher,) = ready(road, Own(), freeze=True)
+    assert "it has 3 outputs, the images have 3: a linear probe learns them" in caplog.text
+    assert teacher.classes == road.dataset.classes
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 2, 1]])
+def test_nameless_classes_in_another_order_are_told_from_labels(road, caplog, order):
+    """A file of weights names no class, and whoever trained it had folders of other names."""
+    other = Own()
+    with torch.no_grad():
+        other.head.weight.copy_(other.head.weight[order])
+    (teacher,) = ready(road, other)
+    assert [order[column] for column in teacher.columns] == [0, 1, 2]
+    assert "in another one right: blue = its output" in caplog.text
+    assert class_order.in_labelled_order(teacher, road) is teacher
+
+
+def test_chance_changes_no_order():
+    rng = np.random.default_rng(0)
+    for classes in (2, 5, 20):
+        targets = np.repeat(np.arange(classes), 12)
+        for _ in range(200):
+            weak = np.where(rng.random(len(targets)) < 0.2, targets, rng.integers(0, classes, len(targets)))
+            assert class_order.best_order(weak, targets, classes) is None
+        assert class_order.best_order(np.full(len(targets), 1), targets, classes) is None
+        confused = np.where(targets == 0, 1, rng.integers(0, classes, len(targets)))  # knows one class, called another
+        assert classes == 2 or class_order.best_order(confused, targets, classes) is None
+        swapped = np.where(targets < 2, 1 - targets, targets)
+        assert class_order.best_order(swapped, targets, classes).tolist() == [1, 0, *range(2, classes)]
+
+
 def test_without_labels_a_teacher_needs_classes_of_its_own(road):
     bare = unlabelled(road)
     (kept,) = ready(bare, tiny(), size=32)
     assert kept.num_outputs == 1000
     with pytest.raises(PocketError, match=r"no classes for these images.*--table FILE\.csv"):
         ready(bare, tiny(0), size=32)
+
+
+def test_a_rare_class_that_is_confused_does_not_hide_the_order():
+    targets = np.repeat([0, 1, 2], [40, 40, 5])
+    answers = np.repeat([1, 2, 2], [40, 40, 5])  # those of the rare class are taken for the second one
+    assert class_order.best_order(answers, targets, 3).tolist() == [1, 2, 0]
+
+
+def test_a_single_output_is_no_class_where_no_label_says_more(road):
+    """A softmax of one is 1: a student would have learned that for hours."""
+    other = Own()
+    other.head = torch.nn.Linear(3, 1)
+    with pytest.raises(PocketError, match=r"a single output.*torch\.cat"):
+        ready(unlabelled(road), other)
 
 
 def test_classes_without_names_are_numbered_where_images_have_none(road, caplog):

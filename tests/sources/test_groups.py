@@ -216,3 +216,25 @@ def test_validation_images_are_held_out_by_patient_where_a_test_split_is_given(t
     assert val
     assert not train & val
     assert any("more than one split" in note for note in dataset.notes) == shared
+
+
+@pytest.mark.parametrize("title", ["patient", "Patient ID", "subject_id"])
+def test_a_column_of_patients_groups_unasked(clinic, title):
+    dataset = clinic(visits(), heading=f"file,label,{title}", group=None)
+    train, val, test = sides(dataset)
+    assert not train & (val | test)
+    assert not val & test
+    assert f"20 groups ({title}): none is on both sides of a split" in dataset.notes
+
+
+def test_a_given_split_that_parts_a_patient_is_kept_and_warned_of_where_nobody_asked(clinic):
+    rows = [(*row, "test" if row[0].endswith("-0.png") else "train") for row in visits()]
+    dataset = clinic(rows, heading="file,label,patient,split", group=None)
+    assert len(dataset.test) == 20
+    assert any("20 patients ('P0' first) are in more than one split" in note for note in dataset.notes)
+    assert not {name[:2] for name in dataset.train.names} & {name[:2] for name in dataset.val.names}
+
+
+def test_a_column_that_names_each_image_once_groups_nothing(clinic):
+    rows = [(name, label, f"P{number}") for number, (name, label, _) in enumerate(visits())]
+    assert clinic(rows, group=None).group is None

@@ -47,6 +47,16 @@ def test_headings_delimiters_endings_and_order_are_understood(scans, text):
     assert dataset.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
 
 
+def test_the_headings_of_clinics_are_understood(scans):
+    """As in ChestX-ray14: no heading is the usual one, one column names images, one ends in "labels"."""
+    lines = [f"{i},{row},PA,{i % 2}" for i, row in enumerate(rows().split("\n"))]
+    dataset = scans("Follow-up,Image Index,Finding Labels,View,Sex\n" + "\n".join(lines))
+    assert dataset.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
+    assert "labels are those of the column 'Finding Labels'" in dataset.notes
+    with pytest.raises(PocketError, match="name the one with the files 'file'"):
+        scans("Image Index,Finding Labels,Other Labels\n" + "\n".join(f"{row},a" for row in rows().split("\n")))
+
+
 def test_a_split_column_is_kept(scans):
     text = "file,label,split\n" + "\n".join(
         f"{row},{'valid' if i > 6 else 'train'}" for i, row in enumerate(rows().split("\n"))

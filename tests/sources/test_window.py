@@ -104,3 +104,18 @@ def test_folds_have_one_window_and_an_empty_one_is_refused(photos):
     assert len({dataset.train.window for dataset in open_folds(root, 3)}) == 1
     with pytest.raises(PocketError, match="LOW below HIGH"):
         open_images(root, window=(2, 0))
+
+
+def test_dicom_needs_no_ending(tmp_path):
+    """As scanners' discs have it: IM0001, a UID for a name, and the disc's own list, which is no image."""
+    for label in ("lesion", "normal"):
+        (tmp_path / label).mkdir()
+        for number in range(6):
+            name = f"IM{number:04}" if number % 2 else f"1.2.840.{number}"
+            pixels = np.random.default_rng(number + 6 * (label == "normal")).integers(0, 4096, (8, 8)).astype(np.uint16)
+            (tmp_path / label / name).write_bytes(dicom(pixels, patient=f"{label}{number // 2}"))
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "README").write_text("no image")
+    dataset = open_images(tmp_path, val_fraction=0.2)
+    assert sum(map(len, (source for source in dataset.splits.values() if source is not None))) == 12
+    assert dataset.group == "PatientID"

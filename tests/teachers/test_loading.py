@@ -6,6 +6,7 @@ import textwrap
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from pocketvit.errors import PocketError
@@ -332,3 +333,28 @@ def test_scripted_networks_are_copied_without_a_graph(tmp_path):
     torch.testing.assert_close(teacher.logits(pixels), traced(pixels.float() / 255))
     with pytest.raises(PocketError, match=r"TorchScript, whose layers nobody can listen to.*--method drawn"):
         Priors(teacher)
+
+
+def test_weights_of_torchvision_are_told_and_load(tmp_path):
+    """Fine-tuned with torchvision, whose names of weights are not timm's."""
+    path = tmp_path / "mine.pth"
+    network = torchvision.models.mobilenet_v3_small(num_classes=3).eval()
+    torch.save(network.state_dict(), path)
+    with pytest.raises(PocketError, match=r"--teacher torchvision:mobilenet_v3_small --weights .*mine\.pth"):
+        load_teacher(path, arch="mobilenetv3_small_100", input_size=32)
+    teacher = load_teacher("torchvision:mobilenet_v3_small", weights=path, input_size=32)
+    assert (teacher.name, teacher.num_outputs) == ("mobilenet_v3_small", 3)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(teacher.module(x), network(x), atol=1e-5)
+    with pytest.raises(PocketError, match="needs weights"):
+        load_teacher("torchvision:mobilenet_v3_small")
+    with pytest.raises(PocketError, match="Did you mean torchvision:mobilenet_v3_small"):
+        load_teacher("torchvision:mobilenetv3_small", weights=path)
+
+
+def test_a_function_may_be_named_by_its_file(tmp_path):
+    file = tmp_path / "own_network.py"
+    file.write_text("from torch import nn\nmake = lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 5))\n")
+    assert load_teacher(f"{file}:make", input_size=4).num_outputs == 5
+    with pytest.raises(PocketError, match=r"holds code: name the function or class.*own_network\.py:NAME"):
+        load_teacher(file)

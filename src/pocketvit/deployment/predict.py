@@ -18,7 +18,7 @@ from ..errors import PocketError
 from ..files import atomic
 from ..sources.checks import NOT_NUMBERS
 from ..sources.decode import SUFFIXES, BrokenImage, decode
-from ..sources.folders import find_files, is_image
+from ..sources.folders import find_files, images_among
 from ..sources.objects import as_pixels, pixels_of
 from ..tasks import Answer
 from ..views.parallel import spread
@@ -197,7 +197,9 @@ def list_pictures(images: Sequence[Picture]) -> list[tuple[str, Picture]]:
             continue
         path = Path(item).expanduser()
         if path.is_dir():
-            inside = [file for name, file in find_files(path).items() if is_image(name) or is_video(name)]
+            files = find_files(path)
+            pictures = images_among(files)
+            inside = [file for name, file in files.items() if name in pictures or is_video(name)]
             if not inside:
                 raise PocketError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES)[:6])}, ...).")
             found += [(str(file), file) for file in inside]

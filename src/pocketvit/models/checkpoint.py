@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from ..errors import PocketError
@@ -42,6 +43,11 @@ _COMMON = (
     *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_distilled_patch16_224"),
     *("deit_small_distilled_patch16_224", "convnext_tiny", "convnext_small", "convnext_base", "regnety_040"),
     *("efficientnet_b0", "swin_tiny_patch4_window7_224", "densenet121", "vgg16_bn"),
+)
+# The same of torchvision, whose names of weights are not timm's.
+_OF_TORCHVISION = (
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s"),
+    *("convnext_tiny", "vit_b_16", "swin_t", "shufflenet_v2_x1_0", "googlenet"),
 )
 
 
@@ -218,7 +224,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
     if differences:
         shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
         fits = _fitting(state)
+        others = None if fits else _of_torchvision(state)
         hint = f"They fit --arch {fits}." if fits else "Give the --arch (and --teacher-size) that they were trained as."
+        if others:
+            hint = f"They are torchvision's: --teacher torchvision:{others} --weights {where}."
         raise PocketError(f"the weights in {where} are not those of {name}: {shown}. {hint}")
     model.load_state_dict({**own, **state})  # old files lack BatchNorm's counters
 
@@ -268,5 +277,14 @@ def _fitting(state: Mapping[str, Tensor]) -> str | None:
         own = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(heads))}
         body = {key: value for key, value in state.items() if not key.startswith(tuple(heads))}
         if outputs and not list(_differences(own, body)):
+            return name
+    return None
+
+
+def _of_torchvision(state: Mapping[str, Tensor]) -> str | None:
+    for name in _OF_TORCHVISION:
+        with torch.device("meta"):
+            own = torchvision.models.get_model(name, weights=None).state_dict()
+        if set(own) == set(state) | _counters(own):
             return name
     return None

@@ -19,6 +19,7 @@ from ..sources.targets import labelled
 from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .base import Cost, Stage, Walk
+from .class_order import in_labelled_order
 from .images import Road, known
 from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
 from .probe import PATIENCE, adapt
@@ -93,6 +94,8 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     """
     classes, kind = road.dataset.classes, road.task.kind
     aligned = road.task.aligned(teacher, road.dataset) if classes else (teacher if teacher.num_outputs else None)
+    if _asked_anew(teacher, classes, fine_tune):
+        aligned = None
     if aligned is not None and aligned.kind != kind and road.task.reads(aligned.kind):
         aligned = aligned.with_kind(kind, f"{teacher.name}: each output is read by itself (a {kind}).")
     if aligned is not None and aligned.kind != kind and not classes:
@@ -100,7 +103,13 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             f"the teacher {teacher.name} answers several labels per image, and these images have none, which would say "
             "that there may be several. Give some with --table FILE.csv, a column of 0 and 1 per label."
         )
+    if aligned is not None and not classes and aligned.num_outputs == 1:
+        raise PocketError(
+            f"the teacher {teacher.name} has a single output, and one class says nothing. If that is the logit z of "
+            "yes against no, let it return two: torch.cat([0 * z, z], 1)."
+        )
     if aligned is not None and aligned.kind == kind:
+        aligned = in_labelled_order(aligned, road)
         for note in aligned.notes[len(teacher.notes) :]:
             log.info("         %s", note)
         return aligned
@@ -109,7 +118,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             f"the teacher {teacher.name} has no classes for these images, and they have no labels. Sort them into one "
             "folder per class (or give --table FILE.csv), or name a teacher that was trained on your classes."
         )
-    has = f"{len(teacher.classes)} classes of its own" if teacher.classes else f"{teacher.num_outputs} outputs"
+    has = f"{len(teacher.classes)} classes of its own" if teacher.classes else _outputs(teacher)
     if teacher.num_outputs == 0:
         has, fine_tune = "features and no classes", bool(fine_tune)
     what = "a linear probe learns them from its features" if fine_tune is False else "it is fine-tuned on your images"
@@ -130,6 +139,12 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     )
     result.name, result.notes = teacher.name, (f"{adapted.method} on your classes",)
     return result if result.kind == kind else result.with_kind(kind)
+
+
+def _asked_anew(teacher: Teacher, classes: Sequence[str], fine_tune: bool | None) -> bool:
+    """Whether outputs without names, though as many as the classes, are to be learned: somebody asked for just that."""
+    nameless = teacher.classes is None and teacher.columns is None and teacher.kind != "boxes"
+    return fine_tune is not None and bool(classes) and nameless
 
 
 def in_common(teachers: Sequence[Teacher]) -> tuple[tuple[str, ...], list[Teacher]]:
@@ -188,7 +203,12 @@ class Adapt(Stage):
             rates = [step_rate(teacher.module, road.views, train, side) for teacher in walk.teachers]
             return Cost(sum(shown / rate for rate in rates), told=(f"teacher  {told_of_light(road)}",))
         seconds = sum(_adapting(teacher, road, _wanted(walk.settings)) for teacher in walk.teachers)
-        return Cost(seconds, told=tuple(line for teacher in walk.teachers for line in _told(teacher, road.dataset)))
+        return Cost(
+            seconds,
+            told=tuple(
+                line for teacher in walk.teachers for line in _told(teacher, road.dataset, _wanted(walk.settings))
+            ),
+        )
 
     def run(self, walk: Walk) -> None:
         walk.teachers = ready_teachers(walk)
@@ -219,7 +239,8 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
         if chance is not None and wilson_interval(round(scores["val_accuracy"] * n), n)[1] <= chance:
             log.warning(
                 "warning  %s is worse than always answering the commonest class. Are its normalization "
-                "(--teacher-norm), its input size (--teacher-size) and the order of its classes right?",
+                "(--teacher-norm), its input size (--teacher-size) and the order of its classes right? (A function, "
+                "--teacher MODULE:FUNCTION, may return pocketvit.teachers.load_teacher(network, classes=[...]).)",
                 teacher.name,
             )
         elif chance is not None and scores["val_accuracy"] <= chance:
@@ -261,12 +282,14 @@ def answering_plan(walk: Walk) -> list[Teacher]:
     return result
 
 
-def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
+def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
     lines = [f"teacher  {teacher.described}", *teacher.notes]
     aligned = task_named(dataset.task).aligned(teacher, dataset) if dataset.classes else teacher
+    if _asked_anew(teacher, dataset.classes, wanted):
+        aligned = None
     if aligned is None:
-        has = f"{teacher.num_outputs} outputs" if teacher.num_outputs else "features and no classes"
+        has = _outputs(teacher) if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
     return [*lines, *aligned.notes[len(teacher.notes) :]]
 
@@ -274,7 +297,8 @@ def _told(teacher: Teacher, dataset: Dataset) -> list[str]:
 def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     """Seconds of a probe and, where it would be done, of fine-tuning."""
     dataset = road.dataset
-    if not dataset.classes or road.task.aligned(teacher, dataset) is not None:
+    known_to_it = road.task.aligned(teacher, dataset) is not None
+    if not dataset.classes or (known_to_it and not _asked_anew(teacher, dataset.classes, wanted)):
         return 0.0
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]
@@ -282,6 +306,10 @@ def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     tuning = 3.5 * 5 * forward * int(labelled(dataset.train.targets).sum())
     tunes = wanted if wanted is not None else tuning <= PATIENCE
     return probe + (tuning if tunes else 0.0)
+
+
+def _outputs(teacher: Teacher) -> str:
+    return f"{teacher.num_outputs} output{'' if teacher.num_outputs == 1 else 's'}"
 
 
 def _plain(name: str) -> str:

@@ -154,7 +154,9 @@ class Teachers(Settings, group="teachers"):
 class Adapting(Settings, group="teachers"):
     """What becomes of a teacher whose classes are others."""
 
-    fine_tune: bool = setting("fine-tune a teacher that has other classes, however long that takes", default=False)
+    fine_tune: bool = setting(
+        "fine-tune a teacher that has other classes (or classes without names), however long that takes", default=False
+    )
     freeze: bool = setting("only train a linear probe on such a teacher", default=False)
 
     def check(self) -> None:

@@ -79,12 +79,14 @@ def examine(listing: Listing, *, val_fraction: float, progress: bool, memory: Pa
 
 
 def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> None:
-    """Keep the images of a patient, which DICOM names, on one side of every split that is made here."""
-    patients = findings.patients
-    named = [patient for patient, good in zip(patients, findings.good, strict=True) if patient and good]
-    if listing.groups is not None or not 1 < len(set(named)) < len(named):
+    """Keep the images of a patient, whom DICOM or a table names, on one side of every split that is made here."""
+    if listing.groups is None:
+        named = [patient for patient, good in zip(findings.patients, findings.good, strict=True) if patient and good]
+        if 1 < len(set(named)) < len(named):
+            listing.group, listing.groups, listing.unasked = "PatientID", list(findings.patients), True
+    if listing.groups is None or not listing.unasked:
         return
-    listing.group, listing.groups = "PatientID", list(patients)
+    patients = listing.groups
     sides: dict[str, set[str]] = {}
     for patient, split in zip(patients, listing.splits, strict=True):
         sides.setdefault(patient, set()).add(split)
@@ -94,7 +96,7 @@ def group_by_patient(listing: Listing, findings: Findings, notes: list[str]) -> 
             f"warning: {len(both):,} patients ({both[0]!r} first) are in more than one split: the score will be too "
             "good"
         )
-        listing.group = "PatientID within its split"  # what is held out of training splits no patient, for one
+        listing.group = f"{listing.group} within its split"  # what is held out of training splits no patient, for one
         listing.groups = [
             patient and f"{patient} of {split}" for patient, split in zip(patients, listing.splits, strict=True)
         ]

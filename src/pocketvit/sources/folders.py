@@ -87,6 +87,22 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def images_among(files: dict[str, Path]) -> dict[str, Path]:
+    """Return the files that are images by their ending, or DICOM without one, as archives of scans write it."""
+    return {name: path for name, path in files.items() if is_image(name) or _is_bare_dicom(path)}
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    # A name may be a UID, whose end is a number; DICOMDIR is the list of a disc.
+    if not re.fullmatch(r"(\.\d*)?", path.suffix) or path.name == "DICOMDIR":
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def list_folder(folder: Path) -> Listing:
     """List a folder by its layout.
 
@@ -94,7 +110,7 @@ def list_folder(folder: Path) -> Listing:
         PocketError: no images, an empty class folder, one class only, or a mixture of layouts.
     """
     files = find_files(folder)
-    images = {name: path for name, path in files.items() if is_image(name)}
+    images = images_among(files)
     notes = _ignored(files, images)
     if not images:
         if any(name.lower().endswith((".nii", ".nii.gz")) for name in files):

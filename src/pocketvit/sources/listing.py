@@ -28,6 +28,7 @@ class Listing:
         test_fraction: share to hold out for a missing test split, where it is not that of validation.
         task, modality, group, synthetic, numbers: see `Dataset`.
         groups: [N] cells of the grouping column, "" where it is empty; None if ungrouped.
+        unasked: whether nobody named that column: given splits that part a group are then kept, and warned of.
         whose: whose the given splits are, to be said; by default the name's.
         named: by split, the name of the set that it is of, where that is another one.
         single: why nothing can be learned of these images alone, where all of them are of one class; a test split may
@@ -48,6 +49,7 @@ class Listing:
     modality: str | None = None
     group: str | None = None
     groups: list[str] | None = None
+    unasked: bool = False
     whose: str | None = None
     synthetic: str = ""
     named: dict[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import PocketError
 from .arrays import one_of_many
-from .folders import SPLIT_NAMES, find_files, is_image, normalized
+from .folders import SPLIT_NAMES, find_files, images_among, is_image, normalized
 from .grades import are_grades, in_order
 from .listing import Files, Listing
 from .targets import several
@@ -23,9 +23,14 @@ from .targets import several
 _NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_name", "image_id", "name", "id")
 _LABEL_COLUMNS = (
     *("label", "labels", "class", "target", "category", "diagnosis", "y"),
-    *("grade", "stage", "severity"),
+    *("grade", "stage", "severity", "dx"),
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+# Without anything but letters: Patient ID, patient_id, PatientID.
+_PATIENT_COLUMNS = {
+    *("patient", "patientid", "patientno", "patientnr", "patientnumber", "patientname"),
+    *("subject", "subjectid", "participant", "participantid"),
+}
 _PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 # What spreadsheets and pandas write for it. "None" is Python's, "none" may be a grade.
 _UNKNOWN = frozenset(("nan", "na", "n/a", "null", "<na>", "?"))
@@ -66,19 +71,24 @@ def has_column(table: object, heading: str) -> bool:
 def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     """List the images that a CSV names, relative to ``folder``, with their labels and (if it has the column) split.
 
-    Columns are found by their heading (file, image, ... and label, class, ...; split); without a heading the first is
+    Columns are found by their heading (file, image, ... and label, class, ... or one that ends so; split); without a
+    heading the first is
     the file and the second the label. Without a column of labels all columns that hold only 0 and 1 are labels, several
     an image; so are labels in one cell with | or ; between them. A name may lack its ending or its folders where that
     leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a label are unlabelled.
 
     Args:
-        group: heading of the column whose equal cells stay on one side of every split.
+        group: heading of the column whose equal cells stay on one side of every split. Without one it is that of
+            patients, where there is one and some have several images.
 
     Raises:
         PocketError: no such columns, an image with two labels, or none of the files exists.
     """
     read = _read(table, group)
-    files = {name: path for name, path in find_files(folder).items() if is_image(name)}
+    unasked = False
+    if group is None and read.group is not None:
+        group, unasked = read.titles[read.group], True
+    files = images_among(find_files(folder))
     loosely = _by_loose_name(files)
     found: dict[str, _Row] = {}
     missing: list[tuple[str, str]] = []
@@ -108,6 +118,10 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         notes.append(f"{what}: they train without one")
     if read.passed:
         notes.append(f"warning: {'; '.join(read.passed[:3])} in {table.name}, and no label for that: give 0 or 1 alone")
+    if len(read.labels) == 1 and not is_image(read.titles[0]):
+        title = read.titles[read.labels[0]]
+        if title.lower() not in _LABEL_COLUMNS:
+            notes.append(f"labels are those of the column {title!r}")
     names = sorted(found)
     keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
@@ -127,6 +141,7 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
         task=task,
         group=group,
         groups=[found[name].group for name in names] if group else None,
+        unasked=unasked,
         single=single,
     )
 
@@ -314,6 +329,10 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
         return next((heading.index(name) for name in names if name in heading), None)
 
     name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
+    if name is None:  # the one column whose cells are names of images
+        name = _only(column for column in range(len(titles)) if _names_images(rows, column))
+    if grouping is None:
+        grouping = _patients(rows, heading, {name, label, split})
     labels = [label] if label is not None else []
     passed: list[str] = []
     if name is not None and label is None:
@@ -326,12 +345,36 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
                 labels.append(column)
             elif all(cell in ("-1", "-1.0") or not _known(cell) for cell in others):
                 passed.append(f"column {titles[column]!r} holds {others[0]} beside 0 and 1")
+    if label is None and len(labels) < 2:  # Finding Labels, KL grade
+        ends = (at for at, title in enumerate(heading) if re.split(r"[\W_]+", title)[-1] in _LABEL_COLUMNS)
+        label = _only(column for column in ends if column not in (name, split, grouping))
+        labels = labels if label is None else [label]
     if name is None or not labels or (label is None and len(labels) < 2):
         raise PocketError(
             f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
             "with the labels 'label' (or give several columns of 0 and 1)"
         )
     return _Table(rows, name, labels, split, grouping, titles, tuple(passed))
+
+
+def _only(columns: Iterable[int]) -> int | None:
+    """Return the one column there is, None where there is another."""
+    found = list(columns)
+    return found[0] if len(found) == 1 else None
+
+
+def _names_images(rows: list[tuple[int, list[str]]], column: int) -> bool:
+    return all(column < len(row) and is_image(row[column].strip()) for _, row in rows)
+
+
+def _patients(rows: list[tuple[int, list[str]]], heading: list[str], taken: set[int | None]) -> int | None:
+    """Return the column of patients of whom some have several images, which would stand on two sides of a split."""
+    for column, title in enumerate(heading):
+        if column not in taken and re.sub("[^a-z]", "", title) in _PATIENT_COLUMNS:
+            cells = [row[column].strip() for _, row in rows if column < len(row) and row[column].strip()]
+            if 1 < len(set(cells)) < len(cells):
+                return column
+    return None
 
 
 def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,9 @@ def _torchvision(name: str, weights: str | Path | None, classes: int | None) -> 
     known = torchvision.models.list_models(module=torchvision.models.detection)
     known = [one for one in known if "mask" not in one and "keypoint" not in one]
     if name not in known:
-        raise PocketError(f"torchvision has no detector {name!r}; it has {', '.join(known)}.")
+        near = difflib.get_close_matches(name, torchvision.models.list_models(module=torchvision.models), n=3)
+        meant = f" Did you mean {' or '.join(TORCHVISION + one for one in near)}?" if near else ""
+        raise PocketError(f"torchvision has no detector {name!r}; it has {', '.join(known)}.{meant}")
     if weights is None:
         raise PocketError(
             f"torchvision:{name} needs weights: download its file and give it as --weights FILE. (Nothing is fetched.)"

@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from ..errors import PocketError
@@ -28,7 +29,7 @@ from .detectors import TORCHVISION, detector_teacher, load_detector
 from .hugging_face import kind_saved, open_classifier
 from .teacher import Teacher, first_logits, has_classes
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _HUB = re.compile(r"(hf-hub|hf_hub|local-dir):.+", re.DOTALL)
 # What leaves numbers as they are, as autograd calls it.
 _FORMS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "ToCopy", "UnsafeView", "Permute", "Transpose", "T")
@@ -53,8 +54,9 @@ def load_teacher(
             - a timm name (``resnet50.a1_in1k``), ``hf-hub:USER/MODEL``, ``local-dir:FOLDER``;
             - a model folder or a run folder of pocketvit; a folder of transformers' (an image classifier or detector);
             - a weights file (.safetensors, or .pth .pt .th holding a state dict) with ``arch``;
-            - ``MODULE:FUNCTION`` that makes the network, with ``weights`` or its own;
-            - a detector: ``torchvision:NAME`` with ``weights``, or a folder of transformers' (see `detectors`);
+            - ``MODULE:FUNCTION`` (or ``FILE.py:FUNCTION``) that makes the network, with ``weights`` or its own;
+            - ``torchvision:NAME`` with ``weights``: one of its classifiers or detectors;
+            - a detector in a folder of transformers' (see `detectors`);
             - an ``nn.Module``, which is copied and left as it is; a `Teacher`, which is returned.
         arch: timm (or our) name of the network whose weights ``spec`` holds.
         weights: a weights file for ``MODULE:FUNCTION``, for a timm name (instead of its own), or for a module.
@@ -77,7 +79,7 @@ def load_teacher(
     about["norm"] = None if norm is None else parse_norm(norm)
     text = "" if isinstance(spec, nn.Module) else str(spec)
     saved = kind_saved(text) if text else None
-    if saved == "ObjectDetection" or text.startswith(TORCHVISION):
+    if saved == "ObjectDetection" or (text.startswith(TORCHVISION) and not _is_torchvision(text)):
         return load_detector(text, weights=weights, classes=classes, **about)
     if isinstance(spec, nn.Module):
         name, module = type(spec).__name__, _copy(spec)
@@ -133,6 +135,8 @@ def _by_text(
 ) -> tuple[str, nn.Module | Teacher, Sequence[str] | None]:
     """Return (name, network, class names if the source has them) for a spec in words."""
     path = Path(text).expanduser()
+    if _is_torchvision(text):
+        return text.removeprefix(TORCHVISION), _from_torchvision(text, weights, input_size), None
     if _HUB.fullmatch(text):
         source, place = text.split(":", 1)
         if source == "local-dir":
@@ -141,6 +145,10 @@ def _by_text(
     if path.is_dir():
         return _folder(path, input_size)
     if path.is_file():
+        if path.suffix == ".py":
+            raise PocketError(
+                f"{path} holds code: name the function or class in it that makes the network, {path}:NAME."
+            )
         if arch is None and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
             return _folder(path, input_size)
         return _from_file(path, arch, input_size, norm, notes)
@@ -211,6 +219,26 @@ def _from_file(
     return path.stem, module, None
 
 
+def _is_torchvision(text: str) -> bool:
+    """Whether a classifier of torchvision's is named."""
+    named = text.removeprefix(TORCHVISION)
+    return named != text and named in torchvision.models.list_models(module=torchvision.models)
+
+
+def _from_torchvision(text: str, weights: str | Path | None, input_size: int | None) -> nn.Module:
+    if weights is None:
+        raise PocketError(f"{text} needs weights: give its file as --weights FILE. (Nothing is fetched.)")
+    state = read_weights(weights)
+    name = text.removeprefix(TORCHVISION)
+    more = {"image_size": input_size} if name.startswith("vit_") and input_size else {}
+    head = list(torchvision.models.get_model(name, weights=None, **more).state_dict())[-1]  # the last one's bias
+    if head not in state:
+        raise PocketError(f"the weights in {weights} are not those of {text}: {head} is missing in the file.")
+    module = torchvision.models.get_model(name, weights=None, num_classes=len(state[head]), **more)
+    load_weights(module, state, weights, text)
+    return module
+
+
 def _from_timm(name: str, input_size: int | None) -> nn.Module:
     base, _, tag = name.partition(".")
     cfg = timm.get_pretrained_cfg(base)
@@ -237,7 +265,11 @@ def _from_hub(text: str) -> nn.Module:
 
 def _call(text: str) -> nn.Module | Teacher:
     """Import MODULE and call FUNCTION without arguments."""
-    module_name, function_name = text.split(":")
+    module_name, function_name = text.rsplit(":", 1)
+    file = Path(module_name).expanduser()
+    if file.suffix == ".py" and file.is_file():  # a file is named, as other tools have it
+        sys.path.insert(0, str(file.resolve().parent))
+        module_name = file.stem
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; the command line's own entry point does not
     try:
