@@ -94,8 +94,8 @@ def images_among(files: dict[str, Path]) -> dict[str, Path]:
 
 def _is_bare_dicom(path: Path) -> bool:
     # A name may be a UID, whose end is a number; DICOMDIR is the list of a disc.
-    if not re.fullmatch(r"(\.\d*)?", path.suffix) or path.name == "DICOMDIR":
-        return False
+    if not re.fullmatch(r"(\.\d*)?", path.suffix) or path.name == "DICOMDIR" or not path.is_file():
+        return False  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
