@@ -117,6 +117,7 @@ def test_students_from_scratch_see_smaller_pictures_first():
     assert share(progressive=0) == 0
     assert share(epochs=10) == share(student="resnet18") == share(stem="concatenated") == 0
     assert share(epochs=10, progressive=0.3) == 0.3
+    assert share(size=96) == 0  # no difference was seen there
     assert share(Compare, teacher="t", methods="kl") == 0
     assert share(match="rkd") == 0
     with pytest.raises(PocketError, match="--progressive"):

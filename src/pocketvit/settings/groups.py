@@ -312,7 +312,7 @@ class Training(Steps, group="training"):
     )  # fmt: skip
     progressive: float | None = setting(
         "share of the steps, the first ones, in pictures of three quarters of the side, which take half the time "
-        "(progressive resizing); by default 0.6 for pocket_ students from scratch, unless --epochs are named",
+        "(progressive resizing); by default 0.6 for pocket_ students of up to 48 px, unless --epochs are named",
         default=None, low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
