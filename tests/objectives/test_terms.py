@@ -90,6 +90,17 @@ def test_every_term_but_minilm_learns_from_a_convolution_network(conv, name):
     assert min(one[name] for one in found[1:]) < found[0][name]
 
 
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "mean_teacher"])
+def test_every_term_but_minilm_learns_from_smaller_pictures(vit, name):
+    """Maps of fewer places are compared with the teacher's of the whole picture, which are shrunk to these."""
+    stepper, found = learn([vit], TermConfig(name, 3.0), steps=4, progressive=0.02)
+    assert min(one[name] for one in found[1:]) < found[0][name]
+    assert stepper.smaller is False  # two steps of a hundred were
+    _, (one,) = learn([vit], TermConfig(name, 3.0), progressive=0.02)
+    _, (other,) = learn([vit], TermConfig(name, 3.0))
+    assert (one["loss"] == other["loss"]) == (name == "minilm")
+
+
 def test_the_loss_is_the_rest_plus_each_term_times_its_weight(conv):
     _, (plain,) = learn([conv])
     _, (found,) = learn([conv], TermConfig("rkd", 0.3), TermConfig("fitnets", 2.0))

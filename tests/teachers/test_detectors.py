@@ -122,8 +122,8 @@ def test_detectors_of_torchvision_are_teachers_and_nothing_is_fetched(tmp_path, 
     name = "fasterrcnn_mobilenet_v3_large_320_fpn"
     with pytest.raises(PocketError, match="give it as --weights FILE"):
         load_teacher(f"torchvision:{name}")
-    with pytest.raises(PocketError, match="torchvision has no detector 'resnet18'"):
-        load_teacher("torchvision:resnet18")
+    with pytest.raises(PocketError, match="torchvision has no detector 'fcos'"):
+        load_teacher("torchvision:fcos")
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
     network.roi_heads.score_thresh = 0.0

@@ -47,7 +47,7 @@ _COMMON = (
 # The same of torchvision, whose names of weights are not timm's.
 _OF_TORCHVISION = (
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s"),
-    *("convnext_tiny", "vit_b_16", "swin_t", "shufflenet_v2_x1_0", "googlenet"),
+    *("convnext_tiny", "vit_b_16", "swin_t", "shufflenet_v2_x1_0"),
 )
 
 

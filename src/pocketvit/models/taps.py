@@ -136,9 +136,7 @@ class Layers:
         shape = self.shapes[name]
         if len(shape) == 3:
             return shape[1], shape[2]
-        patches = shape[0] - self.prefix_of(name)
-        side = round(max(patches, 0) ** 0.5)
-        return (side, side) if side and side * side == patches else None
+        return _square(shape[0] - self.prefix_of(name))
 
     def prefix_of(self, name: str) -> int:
         """Tokens of a layer that stand for no patch: none where a network adds them behind it, as CaiT does."""
@@ -151,13 +149,14 @@ class Layers:
         features = features.float()
         if features.ndim == 4:
             return features.permute(0, 3, 1, 2) if channels_last(self.model) else features
-        grid = self.grid(name)
+        patches = features[:, self.prefix_of(name) :]
+        grid = _square(patches.shape[1])
         if grid is None:
             raise PocketError(
                 f"the {features.shape[1]} tokens of the layer {name!r} of {type(self.model).__name__} make no square "
                 "grid: name a layer that does, or one that returns a map."
             )
-        return features[:, self.prefix_of(name) :].transpose(1, 2).unflatten(2, grid)
+        return patches.transpose(1, 2).unflatten(2, grid)
 
     def _places(self, shape: tuple[int, ...]) -> int:
         return shape[1] * shape[2] if len(shape) == 3 else shape[0] - self.prefix
@@ -188,6 +187,11 @@ def list_layers(model: nn.Module, side: int) -> Layers:
             handle.remove()
         model.train(was_training)
     return Layers(model, shapes)
+
+
+def _square(patches: int) -> tuple[int, int] | None:
+    side = round(max(patches, 0) ** 0.5)
+    return (side, side) if side and side * side == patches else None
 
 
 def channels_last(model: nn.Module) -> bool:

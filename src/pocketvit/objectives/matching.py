@@ -88,7 +88,8 @@ class MapTerm(Term):
     ) -> None:
         super().__init__(student, teacher, pairs)
         self.function, self.form = function, form or (lambda maps: maps)
-        self.grids = [_common_grid(student, teacher, pair) for pair in pairs]
+        self.common = [_common_grid(student, teacher, pair) for pair in pairs]
+        self.grids = self.common
         self.projections = nn.ModuleList(
             project(student.channels(mine), teacher.channels(theirs)) if project else nn.Identity()
             for mine, theirs in pairs
@@ -96,6 +97,8 @@ class MapTerm(Term):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         maps = [self.student.map(pair[0], part) for pair, part in zip(self.pairs, features, strict=True)]
+        # Of smaller pictures (see training.progressive) the student's maps are smaller than when they were listed.
+        self.grids = [_smaller(grid, part.shape[2:]) for grid, part in zip(self.common, maps, strict=True)]
         return [layer(self.form(part)) for layer, part in zip(self.projections, self.shrunk(maps), strict=True)]
 
     def compare(self, student: list[Tensor], teacher: list[Tensor], moment: Moment) -> Tensor:
@@ -230,4 +233,8 @@ def _common_grid(student: Layers, teacher: Layers, pair: Pair) -> tuple[int, int
                 "patches, which make no square grid, so that its places cannot be matched. Name another layer."
             )
         grids.append(grid)
-    return min(grids[0][0], grids[1][0]), min(grids[0][1], grids[1][1])
+    return _smaller(*grids)
+
+
+def _smaller(one: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
+    return min(one[0], other[0]), min(one[1], other[1])

@@ -193,6 +193,11 @@ class FeatureTerms(nn.Module):
         """Whether a term looks at what the student's weight average answers."""
         return "average" in term_needs(self.config)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether pictures may be smaller than those that the layers were listed for."""
+        return not any(isinstance(term, QkvTerm) for term in self.terms)  # as many patches as the teacher's
+
     def forward(self, recorded: dict[str, Tensor]) -> list[list[Tensor]]:
         """Project the student's recorded features, for each term."""
         return [term([recorded[mine] for mine, _ in term.pairs]) for term in self.terms]  # type: ignore[union-attr]

@@ -57,6 +57,11 @@ class Progressive(nn.Module):
         super().__init__()
         self.network, self.smaller, self.small = network, smaller, False
 
+    @property
+    def model(self) -> nn.Module:
+        """The network behind the pixels."""
+        return self.network.model  # type: ignore[return-value]
+
     def forward(self, pixels: torch.Tensor) -> Any:
         if not self.small:
             return self.network(pixels)

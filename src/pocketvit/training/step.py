@@ -52,7 +52,7 @@ class WithFeatures(nn.Module):
     One module, so that several processes share the gradients of the projections too.
     """
 
-    def __init__(self, network: FromPixels, terms: FeatureTerms) -> None:
+    def __init__(self, network: FromPixels | Progressive, terms: FeatureTerms) -> None:
         super().__init__()
         self.network, self.terms = network, terms
         self.taps = Taps(network.model, terms.student_layers, training_only=True)
@@ -100,7 +100,11 @@ class Stepper:
         averaged = None if self.average is None else self.average.module
         self.parts = Parts({"model": model, "ema": averaged, "terms": terms, "optimizer": self.optimizer})
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        forward: nn.Module = FromPixels(model, input)
+        forward: Any = FromPixels(model, input)
+        shrinks = config.progressive and (terms is None or terms.any_size)
+        smaller = smaller_side(model, input[0]) if shrinks else None
+        self._progressive = None if smaller is None else Progressive(forward, smaller)
+        forward = self._progressive or forward
         self._average_forward = None if averaged is None else FromPixels(averaged, input)
         self._taps = None
         if terms is not None:
@@ -109,11 +113,8 @@ class Stepper:
                     "mean_teacher learns from the average of the student's weights, which is not kept: give it a "
                     "decay, as in --ema 0.999."
                 )
-            forward = WithFeatures(forward, terms)  # type: ignore[arg-type]
+            forward = WithFeatures(forward, terms)
             self._taps = forward.taps
-        smaller = smaller_side(model, input[0]) if config.progressive and terms is None else None
-        self._progressive = None if smaller is None else Progressive(forward, smaller)
-        forward = self._progressive or forward
         if world > 1:
             forward = DistributedDataParallel(forward, device_ids=None)
         self.forward = torch.compile(forward) if config.compile else forward
