@@ -124,6 +124,11 @@ def test_students_from_scratch_see_smaller_pictures_first():
         share(match="rkd", progressive=0.5)
     settings, config = decide.decide(Distill(images="x"), images)
     assert decide.decide(settings, images)[1] == config
+    taught = Distill(images="x", teacher="t"), dataclasses.replace(images, classes=("a", "b"))
+    teacher = [load_teacher(create_model("cifar_resnet20", num_classes=2))]  # its layers are the stem, and do not learn
+    settings, whole = decide.decide(*taught, teacher)
+    assert (whole.train.progressive, whole.train.epochs) == (0, 200)
+    assert decide.decide(settings, taught[1], teacher)[1] == whole
     assert config.train.epochs == pytest.approx(
         decide.decide(Distill(images="x", progressive=0), images)[1].train.epochs * 4 / 3, abs=1
     )

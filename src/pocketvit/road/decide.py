@@ -324,6 +324,7 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     """
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
     task_named(dataset.task).refuse(settings, classes)
+    asked = settings
     if settings.student == "auto":
         settings = dataclasses.replace(settings, student=USUAL_STUDENT)
     side = settings.size or view_size(dataset.train)
@@ -343,6 +344,9 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
         network = with_stem(network, teachers[0], view.view_size)
     elif settings.stem == "auto" and teachers and (network.stem == "conv" or dataset.synthetic):
         network = with_usual_stem(network, settings, teachers[0], dataset)
+    if network.stem == "teacher" and train.progressive and getattr(asked, "progressive", None) is None:
+        # Layers that stay as they are do not learn smaller pictures: 71.0 %, whole ones 72.6 (recipes/datafree_cnn.md).
+        return decide(dataclasses.replace(asked, progressive=0.0), dataset, teachers)
     if teachers:
         network = with_usual_start(network, settings, teachers[0], dataset)
     return settings, RunConfig(network, view, labels, loss, train)
