@@ -5,6 +5,7 @@ import shlex
 import numpy as np
 import pytest
 import synthesis_fakes
+import torch
 
 import pocketvit
 from pocketvit.errors import PocketError
@@ -61,6 +62,32 @@ def test_a_plan_draws_hardly_a_picture(network, coloured, tmp_path, monkeypatch)
     plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path, **{**QUICK, "count": 5000, "plan": True})
     assert plan.data["bytes"] > 5000 * 3 * 16**2
     assert len(drawn) < 1000
+
+
+@pytest.mark.parametrize("plan", [False, True])
+def test_a_teacher_of_no_use_is_refused_before_anything_is_written(network, tmp_path, plan):
+    """Also one that this way of making images has nothing to hold on to."""
+    sure = torch.nn.Sequential(network, torch.nn.Softmax(1)).eval()
+    asked = {"teacher_size": 16, "teacher_norm": "none", "out": tmp_path, "plan": plan}
+    for make in (pocketvit.synthesize, lambda **options: pocketvit.distill(data_free=True, **options)):
+        with pytest.raises(PocketError, match="gives probabilities"):
+            make(teacher=sure, **asked)
+        with pytest.raises(PocketError, match="no gradient passes"):
+            make(teacher=_Cut(network).eval(), method="pushed", **asked)
+        with pytest.raises(PocketError, match="TorchScript, whose layers"):
+            make(teacher=torch.jit.trace(network, torch.zeros(1, 3, 16, 16)), method="inverted", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+class _Cut(torch.nn.Module):
+    """A network that no gradient passes through."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.num_classes = network, network.num_classes
+
+    def forward(self, x):
+        return self.network(x).detach()
 
 
 def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes(teacher, coloured, tmp_path):

@@ -21,7 +21,7 @@ from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, Rival, StatisticsCard, gallery, open_bank, read_card
 from ..synthesis.card import FILE
-from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
+from ..synthesis.methods import BEST, SAID, Request, bank_cost, check_request, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes, without_background
@@ -134,6 +134,7 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     if not classes:
         in_common(mapped)  # told now, and not when the images are made
     request = request_of(settings, mapped[0])
+    check_request(mapped[0], request)
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)
     assisted = "" if request.card is None else f", statistics-assisted, NOT data-free: with {request.card.words}"
