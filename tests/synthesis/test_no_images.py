@@ -1,5 +1,6 @@
 """The road without images: what is said, what stands beside the student, and that training saw nothing real."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -62,6 +63,30 @@ def test_a_plan_draws_hardly_a_picture(network, coloured, tmp_path, monkeypatch)
     plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path, **{**QUICK, "count": 5000, "plan": True})
     assert plan.data["bytes"] > 5000 * 3 * 16**2
     assert len(drawn) < 1000
+
+
+def test_a_plan_times_pictures_that_are_there(network, tmp_path, monkeypatch):
+    """Whoever trains and labels does not draw them anew."""
+    take, drawn = Procedural.take, []
+    monkeypatch.setattr(Procedural, "take", lambda row, which: drawn.extend(which) or take(row, which))
+    settings, teacher = Distill(data_free=True, count=500), load_teacher(network, input_size=16, norm="none")
+    source = synthesize_road.promised(dataclasses.replace(settings, teacher=network), [teacher])[0].train
+    before = len(drawn)
+    source.rgb(np.arange(4))
+    once = len(drawn)
+    assert once > before
+    assert source.rgb(np.arange(500)).shape == (500, 16, 16, 3)
+    assert len(drawn) == once
+
+
+def test_what_real_images_stand_behind_is_not_said_to_have_none(network, tmp_path):
+    few = tmp_path / "few.npz"
+    np.savez(few, train_images=Procedural(8, 16).take(np.arange(5)).transpose(0, 2, 3, 1))
+    plan = pocketvit.distill(teacher=network, data=few, out=tmp_path / "runs", plan=True, **QUICK)
+    assert "NOT data-free: with 5 real images" in plan.text
+    teacher = load_teacher(network, input_size=16, norm="none")
+    asked = Distill(data_free=True, count=500, teacher=network, data=few)
+    assert synthesize_road.promised(asked, [teacher])[0].name == "ColourNet-few-images"
 
 
 @pytest.mark.parametrize("plan", [False, True])
