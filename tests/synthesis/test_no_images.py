@@ -48,6 +48,7 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     said = (run.folder / "train.log").read_text(encoding="utf-8")
     for words in ("NOT data-free: made with 5 real images", "from noise alone", "classes were matched by number"):
         assert words in said
+    assert any("on 64 of the images that it learned" in note for note in run.results["notes"])
     assert "NOT data-free: made with 5 real images" in run.report.read_text(encoding="utf-8")
     banks = sorted((tmp_path / "runs" / "shared" / "banks").glob("*/gallery.html"))
     assert len(banks) == 3

@@ -40,7 +40,7 @@ def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()
 
     Pretrained where weights are named, which must be there before anything long is done; where nothing is named, a
     small pretrained one for images of `PHOTOGRAPHS` pixels and more, if it can be had. Else it is `USUAL_STUDENT`, or
-    of a smaller ViT as teacher a size that can start from its weights.
+    of a ViT as teacher that is no larger a size below that can start from its weights.
 
     Raises:
         PocketError: The weights that are named cannot be had.
@@ -62,9 +62,9 @@ def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()
     side = settings.size or view_size(dataset.train)
     shape = (settings.stem, settings.attention, settings.patch, settings.tokens, settings.init_from)
     free = shape == ("auto", "plain", None, 0, None)
-    name = _no_larger(settings, side, teachers)
+    name = _smaller_than(settings, side, teachers)
     usual = dataclasses.replace(settings, student=name)
-    why = f"as its teacher is a ViT smaller than {USUAL_STUDENT} (--student names another)"
+    why = f"as its teacher is a ViT no larger than {USUAL_STUDENT} (--student names another)"
     smaller = [] if name == USUAL_STUDENT else [f"student  {name}, {why}"]
     data_free = getattr(settings, "data_free", False)  # pretrained weights have seen images
     if side < PHOTOGRAPHS or data_free or not free or not task_named(dataset.task).finetunes:
@@ -79,8 +79,11 @@ def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()
     return dataclasses.replace(settings, student=PRETRAINED), [chosen]
 
 
-def _no_larger(settings: Any, side: int, teachers: Sequence[Any]) -> str:
-    """Return `USUAL_STUDENT`, or the largest below it that is no deeper and no wider than a ViT as first teacher."""
+def _smaller_than(settings: Any, side: int, teachers: Sequence[Any]) -> str:
+    """Return `USUAL_STUDENT`, or of a ViT as first teacher that is no larger the next size below.
+
+    It is no deeper and no wider, so that it can start from that one's weights; nor as large, which would be a copy.
+    """
     module = getattr(teachers[0], "module", None) if teachers else None  # stored boxes have none
     try:
         teacher = vit_in(module)
@@ -91,7 +94,8 @@ def _no_larger(settings: Any, side: int, teachers: Sequence[Any]) -> str:
     def fits(name: str) -> bool:
         stem = "patch" if type(teacher.patch_embed) is PatchEmbed else network_of(settings, name, side).stem
         body = LADDER[name].model_args(stem)
-        return body["depth"] <= len(teacher.blocks) and body["embed_dim"] <= teacher.embed_dim
+        mine, theirs = (body["depth"], body["embed_dim"]), (len(teacher.blocks), teacher.embed_dim)
+        return mine != theirs and all(one <= other for one, other in zip(mine, theirs, strict=True))
 
     return next(filter(fits, reversed(sizes)), sizes[0])
 

@@ -166,8 +166,9 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     else:
         notes.append("no test images (--test FOLDER): how good the student is on real ones stays unknown")
     checks = Checks({"train": {"": count}}, sizes={(size, size): count}, modes={"RGB": count})
+    name = f"{mapped[0].name}-{'no' if request.data is None else 'few'}-images"
     dataset = Dataset(
-        f"{mapped[0].name}-{'no' if request.data is None else 'few'}-images", classes, train, None, None if test is None else test.test, tuple(notes), checks,
+        name, classes, train, None, None if test is None else test.test, tuple(notes), checks,
         synthetic=request.method,
     )  # fmt: skip
     task = test.task if test is not None else task_for(mapped[0].kind).name
