@@ -201,6 +201,19 @@ def test_a_torchscript_file_is_converted_too(tmp_path):
     assert set(read_weights(tmp_path / "script-weights.pth")) == {"weight", "bias"}
 
 
+def test_a_torchscript_file_without_its_architecture_is_a_teacher_by_its_three_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 4, 4)), "my-net.pt")
+    with pytest.raises(PocketError) as caught:
+        load_teacher("my-net.pt")
+    name, function = re.search(r"into (\S+)\.py and give --teacher \1:(\w+):", str(caught.value)).groups()
+    (tmp_path / f"{name}.py").write_text(str(caught.value).split("\n\n")[-1])
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    teacher = load_teacher(f"{name}:{function}", input_size=4, norm="none")
+    torch.testing.assert_close(teacher.logits(pixels), network(pixels / 255))
+
+
 def test_wrappers_and_prefixes_are_taken_off(tmp_path):
     state = {"a.weight": torch.ones(2), "a.bias": torch.zeros(1)}
     prefixed = {f"module.{key}": value for key, value in state.items()}

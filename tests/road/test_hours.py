@@ -112,6 +112,8 @@ def test_a_short_time_has_a_small_student():
     assert chosen("1min")[0].student == "pocket_xxs"
     assert "in so short a time it learns more than pocket_s" in chosen("1min")[1][0]
     assert chosen("0.5min")[0].student == "pocket_xxs"  # the others have no epoch
+    small = dataclasses.replace(settings("1min"), student="pocket_xs")  # which a small teacher has
+    assert fill_with_student(small, [Training("train")], state_of, 25_000, 32)[0].student == "pocket_xxs"
     assert chosen("1min", side=96)[0].student == "pocket_s"  # not measured
     with pytest.raises(PocketError, match="too short"):
         chosen("0.1min")

@@ -18,7 +18,7 @@ from pocketvit.models import create_model, create_student, hub, save_model
 from pocketvit.models.conv_stem import ConvEmbed
 from pocketvit.models.selection import select_weights
 from pocketvit.road import students
-from pocketvit.road.decide import decide_model
+from pocketvit.road.decide import decide, decide_model
 from pocketvit.road.students import PRETRAINED, choose_student, make_network, start_network
 from pocketvit.settings import Distill, Train
 from pocketvit.sources import open_images
@@ -78,6 +78,25 @@ def test_a_named_student_without_a_hub_is_told_before_anything_long(photos, tmp_
     monkeypatch.setattr(Stepper, "take", None)
     with pytest.raises(PocketError, match=r"--student vit_tiny.*cannot be reached.*learns from scratch, which with 48"):
         pocketvit.distill(str(photos), teacher=Own(), out=str(tmp_path), student=PRETRAINED)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "chosen"),
+    [
+        ("pocket_m", "conv", "pocket_s"),
+        ("pocket_s", "conv", "pocket_xs"),  # as large would be a copy
+        ("pocket_xs", "conv", "pocket_xxs"),
+        ("pocket_xxs", "patch", "pocket_xxs"),
+        ("cifar_resnet20", "", "pocket_s"),  # convolutions say nothing of a ViT's size
+    ],
+)
+def test_a_student_is_smaller_than_a_vit_that_teaches_it(photos, name, stem, chosen):
+    teacher = load_teacher(create_model(name, num_classes=3, image_size=16, **({"stem": stem} if stem else {})).eval())
+    decided, said = choose_student(Distill(images=str(photos), teacher=Own()), open_images(str(photos)), [teacher])
+    assert decided.student == chosen
+    assert bool(said) == (chosen != "pocket_s")
+    begun = decide(decided, open_images(str(photos)), [teacher])[1].network
+    assert begun.init_from == ("teacher" if stem == "conv" else None)
 
 
 def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, pretrained, offline, monkeypatch):

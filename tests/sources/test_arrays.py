@@ -10,7 +10,7 @@ import pytest
 
 import pocketvit.sources.arrays as arrays_module
 from pocketvit import PocketError
-from pocketvit.sources import open_images
+from pocketvit.sources import open_images, open_test_images
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 
@@ -135,6 +135,20 @@ def test_sources_can_be_sent_to_another_process():
 def test_files_that_cannot_be_used_say_why(npz, arrays, message):
     with pytest.raises(PocketError, match=message):
         open_images(npz(**arrays))
+
+
+def test_a_file_of_test_images_alone_is_for_testing(npz):
+    beside = {"val_images": some(3, seed=1), "val_labels": labels(3)}
+    for others in ({}, beside):
+        alone = npz(test_images=some(6), test_labels=labels(6), **others)
+        found = open_test_images(alone)
+        assert np.array_equal(found.test.rgb(np.arange(len(found.test))), some(6))
+        assert found.test.split == "test"
+        with pytest.raises(PocketError, match=r"expected train_images .*--test .*\.npz"):
+            open_images(alone)
+    given = open_images(npz("train.npz", train_images=some(8, seed=2), train_labels=labels(8)), test=alone)
+    assert len(given.test) == 9
+    assert given.test.name == "cells"
 
 
 def test_a_damaged_file_says_so(npz, tmp_path):

@@ -1,10 +1,12 @@
 """The road without images: what is said, what stands beside the student, and that training saw nothing real."""
 
+import dataclasses
 import shlex
 
 import numpy as np
 import pytest
 import synthesis_fakes
+import torch
 
 import pocketvit
 from pocketvit.errors import PocketError
@@ -46,6 +48,7 @@ def test_a_student_without_images_stands_beside_one_from_noise(network, coloured
     said = (run.folder / "train.log").read_text(encoding="utf-8")
     for words in ("NOT data-free: made with 5 real images", "from noise alone", "classes were matched by number"):
         assert words in said
+    assert any("on 64 of the images that it learned" in note for note in run.results["notes"])
     assert "NOT data-free: made with 5 real images" in run.report.read_text(encoding="utf-8")
     banks = sorted((tmp_path / "runs" / "shared" / "banks").glob("*/gallery.html"))
     assert len(banks) == 3
@@ -61,6 +64,56 @@ def test_a_plan_draws_hardly_a_picture(network, coloured, tmp_path, monkeypatch)
     plan = pocketvit.distill(teacher=network, test=coloured, out=tmp_path, **{**QUICK, "count": 5000, "plan": True})
     assert plan.data["bytes"] > 5000 * 3 * 16**2
     assert len(drawn) < 1000
+
+
+def test_a_plan_times_pictures_that_are_there(network, tmp_path, monkeypatch):
+    """Whoever trains and labels does not draw them anew."""
+    take, drawn = Procedural.take, []
+    monkeypatch.setattr(Procedural, "take", lambda row, which: drawn.extend(which) or take(row, which))
+    settings, teacher = Distill(data_free=True, count=500), load_teacher(network, input_size=16, norm="none")
+    source = synthesize_road.promised(dataclasses.replace(settings, teacher=network), [teacher])[0].train
+    before = len(drawn)
+    source.rgb(np.arange(4))
+    once = len(drawn)
+    assert once > before
+    assert source.rgb(np.arange(500)).shape == (500, 16, 16, 3)
+    assert len(drawn) == once
+
+
+def test_what_real_images_stand_behind_is_not_said_to_have_none(network, tmp_path):
+    few = tmp_path / "few.npz"
+    np.savez(few, train_images=Procedural(8, 16).take(np.arange(5)).transpose(0, 2, 3, 1))
+    plan = pocketvit.distill(teacher=network, data=few, out=tmp_path / "runs", plan=True, **QUICK)
+    assert "NOT data-free: with 5 real images" in plan.text
+    teacher = load_teacher(network, input_size=16, norm="none")
+    asked = Distill(data_free=True, count=500, teacher=network, data=few)
+    assert synthesize_road.promised(asked, [teacher])[0].name == "ColourNet-few-images"
+
+
+@pytest.mark.parametrize("plan", [False, True])
+def test_a_teacher_of_no_use_is_refused_before_anything_is_written(network, tmp_path, plan):
+    """Also one that this way of making images has nothing to hold on to."""
+    sure = torch.nn.Sequential(network, torch.nn.Softmax(1)).eval()
+    asked = {"teacher_size": 16, "teacher_norm": "none", "out": tmp_path, "plan": plan}
+    for make in (pocketvit.synthesize, lambda **options: pocketvit.distill(data_free=True, **options)):
+        with pytest.raises(PocketError, match="gives probabilities"):
+            make(teacher=sure, **asked)
+        with pytest.raises(PocketError, match="no gradient passes"):
+            make(teacher=_Cut(network).eval(), method="pushed", **asked)
+        with pytest.raises(PocketError, match="TorchScript, whose layers"):
+            make(teacher=torch.jit.trace(network, torch.zeros(1, 3, 16, 16)), method="inverted", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+class _Cut(torch.nn.Module):
+    """A network that no gradient passes through."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.num_classes = network, network.num_classes
+
+    def forward(self, x):
+        return self.network(x).detach()
 
 
 def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes(teacher, coloured, tmp_path):

@@ -108,10 +108,16 @@ def _conversion(path: Path) -> str:
     target = path.with_name(path.stem + "-weights.pth").as_posix()
     if _is_script(path):
         load, what = f"torch.jit.load({path.as_posix()!r}, map_location='cpu')", "is a TorchScript program"
+        module = path.stem if path.stem.isidentifier() else "scripted"
+        alone = (
+            f" Or, where only this file is left, write these three lines into {module}_teacher.py and give --teacher "
+            f"{module}_teacher:load:\n\nimport torch\ndef load():\n    return {load}"
+        )
     else:
         key = _wrapper_key(path)
         part = f"[{key!r}]" if key else ""
         load = f"torch.load({path.as_posix()!r}, map_location='cpu', weights_only=False){part}"
+        alone = ""
         what = "holds Python objects, not only weights (torch.save(model)?)"
     return (
         f"{path} {what}: reading it would run code from it, so it was not read. If you trust where it comes from, run "
@@ -120,7 +126,7 @@ def _conversion(path: Path) -> str:
         f"model = {load}\n"
         f"torch.save(model.state_dict() if hasattr(model, 'state_dict') else model, {target!r})\n\n"
         f"and give {target} with its architecture: --arch NAME (of timm), or with the function that makes the network: "
-        f"--teacher MODULE:FUNCTION --weights {target}."
+        f"--teacher MODULE:FUNCTION --weights {target}.{alone}"
     )
 
 

@@ -40,7 +40,7 @@ def select_weights(student: nn.Module, larger: nn.Module) -> str:
     Raises:
         PocketError: One of both is no such ViT, or the larger one is smaller in some way.
     """
-    small, big = _vit(student, "the student"), _vit(larger, "the network to start from")
+    small, big = vit_in(student, "the student"), vit_in(larger, "the network to start from")
     names = ("blocks", "channels", "channels of attention", "channels of the MLP")
     for name, wanted, there in zip(names, _sizes(small), _sizes(big), strict=True):
         if wanted > there:
@@ -61,8 +61,12 @@ def select_weights(student: nn.Module, larger: nn.Module) -> str:
     return ", ".join(part for part in taken if part)
 
 
-def _vit(module: nn.Module, what: str) -> Any:
-    """Return a ViT whose blocks have one attention and one plain MLP, or that in the body of a detector."""
+def vit_in(module: nn.Module | None, what: str = "the teacher") -> Any:
+    """Return a ViT whose blocks have one attention and one plain MLP, or that in the body of a detector.
+
+    Raises:
+        PocketError: It is no such ViT; ``what`` says which network.
+    """
     model: Any = getattr(module, "body", module)
     blocks = model.blocks if isinstance(model, VisionTransformer) else ()
     if len(blocks) and all(_plain(block) for block in blocks):

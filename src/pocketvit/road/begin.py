@@ -35,7 +35,7 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import USUAL_STUDENT, decide, view_size
+from .decide import decide, view_size
 from .folds import check_folds
 from .hours import as_before, fill_hours, fill_with_student, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
@@ -202,7 +202,7 @@ def begin(
     settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
     open_ = getattr(settings, "student", None) == "auto" and not getattr(settings, "fit", None)
     if hasattr(settings, "student"):
-        settings, told = choose_student(settings, dataset)
+        settings, told = choose_student(settings, dataset, specs)
         notes = [*notes, *told]
     if getattr(settings, "time", None) is not None:
         if settings.resume:
@@ -212,7 +212,7 @@ def begin(
             def state_of(trial: Any) -> Walk:
                 return _trial(trial, dataset, specs, decide_all)
 
-            if open_ and settings.student == USUAL_STUDENT:
+            if open_ and settings.student in LADDER:
                 images, side = len(dataset.train), settings.size or view_size(dataset.train)
                 settings, told = fill_with_student(settings, stages, state_of, images, side)
                 notes = [*notes, *told]

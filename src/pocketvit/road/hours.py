@@ -85,7 +85,9 @@ def fill_with_student(
         images: For training.
         side: Of the views in pixels; small ones alone were measured.
     """
-    sizes = (USUAL_STUDENT, *SMALLER) if side <= SMALL else (USUAL_STUDENT,)
+    usual = USUAL_STUDENT if settings.student == "auto" else settings.student
+    smaller = SMALLER[SMALLER.index(usual) + 1 :] if usual in SMALLER else SMALLER
+    sizes = (usual, *smaller) if side <= SMALL else (usual,)
     refused, filled = None, None
     for name in sizes:
         try:
@@ -98,10 +100,10 @@ def fill_with_student(
     if filled is None:
         assert refused is not None
         raise refused
-    if filled.student == USUAL_STUDENT:
+    if filled.student == usual:
         return filled, []
     return filled, [
-        f"student  {filled.student}: in so short a time it learns more than {USUAL_STUDENT} (--student names another)"
+        f"student  {filled.student}: in so short a time it learns more than {usual} (--student names another)"
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ..config import LabelConfig, ViewConfig
 from ..errors import PocketError
 from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
-from ..sources import Dataset, open_images, pack_dataset
+from ..sources import Dataset, open_images, open_test_images, pack_dataset
 from ..sources.base import Source
 from ..sources.packing import bound_for, pack_bytes
 from ..sources.subset import Subset, balanced, few_labelled, repeated
@@ -204,14 +203,12 @@ def open_test(settings: Any, kind: str) -> Dataset | None:
     """
     if getattr(settings, "test", None) is None:
         return None
-    found = open_images(settings.test, window=settings.window, val_fraction=0, progress=False)
+    found = open_test_images(settings.test, window=settings.window)
     if task_named(found.task).kind != kind:
         raise settings.refused(
             "test", f"the teacher is one for {task_for(kind).name} and these images are for {found.task}. Give others"
         )
-    scored = copy.copy(found.test or found.train)
-    scored.split = "test"
-    return dataclasses.replace(found, test=scored)
+    return found
 
 
 def tell_dataset(dataset: Dataset) -> None:

@@ -21,7 +21,7 @@ from ..views.preprocessing import Preprocessing
 from .base import Cost, Stage, Walk
 from .images import Road
 from .rounding import USUAL, Rounding, write_int8
-from .train import calibrate, follow_teachers
+from .train import FOLLOWED, calibrate, follow_teachers
 
 log = logging.getLogger("pocketvit")
 
@@ -117,9 +117,10 @@ class Ship(Stage):
                 walk.calibrated.add(key)
         if "student" not in walk.calibrated and follow_teachers(student, road, side, walk.tutors):
             walk.networks["uncalibrated"] = copy.deepcopy(student)
+            looked_at = min(FOLLOWED, len(road.dataset.train))
             walk.notes.append(
                 "no labels were free to fit a temperature on: the student is as sure as its teachers are, and names "
-                "each class about as often, on 500 of the images that it learned"
+                f"each class about as often, on {looked_at:,} of the images that it learned"
             )
         rounding = walk.rounding or USUAL
         kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)

@@ -10,21 +10,23 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import nn
 
 from ..config import NetworkConfig, RunConfig
 from ..errors import PocketError
+from ..models import LADDER
 from ..models.inputs import input_stats
 from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
-from ..models.selection import select_weights
+from ..models.selection import select_weights, vit_in
 from ..settings import listed
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
-from .decide import USUAL_STUDENT, view_size
+from .decide import USUAL_STUDENT, network_of, view_size
 from .images import Road
 from .starts import TEACHER
 
@@ -33,11 +35,12 @@ SMALL = 7_000_000  # parameters up to which a network is a student's size: pocke
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 
 
-def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
+def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, list[str]]:
     """Return the settings with a student, and what is to be said of its weights.
 
     Pretrained where weights are named, which must be there before anything long is done; where nothing is named, a
-    small pretrained one for images of `PHOTOGRAPHS` pixels and more, if it can be had.
+    small pretrained one for images of `PHOTOGRAPHS` pixels and more, if it can be had. Else it is `USUAL_STUDENT`, or
+    of a ViT as teacher that is no larger a size below that can start from its weights.
 
     Raises:
         PocketError: The weights that are named cannot be had.
@@ -59,17 +62,42 @@ def choose_student(settings: Any, dataset: Dataset) -> tuple[Any, list[str]]:
     side = settings.size or view_size(dataset.train)
     shape = (settings.stem, settings.attention, settings.patch, settings.tokens, settings.init_from)
     free = shape == ("auto", "plain", None, 0, None)
-    usual = dataclasses.replace(settings, student=USUAL_STUDENT)
+    name = _smaller_than(settings, side, teachers)
+    usual = dataclasses.replace(settings, student=name)
+    why = f"as its teacher is a ViT no larger than {USUAL_STUDENT} (--student names another)"
+    smaller = [] if name == USUAL_STUDENT else [f"student  {name}, {why}"]
     data_free = getattr(settings, "data_free", False)  # pretrained weights have seen images
     if side < PHOTOGRAPHS or data_free or not free or not task_named(dataset.task).finetunes:
-        return usual, []
+        return usual, smaller
     try:
         load_teacher(PRETRAINED)
     except PocketError:
         cost = _from_scratch(len(dataset.train), settings)
-        return usual, [f"student  {USUAL_STUDENT}, as no pretrained one can be had without the hub: {cost}"]
+        told = f"student  {name}, as no pretrained one can be had without the hub: {cost}"
+        return usual, [told, *smaller]
     chosen = f"student  {PRETRAINED}: its pretrained weights (Apache-2.0), under a new head (--student names another)"
     return dataclasses.replace(settings, student=PRETRAINED), [chosen]
+
+
+def _smaller_than(settings: Any, side: int, teachers: Sequence[Any]) -> str:
+    """Return `USUAL_STUDENT`, or of a ViT as first teacher that is no larger the next size below.
+
+    It is no deeper and no wider, so that it can start from that one's weights; nor as large, which would be a copy.
+    """
+    module = getattr(teachers[0], "module", None) if teachers else None  # stored boxes have none
+    try:
+        teacher = vit_in(module)
+    except PocketError:  # it is of another kind
+        return USUAL_STUDENT
+    sizes = list(LADDER)[: 1 + list(LADDER).index(USUAL_STUDENT)]
+
+    def fits(name: str) -> bool:
+        stem = "patch" if type(teacher.patch_embed) is PatchEmbed else network_of(settings, name, side).stem
+        body = LADDER[name].model_args(stem)
+        mine, theirs = (body["depth"], body["embed_dim"]), (len(teacher.blocks), teacher.embed_dim)
+        return mine != theirs and all(one <= other for one, other in zip(mine, theirs, strict=True))
+
+    return next(filter(fits, reversed(sizes)), sizes[0])
 
 
 def _from_scratch(images: int, settings: Any) -> str:

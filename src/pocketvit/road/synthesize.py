@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
-from ..files import locked, sha256_of
+from ..files import counted, locked, sha256_of
 from ..settings import listed
 from ..sources import Checks, Dataset, Source, open_images, pack_dataset
 from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Candidates, Rival, StatisticsCard, gallery, open_bank, read_card
 from ..synthesis.card import FILE
-from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
+from ..synthesis.methods import BEST, SAID, Request, bank_cost, check_request, make_bank, words
 from ..tasks import task_for
 from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes, without_background
@@ -40,14 +40,19 @@ COUNT = 20_000  # images of 32 px that are made by default
 A_CLASS = 5  # at least, however large they are
 LAYOUTS = 200  # that are optimized for layouts of boxes: each takes long, and shows many objects
 FEW_OF = 20  # classes of a teacher for each that is asked for, from which made pictures teach little
+DRAWN = 8  # pictures that stand for all of them, before these are made
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
 class Promised(Source):
-    """Images that are still to be made: it stands for them in plans and choices, and shows unchosen pictures."""
+    """Images that are still to be made: it stands for them in plans and choices, and shows a few unchosen pictures.
+
+    They are drawn once, for they will lie ready when what is timed with them is done.
+    """
 
     def __init__(self, row: Candidates, count: int, name: str) -> None:
         self.row = row
+        self._drawn: np.ndarray | None = None
         super().__init__(
             name=name, split="train", classes=(), ids=np.arange(count, dtype=np.uint64),
             targets=np.full(count, -1, np.int64), names=[str(number) for number in range(count)], window=None,
@@ -59,7 +64,9 @@ class Promised(Source):
         return np.tile(shape, (len(self), 1)), np.zeros(len(self), np.uint8)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, Any]:
-        return self.row.take(np.array([position]))[0].transpose(1, 2, 0), -1
+        if self._drawn is None:
+            self._drawn = self.row.take(np.arange(DRAWN)).transpose(0, 2, 3, 1)
+        return self._drawn[position % DRAWN], -1
 
 
 def method_for(settings: Any, teacher: Teacher) -> str:
@@ -134,10 +141,12 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     if not classes:
         in_common(mapped)  # told now, and not when the images are made
     request = request_of(settings, mapped[0])
+    check_request(mapped[0], request)
     count, size = request.images, mapped[0].input_size
     train = Promised(request.row(size), count, mapped[0].name)
     assisted = "" if request.card is None else f", statistics-assisted, NOT data-free: with {request.card.words}"
-    notes = [f"the images are made from the teacher {mapped[0].name} ({request.method}){assisted}"]
+    real = "" if request.data is None else f", NOT data-free: with {counted(len(request.data), 'real image')}"
+    notes = [f"the images are made from the teacher {mapped[0].name} ({request.method}){assisted}{real}"]
     if settings.method == "auto" and request.method != "drawn":
         notes.append("--method drawn takes a fraction of the time, and teaches detectors far less (docs/datafree.md)")
     if len(mapped) > 1:
@@ -157,8 +166,9 @@ def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[
     else:
         notes.append("no test images (--test FOLDER): how good the student is on real ones stays unknown")
     checks = Checks({"train": {"": count}}, sizes={(size, size): count}, modes={"RGB": count})
+    name = f"{mapped[0].name}-{'no' if request.data is None else 'few'}-images"
     dataset = Dataset(
-        f"{mapped[0].name}-no-images", classes, train, None, None if test is None else test.test, tuple(notes), checks,
+        name, classes, train, None, None if test is None else test.test, tuple(notes), checks,
         synthetic=request.method,
     )  # fmt: skip
     task = test.task if test is not None else task_for(mapped[0].kind).name

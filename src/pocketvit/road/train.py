@@ -47,7 +47,7 @@ Evaluate = Callable[[nn.Module], dict[str, Any]]
 """From a network to what an epoch's line of metrics says of it on the validation split."""
 
 GATE = "gate.json"  # in a student's folder: what weighs its teachers, for who trains on without them
-_FOLLOWED = 500  # images on which a student's confidence is compared with its teachers'
+FOLLOWED = 500  # images on which a student's confidence is compared with its teachers'
 
 
 def train_network(
@@ -197,7 +197,7 @@ def follow_teachers(model: nn.Module, road: Road, input: Input, teachers: Sequen
     source = road.dataset.train
     if not teachers or road.task.kind != "softmax" or not len(source) or not _scalable(model):
         return False
-    some = Subset(source, np.unique(np.linspace(0, len(source) - 1, _FOLLOWED).astype(np.int64)))
+    some = Subset(source, np.unique(np.linspace(0, len(source) - 1, FOLLOWED).astype(np.int64)))
     expected = road.task.merged([probabilities_of(teacher, road, some) for teacher in teachers])
     heads = predict_logits(model, road.pixels(some), road.view, input)
     fitted = [fit_answers(head, expected) for head in heads]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "decode",
     "open_folds",
     "open_images",
+    "open_test_images",
     "pack_dataset",
     "per_image",
     "to_rgb8",
@@ -83,6 +86,31 @@ def open_images(
     listing = find_all(images, labels, group, **beside)
     dataset = assemble(listing, val_fraction=val_fraction, seed=seed, window=window, progress=progress, memory=memory)
     return dataset if tile is None else tile_dataset(dataset, tile)
+
+
+def open_test_images(images: Any, *, window: tuple[float, float] | None = None) -> Dataset:
+    """Open images that are not learned from: of the dataset that is returned, ``test`` is what is scored.
+
+    Args:
+        images, window: As for `open_images`. Their test split is scored where there is one, else all of them.
+
+    Raises:
+        PocketError: They cannot be used.
+    """
+    if isinstance(images, Dataset):
+        found = images
+    else:
+        listing = find_images(images, None, None)
+        if "train" not in listing.splits:  # nothing is to be learned of them; "" leaves images out
+            scored = "test" if "test" in listing.splits else "val"
+            listing.splits = ["train" if split == scored else "" for split in listing.splits]
+            listing.single = ""
+        if listing.single:
+            raise PocketError(listing.single)
+        found = assemble(listing, val_fraction=0, seed=0, window=window, progress=False)
+    test = copy.copy(found.test or found.train)
+    test.split = "test"
+    return dataclasses.replace(found, test=test)
 
 
 def find_all(images: Any, labels: str | Path | None, group: str | None, **beside: Any) -> Listing:

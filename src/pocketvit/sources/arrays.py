@@ -58,11 +58,10 @@ def list_npz(path: Path) -> Listing:
             )
         with np.load(path, allow_pickle=False) as archive:
             found = set(archive.files)
-            if "train_images" not in found:
-                keys = ", ".join(sorted(found)[:6]) or "nothing"
-                raise PocketError(
-                    f"{path} holds {keys}: expected train_images and train_labels (and val_, test_), as MedMNIST has"
-                )
+            keys = ", ".join(sorted(found)[:6]) or "nothing"
+            expected = f"{path} holds {keys}: expected train_images and train_labels (and val_, test_), as MedMNIST has"
+            if not found & {f"{split}_images" for split in SPLITS}:
+                raise PocketError(expected)
             splits: dict[str, Split] = {}
             for split in SPLITS:
                 if f"{split}_images" in found:
@@ -80,6 +79,8 @@ def list_npz(path: Path) -> Listing:
     except MemoryError as error:
         raise PocketError(f"{path} does not fit into memory: use a folder of images instead") from error
     listing = list_arrays(path.stem, splits, classes or _names(path.stem, splits))
+    if "train" not in splits:
+        listing.single = f"{expected}. Images for a test stand beside others: --test {path}"
     if synthetic:  # a bank of `pocketvit synthesize`
         listing.name, listing.synthetic = path.absolute().parent.name, synthetic
         listing.notes.append(f"synthetic images, {synthetic}")

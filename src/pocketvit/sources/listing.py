@@ -31,8 +31,8 @@ class Listing:
         unasked: whether nobody named that column: given splits that part a group are then kept, and warned of.
         whose: whose the given splits are, to be said; by default the name's.
         named: by split, the name of the set that it is of, where that is another one.
-        single: why nothing can be learned of these images alone, where all of them are of one class; a test split may
-            be.
+        single: why nothing can be learned of these images alone, where all of them are of one class or none is for
+            training; a test split may be so.
     """
 
     name: str

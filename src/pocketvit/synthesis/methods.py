@@ -17,11 +17,13 @@ from ..teachers import Teacher
 from .bank import Bank, provenance
 from .candidates import Candidates, Mixed, Noise, RealImages, sample_photograph
 from .card import StatisticsCard
+from .check import check_teacher, require_gradient
 from .contest import GenerationConfig
 from .drawn import DrawnConfig, bank_bytes, draw_bank
 from .generation import generate_bank, generation_bytes, generation_seconds
 from .generator import Network
 from .inversion import InversionConfig, invert_bank
+from .priors import Priors
 from .procedural import Procedural
 from .pruning import cost_share, why_dense
 from .rival import Rival
@@ -139,6 +141,21 @@ class Request:
         steps = _PUSHES if self.method == "pushed" else 0
         looked_at = 1.0 if self.method == "noise" else DrawnConfig.looked_at
         return DrawnConfig(self.images, looked_at=looked_at, steps=steps, seed=self.seed)
+
+
+def check_request(teacher: Teacher, request: Request) -> None:
+    """Try in seconds, and before anything is written, whether such images can be made from a teacher.
+
+    Raises:
+        PocketError: They cannot; the message says why.
+    """
+    check = check_teacher(teacher)
+    if request.method in ("pushed", *OPTIMIZED):
+        require_gradient(check, teacher)
+    if request.method in OPTIMIZED:
+        chosen = request.generation() if request.method == "generated" else request.inversion(teacher.kind)
+        with Priors(teacher, chosen.priors, request.card):
+            pass
 
 
 def make_bank(folder: Path | str, teacher: Teacher, request: Request, *, progress: bool = True) -> Bank:

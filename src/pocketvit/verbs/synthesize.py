@@ -18,7 +18,7 @@ def synthesize(settings: Synthesize) -> Outcome:
     from ..road.begin import check_device
     from ..road.synthesize import chosen_classes, request_of, rival_of
     from ..synthesis import gallery
-    from ..synthesis.methods import bank_cost, make_bank, words
+    from ..synthesis.methods import bank_cost, check_request, make_bank, words
     from ..training.distributed import join_processes
 
     check_device(settings.device)
@@ -29,6 +29,7 @@ def synthesize(settings: Synthesize) -> Outcome:
     teacher = chosen_classes(load_teachers(settings, specs, str(device))[0], settings.classes)
     rival = rival_of(settings.rival, teacher)
     request = dataclasses.replace(request_of(settings, teacher), seed=settings.seed, rival=rival)
+    check_request(teacher, request)
     told = [f"teacher  {teacher.described}, {teacher.num_outputs} classes", *teacher.notes]
     if settings.plan:
         seconds, size = bank_cost(teacher, request)
