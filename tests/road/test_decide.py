@@ -119,9 +119,10 @@ def test_students_from_scratch_see_smaller_pictures_first():
     assert share(epochs=10, progressive=0.3) == 0.3
     assert share(size=96) == 0  # no difference was seen there
     assert share(Compare, teacher="t", methods="kl") == 0
-    assert share(match="rkd") == 0
+    assert share(match="rkd") == 0.6
+    assert share(match="minilm") == 0  # patches one to one
     with pytest.raises(PocketError, match="--progressive"):
-        share(match="rkd", progressive=0.5)
+        share(match="minilm", progressive=0.5)
     settings, config = decide.decide(Distill(images="x"), images)
     assert decide.decide(settings, images)[1] == config
     taught = Distill(images="x", teacher="t"), dataclasses.replace(images, classes=("a", "b"))

@@ -32,6 +32,7 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
 from ..views.synthetic import hard_views
+from .smaller import SMALL, SMALLER_FIRST, progressive_for
 from .starts import NONE, with_usual_start
 from .stems import with_stem, with_usual_stem
 
@@ -40,10 +41,7 @@ IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
 MOST_EPOCHS = 200
 VIEWS = 10
 USUAL_STUDENT = "pocket_s"
-SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
 WORN, HARD = 4, 1 / 3  # times that each of two stored views at most is seen, from which so many epochs are the labels'
-PROGRESSIVE = 0.6  # share of the steps in smaller pictures: before the learning rate goes down
-SMALLER_FIRST = 4 / 3  # so many times the images take as long then
 GATED = 100  # labelled validation images from which a gate is fitted to several teachers
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
 
@@ -207,24 +205,6 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         balance=getattr(settings, "balance", "none"), precision=settings.precision,
         compile=settings.compile, seed=getattr(settings, "seed", 0),
     )  # fmt: skip
-
-
-def progressive_for(settings: Any, task: Task, name: str, *, small: bool) -> float:
-    """Return the share of the run in smaller pictures: as asked, or `PROGRESSIVE` for students of small ones.
-
-    CIFAR-10, 10,000 images by their labels, pocket_xs, equal time: 78.2 % with it, 75.9 without. 800 photographs of 128
-    px, pocket_s, equal time: 75.7 and 76.3, no difference seen (recipes/ladder.md). Features are matched, and methods
-    compared, in pictures of one size; whoever names epochs means whole ones.
-    """
-    asked = getattr(settings, "progressive", None)
-    if asked is None:
-        one = task.finetunes and not hasattr(settings, "methods") and not getattr(settings, "terms", ())
-        one = one and (settings.epochs is None or getattr(settings, "time", None) is not None)
-        fits = name in LADDER and small and settings.stem not in ("concatenated", "coadvise")
-        return PROGRESSIVE if one and fits else 0.0
-    if asked and getattr(settings, "terms", ()):
-        raise settings.refused("progressive", "features are matched in pictures of one size. Leave one of them away")
-    return asked
 
 
 def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:

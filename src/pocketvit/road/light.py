@@ -20,8 +20,9 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
 from ..views import Views
-from .decide import SMALLER_FIRST, class_weights
+from .decide import class_weights
 from .images import Road
+from .smaller import SMALLER_FIRST
 from .train import train_network
 
 log = logging.getLogger("pocketvit")
