@@ -173,7 +173,7 @@ class _Run:
         if changed and self.config.schedule != "wsd":
             raise PocketError(
                 f"{self.folder} was trained with the schedule {self.config.schedule}, whose learning rate has gone "
-                "down for the length that was planned: it cannot be extended. Train anew with --schedule wsd."
+                "down for the length that was planned: it cannot be extended. Train anew, with --hours."
             )
         return bool(changed)
 
