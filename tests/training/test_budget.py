@@ -123,7 +123,7 @@ def test_an_unfinished_run_is_extended_from_where_it_is(tmp_path, monkeypatch):
 
 def test_a_cosine_cannot_be_extended_and_nothing_can_be_shortened(tmp_path):
     train(tmp_path / "cosine", epochs=1)
-    with pytest.raises(PocketError, match="Train anew with --schedule wsd"):
+    with pytest.raises(PocketError, match="Train anew, with --hours"):
         train(tmp_path / "cosine", epochs=2, resume=True)
     train(tmp_path / "wsd", epochs=2, schedule="wsd")
     with pytest.raises(PocketError, match="epochs was 2, now 1"):
