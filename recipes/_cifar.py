@@ -1,4 +1,4 @@
-"""CIFAR-10 and the published network for it, as two recipes take them from one folder."""
+"""CIFAR-10 and the published network for it, as recipes take them from one folder."""
 
 from __future__ import annotations
 

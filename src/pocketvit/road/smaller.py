@@ -8,7 +8,7 @@ from ..models import LADDER
 from ..tasks import Task
 
 SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
-SMALLER_FIRST = 4 / 3  # so many times the images take as long as whole ones
+SMALLER_FIRST = 4 / 3  # times as many images take as long as they would whole
 _SHARE = 0.6  # of the steps: smaller pictures end before the learning rate goes down
 
 

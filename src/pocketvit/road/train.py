@@ -32,6 +32,7 @@ from ..training import fit
 from ..training.feed import Feed
 from ..training.precision import choose_precision
 from ..training.predict import predict_logits
+from ..training.progressive import smaller_side
 from ..training.step import FromPixels, Input, Loss
 from ..views import Views
 from .answering import network_answers, probabilities_of, road_answers
@@ -94,6 +95,8 @@ def train_network(
     if kept:
         log.info("         %s", kept)
     side = input or input_of(config.network, model, road)
+    if train.progressive and smaller_side(model, side[0]) is None:
+        log.info("         this network takes pictures of one size: it sees whole ones throughout")
     model.to(road.device)
     terms = FeatureTerms(config.loss, model, side[0], teachers) if config.loss.terms else None
     feed = Feed(
