@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pocketvit.errors import PocketError
-from pocketvit.labels import FullLabels, decode, encode_topk, record_of
-from pocketvit.labels.record import Features, Sigmoid, Softmax, choose_k, record_kind
+from pocketvit.labels import FullLabels, Layer, decode, encode_topk, record_of
+from pocketvit.labels.record import Sigmoid, Softmax, choose_k, record_kind
 from pocketvit.labels.soft import topk_tensors
 
 UNKNOWN = torch.full((3, 2), -1)
@@ -126,9 +126,30 @@ class Teacher:
 def test_only_a_softmax_is_cut_to_the_largest():
     assert record_of(Teacher("softmax")) == Softmax(1000, 100)
     assert record_of(Teacher("sigmoid")) == Sigmoid(1000)
-    assert record_of(Teacher("features"), 0) == Features(1000)
+    assert record_of(Teacher("layer"), 0) == Layer(1000)
     with pytest.raises(PocketError, match=r"1000 outputs of net are independent.*--top-k 0"):
         record_of(Teacher("sigmoid"), 100)
+
+
+def test_a_layer_is_kept_to_half_a_step_of_its_largest_value():
+    outputs = torch.randn(6, 50) * torch.tensor([1e-3, 1.0, 7.0, 300.0, 1e5, 0.0])[:, None]
+    record = Layer(50)
+    arrays = record.encode(outputs, torch.full((6, 2), -1))
+    labels, room = record.empty(6, None)
+    for name, array in arrays.items():
+        room[name][:] = array
+    assert arrays["values"].dtype == np.int8
+    assert bool(((labels.features - outputs).abs() <= 0.501 / 127 * outputs.abs().amax(1, keepdim=True)).all())
+    assert torch.equal(labels.index(np.array([4, 1])).features, labels.features[[4, 1]])
+    assert float(record.difference(labels, outputs).max()) < 1e-6
+    assert float(record.difference(labels.index([1, 0, 2, 3, 4, 5]), outputs).max()) > 0.5
+    assert record.bytes_per_image == 54
+
+
+def test_a_layer_that_is_not_finite_is_seen_in_its_scale():
+    outputs = torch.ones(2, 3)
+    outputs[1, 2] = float("nan")
+    assert np.isfinite(Layer(3).encode(outputs, torch.full((2, 2), -1))["scale"]).tolist() == [True, False]
 
 
 def test_a_kind_that_nobody_knows_is_told():

@@ -111,7 +111,6 @@ GOLDEN = {
     (300, 4, False, "softmax"): "a9d7b0d290613a07",
     (70000, 2, True, "softmax"): "505a2f77fdcb9d1a",
     (5, 0, False, "sigmoid"): "472255c755d5858c",
-    (32, 0, True, "features"): "85c91d733795bb05",
 }
 
 

@@ -321,7 +321,7 @@ def test_shards_stay_small_whatever_a_record_takes():
     """Features of large layers are bounded by bytes, not only by rows and time."""
 
     class Wide(FakeTeacher):
-        kind, num_outputs = "features", 100_000
+        kind, num_outputs = "layer", 100_000
 
         def logits(self, pixels):
             return torch.zeros(len(pixels), self.num_outputs)

@@ -6,13 +6,14 @@ kept of an image is a `Record`: a kind of one's own is one class, anywhere.
 """
 
 from .detections import Boxes, BoxLabels
+from .layers import Layer, LayerLabels
 from .plan import LabelPlan, plan_labels
 from .ragged import RaggedLabels
 from .record import Field, Record, record_of, register_record
 from .soft import FullLabels, SoftLabels, TopLabels, decode, encode_topk
 from .store import LabelStore
 from .verify import Verification, verify
-from .write import teacher_key, write_labels
+from .write import is_complete, teacher_key, write_labels
 
 __all__ = [
     "BoxLabels",
@@ -21,6 +22,8 @@ __all__ = [
     "FullLabels",
     "LabelPlan",
     "LabelStore",
+    "Layer",
+    "LayerLabels",
     "RaggedLabels",
     "Record",
     "SoftLabels",
@@ -28,6 +31,7 @@ __all__ = [
     "Verification",
     "decode",
     "encode_topk",
+    "is_complete",
     "plan_labels",
     "record_of",
     "register_record",

@@ -279,15 +279,6 @@ class Sigmoid(Logits):
     kind = "sigmoid"
 
 
-@register_record
-@dataclass(frozen=True)
-class Features(Logits):
-    """The flattened output of a layer."""
-
-    kind = "features"
-    per_class = False
-
-
 def choose_k(num_classes: int, k: int | None) -> int:
     """Resolve the ``k`` of a request: None is all logits up to 256 classes and the top 100 above; 0 is all logits.
 

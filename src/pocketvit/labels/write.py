@@ -125,6 +125,15 @@ def write_labels(
     return LabelStore(folder)
 
 
+def is_complete(folder: Path | str, teachers: Sequence[Any], views: int) -> bool:
+    """Whether a store holds these views by these teachers."""
+    try:
+        store = LabelStore(folder)
+        return all(set(range(views)) <= set(store.views(store.key(teacher))) for teacher in teachers)
+    except PocketError:
+        return False
+
+
 def teacher_key(teacher: Any) -> str:
     """Name of a teacher's folder in a store: readable, and different for different weights."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", teacher.name).strip("-.")[-60:] or "teacher"

@@ -17,6 +17,7 @@ from ..teachers import Teacher
 from .answering import teacher_answers
 from .base import Cost, Stage, Walk
 from .decide import learning_rate_for, network_of
+from .features import stored_layers
 from .images import known
 from .label import label_road
 from .light import as_teacher
@@ -101,7 +102,8 @@ class LabelAgain(Stage):
     def run(self, walk: Walk) -> None:
         if walk.assistant is None:
             return
-        walk.store = label_road(walk.road, walk.tutors, walk.config.labels)
+        layers = stored_layers(walk.road, walk.config, walk.tutors)
+        walk.store = label_road(walk.road, walk.tutors, walk.config.labels, layers=layers)
         walk.extra["labels"] = [walk.store.key(walk.assistant)]  # what `compress` recovers a student from
         walk.names["student"] = f"student, distilled by way of {walk.settings.assistant}"
         walk.beside.append(assistant_entry(walk.assistant, walk))

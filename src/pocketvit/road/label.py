@@ -6,15 +6,17 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config import LabelConfig
-from ..errors import PocketError
 from ..files import human_time, read_json, write_json
-from ..labels import LabelStore, plan_labels, teacher_key, verify, write_labels
+from ..labels import LabelStore, is_complete, plan_labels, teacher_key, verify, write_labels
 from ..teachers import Teacher
+from ..teachers.layer import LayerTeacher
 from ..training.distributed import from_rank_zero
 from .adapt import answering_plan
 from .base import Cost, Stage, Walk
+from .features import stored_layers
 from .images import Road
 
 REPLAYED = 8  # records of each teacher
@@ -23,10 +25,24 @@ log = logging.getLogger("pocketvit")
 
 
 def label_road(
-    road: Road, teachers: Sequence[Teacher], labels: LabelConfig, *, folder: Path | None = None
+    road: Road,
+    teachers: Sequence[Teacher],
+    labels: LabelConfig,
+    *,
+    layers: Sequence[LayerTeacher] = (),
+    folder: Path | None = None,
 ) -> LabelStore:
-    """Label the training views with every teacher, or reuse what is there, and say which."""
+    """Label the training views with every teacher, or reuse what is there, and say which.
+
+    Args:
+        road: Images and views.
+        teachers: Live.
+        labels: How many views, and what is kept of them.
+        layers: Of these teachers, stored from the same forward pass (see `stored_layers`).
+        folder: The store; None for the road's own.
+    """
     folder = folder or road.store_folder(labels)
+    teachers = with_layers(teachers, layers)
     ledger = folder / "cost.json"  # seconds that each record set took, to say what reuse saves
     costs = read_json(ledger) if ledger.is_file() else {}
     before = _begun(folder, teachers)
@@ -56,21 +72,18 @@ def label_road(
     return store
 
 
-def is_complete(folder: Path, teachers: Sequence[Teacher], views: int) -> bool:
-    """Whether a store holds these views by these teachers."""
-    try:
-        store = LabelStore(folder)
-        return all(set(range(views)) <= set(store.views(store.key(teacher))) for teacher in teachers)
-    except PocketError:
-        return False
+def with_layers(teachers: Sequence[Teacher], layers: Sequence[LayerTeacher]) -> list[Any]:
+    """Return the teachers and those of their layers that are stored, so that one forward pass answers for both."""
+    heard = {id(layer.teacher.teacher): layer.teacher for layer in layers}
+    return [*(heard.get(id(teacher), teacher) for teacher in teachers), *layers]
 
 
-def _begun(folder: Path, teachers: Sequence[Teacher]) -> list[Teacher]:
+def _begun(folder: Path, teachers: Sequence[Any]) -> list[Any]:
     """Those of the teachers of which some shard is there."""
     return [one for one in teachers if next((folder / teacher_key(one)).glob("view-*/*.safetensors"), None)]
 
 
-def _replay(road: Road, folder: Path, teachers: Sequence[Teacher]) -> None:
+def _replay(road: Road, folder: Path, teachers: Sequence[Any]) -> None:
     """Ask the teachers a few of what is stored again.
 
     A store knows a teacher by its weights; what its code makes of them (another ``forward``, another ``read`` of a
@@ -90,16 +103,18 @@ class Label(Stage):
 
     def done(self, walk: Walk) -> bool:
         folder = walk.road.store_folder(walk.config.labels)
-        return is_complete(folder, walk.teachers, walk.config.labels.views)
+        asked = with_layers(walk.teachers, stored_layers(walk.road, walk.config, walk.teachers))
+        return is_complete(folder, asked, walk.config.labels.views)
 
     def cost(self, walk: Walk) -> Cost:
-        road, labels = walk.road, walk.config.labels
-        teachers = answering_plan(walk)
-        planned = plan_labels(len(road.dataset.train), teachers, road.views, labels.views, k=labels.top_k)
+        road, labels, teachers = walk.road, walk.config.labels, answering_plan(walk)
+        asked = with_layers(teachers, stored_layers(road, walk.config, teachers))
+        planned = plan_labels(len(road.dataset.train), asked, road.views, labels.views, k=labels.top_k)
         return Cost(planned.seconds or 0.0, planned.bytes)
 
     def run(self, walk: Walk) -> None:
-        walk.store = label_road(walk.road, walk.teachers, walk.config.labels)
+        layers = stored_layers(walk.road, walk.config, walk.teachers)
+        walk.store = label_road(walk.road, walk.teachers, walk.config.labels, layers=layers)
         walk.extra["labels"] = [
             walk.store.key(teacher) for teacher in walk.teachers
         ]  # for `compress`, which loads none

@@ -28,6 +28,7 @@ from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
 from .adapt import in_common
 from .base import Cost, Stage, Walk
+from .features import stored_layers
 from .images import open_test, shared_folder
 from .label import Label, label_road
 from .rates import training_seconds
@@ -382,7 +383,8 @@ class Controls(Stage):
             train = dataclasses.replace(walk.config.train, epochs=max(1, round(shown / len(bank))))
             labels = dataclasses.replace(walk.config.labels, views=min(walk.config.labels.views, train.epochs))
             config = dataclasses.replace(walk.config, train=train, labels=labels)
-            store = label_road(road, walk.teachers, labels)
+            layers = stored_layers(road, config, walk.teachers)
+            store = label_road(road, walk.teachers, labels, layers=layers)
             model = train_network(road, config, walk.folder / key, teachers=walk.teachers, store=store)
             follow_teachers(model, road, input_of(config.network, model, road), walk.teachers)
             walk.networks[key] = model

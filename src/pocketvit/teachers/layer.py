@@ -1,7 +1,8 @@
-"""A teacher's layer as a teacher of its own: its maps are stored as logits are, per view and never transformed."""
+"""A teacher's layers as teachers of their own: what they return is stored as its answers are, from one forward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,40 @@ from ..models.taps import Layers, Taps
 from .teacher import Teacher
 
 
+class HeardTeacher:
+    """A teacher that keeps what its layers returned on the last pictures; in all else it is the teacher.
+
+    Attributes:
+        teacher: As it was.
+        names: Module paths of the layers.
+    """
+
+    def __init__(self, teacher: Teacher, names: Sequence[str]) -> None:
+        self.teacher, self.names = teacher, tuple(names)
+        self._last: tuple[Tensor | None, Tensor, dict[str, Tensor]] = (None, torch.empty(0), {})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["teacher"], name)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """As `Teacher.logits`."""
+        return self._asked(pixels)[1]
+
+    def layer(self, name: str, pixels: Tensor) -> Tensor:
+        """Return what a layer makes of pictures, as its module returns it."""
+        return self._asked(pixels)[2][name]
+
+    def _asked(self, pixels: Tensor) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+        if self._last[0] is not pixels:
+            taps = Taps(self.teacher.module, self.names)
+            try:
+                logits = self.teacher.logits(pixels)
+            finally:
+                taps.remove()
+            self._last = (pixels, logits, taps.take())
+        return self._last
+
+
 class LayerTeacher:
     """What labelling needs of a teacher, answering with the flattened output of one layer.
 
@@ -18,12 +53,12 @@ class LayerTeacher:
         name: ``TEACHER@LAYER``.
         shape: of the layer's output for one image.
         num_outputs: its number of values.
-        kind: "features".
+        kind: "layer".
     """
 
-    kind = "features"
+    kind = "layer"
 
-    def __init__(self, teacher: Teacher, layer: str, layers: Layers) -> None:
+    def __init__(self, teacher: HeardTeacher, layer: str, layers: Layers) -> None:
         self.teacher, self.layer = teacher, layer
         self.name = f"{teacher.name}@{layer}"
         shape = layers.shapes[layer]
@@ -41,16 +76,17 @@ class LayerTeacher:
     def fingerprint(self) -> dict[str, Any]:
         """The teacher's, without what its classes are called, and the layer."""
         parts = {name: value for name, value in self.teacher.fingerprint.items() if name != "columns"}
-        return parts | {"layer": self.layer, "shape": list(self.shape)}
+        return parts | {"layer": self.layer, "shape": list(self.shape), "stored": self.kind}
 
     def logits(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> float32 [B, num_outputs]."""
-        taps = Taps(self.teacher.module, [self.layer])
-        try:
-            self.teacher.logits(pixels)
-        finally:
-            taps.remove()
-        return taps.take()[self.layer].float().flatten(1)
+        return self.teacher.layer(self.layer, pixels).float().flatten(1)
 
     def check_unchanged(self) -> None:
         self.teacher.check_unchanged()
+
+
+def heard(teacher: Teacher, layers: Layers, names: Sequence[str]) -> list[LayerTeacher]:
+    """Return layers of a teacher that answer pictures in one forward pass, and with them their ``teacher``."""
+    one = HeardTeacher(teacher, names)
+    return [LayerTeacher(one, name, layers) for name in names]

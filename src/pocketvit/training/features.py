@@ -41,7 +41,7 @@ class LiveFeatures:
 
 
 class StoredFeatures:
-    """Layers in a store that `LayerTeacher` wrote: read view by view with the labels, half as wide as live ones.
+    """Layers in a store that `LayerTeacher` wrote: read view by view with the labels.
 
     Args:
         store: Holds a teacher for each of the layers.
@@ -60,6 +60,6 @@ class StoredFeatures:
         """Return the features of a batch, one dictionary per teacher, of the records of its images by each key."""
         records = iter(stored)
         return tuple(
-            {name: next(records).stored.unflatten(1, shape) for name, (_, shape) in layers.items()}
+            {name: next(records).features.unflatten(1, shape) for name, (_, shape) in layers.items()}
             for layers in self.layers
         )
