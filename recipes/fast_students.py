@@ -2,12 +2,13 @@
 
 Shows   what a ViT of 0.9 M parameters reaches on CIFAR-10 in 5 to 60 minutes of one processor core, with a
         convolution before its patches (hybrid, stock timm), with a residual convolutional stem (conv) and with its
-        teacher's first layers (teacher), by the stored answers of a published network and by the labels alone; and
-        what remains of it where 5,000, 1,000 or 250 images have labels, and the others only the teacher's answers.
+        teacher's first layers (teacher), by the stored answers of a published network, by its stored features, too
+        (matched), and by the labels alone; and what remains of it where 5,000, 1,000 or 250 images have labels, and
+        the others only the teacher's answers.
 Paper   Muon (Jordan et al. 2024); Early Convolutions Help Transformers See Better (arXiv 2106.14881).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored) and the weights of a CIFAR
         ResNet (cifar10_resnet56-4bfd9763.th of akamaster's repository).
-Cost    as many minutes of one processor core as the arms' names say (six hours in all), and half an hour for the
+Cost    as many minutes of one processor core as the arms' names say (seven hours in all), and half an hour for the
         labels; --small: about 5 minutes.
 Command pocketvit run recipes/fast_students.py --images data/
 Result  recipes/fast_students.md
@@ -21,13 +22,23 @@ from typing import Any, NamedTuple
 
 from _cifar import open_cifar
 
-from pocketvit.config import LabelConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
+from pocketvit.config import (
+    LabelConfig,
+    LossConfig,
+    NetworkConfig,
+    RunConfig,
+    Stem,
+    TermConfig,
+    TrainConfig,
+    ViewConfig,
+)
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.stems import with_stem
 
 FIVE, SHORT, LONG, HOUR = 5, 10, 30, 60  # minutes
+SMALLER = 0.6
 
 
 class Kind(NamedTuple):
@@ -37,13 +48,17 @@ class Kind(NamedTuple):
     minutes: int
     taught: bool = True  # by the teacher's answers; else by the labels alone
     labels: int = 0  # that are known; without a teacher nothing else is seen (0: all)
+    matched: bool = False  # by its features, too
+    smaller: float = 0.0  # share of the time, its beginning, in smaller pictures
 
     @property
     def name(self) -> str:
         """Return it in the words of the table."""
         few = f"{self.labels:,} " if self.labels else ""
-        by = f"the teacher and {few}labels" if self.taught else f"{few}labels alone"
-        return f"{self.stem}, {self.minutes} minutes, {by}"
+        teacher = "the teacher, its features" if self.matched else "the teacher"
+        by = f"{teacher} and {few}labels" if self.taught else f"{few}labels alone"
+        smaller = ", smaller pictures first" if self.smaller else ""
+        return f"{self.stem}, {self.minutes} minutes, {by}{smaller}"
 
 
 ARMS = {
@@ -61,15 +76,23 @@ ARMS = {
     **{f"few-{count}-alone": Kind("conv", SHORT, taught=False, labels=count) for count in (5_000, 1_000, 250)},
     **{f"few-{count}": Kind("conv", SHORT, labels=count) for count in (5_000, 1_000, 250)},
     "few-250-teacher": Kind("teacher", SHORT, labels=250),
+    "smaller-alone": Kind("conv", SHORT, taught=False, smaller=SMALLER),
+    "smaller": Kind("conv", SHORT, smaller=SMALLER),
+    "matched": Kind("conv", SHORT, matched=True, smaller=SMALLER),
+    "matched-teacher": Kind("teacher", SHORT, matched=True),
+    "smaller-hour-alone": Kind("conv", HOUR, taught=False, smaller=SMALLER),
+    "matched-hour": Kind("conv", HOUR, matched=True, smaller=SMALLER),
 }
 
 
-def config(small: bool = False, stem: Stem = "conv", minutes: float = SHORT) -> RunConfig:
+def config(kind: Kind, small: bool = False) -> RunConfig:
     """A student that learns for so long; the clock ends it, and its learning rate goes down by the clock too."""
+    minutes = kind.minutes
     return RunConfig(
-        network=NetworkConfig("pocket_s", stem=stem),
+        network=NetworkConfig("pocket_s", stem=kind.stem),
         view=ViewConfig(view_size=32, crop="padded", flip=0.5),
-        labels=LabelConfig(views=1 if small else 2),
+        labels=LabelConfig(views=1 if small else 2, store_features="2GB"),
+        loss=LossConfig(terms=(TermConfig("fitnets"),) if kind.matched else ()),
         train=TrainConfig(
             epochs=4,  # about
             seconds=minutes if small else 60 * minutes,
@@ -77,6 +100,7 @@ def config(small: bool = False, stem: Stem = "conv", minutes: float = SHORT) -> 
             optimizer="muon",
             learning_rate=5e-3,
             schedule="wsd",
+            progressive=kind.smaller,
             precision="fp32",
         ),
     )
@@ -85,7 +109,7 @@ def config(small: bool = False, stem: Stem = "conv", minutes: float = SHORT) -> 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """Label all training images once, then train every arm by the clock."""
     dataset, teacher = open_cifar(images)
-    chosen = config(small)
+    chosen = config(ARMS["conv-short"], small)
     # Nothing is chosen on validation images, so that all 50,000 are learned.
     road = open_road(dataset, chosen.view, folder.parent / "shared")
     if small:
@@ -96,7 +120,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}
     for key, kind in kinds.items():
-        chosen = config(small, kind.stem, kind.minutes)
+        chosen = config(kind, small)
         if kind.stem == "teacher":
             chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, 32))
         by = (teacher,) if kind.taught else ()

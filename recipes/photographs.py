@@ -3,13 +3,13 @@
 Shows   what a ViT of a million parameters reaches in ten minutes of one processor core on 800 photographs of five
         classes: by the stored answers of MobileNetV2, which knows a thousand classes and these among them, and by the
         labels alone; with a convolution before its patches (hybrid, stock timm), with a residual convolutional stem
-        (conv), and with the teacher's own first layers (teacher). Beside them MobileNetV2 itself, fine-tuned for as
-        long: the honest alternative.
+        (conv), and with the teacher's own first layers (teacher); by its last features, too (matched). Beside them
+        MobileNetV2 itself, fine-tuned for as long: the honest alternative.
 Paper   DeiT (arXiv 2012.12877), whose teacher is a convolutional network; Early Convolutions Help Transformers See
         Better (arXiv 2106.14881).
 Data    a folder with the photographs as photos/train/CLASS and photos/test/CLASS, and the teacher as mobilenet_v2, a
         model folder of timm's.
-Cost    70 minutes of one processor core and a quarter for the labels; --small trains each arm for ten seconds.
+Cost    90 minutes of one processor core and a quarter for the labels; --small trains each arm for ten seconds.
 Command pocketvit run recipes/photographs.py --images data/
 Result  recipes/photographs.md
 """
@@ -20,7 +20,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import open_road
@@ -30,14 +30,17 @@ from pocketvit.sources import open_images
 from pocketvit.teachers import load_teacher
 
 MINUTES, SIDE = 10, 128
-# key -> (stem, whether it learns the teacher's answers); the published network has no stem of ours
+# key -> (stem, what it learns besides the labels: the teacher's answers, its features); the published network has no
+# stem of ours
 ARMS = {
-    "hybrid": ("hybrid", True),
-    "hybrid-alone": ("hybrid", False),
-    "conv": ("conv", True),
-    "conv-alone": ("conv", False),
-    "teacher": ("teacher", True),
-    "published": ("patch", False),
+    "hybrid": ("hybrid", ("answers",)),
+    "hybrid-alone": ("hybrid", ()),
+    "conv": ("conv", ("answers",)),
+    "conv-alone": ("conv", ()),
+    "teacher": ("teacher", ("answers",)),
+    "published": ("patch", ()),
+    "hybrid-matched": ("hybrid", ("answers", "features")),
+    "teacher-matched": ("teacher", ("answers", "features")),
 }
 
 
@@ -47,7 +50,7 @@ def config(small: bool = False, stem: str = "hybrid", name: str = "pocket_s") ->
     return RunConfig(
         network=NetworkConfig(name, stem=stem),  # type: ignore[arg-type]
         view=ViewConfig(view_size=SIDE, crop="random_resized", crop_scale=(0.25, 1.0), flip=0.5, color_jitter=0.3),
-        labels=LabelConfig(views=1 if small else 10),
+        labels=LabelConfig(views=1 if small else 10, store_features="4GB"),
         train=TrainConfig(
             epochs=40,  # about
             seconds=MINUTES if small else 60 * MINUTES,
@@ -80,9 +83,10 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
         if key == "published":
             arms.append(Arm(key, "MobileNetV2, fine-tuned", config(small, stem, published)))
             continue
-        name = f"{stem}, {'the teacher and labels' if taught else 'labels alone'}"
-        arm = Arm(key, name, config(small, stem))
-        learned = dataclasses.replace(arm.config, loss=LossConfig("zscore", 2.0, weight=0.9))
+        by = f"the teacher{' and its features' * ('features' in taught)}, and labels" if taught else "labels alone"
+        arm = Arm(key, f"{stem}, {by}", config(small, stem))
+        terms = (TermConfig("fitnets"),) if "features" in taught else ()
+        learned = dataclasses.replace(arm.config, loss=LossConfig("zscore", 2.0, weight=0.9, terms=terms))
         if stem == "teacher":
             learned = dataclasses.replace(learned, network=with_stem(learned.network, teacher, SIDE))
         arms.append(dataclasses.replace(arm, config=learned, teachers=(teacher,), store=store) if taught else arm)
