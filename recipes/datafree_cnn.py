@@ -7,7 +7,7 @@ Shows   what a ViT of half a million parameters (and a ResNet-20) learns from a 
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about five hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
+Cost    about five and a half hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_cnn.py --images data/
 Result  recipes/datafree_cnn.md
 """
@@ -18,12 +18,21 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from _cifar import open_cifar
 
-from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
+from pocketvit.config import (
+    LabelConfig,
+    LossConfig,
+    NetworkConfig,
+    RunConfig,
+    Stem,
+    TermConfig,
+    TrainConfig,
+    ViewConfig,
+)
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
@@ -68,6 +77,8 @@ class Kind:
     stem: Stem = "conv"
     views: int = VIEWS
     start: str | None = None  # whose weights the student starts from
+    matched: bool = False  # by the teacher's last features, too
+    schedule: Literal["cosine", "wsd"] = "cosine"  # unasked it is wsd now
 
 
 SECOND = ("plain-second", "rival-second")
@@ -92,6 +103,12 @@ ARMS = {
         12_000,
         stem="teacher",
     ),
+    "real-stem-wsd": Kind("real-stem, the rate stays up first", "real", view=LIGHT, stem="teacher", schedule="wsd"),
+    "real-matched": Kind(
+        "the same, and its features", "real", view=LIGHT, stem="teacher", schedule="wsd", matched=True
+    ),
+    "drawn-stem-wsd": Kind("drawn-stem, the rate stays up first", "drawn", 12_000, stem="teacher", schedule="wsd"),
+    "drawn-matched": Kind("the same, and its features", "drawn", 12_000, stem="teacher", schedule="wsd", matched=True),
     "noise-stem": Kind("the teacher's first layers as stem: noise", "noise", stem="teacher"),
     "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
     "drawn-cnn": Kind("a ResNet-20 as student: drawn", "drawn", student="cifar_resnet20", stem="patch"),
@@ -109,10 +126,14 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
     return RunConfig(
         network=NetworkConfig(kind.student, stem=kind.stem, init_from=kind.start),
         view=kind.view,
-        labels=LabelConfig(views=min(epochs, 10)),
+        labels=LabelConfig(views=min(epochs, 10), store_features="2GB"),
         # The ground truth has no part in any arm: a bank has none.
-        loss=LossConfig(kind.objective, kind.temperature, weight=1.0),
-        train=TrainConfig(epochs=epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32"),
+        loss=LossConfig(
+            kind.objective, kind.temperature, weight=1.0, terms=(TermConfig("fitnets"),) if kind.matched else ()
+        ),
+        train=TrainConfig(
+            epochs=epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, schedule=kind.schedule, precision="fp32"
+        ),
     )
 
 
