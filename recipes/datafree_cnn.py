@@ -109,6 +109,17 @@ ARMS = {
     ),
     "drawn-stem-wsd": Kind("drawn-stem, the rate stays up first", "drawn", 12_000, stem="teacher", schedule="wsd"),
     "drawn-matched": Kind("the same, and its features", "drawn", 12_000, stem="teacher", schedule="wsd", matched=True),
+    "noise-matched": Kind("the same, from noise", "noise", 12_000, stem="teacher", schedule="wsd", matched=True),
+    "matched-long": Kind(
+        "the same, 32,000 drawn pictures, 320,000 views",
+        "drawn",
+        stem="teacher",
+        schedule="wsd",
+        matched=True,
+        views=10 * IMAGES,
+    ),
+    "drawn-own-wsd": Kind("drawn-few, the rate stays up first", "drawn", 12_000, schedule="wsd"),
+    "drawn-own-matched": Kind("the same, and the teacher's features", "drawn", 12_000, schedule="wsd", matched=True),
     "noise-stem": Kind("the teacher's first layers as stem: noise", "noise", stem="teacher"),
     "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
     "drawn-cnn": Kind("a ResNet-20 as student: drawn", "drawn", student="cifar_resnet20", stem="patch"),
@@ -126,7 +137,7 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
     return RunConfig(
         network=NetworkConfig(kind.student, stem=kind.stem, init_from=kind.start),
         view=kind.view,
-        labels=LabelConfig(views=min(epochs, 10), store_features="2GB"),
+        labels=LabelConfig(views=min(epochs, 10), store_features="4GB"),
         # The ground truth has no part in any arm: a bank has none.
         loss=LossConfig(
             kind.objective, kind.temperature, weight=1.0, terms=(TermConfig("fitnets"),) if kind.matched else ()

@@ -30,8 +30,11 @@ TermNeeds = Literal["features", "full", "average"]
 """What a term looks at: a teacher's layers, all its logits, the weight average of the student."""
 
 
-def _deepest(layers: Layers) -> list[str]:
-    """The last block's tokens rather than the final norm's: a norm gives every place the same energy."""
+def deepest(layers: Layers) -> list[str]:
+    """Return the layer that terms compare unasked.
+
+    The last block's tokens rather than the final norm's: a norm gives every place the same energy.
+    """
     return (layers.blocks() or [layers.last()])[-1:]
 
 
@@ -93,7 +96,7 @@ class Kind:
 
 
 def _one(student: Layers, teacher: Layers) -> list[Pair]:
-    return [(_deepest(student)[0], _deepest(teacher)[0])]
+    return [(deepest(student)[0], deepest(teacher)[0])]
 
 
 def _maps(function: Compare, family: str, form=None, project=None, pairs=_one) -> Kind:
@@ -222,7 +225,7 @@ def _pairs(kind: Kind, wanted: TermConfig, student: Layers, teacher: Layers) -> 
     if not wanted.student and not wanted.teacher:
         return kind.pairs(student, teacher)
     mine, theirs = (
-        [layers.named(name.strip()) for name in names.split(",")] if names else _deepest(layers)
+        [layers.named(name.strip()) for name in names.split(",")] if names else deepest(layers)
         for layers, names in ((student, wanted.student), (teacher, wanted.teacher))
     )
     if len(mine) != len(theirs):

@@ -32,6 +32,7 @@ from ..tasks import Task, task_named
 from ..teachers import Teacher
 from ..views.kinds import PHOTO, careful
 from ..views.synthetic import hard_views
+from .matched import with_usual_match
 from .smaller import SMALL, SMALLER_FIRST, progressive_for
 from .starts import NONE, with_usual_start
 from .stems import with_stem, with_usual_stem
@@ -339,7 +340,9 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
         return decide(dataclasses.replace(asked, progressive=0.0), dataset, teachers)
     if teachers:
         network = with_usual_start(network, settings, teachers[0], dataset)
-    return settings, RunConfig(network, view, labels, loss, train)
+    config = RunConfig(network, view, labels, loss, train)
+    matched = with_usual_match(settings, config, dataset, teachers)
+    return decide(dataclasses.replace(asked, **matched), dataset, teachers) if matched else (settings, config)
 
 
 def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:

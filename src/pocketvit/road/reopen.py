@@ -146,7 +146,7 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
             f"is {settings.images} another set?"
         )
     if config.loss.terms:
-        notes.append("features of the teachers are not stored: recovered from their answers alone")
+        notes.append("recovered from the teachers' answers alone, without their features")
     weights = config.loss.teacher_weights
     if weights in FROM_VALIDATION and not (origin.folder / GATE).is_file():  # of an older version
         notes.append(f"teachers were weighed {weights.replace('_', ' ')}; in recovery they count alike")

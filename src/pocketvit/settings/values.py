@@ -136,9 +136,12 @@ def read_match(value: Any) -> str:
 
 
 def parse_match(text: str | None) -> tuple[TermConfig, ...]:
-    """Return the objectives in a text of parts ``NAME[:WEIGHT][@STUDENT_LAYER>TEACHER_LAYER]`` with commas between."""
+    """Return the objectives in a text of parts ``NAME[:WEIGHT][@STUDENT_LAYER>TEACHER_LAYER]`` with commas between.
+
+    None, and the word none, are no objectives.
+    """
     terms = []
-    for part in read_names(text or ""):
+    for part in read_names("" if text in (None, "none") else text):
         found = _TERM.fullmatch(part)
         if found is None:
             raise ValueError(

@@ -149,11 +149,13 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     match: str | Sequence[str] | None = setting(
         "features of the teachers to match too: NAME, NAME:WEIGHT or NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, with "
         "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, manifold, attention_transfer, "
-        "patch_attention, minilm, cskd, mean_teacher)",
+        "patch_attention, minilm, cskd, mean_teacher), or none; unasked fitnets, where the teachers are convolutional "
+        "networks and the student learns from scratch",
         default=None, read=read_match, metavar="NAMES", group="objective",
     )  # fmt: skip
     store_features: str | None = setting(
-        "store these features if they take no more than this, as in 2GB; else the teachers run on every batch",
+        "store these features if they take no more than this, as in 2GB (unasked where they are matched unasked); else "
+        "the teachers run on every batch",
         default=None, read=read_bytes, metavar="SIZE", group="labels",
     )  # fmt: skip
     data_free: bool = setting(
