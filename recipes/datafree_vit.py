@@ -32,6 +32,18 @@ ARMS = {
     "drawn-start": Kind(
         "drawn, the student started from the teacher's weights", "drawn", view=HARD, views=VIEWS, start="teacher"
     ),
+    "drawn-start-wsd": Kind(
+        "the same, the rate stays up first", "drawn", view=HARD, views=VIEWS, start="teacher", schedule="wsd"
+    ),
+    "drawn-start-matched": Kind(
+        "the same, and the teacher's features",
+        "drawn",
+        view=HARD,
+        views=VIEWS,
+        start="teacher",
+        schedule="wsd",
+        matched=True,
+    ),
     "noise-start": Kind(
         "noise, the student started from the teacher's weights", "noise", view=HARD, views=VIEWS, start="teacher"
     ),

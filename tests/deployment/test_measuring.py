@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from pocketvit.deployment import check_parity, count_flops, count_parameters, measure, peak_memory
+from pocketvit.deployment.flops import count_bytes
 from pocketvit.deployment.signature import read_signature, write_signature
 from pocketvit.errors import PocketError
 from pocketvit.models.involution import Involution
@@ -53,6 +54,13 @@ def test_counting_leaves_the_mode_alone_and_shared_weights_count_once():
     assert count_parameters(model) == 12 * 12 + 12
     assert count_flops(model, 2) == 2 * 2 * 144
     assert model.training
+
+
+def test_bytes_of_quantized_layers_are_those_in_their_tuples():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(10, 20))
+    assert count_bytes(model) == 4 * count_parameters(model)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert 4 * 224 + 200 + 80 <= count_bytes(quantized) <= 4 * 224 + 200 + 80 + 32  # and a scale
 
 
 def test_candidates_take_turns_and_slower_ones_read_slower(plain):

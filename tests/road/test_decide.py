@@ -171,6 +171,49 @@ def test_a_student_that_starts_from_a_vit_on_patches_has_patches():
     assert network(init_from="none") == network(dataclasses.replace(made, synthetic="")) == ("conv", None, None)
 
 
+def test_the_maps_of_convolutional_teachers_are_matched_unasked():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    made = dataclasses.replace(real, synthetic="data-free")
+    resnet = load_teacher(create_model("cifar_resnet20", num_classes=2))
+    rednet = load_teacher(create_model("cifar_rednet11", num_classes=2))
+    vit = load_teacher(create_student("pocket_m", num_classes=2, image_size=32, stem="conv"))
+
+    def matched(*teachers, dataset=real, settings=Distill, **changes):
+        asked = settings(images="x", teacher=["t"] * len(teachers), **changes)
+        decided, config = decide.decide(asked, dataset, teachers)
+        assert decide.decide(decided, dataset, teachers) == (decided, config)
+        return [term.objective for term in config.loss.terms], config.labels.store_features
+
+    stored = (["fitnets"], "4GB")
+    assert matched(resnet) == matched(resnet, rednet) == matched(resnet, dataset=made) == stored
+    assert matched(resnet, few_labels=4) == matched(resnet, student="pocket_m", stem="conv") == stored
+    assert matched(vit) == matched(resnet, vit) == matched() == ([], None)
+    for changes in (
+        {"match": "none"},
+        {"hard_share": 0.3, "epochs": 9},
+        {"student": "resnet18"},
+        {"init_from": "weights.pth"},
+        {"assistant": "pocket_m"},
+        {"settings": Compare, "methods": "kl"},
+    ):
+        assert matched(resnet, **changes) == ([], None)
+    assert matched(resnet, match="rkd") == (["rkd"], None)
+    assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
+
+
+def test_maps_that_cannot_be_stored_are_matched_where_the_teacher_is_light(monkeypatch):
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    monkeypatch.setattr("pocketvit.road.matched.STORED", "1kB")
+
+    def chosen(name):
+        teacher = load_teacher(create_model(name, num_classes=2), input_size=32)
+        return decide.decide(Distill("x", teacher="t"), real, [teacher])[1]
+
+    light = chosen("cifar_resnet20")
+    assert ([term.objective for term in light.loss.terms], light.labels.store_features) == (["fitnets"], None)
+    assert not chosen("cifar_resnet110").loss.terms
+
+
 def test_epochs_show_about_the_budget():
     assert decide.epochs_for(100, 32) == decide.MOST_EPOCHS
     assert decide.epochs_for(5000, 32) == 50

@@ -66,14 +66,16 @@ def export_onnx(
         preprocessing = Preprocessing.plain((size, mean, std))
     if source_size is not None:
         _check_picture(source_size, preprocessing)
-    weights = sum(value.numel() * 4 for value in model.state_dict().values())
+    # Quantized layers hold other things than tensors.
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    weights = sum(value.numel() * 4 for value in state.values())
     if weights > LARGEST:
         raise PocketError(
             f"the network has {human_bytes(weights)} of weights, and one ONNX file holds {human_bytes(LARGEST)} at "
             "most. Distil a smaller one from it; a file of that size runs on no device."
         )
     masks = {name for name, value in model.named_buffers() if not bool((value.isnan() | value.isposinf()).any())}
-    bad = [name for name, value in model.state_dict().items() if not bool(value.isfinite().all() or name in masks)]
+    bad = [name for name, value in state.items() if not bool(value.isfinite().all() or name in masks)]
     if bad:
         raise PocketError(
             f"{len(bad)} of the weights of {type(model).__name__} are not finite (NaN or infinite), {bad[0]} first. "

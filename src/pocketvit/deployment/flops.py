@@ -14,6 +14,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def count_bytes(model: nn.Module) -> int:
+    """Return the bytes of a network's weights and buffers; quantized layers hold tuples of tensors, and types."""
+    held = (part for value in model.state_dict().values() for part in (value if isinstance(value, tuple) else (value,)))
+    return sum(part.numel() * part.element_size() for part in held if isinstance(part, torch.Tensor))
+
+
 def count_flops(model: nn.Module, image_size: int) -> int:
     """Return the floating-point operations of one image's forward pass: two for each multiply-accumulate.
 

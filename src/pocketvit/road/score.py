@@ -15,7 +15,7 @@ from torch import nn
 
 from ..compression import merge_branches
 from ..deployment.export import export_onnx
-from ..deployment.flops import count_flops, count_parameters
+from ..deployment.flops import count_bytes, count_flops, count_parameters
 from ..deployment.int8 import quantize_int8
 from ..deployment.latency import measure as measure_latency
 from ..deployment.latency import peak_memory
@@ -205,7 +205,7 @@ def _costs(entry: Entry, file: Path | None) -> dict[str, Any]:
         costs["bytes"] = size_of(file)
         costs["memory_mb"] = _quietly(lambda: peak_memory(file, entry.side))
     elif entry.model is not None:
-        costs["bytes"] = sum(value.nbytes for value in entry.model.state_dict().values())
+        costs["bytes"] = count_bytes(entry.model)
         why = "it does not export to ONNX" if costs["parameters"] <= _EXPORTED else "too large to export for this table"
         costs["note"] = f"{entry.note.rstrip('.')}; in PyTorch: {why}".strip("; ")
     return costs
