@@ -14,6 +14,7 @@ Result  recipes/datafree_photos.md
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from datafree_cnn import Kind, run_kinds
 
@@ -31,8 +32,18 @@ VIEW = ViewConfig(view_size=SEEN, crop="random_resized", crop_scale=(0.25, 1.0),
 HARD = hard_views(SEEN)
 
 
-def _kind(name: str, images: str, count: int = 6_000, view: ViewConfig = HARD, stem: Stem = "conv") -> Kind:
-    return Kind(name, images, count, view, student="pocket_s", views=VIEWS, stem=stem)
+def _kind(
+    name: str, images: str, count: int = 6_000, view: ViewConfig = HARD, stem: Stem = "conv", *, matched: bool = False
+) -> Kind:
+    schedule: Literal["cosine", "wsd"] = "wsd" if matched else "cosine"
+    return Kind(
+        name, images, count, view, student="pocket_s", views=VIEWS, stem=stem, matched=matched, schedule=schedule
+    )
+
+
+def _matched(name: str, images: str, view: ViewConfig = HARD) -> Kind:
+    """As a run has it unasked."""
+    return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=True)
 
 
 ARMS = {
@@ -42,6 +53,10 @@ ARMS = {
     "drawn-stem": _kind("the teacher's first layers as stem: drawn", "drawn", stem="teacher"),
     "few-10-stem": _kind("the teacher's first layers as stem: drawn, and 10 photographs", "10", stem="teacher"),
     "few-100-stem": _kind("the teacher's first layers as stem: drawn, and 100 photographs", "100", stem="teacher"),
+    "real-matched": _matched("all 800 photographs", "real", VIEW),
+    "drawn-matched": _matched("drawn", "drawn"),
+    "few-10-matched": _matched("drawn, and 10 photographs", "10"),
+    "few-100-matched": _matched("drawn, and 100 photographs", "100"),
     "few-1": _kind("drawn, and 1 photograph", "1"),
     "few-10": _kind("drawn, and 10 photographs", "10"),
     "few-100": _kind("drawn, and 100 photographs", "100"),
