@@ -176,6 +176,7 @@ def test_without_a_teacher_a_student_starts_from_none(road):
     [
         ({"teacher": Own(), "init_from": "teacher"}, r"--init-from teacher: .*Own. is no VisionTransformer"),
         ({"teacher": Own(), "init_from": "nowhere.pt"}, r"--init-from nowhere.pt: "),
+        ({"teacher": Own(), "init_from": "nonne"}, r"--init-from nonne: give teacher, none, .* Did you mean none\?"),
         ({"teacher": Own(), "stem": "teacher"}, r"--stem teacher: Own is not a timm model"),
         ({"teacher": Own(), "init_from": "teacher", "student": "NAMED"}, "weights of its own"),
         (

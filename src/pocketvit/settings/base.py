@@ -325,6 +325,8 @@ def check_path(one: Setting, value: Any) -> None:
             names = []
         close = [os.path.join(folder, found) for found in difflib.get_close_matches(name, names, n=2)]
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        if one.name == "images" and value == "demo":
+            hint = " `pocketvit demo` is a command of its own."
         where = "" if one.positional else f"{one.flag}: "
         raise PocketError(f"{where}there is no {value}.{hint}" + (f" Give {one.exists}." if one.exists else ""))
     if one.regular and not os.path.isfile(value):

@@ -167,8 +167,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if built_in is not None and not path.exists():
         return built_in()
     if not path.exists():
-        demo = " ('pocketvit demo' is a command of its own)" if str(images) == "demo" else ""
-        raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'{demo}")
+        raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'")
     if labels is not None:
         table = Path(labels).expanduser()
         if not path.is_dir():
