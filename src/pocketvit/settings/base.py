@@ -137,6 +137,8 @@ class Setting:
         """Return the error that names the option, its value and the reason."""
         if value is False and self.default is True:
             return PocketError(f"--no-{self.flag.removeprefix('--')}: {reason.rstrip('.')}.")
+        if value is True and bool in self.kinds:  # as it is typed
+            return PocketError(f"{self.flag}: {reason.rstrip('.')}.")
         if isinstance(value, str):
             text = value if value.strip() else repr(value)
         elif self.many and isinstance(value, list | tuple) and value:
