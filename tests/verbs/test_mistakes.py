@@ -114,7 +114,7 @@ MISTAKES = {
     f"distill photos {OWN} --window 3": "--window 3: give two numbers",
     f"distill photos {OWN} --name a/b": "--name a/b",
     f"distill photos {OWN} --student pocket_xxl": "unknown model 'pocket_xxl'",
-    f"distill photos {OWN} --top-k 1": "k must be 0",
+    f"distill photos {OWN} --top-k 1": "--top-k must be 0",
     "predict done photos --top 0": "--top 0",
     "demo --seed -1": "--seed -1",
     f"compare photos {OWN} --methods klx": "there is no method 'klx'. Did you mean kl",
