@@ -73,7 +73,6 @@ MISTAKES = {
     "train photos --init pretrained": "name the model of timm whose published weights are meant, with --model",
     "train photos --init pretrained --model cifar_resnet20": "--init pretrained: cifar_resnet20 has no published",
     "distill photos --teacher pocket_s": "pocket_s has no published weights. Name a run",
-    "distill photos --fine-tune": "--fine-tune: this is for a teacher",
     "train photos --init pretrained --freeze --epochs 3": "--epochs 3: --freeze fits the head at once",
     "train photos --init pretrained --freeze --lr 0.1": "--lr 0.1: --freeze fits the head at once",
     "train photos --init pretrained --drop-path 0.1": "--drop-path 0.1: trained weights are taken as they are",

@@ -146,7 +146,8 @@ class Checks:
             what = "labels, several per image" if self.several else "classes"
             names = [_shortened(label) for label in self.counts[split] if label]
             named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            lines.append(f"{what}: {len(classes):,} ({named}), with {each} {'training' if split == 'train' else split} {self.unit} each")
+            whose = "training" if split == "train" else split
+            lines.append(f"{what}: {len(classes):,} ({named}), with {each} {whose} {self.unit} each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
             (h0, w0), (h1, w1) = shapes[0], shapes[-1]

@@ -73,9 +73,9 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
 
     Columns are found by their heading (file, image, ... and label, class, ... or one that ends so; split); without a
     heading the first is the file and the second the label. Without a column of labels all columns that hold only 0 and
-    1 are labels, several an image (a single such column: two classes); so are labels in one cell with | or ; between them. A name may lack its ending or
-    its folders where that leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a
-    label are unlabelled.
+    1 are labels, several an image (a single one: two classes); so are labels in one cell with | or ; between. A name
+    may lack its ending or its folders where that leaves no doubt, have folders in front that are not here, or be a
+    whole path. Rows without a label are unlabelled.
 
     Args:
         group: heading of the column whose equal cells stay on one side of every split. Without one it is that of

@@ -23,8 +23,8 @@ from ..models.grey import in_colour, is_grey, of_brightness
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
-from ..models.vit import LADDER
 from ..models.saving import activation_of, load_model
+from ..models.vit import LADDER
 from .detector_forms import is_detector
 from .detectors import TORCHVISION, detector_teacher, load_detector
 from .hugging_face import kind_saved, open_classifier
@@ -163,8 +163,8 @@ def _by_text(
         raise PocketError(f"there is no model at {text}.{_near_files(path)} Check the path.{hub}")
     if text in LADDER:
         raise PocketError(
-            f"{text} has no published weights. Name a run that trained it (runs/NAME-1), or train one: `pocketvit train "
-            f"IMAGES --model {text}`."
+            f"{text} has no published weights. Name a run that trained it (runs/NAME-1), or train one: `pocketvit "
+            f"train IMAGES --model {text}`."
         )
     if not timm.is_model(text.split(".", 1)[0]):
         raise PocketError(
