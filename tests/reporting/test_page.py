@@ -88,6 +88,16 @@ def test_every_section_is_there(page):
         assert words in text, words
 
 
+def test_the_end_of_smaller_pictures_is_told_beside_the_curves(page, tmp_path, make_run):
+    folder = make_run(tmp_path / "run")
+    for file in folder.glob("*/metrics.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(line | {"smaller": line["epoch"] <= 18}) + "\n" for line in lines))
+    words = "Until epoch 18 pictures of three quarters of the side were learned (progressive resizing)"
+    assert words in Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert "progressive resizing" not in Page(page).text
+
+
 def test_each_figure_is_well_formed_and_follows_the_theme(page):
     figures = re.findall(r'<svg viewBox="[^"]+" role="img".*?</svg>', page, flags=re.DOTALL)
     assert len(figures) == 5

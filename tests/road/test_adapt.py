@@ -105,6 +105,13 @@ def test_nameless_classes_in_another_order_are_told_from_labels(road, caplog, or
     assert class_order.in_labelled_order(teacher, road) is teacher
 
 
+def test_a_plan_says_that_labels_have_a_say_in_the_order(road):
+    told = adapt._told(load_teacher(Own(), input_size=16), road.dataset, None)
+    assert told[-1].endswith("the run tries that on labelled images, and takes the order they plainly say")
+    assert "no names" in told[-2]
+    assert "plainly" not in str(adapt._told(load_teacher(Own(), input_size=16), unlabelled(road).dataset, None))
+
+
 def test_chance_changes_no_order():
     rng = np.random.default_rng(0)
     for classes in (2, 5, 20):

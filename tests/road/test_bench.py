@@ -75,3 +75,13 @@ def test_another_task_is_told_before_other_classes(walked):
         _check_same("it", model.classes, model.task, source, task_named("detection"))
     with pytest.raises(PocketError, match=r"but the images have a, b, c\. Score it"):
         _check_same("it", model.classes, model.task, source, model.task)
+
+
+def test_a_folder_of_test_images_alone_is_scored_whole(walked, photos, tmp_path):
+    whole = shutil.copytree(photos, tmp_path / "whole")
+    classes = [folder for folder in whole.iterdir() if folder.is_dir()]
+    place = tmp_path / "alone/test"
+    for folder in classes:
+        shutil.copytree(folder, place / folder.name)
+    row = pocketvit.bench(walked.run.folder, images=str(tmp_path / "alone")).data["rows"][0]
+    assert row["n"] == sum(len(list(folder.iterdir())) for folder in classes)

@@ -42,6 +42,17 @@ def test_a_student_starts_from_the_weights_that_are_named(road, pretrained):
     assert all(torch.equal(weights[name], start[name]) for name in start.keys() - head)
 
 
+def test_published_weights_are_those_of_the_model_that_is_named(photos, pretrained, tmp_path):
+    choices = {"size": 32, "epochs": 1, "freeze": False, "out": str(tmp_path / "runs")}
+    run = pocketvit.train(str(photos), model=f"local-dir:{pretrained}", init="pretrained", **choices)
+    assert any("own weights" in note or "fine-tuned" in note or "probe" in note for note in run.results["notes"])
+
+
+def test_a_network_is_called_what_init_names_whatever_the_model_is(photos, pretrained, tmp_path):
+    run = pocketvit.train(str(photos), init=str(pretrained), size=32, epochs=1, out=str(tmp_path / "runs"))
+    assert [row["name"] for row in run.results["rows"]][:2] == ["published", "published, int8 file"]
+
+
 def test_for_boxes_the_weights_that_are_named_become_a_detector(photos, pretrained, tmp_path):
     dataset = dataclasses.replace(open_images(str(photos), progress=False), task="detection")
     asked = Distill(images=str(photos), teacher=Own(), student=f"local-dir:{pretrained}", size=64)
@@ -176,6 +187,7 @@ def test_without_a_teacher_a_student_starts_from_none(road):
     [
         ({"teacher": Own(), "init_from": "teacher"}, r"--init-from teacher: .*Own. is no VisionTransformer"),
         ({"teacher": Own(), "init_from": "nowhere.pt"}, r"--init-from nowhere.pt: "),
+        ({"teacher": Own(), "init_from": "nonne"}, r"--init-from nonne: give teacher, none, .* Did you mean none\?"),
         ({"teacher": Own(), "stem": "teacher"}, r"--stem teacher: Own is not a timm model"),
         ({"teacher": Own(), "init_from": "teacher", "student": "NAMED"}, "weights of its own"),
         (

@@ -223,6 +223,7 @@ def test_a_path_that_is_not_there_is_answered_with_the_near_one(tmp_path, monkey
     look(Distill("digits"))
     look(Distill("photos", val="digits", test="digits"))
     refused(lambda: look(Distill("photo/")), "there is no photo. Did you mean photos?", "Give a folder of images")
+    refused(lambda: look(Distill("demo")), "there is no demo. `pocketvit demo` is a command of its own.")
     refused(lambda: look(Distill("photos", table="name.csv")), "--table: there is no name.csv. Did you mean names.csv?")
     refused(lambda: look(Distill("photos", val="vall")), "--val: there is no vall.")
     refused(lambda: look(Distill("photos", teacher="x.pth")), "--teacher: there is no x.pth.")

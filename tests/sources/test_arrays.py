@@ -147,7 +147,7 @@ def test_a_file_of_test_images_alone_is_for_testing(npz):
         with pytest.raises(PocketError, match=r"expected train_images .*--test .*\.npz"):
             open_images(alone)
     given = open_images(npz("train.npz", train_images=some(8, seed=2), train_labels=labels(8)), test=alone)
-    assert len(given.test) == 9
+    assert len(given.test) == 6  # its test split, and not its validation images
     assert given.test.name == "cells"
 
 

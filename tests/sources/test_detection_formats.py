@@ -325,3 +325,12 @@ def test_names_in_lists_may_have_spaces(tmp_path):
     (lists / "val.txt").write_text("".join(f"{name}  {number - 1}\n" for number, name in enumerate(names)))
     dataset = open_images(folder, progress=False)
     assert (len(dataset.train), len(dataset.val)) == (4, 3)
+
+
+@pytest.mark.parametrize("names", ["[yes, no, 007]", "\n- yes\n- no\n- 007", "{0: yes, 1: no, 2: 007}"])
+def test_names_stay_as_they_are_written(tmp_path, names):
+    """To YAML they are True, False and 7."""
+    folder = write_yolo(tmp_path / "yolo", scenes())
+    rest = [line for line in (folder / "data.yaml").read_text().splitlines() if ": images" in line]
+    (folder / "data.yaml").write_text("\n".join([f"names: {names}", "nc: 3", *rest]))
+    assert sorted(open_images(folder).classes) == ["007", "no", "yes"]

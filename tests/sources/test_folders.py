@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pocketvit import PocketError
-from pocketvit.sources import open_images
+from pocketvit.sources import open_images, open_test_images
 from pocketvit.sources.base import sample_id
 
 
@@ -264,10 +264,28 @@ def test_what_is_not_there_or_not_images_is_refused(tmp_path):
 
 def test_validation_and_test_folders_without_training_ones_are_no_classes(photos, tmp_path):
     photos("val", "test", folder=tmp_path / "p")
-    with pytest.raises(
-        PocketError, match=r"has test and val but no train folder: add one, or name .* as --test .*test"
-    ):
+    with pytest.raises(PocketError, match=r"has test and val but no train folder: add one, or name .* as --test .*p"):
         open_images(tmp_path / "p")
+
+
+def test_a_folder_of_test_images_alone_is_for_testing(photos, tmp_path):
+    photos("cat", "dog", folder=tmp_path / "p/test")
+    found = open_test_images(tmp_path / "p")
+    assert (found.classes, found.test.split, list(found.checks.counts)) == (("cat", "dog"), "test", ["test"])
+    assert found.checks.lines()[1] == "classes: 2 (cat, dog), with 10 test images each"
+    whole = photos("cat", "dog", folder=tmp_path / "whole", seed=1)
+    assert len(open_images(whole, test=tmp_path / "p").test) == 20
+
+
+def test_of_a_set_beside_its_own_split_of_that_name_is_taken(photos, tmp_path):
+    """Its training images would be in the test otherwise."""
+    whole = photos("cat", "dog", folder=tmp_path / "whole")
+    shutil.copytree(whole, tmp_path / "other/train")
+    photos("cat", "dog", folder=tmp_path / "other/test", seed=1)
+    dataset = open_images(whole, test=tmp_path / "other")
+    assert len(dataset.test) == 20
+    assert not dataset.checks.duplicates
+    assert "test: 20 images of other (its test split, of 40)" in dataset.notes
 
 
 def test_runs_made_among_the_images_are_no_class(photos):

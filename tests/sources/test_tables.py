@@ -57,6 +57,13 @@ def test_the_headings_of_clinics_are_understood(scans):
         scans("Image Index,Finding Labels,Other Labels\n" + "\n".join(f"{row},a" for row in rows().split("\n")))
 
 
+def test_a_single_column_of_0_and_1_is_two_classes(scans):
+    dataset = scans("file,age,malignant\n" + "\n".join(f"{i:03}.png,{30 + i},{i % 2}" for i in range(10)))
+    assert (dataset.classes, dataset.task) == (("0", "1"), "classification")
+    assert dataset.train.targets[0] == int(dataset.train.names[0][:3]) % 2
+    assert "labels are those of the column 'malignant'" in dataset.notes
+
+
 def test_a_split_column_is_kept(scans):
     text = "file,label,split\n" + "\n".join(
         f"{row},{'valid' if i > 6 else 'train'}" for i, row in enumerate(rows().split("\n"))

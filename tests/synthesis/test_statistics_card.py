@@ -192,7 +192,7 @@ def test_methods_without_priors_take_no_card(grouped, card, tmp_path):
     bank = make_bank(tmp_path / "bank", grouped, Request("inverted", 12, card=card), **QUIET)
     assert bank.dataset().synthetic.startswith("statistics-assisted")
     for given, message in (
-        ({"statistics": True}, "--statistics true: other methods ask for no statistics"),
+        ({"statistics": True}, "--statistics: other methods ask for no statistics"),
         ({"prune_ratio": 0.3, "method": "drawn"}, "--prune-ratio 0.3: other methods optimize no patches"),
     ):
         with pytest.raises(PocketError, match=message):

@@ -265,8 +265,8 @@ class Softmax(Logits):
     def of(cls, teacher: Any, k: int | None) -> Softmax:
         if k is not None and (k < 0 or (k in (1, 2) and k < teacher.num_outputs)):
             raise PocketError(
-                "k must be 0 (all logits) or at least 3 (the class that the teacher sees, and the true ones of a mixed "
-                f"pair), not {k}."
+                "--top-k must be 0 (all logits) or at least 3 (the class that the teacher sees, and the true ones of a "
+                f"mixed pair), not {k}."
             )
         return cls(teacher.num_outputs, choose_k(teacher.num_outputs, k))
 

@@ -188,7 +188,8 @@ def _curves(results: Results, anchor: str) -> dict[str, Any] | None:
         for what, title in ((score, "The validation split over training"), ("loss", "Training loss over training"))
     }
     shown = [key for key, metrics in curves.items() if metrics]
-    return {**drawings, "keys": shown} if any(drawings.values()) else None
+    smaller = [line.get("epoch") for lines in curves.values() for line in lines if line.get("smaller")]
+    return {**drawings, "keys": shown, "smaller": smaller[-1:]} if any(drawings.values()) else None
 
 
 def _confusion(results: Results, predictions: evidence.Predictions, anchor: str) -> dict[str, Any] | None:

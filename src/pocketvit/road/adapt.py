@@ -19,7 +19,7 @@ from ..sources.targets import labelled
 from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .base import Cost, Stage, Walk
-from .class_order import in_labelled_order
+from .class_order import in_labelled_order, may_be_in_another
 from .images import Road, known
 from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
 from .probe import PATIENCE, adapt
@@ -291,7 +291,10 @@ def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
     if aligned is None:
         has = _outputs(teacher) if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
-    return [*lines, *aligned.notes[len(teacher.notes) :]]
+    lines += aligned.notes[len(teacher.notes) :]
+    if dataset.classes and may_be_in_another(aligned, dataset.train):
+        lines.append(f"{teacher.name}: the run tries that on labelled images, and takes the order they plainly say")
+    return lines
 
 
 def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:

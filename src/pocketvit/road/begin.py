@@ -99,6 +99,18 @@ def check_student(settings: Any, option: str = "--student") -> None:
         )
 
 
+def check_published(settings: Any) -> None:
+    """Refuse ``train --init pretrained`` of a model whose published weights cannot be had, before anything is read."""
+    if settings.init != "pretrained":
+        return
+    if settings.model == "auto":
+        raise settings.refused("init", "name the model of timm whose published weights are meant, with --model")
+    try:
+        load_teacher(str(settings.model))
+    except PocketError as error:
+        raise PocketError(f"--init pretrained: {error}") from error
+
+
 def check_against(name: str) -> None:
     """Refuse a comparison whose weights cannot be had, rather than after the student's training."""
     try:

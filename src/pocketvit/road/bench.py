@@ -21,7 +21,7 @@ from ..files import human_bytes, write_json
 from ..models import load_model
 from ..reporting.device import Measured
 from ..rundir import Run
-from ..sources import Dataset
+from ..sources import Dataset, for_test_alone, open_test_images
 from ..sources.base import Source
 from ..tasks import Task, task_named
 from ..teachers import align, load_teacher
@@ -40,7 +40,7 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
     """
     dataset, source = None, None
     if settings.images is not None:
-        dataset = _as_split(settings) or open_dataset(settings)
+        dataset = _as_split(settings) or _opened(settings)
         tell_dataset(dataset)
         source = dataset.splits.get(settings.split)
         if source is None or not len(source):
@@ -61,6 +61,13 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         for number, (found, row) in enumerate(zip(there, rows, strict=False))  # a teacher's row stands behind them
     ]
     return rows, dataset
+
+
+def _opened(settings: Any) -> Dataset:
+    """Open the images; those of a test alone, of which nothing could be learned, are scored all the same."""
+    if settings.table is None and settings.split == "test" and for_test_alone(settings.images):
+        return open_test_images(settings.images, window=settings.window)
+    return open_dataset(settings)
 
 
 def _as_split(settings: Any) -> Dataset | None:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
+from ..sources import Source
 from ..sources.subset import Subset
 from ..sources.targets import labelled
 from ..teachers import Teacher
@@ -17,13 +18,19 @@ _SAY = 5  # images of a class, fewer of which have no say
 _CHANCE = 1e-3  # of so many answers for the better in the half of them that did not choose the order
 
 
+def may_be_in_another(teacher: Teacher, source: Source) -> bool:
+    """Whether `in_labelled_order` looks at a teacher: its outputs have no names, and images have labels."""
+    nameless = teacher.classes is None and teacher.columns is None
+    return nameless and teacher.kind == "softmax" and known(source)
+
+
 def in_labelled_order(teacher: Teacher, road: Road) -> Teacher:
     """Return a teacher whose outputs have no names with the class map that labels of training images ask for.
 
     Most are in the order of the classes, and stay so; another order has to be better beyond doubt.
     """
     source, classes = road.dataset.train, road.dataset.classes
-    if teacher.classes is not None or teacher.columns is not None or teacher.kind != "softmax" or not known(source):
+    if not may_be_in_another(teacher, source):
         return teacher
     targets = np.asarray(source.targets)
     rows = _some_of_each(np.where(labelled(targets), targets, -1), len(classes))

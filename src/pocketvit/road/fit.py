@@ -17,6 +17,8 @@ from .train import describe, train_network
 
 log = logging.getLogger("pocketvit")
 
+PUBLISHED = "pretrained"  # what --init calls the weights that are published for the model
+
 
 class Fit(Stage):
     """A network that learned the images' labels."""
@@ -42,10 +44,13 @@ class Fit(Stage):
                 "trained from its own weights, under a new head" if pretrained else "trained from scratch"
             )
             return
-        start = settings.init or config.network.name
-        if Path(start).is_dir() or settings.init is None:  # it says itself what network it holds
+        published = settings.init in (None, PUBLISHED)
+        start = config.network.name if published else settings.init
+        if Path(start).is_dir() or published:  # it says itself what network it holds
             side = settings.size if Path(start).is_dir() else None
             teacher = load_teacher(start, input_size=side, device=str(road.device))
+            if not published:  # and is called by that, whatever --model says
+                walk.names["student"] = teacher.name
         else:
             teacher = load_teacher(config.network.name, weights=start, device=str(road.device))
         if config.network.replace_norm is not None:

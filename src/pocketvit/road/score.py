@@ -306,14 +306,11 @@ class Score(Stage):
     def run(self, walk: Walk) -> None:
         road, networks = walk.road, walk.networks
         student, side = networks["student"], walk.input
-        plainly = "student, distilled" if walk.teachers else walk.config.network.name
-        entries = [
-            *walk.entries,
-            self._network(walk, "student", walk.names.get("student", plainly), side),
-        ]
+        name = walk.names.get("student", "student, distilled" if walk.teachers else walk.config.network.name)
+        entries = [*walk.entries, self._network(walk, "student", name, side)]
         int8 = walk.folder / INT8
         if int8.is_file():  # else none was good enough, which a note says
-            name = walk.names.get("int8", "student, int8 file")
+            name = walk.names.get("int8", f"{'student' if walk.teachers else name}, int8 file")
             answer = file_answers(int8)
             entries.append(Entry("int8", name, "int8", side[0], answer, None, int8, "student" in walk.calibrated))
         few = getattr(walk.settings, "few_labels", 0)

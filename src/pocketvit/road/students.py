@@ -22,13 +22,14 @@ from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
 from ..models.selection import select_weights, vit_in
 from ..settings import listed
+from ..settings.base import near
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
 from .decide import USUAL_STUDENT, network_of, view_size
 from .images import Road
-from .starts import TEACHER
+from .starts import NONE, TEACHER
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
 SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M
@@ -183,7 +184,10 @@ def start_network(model: nn.Module, config: NetworkConfig, teachers: Sequence[Te
             larger = teachers[0] if config.init_from == TEACHER else load_teacher(config.init_from)
             told.append(f"starts from {larger.name}: {select_weights(model, larger.module)}")
         except PocketError as error:
-            raise PocketError(f"--init-from {config.init_from}: {error}") from None
+            a_word = config.init_from != TEACHER and config.init_from.isalpha()
+            meant = near(config.init_from, (TEACHER, NONE)) if a_word else ""
+            why = f"give {TEACHER}, {NONE}, or weights as --teacher takes them{meant}" if meant else error
+            raise PocketError(f"--init-from {config.init_from}: {why}") from None
     return "; ".join(told)
 
 

@@ -257,7 +257,9 @@ def chosen_classes(teacher: Teacher, wanted: Sequence[str] | None) -> Teacher:
     columns = match_classes(teacher.classes or (), wanted)
     if columns is None:
         known = f"it names {', '.join(teacher.classes[:8])}" if teacher.classes else "its classes have no names"
-        raise PocketError(f"--classes {','.join(wanted)}: not classes of {teacher.name} ({known}). Numbers serve too.")
+        raise PocketError(
+            f"--classes {','.join(wanted)}: not classes of {teacher.name} ({known}). Give these, or numbers alone."
+        )
     return teacher.with_columns(columns)
 
 

@@ -137,6 +137,8 @@ class Setting:
         """Return the error that names the option, its value and the reason."""
         if value is False and self.default is True:
             return PocketError(f"--no-{self.flag.removeprefix('--')}: {reason.rstrip('.')}.")
+        if value is True and bool in self.kinds:  # as it is typed
+            return PocketError(f"{self.flag}: {reason.rstrip('.')}.")
         if isinstance(value, str):
             text = value if value.strip() else repr(value)
         elif self.many and isinstance(value, list | tuple) and value:
@@ -325,6 +327,8 @@ def check_path(one: Setting, value: Any) -> None:
             names = []
         close = [os.path.join(folder, found) for found in difflib.get_close_matches(name, names, n=2)]
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        if one.name == "images" and value == "demo":
+            hint = " `pocketvit demo` is a command of its own."
         where = "" if one.positional else f"{one.flag}: "
         raise PocketError(f"{where}there is no {value}.{hint}" + (f" Give {one.exists}." if one.exists else ""))
     if one.regular and not os.path.isfile(value):

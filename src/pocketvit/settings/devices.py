@@ -260,6 +260,6 @@ class Report(Pictures, verb="report"):
         default=None, metavar="FILE", exists="a JSON file of bench.py", common=True,
     )  # fmt: skip
     out: str | Path | None = setting(
-        "the HTML file to write; by default report.html in the (first) run folder",
+        "the HTML file to write; by default report.html in the run folder, of several in the folder of runs",
         default=None, metavar="FILE", group="output",
     )  # fmt: skip

@@ -148,9 +148,9 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     )  # fmt: skip
     match: str | Sequence[str] | None = setting(
         "features of the teachers to match too: NAME, NAME:WEIGHT or NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, with "
-        "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, manifold, attention_transfer, "
-        "patch_attention, minilm, cskd, mean_teacher), or none; unasked fitnets, where the teachers are convolutional "
-        "networks and the student learns from scratch",
+        "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, pkt, crd, manifold, "
+        "attention_transfer, patch_attention, minilm, cskd, mean_teacher), or none; unasked fitnets, where the teachers "
+        "are convolutional networks and the student learns from scratch",
         default=None, read=read_match, metavar="NAMES", group="objective",
     )  # fmt: skip
     store_features: str | None = setting(
@@ -225,10 +225,6 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
     replace_norm: Literal["group", "group-ws", "layer", "instance", "frozen"] | None = setting(
         "what takes the place of BatchNorm, for batches of fewer than 16 images; trained weights are converted on some "
         "of the training images first", default=None,
-    )  # fmt: skip
-    lr: float | None = setting(
-        "learning rate; by default 0.002 for batches of 128 from scratch, 0.0001 when fine-tuning",
-        default=None, above=0, group="training",
     )  # fmt: skip
     label_smoothing: float | None = setting(
         "of the cross-entropy; by default 0.1, or none where images have several labels",

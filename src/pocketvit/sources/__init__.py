@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "Tiles",
     "decode",
+    "for_test_alone",
     "open_folds",
     "open_images",
     "open_test_images",
@@ -108,9 +109,22 @@ def open_test_images(images: Any, *, window: tuple[float, float] | None = None) 
         if listing.single:
             raise PocketError(listing.single)
         found = assemble(listing, val_fraction=0, seed=0, window=window, progress=False)
-    test = copy.copy(found.test or found.train)
+    if found.test is not None:
+        return found
+    test = copy.copy(found.train)
     test.split = "test"
-    return dataclasses.replace(found, test=test)
+    checks = found.checks
+    renamed = [{"test": of["train"]} if "train" in of else {} for of in (checks.counts, checks.images)]
+    checks = dataclasses.replace(checks, counts=renamed[0], images=renamed[1])  # type: ignore[arg-type]
+    return dataclasses.replace(found, test=test, checks=checks)
+
+
+def for_test_alone(images: Any) -> bool:
+    """Whether images are divided and none of them is for training: a folder of ``test/`` alone, or such a ``.npz``."""
+    path = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if path is None or not (path.is_dir() or path.suffix.lower() == ".npz"):
+        return False
+    return "train" not in find_images(path, None, None).splits
 
 
 def find_all(images: Any, labels: str | Path | None, group: str | None, **beside: Any) -> Listing:
@@ -153,8 +167,7 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
     if built_in is not None and not path.exists():
         return built_in()
     if not path.exists():
-        demo = " ('pocketvit demo' is a command of its own)" if str(images) == "demo" else ""
-        raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'{demo}")
+        raise PocketError(f"there is no {path}: give a folder of images, a .npz or .csv file, or 'digits'")
     if labels is not None:
         table = Path(labels).expanduser()
         if not path.is_dir():

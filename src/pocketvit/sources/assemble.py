@@ -157,7 +157,7 @@ def _checks(
     good: np.ndarray,
     broken: tuple[tuple[str, str], ...],
 ) -> Checks:
-    rows = np.flatnonzero(good)
+    rows = np.flatnonzero(good & (splits != ""))
     counts: dict[str, dict[str, int]] = {}
     images: dict[str, int] = {}
     for split in SPLITS:
@@ -186,7 +186,6 @@ def _duplicates(
     """Return (name, name) of equal images in different splits: each later one with the first of another split."""
     seen: dict[bytes, dict[str, int]] = {}
     pairs = []
-    rows = rows[splits[rows] != ""]
     for row in sorted(rows.tolist(), key=lambda row: SPLITS.index(str(splits[row]))):
         others = seen.setdefault(findings.looks[row], {})
         for split, other in others.items():

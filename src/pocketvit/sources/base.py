@@ -138,14 +138,16 @@ class Checks:
         """Say it for people: counts, sizes, then at most ``most`` broken files and duplicates by name."""
         images = self.images or {split: sum(of.values()) for split, of in self.counts.items()}
         lines = [f"{split}: {count:,} images" for split, count in images.items()]
-        classes = [count for label, count in self.counts.get("train", {}).items() if label]
+        split = "train" if "train" in self.counts else "test"  # of images for a test alone
+        classes = [count for label, count in self.counts.get(split, {}).items() if label]
         if classes:
             low, high = min(classes), max(classes)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
             what = "labels, several per image" if self.several else "classes"
-            names = [_shortened(label) for label in self.counts["train"] if label]
+            names = [_shortened(label) for label in self.counts[split] if label]
             named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            lines.append(f"{what}: {len(classes):,} ({named}), with {each} training {self.unit} each")
+            whose = "training" if split == "train" else split
+            lines.append(f"{what}: {len(classes):,} ({named}), with {each} {whose} {self.unit} each")
         shapes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         if shapes:
             (h0, w0), (h1, w1) = shapes[0], shapes[-1]

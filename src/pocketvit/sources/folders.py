@@ -127,11 +127,12 @@ def list_folder(folder: Path) -> Listing:
     if "train" in splits.values():
         return _split_folders(folder, images, places, splits, notes)
     if splits and set(splits) == set(places):
-        place, split = next(iter(splits.items()))
-        raise PocketError(
+        listing = _split_folders(folder, images, places, splits, notes)
+        listing.single = (
             f"{folder} has {' and '.join(splits)} but no train folder: add one, or name the images to train on and "
-            f"give this beside them, as --{split} {folder / place}"
+            f"give this beside them, as --{next(iter(splits.values()))} {folder}"
         )
+        return listing
     loose = [name for name in images if "/" not in name]
     if len(loose) == len(images):
         return _listing(
@@ -186,8 +187,11 @@ def _split_folders(
             raise PocketError(f"{folder} has {' and '.join(both)}, which both mean {split}: keep one")
     classes: tuple[str, ...] = ()
     inner = {place: folders_in(places[place]) for place in splits}
-    train = next(place for place, split in splits.items() if split == "train")
-    if inner[train]:
+    train = next((place for place, split in splits.items() if split == "train"), None)
+    if train is None:  # images for a test alone, which may lack classes
+        given = [_class_folders(places[place], inner[place], images, f"{place}/") for place in splits]
+        classes = in_order(set().union(*given))
+    elif inner[train]:
         classes = _class_folders(places[train], inner[train], images, f"{train}/")
         if len(classes) < 2:
             raise PocketError(

@@ -20,8 +20,8 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
 
     Args:
         listing: The first; its classes are everybody's.
-        others: By what they are: "val" and "test" become these splits, whatever splits they have themselves;
-            "unlabelled" joins the training images, without labels.
+        others: By what they are: "val" and "test" become these splits: their own one of that name where they have it,
+            else all of them; "unlabelled" joins the training images, without labels.
 
     Raises:
         PocketError: A class that the first does not have, another kind of images, a split that is given twice.
@@ -34,7 +34,10 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
                 f"{listing.name} has a {split} split of its own, and --{split} names another ({other.name}). Leave one "
                 "of them away."
             )
-        notes = [*other.notes, f"{role}: {len(other):,} images of {other.name}"]
+        own = role in other.splits and len(set(other.splits)) > 1
+        taken = [split if not own or where == role else "" for where in other.splits]
+        whole = f" (its {role} split, of {len(other):,})" if own else ""
+        notes = [*other.notes, f"{role}: {taken.count(split):,} images of {other.name}{whole}"]
         if role != "unlabelled" and several(other.targets) and listing.task == "classification" and listing.classes:
             listing = _as_labels(listing)
         if listing.groups is not None and other.groups is None:
@@ -45,7 +48,7 @@ def join(listing: Listing, others: dict[str, Listing]) -> Listing:
             listing,
             names=[*listing.names, *(f"{other.name}/{name}" for name in other.names)],
             keys=[*listing.keys, *keys],
-            splits=[*listing.splits, *[split] * len(other)],
+            splits=[*listing.splits, *taken],
             targets=_joined(listing, other, role),
             images=_images(listing, other),
             groups=None if listing.groups is None else [*listing.groups, *(other.groups or [""] * len(other))],

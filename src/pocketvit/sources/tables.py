@@ -73,9 +73,9 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
 
     Columns are found by their heading (file, image, ... and label, class, ... or one that ends so; split); without a
     heading the first is the file and the second the label. Without a column of labels all columns that hold only 0 and
-    1 are labels, several an image; so are labels in one cell with | or ; between them. A name may lack its ending or
-    its folders where that leaves no doubt, have folders in front that are not here, or be a whole path. Rows without a
-    label are unlabelled.
+    1 are labels, several an image (a single one: two classes); so are labels in one cell with | or ; between. A name
+    may lack its ending or its folders where that leaves no doubt, have folders in front that are not here, or be a
+    whole path. Rows without a label are unlabelled.
 
     Args:
         group: heading of the column whose equal cells stay on one side of every split. Without one it is that of
@@ -348,8 +348,8 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], 
     if label is None and len(labels) < 2:  # Finding Labels, KL grade
         ends = (at for at, title in enumerate(heading) if re.split(r"[\W_]+", title)[-1] in _LABEL_COLUMNS)
         label = _only(column for column in ends if column not in (name, split, grouping))
-        labels = labels if label is None else [label]
-    if name is None or not labels or (label is None and len(labels) < 2):
+        labels = labels if label is None else [label]  # one column of 0 and 1 alone: two classes
+    if name is None or not labels:
         raise PocketError(
             f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
             "with the labels 'label' (or give several columns of 0 and 1)"

@@ -106,13 +106,16 @@ def _of(seen: dict[Path, str], split: str) -> set[Path]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # the latter makes text of all
     except FileNotFoundError as error:
         raise PocketError(f"there is no {path}: give a data.yaml") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise PocketError(f"{path} cannot be read as YAML ({error})") from error
     if not isinstance(document, dict) or "names" not in document or "train" not in document:
         raise PocketError(f"{path} describes no detection dataset: it needs `names` and `train` (see YOLO's data.yaml)")
+    if "names" in written:  # as they stand there: to YAML yes is True, and 007 is 7
+        document["names"] = written["names"]
     return document
 
 

@@ -24,6 +24,7 @@ from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
 from ..models.registry import create_model, suggest
 from ..models.saving import activation_of, load_model
+from ..models.vit import LADDER
 from .detector_forms import is_detector
 from .detectors import TORCHVISION, detector_teacher, load_detector
 from .hugging_face import kind_saved, open_classifier
@@ -160,6 +161,11 @@ def _by_text(
     if path.suffix in WEIGHT_SUFFIXES or "/" in text or "\\" in text:
         hub = "" if path.suffix in WEIGHT_SUFFIXES else f" A model of the hub is written hf-hub:{text}."
         raise PocketError(f"there is no model at {text}.{_near_files(path)} Check the path.{hub}")
+    if text in LADDER:
+        raise PocketError(
+            f"{text} has no published weights. Name a run that trained it (runs/NAME-1), or train one: `pocketvit "
+            f"train IMAGES --model {text}`."
+        )
     if not timm.is_model(text.split(".", 1)[0]):
         raise PocketError(
             f"unknown model {text!r}.{suggest(text)} It may be a timm name, hf-hub:USER/MODEL, a folder, a weights "

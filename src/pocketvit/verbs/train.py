@@ -12,11 +12,12 @@ from ..settings import Train, verb
 def train(settings: Train) -> Run:
     """Train a teacher, or any other model, on labelled images: from scratch, or from weights that are there."""
     from ..road import Hours, Open, Report, Score, Ship, Statistics
-    from ..road.begin import check_student, go
+    from ..road.begin import check_published, check_student, go
     from ..road.decide import decide_model
     from ..road.fit import Fit
 
     check_student(settings, "--model")
+    check_published(settings)
     of = "" if settings.model == "auto" else f"-{Path(settings.model).name.replace(':', '_')}"
     learning = (Fit(), Ship(), Statistics(), Score(), Report())
     return go(settings, (Open(), Hours(*learning), *learning), decide_all=decide_model, of=of)
