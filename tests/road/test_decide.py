@@ -192,11 +192,13 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
         {"match": "none"},
         {"hard_share": 0.3, "epochs": 9},
         {"student": "resnet18"},
+        {"stem": "hybrid"},
         {"init_from": "weights.pth"},
         {"assistant": "pocket_m"},
         {"settings": Compare, "methods": "kl"},
     ):
         assert matched(resnet, **changes) == ([], None)
+    assert matched(resnet, dataset=made, stem="hybrid") == stored
     assert matched(resnet, match="rkd") == (["rkd"], None)
     assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import PocketError
-from ..files import human_bytes, human_time
+from ..files import counted, human_bytes, human_time
 from .ragged import OFFSETS
 from .record import Record, label, record_of
 
@@ -63,8 +63,7 @@ class LabelPlan:
     def text(self) -> str:
         """The plan in a few lines."""
         lines = [
-            f"labels: {self.images:,} images x {self.views} views x {len(self.teachers)} "
-            f"{'teacher' if len(self.teachers) == 1 else 'teachers'}"
+            f"labels: {self.images:,} images x {counted(self.views, 'view')} x {counted(len(self.teachers), 'teacher')}"
         ]
         held = zip(self.teachers, self.records, self.record_bytes, self.missing, strict=True)
         for name, record, size, rows in held:
