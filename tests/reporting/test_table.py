@@ -81,6 +81,12 @@ def test_the_footer_holds_command_machine_n_and_the_uncalibrated_mark():
     assert "¹ few labels" in text
 
 
+def test_a_command_can_be_pasted_from_any_width():
+    command = "pocketvit distill 'my photos' --teacher 'local-dir:big one' --no-baseline"
+    text = Table([TEACHER, STUDENT, ALONE], command=command).text(40)
+    assert text.splitlines()[-1] == f"command: {command}"
+
+
 def test_control_characters_of_a_name_do_not_reach_the_terminal():
     text = Table([{**TEACHER, "name": "evil\x1b[2Jname\n", "min_class": ["\x07bell", 0.5]}]).text(200)
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)

@@ -54,6 +54,18 @@ def test_a_student_that_is_smaller_faster_and_as_good_is_to_ship():
     )
 
 
+def test_what_real_images_were_worth_is_told():
+    bare = row("without", "control", 0.80, 1_900_000, 2.0)
+    reply = verdict([*ROWS, bare]).replies[-1]
+    assert str(reply).startswith(
+        "Real images worth it? Yes: 93.5 % against 80.0 % of the without (13.5 points more, 95 %"
+    )
+    same = verdict([*ROWS, replace(bare, accuracy=0.94, interval=wilson_interval(940, 1000))])
+    assert str(same.replies[-1]).startswith("Real images worth it? Not known: ")
+    assert same.advice == verdict(ROWS).advice
+    assert len(verdict([*ROWS, replace(bare, accuracy=None, interval=None)]).replies) == 3
+
+
 def test_int8_is_never_compared_with_fp32():
     found = verdict(without(TEACHER_8))
     assert "1.9 MB against 4 MB of its teacher's fp32 file, 2.1× smaller" in str(found.replies[0])

@@ -76,8 +76,12 @@ def test_epochs_and_views_fill_the_time():
 
 
 def test_no_time_for_an_epoch_says_what_everything_takes():
-    with pytest.raises(PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min"):
+    with pytest.raises(
+        PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min.*no-baseline"
+    ):
         filled("2min")
+    with pytest.raises(PocketError, match=r"fewer images or a smaller student\.$"):
+        filled("2min", baseline=False)
 
 
 def test_light_teachers_learn_in_the_same_time():
@@ -142,6 +146,19 @@ def test_more_hours_come_on_top(tmp_path):
     state = walk_of(tmp_path, 1.5)
     Hours(Costing("train", networks=1), Costing("score", always=300.0)).run(state)
     assert state.config.train.seconds == pytest.approx(1234 + 1800 - 300, abs=60)
+
+
+def test_a_decay_that_is_trained_anew_counts(tmp_path):
+    write_json(tmp_path / "hours.json", {"hours": 1.0, "each": 1000.0})
+    for folder in (tmp_path, tmp_path / "alone"):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "stable.safetensors").touch()
+    stage = Hours(Costing("train", networks=1), Costing("baselines", networks=1), Costing("score", always=300.0))
+    with pytest.raises(PocketError, match=r"from before the decay takes about 10 min.*--hours 1\.284 at least"):
+        stage.run(walk_of(tmp_path, 1.2))
+    state = walk_of(tmp_path, 1.5)
+    stage.run(state)
+    assert state.config.train.seconds == pytest.approx(1000 + (1800 - 300 - 2 * 300) / 2, abs=30)
 
 
 def test_a_budget_that_labelling_used_up_is_told(tmp_path):

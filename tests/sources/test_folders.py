@@ -131,7 +131,20 @@ def test_equal_images_in_given_splits_are_listed(photos, tmp_path):
     photos("cat", "dog", count=4, folder=tmp_path / "p/train")
     photos("cat", "dog", count=2, folder=tmp_path / "p/test", seed=1)
     shutil.copy(tmp_path / "p/train/cat/003.png", tmp_path / "p/test/cat/copy.png")
-    assert open_images(tmp_path / "p").checks.duplicates == (("train/cat/003.png", "test/cat/copy.png"),)
+    dataset = open_images(tmp_path / "p")
+    assert dataset.checks.duplicates == (("train/cat/003.png", "test/cat/copy.png"),)
+    (note,) = (note for note in dataset.notes if "in two splits" in note)
+    assert "test/cat/copy.png = train/cat/003.png first" in note
+
+
+def test_copies_on_one_side_of_a_split_are_told(photos):
+    root = photos("cat", "dog", count=8)
+    assert not [note for note in open_images(root).notes if "cop" in note]
+    shutil.copy(root / "cat/003.png", root / "cat/twin.png")
+    assert "1 image is a copy of another one in the same split (cat/twin.png = cat/003.png)" in open_images(root).notes
+    shutil.copy(root / "dog/003.png", root / "dog/twin.png")
+    (note,) = (note for note in open_images(root).notes if "cop" in note)
+    assert note.startswith("2 images are copies of others in the same split (cat/twin.png = cat/003.png first)")
 
 
 def test_a_copy_in_another_format_is_found_too(photos, tmp_path):

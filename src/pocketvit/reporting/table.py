@@ -40,6 +40,7 @@ from .text import (
 from .verdict import Verdict, verdict
 
 _MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+_COMMAND = "command: "
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,7 @@ class Table:
                 lines.append(line.rstrip())
             blocks.append("\n".join(lines))
         above, below = (
-            "\n".join(textwrap.fill(printable(line), width, subsequent_indent="  ") for line in lines)
-            for lines in (self.above(), self.footer())
+            "\n".join(_wrapped(printable(line), width) for line in lines) for lines in (self.above(), self.footer())
         )
         return "\n\n".join([*([above] if above else []), *blocks, below]).rstrip()
 
@@ -201,7 +201,7 @@ class Table:
         if machine:
             lines.append(f"machine: {machine}")
         if self.command:
-            lines.append(f"command: {self.command}")
+            lines.append(f"{_COMMAND}{self.command}")
         return lines
 
     def _explained(self) -> list[str]:
@@ -257,6 +257,13 @@ class Table:
             return together
         apart = [block for group in ("worth", "cost") for block in fill([c for c in self.columns if c.group == group])]
         return apart if len(apart) <= len(together) else together
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Break a line at spaces; not a command, which would no longer paste."""
+    if line.startswith(_COMMAND):
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _columns(rows: tuple[Row, ...]) -> list[Column]:

@@ -29,10 +29,10 @@ _NAMES = {"auc": "AUC", "map": "mAP"}
 
 @dataclass(frozen=True)
 class Reply:
-    """One of the three questions, answered.
+    """A question, answered.
 
     Attributes:
-        question: "Smaller", "Faster", "As good".
+        question: "Smaller", "Faster", "As good"; "Real images worth it" of a student that had some.
         yes: None where it was not measured, or where the images cannot tell.
         words: With the figures.
     """
@@ -51,7 +51,8 @@ class Verdict:
     """What a run comes to.
 
     Attributes:
-        replies: To the three questions; () without a teacher to compare with.
+        replies: To what is asked of a student beside its teacher, and beside itself without real images; () where
+            neither is there.
         advice: What to ship, in one sentence, and why.
         ship: Key of that row; None where nothing is worth shipping, or nobody knows.
     """
@@ -118,12 +119,13 @@ def verdict(
         )
         if guessing is not None and replies[-1].yes:
             replies = (*replies[:-1], dataclasses.replace(replies[-1], yes=None))
+    told = (*replies, *_worth(given, student, task))
     if guessing is not None:
-        return Verdict(replies, guessing, None)
+        return Verdict(told, guessing, None)
     better = _better(given, student, ships, teacher, task)
     if better is not None:
-        return Verdict(replies, *better)
-    return Verdict(replies, _praise(ships, replies, task), ships.key)
+        return Verdict(told, *better)
+    return Verdict(told, _praise(ships, replies, task), ships.key)
 
 
 def _pooled(rows: Sequence[Row]) -> dict[str, Row]:
@@ -353,6 +355,17 @@ def _as_good(ours: Row, theirs: Row, task: Task) -> Reply:
         return Reply("As good", difference.value >= 0, f"{words})")
     enough = difference.value >= 0 and difference.interval[0] > -_MARGIN
     return Reply("As good", True if enough else None, f"{words}; {_unseen(ours)})")
+
+
+def _worth(rows: Sequence[Row], student: Row, task: Task) -> tuple[Reply, ...]:
+    """Say what real images gave a student of pictures that were made with them; () where none is without them."""
+    bare = next((row for row in rows if row.key == "without"), None)
+    difference = None if bare is None else gap(student, bare, task)
+    if bare is None or difference is None:
+        return ()
+    unseen = "" if difference.seen else f"; {_unseen(student)}"
+    words = f"{said(student, task)} against {said(bare, task)} of {bare.name} ({difference.words}{unseen})"
+    return (Reply("Real images worth it", difference.value > 0 if difference.seen else None, words),)
 
 
 def _unseen(row: Row) -> str:

@@ -18,6 +18,7 @@ from ..errors import PocketError
 from ..files import atomic, human_time, read_json, write_json, write_text
 from ..rundir import Run
 from ..training.distributed import from_rank_zero, join_processes
+from ..training.schedule import DECAY
 from .base import Stage, Walk, plan
 from .decide import SMALL, USUAL_STUDENT, VIEWS, images_for
 
@@ -61,10 +62,14 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
     epochs = int((left - views * view) / epoch) if epoch else 1
     if epochs < 1:
         labelling = f"labelling {views} view{'s' * (views > 1)} of every image takes about {human_time(views * view)}, "
+        baseline = getattr(settings, "baseline", False)
+        advice = (
+            ", a smaller student, or leave the baseline out (--no-baseline)" if baseline else " or a smaller student"
+        )
         raise PocketError(
             f"--hours {settings.time.hours:.3g} is too short: {labelling if view else ''}an epoch of all that is "
-            f"trained about {human_time(epoch)}, the rest about {human_time(before)}. Give more time, fewer images, a "
-            "smaller student, or leave the baseline out (--no-baseline)."
+            f"trained about {human_time(epoch)}, the rest about {human_time(before)}. Give more time, fewer "
+            f"images{advice}."
         )
     chosen = {"epochs": epochs} | ({"views": min(views, epochs)} if has_views else {})
     who = join_processes(settings.device or "auto")
@@ -110,6 +115,8 @@ def fill_with_student(
 class Hours(Stage):
     """How long each training may take; nothing without a budget of time.
 
+    A finished run that is given more goes on from before the decay: that its end is trained anew counts as well.
+
     Args:
         after: The stages that follow. Networks that they train share what the others leave.
     """
@@ -130,12 +137,17 @@ class Hours(Stage):
             rest = sum(stage.beside(walk) if count else stage.cost(walk).seconds for stage, count in networks.items())
             here = time.monotonic() - walk.began
             spent = here if kept else max(here, sum(walk.spent().values()))
-            more = (3600 * (hours - kept.get("hours", 0.0)) - spent - rest) / sum(networks.values())
+            # Who has begun its decay goes on from before it: that much is trained anew.
+            decayed = len(list(walk.folder.glob("**/checkpoints/stable.safetensors")))
+            anew = decayed * DECAY * kept.get("each", 0.0)
+            more = (3600 * (hours - kept.get("hours", 0.0)) - spent - anew - rest) / sum(networks.values())
             if more <= 0:
-                least = kept.get("hours", 0.0) + (spent + rest + sum(networks.values()) * _LEAST) / 3600
+                least = kept.get("hours", 0.0) + (spent + anew + rest + sum(networks.values()) * _LEAST) / 3600
+                decay = f", going on from before the decay takes about {human_time(anew)}" if anew else ""
                 raise PocketError(
-                    f"--hours {hours:.3g} leaves no time to train: {human_time(spent)} are gone and the figures take "
-                    f"about {human_time(rest)}. Give more in all: --hours {math.ceil(1000 * least) / 1000:g} at least."
+                    f"--hours {hours:.3g} leaves no time to train: {human_time(spent)} are gone{decay} and the figures "
+                    f"take about {human_time(rest)}. Give more in all: --hours {math.ceil(1000 * least) / 1000:g} at "
+                    "least."
                 )
             kept = {"hours": hours, "each": round(kept.get("each", 0.0) + more, 3)}
             kept = from_rank_zero(kept, walk.road.processes.world)

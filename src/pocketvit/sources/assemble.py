@@ -52,8 +52,13 @@ def build(checked: Checked, splits: np.ndarray, notes: list[str]) -> Dataset:
     notes += _contradictions(listing, findings, good)
     notes += _absent(listing, splits, good)
     checks = _checks(listing, findings, splits, good, checked.broken)
+    notes += _copies(listing, findings, np.flatnonzero(good & (splits != "")), splits)
     if checks.duplicates:
-        notes.append(f"{len(checks.duplicates):,} images stand in two splits: the score will be too good by that much")
+        one, other = checks.duplicates[0]
+        notes.append(
+            f"{len(checks.duplicates):,} images stand in two splits ({other} = {one} first): the score will be too "
+            "good by that much"
+        )
     groups = checked.groups
     sources = {split: _source(checked, groups, np.flatnonzero(good & (splits == split)), split) for split in SPLITS}
     if sources["train"] is None:
@@ -123,6 +128,20 @@ def _contradictions(listing: Listing, findings: Findings, good: np.ndarray) -> l
         return []
     more = f"; and {len(pairs) - 3:,} more" if len(pairs) > 3 else ""
     return [f"equal images with different labels, of which one must be wrong: {'; '.join(pairs[:3])}{more}"]
+
+
+def _copies(listing: Listing, findings: Findings, rows: np.ndarray, splits: np.ndarray) -> list[str]:
+    """Say how many images are there twice in a split, with the same label: they count twice."""
+    first: dict[tuple[str, bytes], int] = {}
+    pairs = []
+    for row in rows.tolist():
+        other = first.setdefault((str(splits[row]), findings.looks[row]), row)
+        if other != row and alike(listing.targets, other, row):
+            pairs.append(f"{listing.names[row]} = {listing.names[other]}")
+    if not pairs:
+        return []
+    some = f"{len(pairs):,} images are copies of others" if len(pairs) > 1 else "1 image is a copy of another one"
+    return [f"{some} in the same split ({pairs[0]}{' first' if len(pairs) > 1 else ''})"]
 
 
 def _source(checked: Checked, groups: np.ndarray | None, rows: np.ndarray, split: str) -> Source | None:
