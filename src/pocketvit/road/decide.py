@@ -235,6 +235,9 @@ def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[An
 def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) -> tuple[Any, LossConfig]:
     """Return the settings with objective and temperature decided, and the loss they come down to."""
     task = task_named(dataset.task)
+    if getattr(settings, "untaught", False):
+        balanced = class_weights(labels_of(settings, dataset), settings.balance)
+        return settings, LossConfig(weight=0.0, label_smoothing=task.smoothing, class_weights=balanced)
     classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
     whole = choose_k(classes, settings.top_k) == 0
     objective, temperature = task.default_objective(classes, whole=whole)
@@ -323,7 +326,7 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     settings, loss = decide_loss(settings, dataset, teachers)
     settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
     check_served(loss, settings, classes, task=dataset.task)
-    if hasattr(settings, "hard_share"):
+    if hasattr(settings, "hard_share") and loss.weight:
         settings = dataclasses.replace(settings, hard_share=hard_share_for(settings, dataset))
         loss = dataclasses.replace(loss, hard_share=settings.hard_share)
     labels = LabelConfig(

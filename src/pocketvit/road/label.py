@@ -89,6 +89,8 @@ class Label(Stage):
     writes = ("labels",)
 
     def done(self, walk: Walk) -> bool:
+        if walk.untaught:
+            return True
         folder = walk.road.store_folder(walk.config.labels)
         return is_complete(folder, walk.teachers, walk.config.labels.views)
 
@@ -99,6 +101,8 @@ class Label(Stage):
         return Cost(planned.seconds or 0.0, planned.bytes)
 
     def run(self, walk: Walk) -> None:
+        if walk.untaught:
+            return
         walk.store = label_road(walk.road, walk.teachers, walk.config.labels)
         walk.extra["labels"] = [
             walk.store.key(teacher) for teacher in walk.teachers

@@ -33,6 +33,7 @@ TEACHER = (
     "nn.Module"
 )
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
+NO_TEACHER = "none"  # in place of a teacher's name
 
 
 class Reading(Settings, group="images"):
@@ -144,6 +145,11 @@ class Teachers(Settings, group="teachers"):
                 function = name == "arch" and isinstance(teacher, str) and ":" in teacher
                 if (whole or file or function) and getattr(self, name) is not None:
                     raise self.refused(name, f"{teacher} says this itself. Leave {find(type(self), name).flag} away")
+
+    @property
+    def untaught(self) -> bool:
+        """Whether there is to be no teacher at all, not even one that is made here."""
+        return NO_TEACHER in [one for one in listed(self.teacher) if isinstance(one, str)]
 
     def require_teacher(self) -> None:
         """Refuse to start without a teacher."""
