@@ -72,8 +72,8 @@ def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     def stem(side=32, **changes):
         return decide.network_of(Distill("x", **changes), "pocket_s", side).stem
 
-    assert stem() == stem(48) == stem(7) == "conv"
-    assert stem(49) == stem(6) == stem(patch=4) == "hybrid"
+    assert stem() == stem(64) == stem(7) == "conv"
+    assert stem(65) == stem(6) == stem(patch=4) == "hybrid"
     assert stem(160, tokens=2) == "conv"
     assert stem(patch=2) == stem(attention="local") == "patch"
     assert stem(stem="shifted") == "shifted"

@@ -78,6 +78,10 @@ def test_epochs_and_views_fill_the_time():
 def test_no_time_for_an_epoch_says_what_everything_takes():
     with pytest.raises(PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min"):
         filled("2min")
+    with pytest.raises(PocketError, match=r"--hours 0\.05 at least.*\(--no-baseline\)"):  # 100 + 60 + 20 s
+        filled("2min")
+    with pytest.raises(PocketError, match=r"or a smaller student\.$"):
+        filled("2min", baseline=False)
 
 
 def test_light_teachers_learn_in_the_same_time():

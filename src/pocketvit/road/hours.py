@@ -64,11 +64,13 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
     views = (settings.views if has_views else None) or max(1, min(VIEWS, int(_LABELS * left / view) if view else VIEWS))
     epochs = int((left - views * view) / epoch) if epoch else 1
     if epochs < 1:
+        least = math.ceil((before + views * view + epoch) / 3.6) / 1000
+        baseline = ", or leave the baseline out (--no-baseline)" if getattr(settings, "baseline", False) else ""
         labelling = f"labelling {views} view{'s' * (views > 1)} of every image takes about {human_time(views * view)}, "
         raise PocketError(
             f"--hours {settings.time.hours:.3g} is too short: {labelling if view else ''}an epoch of all that is "
-            f"trained about {human_time(epoch)}, the rest about {human_time(before)}. Give more time, fewer images, a "
-            "smaller student, or leave the baseline out (--no-baseline)."
+            f"trained about {human_time(epoch)}, the rest about {human_time(before)}. Give more time (--hours "
+            f"{least:g} at least), fewer images, or a smaller student{baseline}."
         )
     chosen = {"epochs": epochs} | ({"views": min(views, epochs)} if has_views else {})
     who = join_processes(settings.device or "auto")

@@ -198,7 +198,7 @@ class Architecture(Settings, group="student"):
     tokens: int = setting("distillation tokens of the student: 0, 1, or one per teacher", default=0, low=0, high=64)
     stem: Stem = setting(
         "how the student cuts pictures up: plain patches; hybrid, a convolution before them (stock timm); conv, "
-        "residual convolutions before them (the default up to 48 pixels, else hybrid); teacher, the first layers of "
+        "residual convolutions before them (the default up to 64 pixels, else hybrid); teacher, the first layers of "
         "a convolutional teacher, as they are; shifted ones (of the picture "
         "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
         "convolution and an involution before its patches, one for each teacher's token", default="auto",
@@ -318,7 +318,7 @@ class Training(Steps, group="training"):
     )  # fmt: skip
     progressive: float | None = setting(
         "share of the steps, the first ones, in pictures of three quarters of the side, which take half the time "
-        "(progressive resizing); by default 0.6 for pocket_ students of up to 48 px, unless --epochs are named",
+        "(progressive resizing); by default 0.6 for pocket_ students of up to 64 px, unless --epochs are named",
         default=None, low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)
