@@ -335,3 +335,13 @@ def test_hard_epochs_stand_in_the_middle():
     assert hard_epochs(12, 1 / 3) == range(4, 8)
     assert hard_epochs(8, 1 / 3) == range(3, 6)
     assert not hard_epochs(5, 0.0)
+
+
+def test_few_images_seen_often_in_a_short_time_vary_lightly():
+    few = dataclasses.replace(pictures(32, 32), classes=("a", "b"))  # 200 epochs unasked
+
+    def augment(epochs, **changes):
+        return decide.decide_view(Distill("x", **changes), few, epochs)[0].augment
+
+    assert [augment(39), augment(40)] == ["light", "medium"]
+    assert [augment(99, hours=0.02), augment(100, hours=0.02)] == ["light", "medium"]

@@ -23,11 +23,10 @@ from ..sources.targets import labelled
 from ..tasks import task_named
 from ..training.distributed import from_rank_zero, join_processes
 from .base import Stage, Walk, plan
-from .decide import MOST_EPOCHS, SMALL, USUAL_STUDENT, VIEWS, images_for, view_size
+from .decide import ENOUGH, MOST_EPOCHS, SMALL, USUAL_STUDENT, VIEWS, images_for, view_size
 
 LEDGER = "hours.json"  # in a run's folder: the hours that it was given, and what of them each network had
 SMALLER = ("pocket_xs", "pocket_xxs")  # students for short times
-ENOUGH = 0.5  # of the images that are seen unasked: with fewer a smaller student learns more
 _LABELS = 0.3  # share of the time that labelling may take, unless views are asked for
 _LEAST = 60.0  # seconds for each network, in the advice that is given where there are none
 _TRIAL = 10  # epochs and views whose cost is asked of the stages
