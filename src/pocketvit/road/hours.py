@@ -138,13 +138,15 @@ def fill(
     alone = _without_light(settings, dataset)
     if alone is None:
         return filled(settings)
-    with contextlib.suppress(PocketError):  # too short for teachers is not yet too short for a student
-        taught, notes = filled(settings)
-        if taught.epochs * images >= ENOUGH * min(images_for(side), MOST_EPOCHS * images):
-            return taught, notes
-    settings, notes = filled(alone)
-    told = "teacher  none: in so short a time the student learns more from the labels alone (--teacher names one)"
-    return settings, [told, *notes]
+    enough = ENOUGH * min(images_for(side), MOST_EPOCHS * images)
+    fewer, notes = filled(alone)
+    if fewer.epochs * images >= enough:  # else with teachers it sees still less, and asking takes seconds
+        with contextlib.suppress(PocketError):  # too short for teachers is not too short for a student
+            taught, told = filled(settings)
+            if taught.epochs * images >= enough:
+                return taught, told
+    why = "teacher  none: in so short a time the student learns more from the labels alone (--teacher names one)"
+    return fewer, [why, *notes]
 
 
 def _without_light(settings: Any, dataset: Dataset) -> Any | None:
