@@ -226,3 +226,11 @@ def test_pooled_folds_are_what_a_student_is_judged_by():
     assert "60.0 % against 90.0 % of teacher-1, folds pooled" in found.replies[-1].words
     assert "alone, folds pooled has 80.0 % against 60.0 %" in found.advice
     assert "cannot be told from" in verdict([*few, *pooled], chance=0.6).advice
+
+
+def test_a_network_without_teachers_that_guesses_is_told_too():
+    alone = [row("student", "model", 0.951, 900_000, 1.0), row("int8", "int8", 0.951, 250_000, 1.0)]
+    found = verdict(alone, TASK, chance=0.95)
+    assert found.advice.startswith("Ship nothing yet: 95.1 % cannot be told from always giving the commonest answer")
+    assert (found.ship, found.replies) == (None, ())
+    assert verdict(alone, TASK, chance=0.5) is None

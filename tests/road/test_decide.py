@@ -72,8 +72,8 @@ def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     def stem(side=32, **changes):
         return decide.network_of(Distill("x", **changes), "pocket_s", side).stem
 
-    assert stem() == stem(48) == stem(7) == "conv"
-    assert stem(49) == stem(6) == stem(patch=4) == "hybrid"
+    assert stem() == stem(64) == stem(7) == "conv"
+    assert stem(65) == stem(6) == stem(patch=4) == "hybrid"
     assert stem(160, tokens=2) == "conv"
     assert stem(patch=2) == stem(attention="local") == "patch"
     assert stem(stem="shifted") == "shifted"
@@ -380,3 +380,13 @@ def test_hard_epochs_stand_in_the_middle():
     assert hard_epochs(12, 1 / 3) == range(4, 8)
     assert hard_epochs(8, 1 / 3) == range(3, 6)
     assert not hard_epochs(5, 0.0)
+
+
+def test_few_images_seen_often_in_a_short_time_vary_lightly():
+    few = dataclasses.replace(pictures(32, 32), classes=("a", "b"))  # 200 epochs unasked
+
+    def augment(epochs, **changes):
+        return decide.decide_view(Distill("x", **changes), few, epochs)[0].augment
+
+    assert [augment(39), augment(40)] == ["light", "medium"]
+    assert [augment(99, hours=0.02), augment(100, hours=0.02)] == ["light", "medium"]

@@ -13,7 +13,7 @@ import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json, write_json
 from pocketvit.road import Cost, Hours, Stage, Walk
-from pocketvit.road.hours import as_before, fill_hours, fill_with_student, reopened
+from pocketvit.road.hours import as_before, fill, fill_hours, fill_with_student, reopened
 from pocketvit.settings import Distill
 from pocketvit.training import Stepper, budget, read_metrics
 
@@ -76,11 +76,11 @@ def test_epochs_and_views_fill_the_time():
 
 
 def test_no_time_for_an_epoch_says_what_everything_takes():
-    with pytest.raises(
-        PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min.*no-baseline"
-    ):
+    with pytest.raises(PocketError, match=r"labelling 1 view .* 1 min, an epoch .* 20 s, the rest about 1\.7 min"):
         filled("2min")
-    with pytest.raises(PocketError, match=r"fewer images or a smaller student\.$"):
+    with pytest.raises(PocketError, match=r"--hours 0\.05 at least.*\(--no-baseline\)"):  # 100 + 60 + 20 s
+        filled("2min")
+    with pytest.raises(PocketError, match=r"or a smaller student\.$"):
         filled("2min", baseline=False)
 
 
@@ -121,6 +121,33 @@ def test_a_short_time_has_a_small_student():
     assert chosen("1min", side=96)[0].student == "pocket_s"  # not measured
     with pytest.raises(PocketError, match="too short"):
         chosen("0.1min")
+
+
+def test_light_teachers_that_would_eat_the_time_are_left_out(road):
+    """60 s an epoch of theirs, 10 s of the student's; the student alone sees its images in a sixth of the time."""
+
+    class Light(Costing):
+        def cost(self, walk: Walk) -> Cost:
+            return Cost(0.0 if walk.untaught else 60.0 * walk.settings.epochs)
+
+    stages = (Light("adapt"), Costing("train", epoch=10.0))
+
+    def state_of(trial):
+        return Walk(trial, run_config(views=trial.views or 1), None)
+
+    def chosen(hours, **changes):
+        asked = Distill(images="digits", hours=hours, **changes)
+        return fill(asked, stages, state_of, road.dataset, open_student=False)
+
+    enough = 0.5 * 200  # epochs; so few images are seen no oftener
+    short, told = chosen("30min")
+    assert (short.untaught, short.epochs) == (True, 180)
+    assert "learns more from the labels alone" in told[0]
+    long, told = chosen("2.5h")
+    assert (long.untaught, long.epochs >= enough, told) == (False, True, [])
+    assert not chosen("30min", match="rkd")[0].untaught  # what needs a teacher is asked for
+    assert not chosen("30min", few_labels=20)[0].untaught  # they learn from more labels than the student
+    assert not chosen("30min", teacher="resnet18")[0].untaught
 
 
 def walk_of(folder, hours) -> Walk:

@@ -18,8 +18,8 @@ from walk_fakes import CHOICES, Own
 
 import pocketvit
 from pocketvit.errors import PocketError
-from pocketvit.files import read_arrays
-from pocketvit.road import label, score, ship, train
+from pocketvit.files import read_arrays, read_json
+from pocketvit.road import label, light, score, ship, train
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
@@ -275,3 +275,15 @@ def test_other_choices_are_not_mixed_into_a_run(walked, photos):
             str(photos), teacher=Own(), out=str(walked.run.folder.parent), resume=True, name="photos",
             **CHOICES | {"epochs": 3},
         )  # fmt: skip
+
+
+def test_without_any_teacher_the_student_learns_the_labels_alone(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(light, "train_teacher", lambda *a, **k: pytest.fail("a teacher was made"))
+    run = pocketvit.distill(
+        str(photos), teacher="none", out=str(tmp_path),
+        **{name: value for name, value in CHOICES.items() if not name.startswith("teacher_")},
+    )  # fmt: skip
+    assert [row["key"] for row in read_json(run.folder / "results.json")["rows"]] == ["student", "int8"]
+    assert "without a teacher" not in str(run.table)
+    assert not (tmp_path / "shared" / "labels").exists()
+    assert run.predict(next(photos.rglob("*.png")))

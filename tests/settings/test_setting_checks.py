@@ -273,3 +273,13 @@ def test_a_head_alone_needs_finished_features(tmp_path):
 def test_more_hours_are_for_a_run_that_goes_on(tmp_path):
     refused(lambda: look(Distill(tmp_path, hours="+1")), "--hours +1.0: only a run that goes on")
     look(Distill(tmp_path, hours="+1", resume=True))
+
+
+def test_none_in_a_teachers_place_is_alone_and_wants_nothing_that_needs_one():
+    assert Distill(images="digits", teacher="none").untaught
+    assert not Distill(images="digits").untaught
+    refused(lambda: Distill(images="digits", teacher=["none", "resnet18"]), "--teacher none", "no teacher at all")
+    for name, value in {"assistant": "pocket_m", "match": "rkd", "objective": "kl", "freeze": True}.items():
+        refused(lambda: Distill(images="digits", teacher="none", **{name: value}), f"--{name}", "--teacher none")  # noqa: B023
+    refused(lambda: Distill(images="digits", teacher="none", stem="teacher"), "--stem teacher", "--teacher none")
+    refused(lambda: Compare(images="digits", teacher="none"), "alone")

@@ -98,11 +98,11 @@ def verdict(
         chance: Share that is right when the commonest answer is always given, where that says anything.
 
     Returns:
-        None without a student.
+        None without a student, and where no teacher taught it and it does not guess.
     """
     task = task or task_named("classification")
     given = [row for row in map(Row.read, rows) if row.measured]
-    student = _first(given, "student")
+    student = _first(given, "student") or _first(given, "model")
     if student is None:
         return None
     ships = _first(given, "int8") or student
@@ -122,6 +122,8 @@ def verdict(
     told = (*replies, *_worth(given, student, task))
     if guessing is not None:
         return Verdict(told, guessing, None)
+    if student.role == "model":  # nothing was distilled: what could be said of it stands in its row
+        return None
     better = _better(given, student, ships, teacher, task)
     if better is not None:
         return Verdict(told, *better)

@@ -14,6 +14,7 @@ from ..config import changed
 from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..metrics import wilson_interval
+from ..settings import listed
 from ..sources import Dataset
 from ..sources.targets import labelled
 from ..tasks import task_named
@@ -32,11 +33,9 @@ _HARDLY = 0.02  # AP50 on which a detector is warned of: random weights, and cla
 METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
-def given_teachers(teacher: Any) -> list[Any]:
-    """Return the teachers as they were given, one after the other."""
-    if teacher is None:
-        return []
-    return list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+def given_teachers(settings: Any) -> list[Any]:
+    """Return the teachers as settings name them, one after the other."""
+    return [] if settings.untaught else list(listed(settings.teacher))
 
 
 def load_teachers(settings: Any, specs: Sequence[Any], device: str = "cpu") -> list[Teacher]:
@@ -70,6 +69,8 @@ def load_teachers(settings: Any, specs: Sequence[Any], device: str = "cpu") -> l
 def ready_teachers(walk: Walk) -> list[Teacher]:
     """Load the teachers, say what is assumed of them, and make each answer in the user's classes."""
     road = walk.road
+    if walk.untaught:
+        return []
     if not walk.specs:
         return train_light_teachers(road, walk.config)
     teachers: list[Teacher] = []
@@ -197,6 +198,8 @@ class Adapt(Stage):
 
     def cost(self, walk: Walk) -> Cost:
         road, config = walk.road, walk.config
+        if walk.untaught:
+            return Cost(told=("teacher  none",))
         if not walk.specs:
             train, side = light_training(road, config), light_side(road.task, road.view.view_size)
             shown = len(road.dataset.train) * train.epochs
@@ -260,7 +263,7 @@ def plan_teachers(settings: Any, specs: Sequence[Any], dataset: Dataset, side: i
     if specs:
         return load_teachers(settings, specs, device)
     teachers, task = [], task_named(dataset.task)
-    for name in task.light:
+    for name in () if settings.untaught else task.light:
         size = light_side(task, side)
         model = task.light_network(name, classes=max(2, len(dataset.classes)), side=size)
         teacher = load_teacher(model, input_size=size, norm="imagenet", device=device)

@@ -117,6 +117,11 @@ class Walk:
         """Whose labels the student learns."""
         return self.teachers if self.assistant is None else [self.assistant]
 
+    @property
+    def untaught(self) -> bool:
+        """Whether there are no teachers, not even such as are made here."""
+        return getattr(self.settings, "untaught", False)
+
     def seconds(self, *stages: str) -> float:
         """Return what these stages of this run took, over all interruptions."""
         spent = self.spent()

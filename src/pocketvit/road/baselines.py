@@ -105,7 +105,9 @@ class Baselines(Stage):
         """Return the keys of the networks that are asked for."""
         settings = walk.settings
         asked = {
-            "alone": settings.baseline and bool(labelled(walk.road.dataset.train.targets).any()),
+            "alone": settings.baseline
+            and not walk.untaught  # the student itself is that
+            and bool(labelled(walk.road.dataset.train.targets).any()),
             "ceiling": ceiling and bool(getattr(settings, "few_labels", 0)),
             "against": bool(getattr(settings, "against", None)),
         }

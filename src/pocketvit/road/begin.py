@@ -35,9 +35,9 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import decide, view_size
+from .decide import decide
 from .folds import check_folds
-from .hours import as_before, fill_hours, fill_with_student, given_more, reopened
+from .hours import as_before, fill, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .statistics import check_card
@@ -182,7 +182,7 @@ def begin(
         raise settings.refused(
             "fit", f"it chooses the student, and --student {settings.student} names one. Leave one away"
         )
-    specs: list[Any] = given_teachers(settings.teacher) if hasattr(settings, "teacher") else []
+    specs: list[Any] = given_teachers(settings) if hasattr(settings, "teacher") else []
     if hasattr(settings, "student"):
         check_student(settings)
     if getattr(settings, "against", None):
@@ -224,12 +224,9 @@ def begin(
             def state_of(trial: Any) -> Walk:
                 return _trial(trial, dataset, specs, decide_all)
 
-            if open_ and settings.student in LADDER:
-                images, side = len(dataset.train), settings.size or view_size(dataset.train)
-                settings, told = fill_with_student(settings, stages, state_of, images, side)
-                notes = [*notes, *told]
-            else:
-                settings = fill_hours(settings, stages, state_of)
+            sized = open_ and settings.student in LADDER
+            settings, told = fill(settings, stages, state_of, dataset, open_student=sized)
+            notes = [*notes, *told]
         else:
             notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
     settings, config = decide_all(settings, dataset, specs)

@@ -102,6 +102,8 @@ class Label(Stage):
     writes = ("labels",)
 
     def done(self, walk: Walk) -> bool:
+        if walk.untaught:
+            return True
         folder = walk.road.store_folder(walk.config.labels)
         asked = with_layers(walk.teachers, stored_layers(walk.road, walk.config, walk.teachers))
         return is_complete(folder, asked, walk.config.labels.views)
@@ -113,6 +115,8 @@ class Label(Stage):
         return Cost(planned.seconds or 0.0, planned.bytes)
 
     def run(self, walk: Walk) -> None:
+        if walk.untaught:
+            return
         layers = stored_layers(walk.road, walk.config, walk.teachers)
         walk.store = label_road(walk.road, walk.teachers, walk.config.labels, layers=layers)
         walk.extra["labels"] = [

@@ -7,7 +7,7 @@ from typing import Any
 from ..models import LADDER
 from ..tasks import Task
 
-SMALL = 48  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md)
+SMALL = 64  # pixels up to which a student has a residual convolutional stem (recipes/fast_students.md, ladder.md)
 SMALLER_FIRST = 4 / 3  # times as many images take as long as they would whole
 _SHARE = 0.6  # of the steps: smaller pictures end before the learning rate goes down
 

@@ -279,7 +279,8 @@ class Train(Stage):
 
     def cost(self, walk: Walk) -> Cost:
         seconds, weights = training_seconds(walk)
-        size = f"{walk.road.view.view_size} px, {walk.config.labels.views} stored per image"
+        stored = "a fresh one every epoch" if walk.untaught else f"{walk.config.labels.views} stored per image"
+        size = f"{walk.road.view.view_size} px, {stored}"
         told = (f"views    {size}", f"student  {describe(walk.config, labelled=known(walk.road.dataset.train))}")
         return Cost(seconds, 7 * weights, told)
 
@@ -288,7 +289,8 @@ class Train(Stage):
 
     def run(self, walk: Walk) -> None:
         log.info("student  %s", describe(walk.config, labelled=known(walk.road.dataset.train)))
-        student = train_network(pupils(walk), walk.config, walk.folder, teachers=walk.tutors, store=walk.store)
+        road = pupils(walk).labelled_alone() if walk.untaught else pupils(walk)
+        student = train_network(road, walk.config, walk.folder, teachers=walk.tutors, store=walk.store)
         walk.networks["student"], walk.input = student, input_of(walk.config.network, student, walk.road)
 
 

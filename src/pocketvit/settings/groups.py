@@ -33,6 +33,7 @@ TEACHER = (
     "nn.Module"
 )
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
+NO_TEACHER = "none"  # in place of a teacher's name
 
 
 class Reading(Settings, group="images"):
@@ -145,6 +146,11 @@ class Teachers(Settings, group="teachers"):
                 if (whole or file or function) and getattr(self, name) is not None:
                     raise self.refused(name, f"{teacher} says this itself. Leave {find(type(self), name).flag} away")
 
+    @property
+    def untaught(self) -> bool:
+        """Whether there is to be no teacher at all, not even one that is made here."""
+        return NO_TEACHER in [one for one in listed(self.teacher) if isinstance(one, str)]
+
     def require_teacher(self) -> None:
         """Refuse to start without a teacher."""
         if not self.teacher:
@@ -192,7 +198,7 @@ class Architecture(Settings, group="student"):
     tokens: int = setting("distillation tokens of the student: 0, 1, or one per teacher", default=0, low=0, high=64)
     stem: Stem = setting(
         "how the student cuts pictures up: plain patches; hybrid, a convolution before them (stock timm); conv, "
-        "residual convolutions before them (the default up to 48 pixels, else hybrid); teacher, the first layers of "
+        "residual convolutions before them (the default up to 64 pixels, else hybrid); teacher, the first layers of "
         "a convolutional teacher, as they are; shifted ones (of the picture "
         "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
         "convolution and an involution before its patches, one for each teacher's token", default="auto",
@@ -312,7 +318,7 @@ class Training(Steps, group="training"):
     )  # fmt: skip
     progressive: float | None = setting(
         "share of the steps, the first ones, in pictures of three quarters of the side, which take half the time "
-        "(progressive resizing); by default 0.6 for pocket_ students of up to 48 px, unless --epochs are named",
+        "(progressive resizing); by default 0.6 for pocket_ students of up to 64 px, unless --epochs are named",
         default=None, low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     seed: int = setting("of everything random but the stored views", default=0, low=0, high=2**63 - 1)

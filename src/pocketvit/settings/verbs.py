@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import TermConfig
 from ..errors import PocketError
@@ -71,7 +71,8 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
     """What `Distill` and `Compare` have in common."""
 
     teacher: Model | Sequence[Model] | None = setting(
-        f"{TEACHER}. Repeat for several; without any, two light ones are trained on your labels",
+        f"{TEACHER}. Repeat for several; without any, two light ones are trained on your labels (with few --hours the "
+        "student learns from these labels alone, as it does with none)",
         default=(), metavar="NAME", common=True, group="teachers",
     )  # fmt: skip
     student: str | Path = setting(
@@ -92,6 +93,8 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
         teachers = len(listed(self.teacher)) or LIGHT_TEACHERS
         if self.tokens not in (0, 1, teachers):
             raise self.refused("tokens", f"give 0, 1, or one per teacher, which is {teachers} here")
+        if self.untaught:
+            self._check_untaught()
         if self.assistant is None:
             return
         if self.tokens > 1:
@@ -100,6 +103,19 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
             raise self.refused(
                 "init_from", "the student's teacher is the assistant, which is not there yet. Name weights"
             )
+
+    def _check_untaught(self) -> None:
+        """Refuse what needs a teacher where there is to be none."""
+        if len(listed(self.teacher)) > 1:
+            raise self.refused("teacher", "none stands for no teacher at all. Leave it or the others away")
+        needs: dict[str, Any] = {"assistant": None, "match": None, "unlabelled": None, "teacher_labels": None}
+        needs |= {"tokens": 0, "data_free": False, "objective": "auto", "fine_tune": False, "freeze": False}
+        for name, usual in needs.items():
+            if getattr(self, name, usual) != usual:
+                raise self.refused(name, "this is for a student with a teacher, and --teacher none wants none")
+        for name in ("stem", "init_from"):
+            if getattr(self, name) == "teacher":
+                raise self.refused(name, "--teacher none wants no teacher. Leave one of the two away")
 
     def look(self) -> None:
         super().look()
@@ -348,6 +364,11 @@ class Compare(Distilling, Output, verb="compare"):
         "augmented views stored per image; by default one per epoch, so that all methods see the same pictures",
         default=None, low=1, high=10_000, group="labels",
     )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        if self.untaught:
+            raise self.refused("teacher", "methods are compared with a teacher; `alone` among --methods has none")
 
 
 class RunRecipe(Place, verb="run"):

@@ -22,7 +22,7 @@ def compare(settings: Compare) -> Outcome:
     from ..road.light import LIGHT
 
     if settings.methods:  # a mistake in them is told before the images are read
-        count = len(given_teachers(settings.teacher)) or len(LIGHT)
+        count = len(given_teachers(settings)) or len(LIGHT)
         chosen = parse_methods(settings.methods, LossConfig(), teachers=count)
         assisted = [one.name for one in chosen if one.assisted]
         if assisted and settings.assistant is None:

@@ -22,7 +22,7 @@ def synthesize(settings: Synthesize) -> Outcome:
     from ..training.distributed import join_processes
 
     check_device(settings.device)
-    specs = given_teachers(settings.teacher)
+    specs = given_teachers(settings)
     if len(specs) > 1:
         raise PocketError("images are made from one teacher: give --teacher once. Others may label them afterwards.")
     device = join_processes(settings.device or "auto").device
