@@ -80,6 +80,8 @@ ARMS = {
     "smaller": Kind("conv", SHORT, smaller=SMALLER),
     "matched": Kind("conv", SHORT, matched=True, smaller=SMALLER),
     "matched-teacher": Kind("teacher", SHORT, matched=True),
+    "matched-long": Kind("conv", LONG, matched=True, smaller=SMALLER),
+    "smaller-long-alone": Kind("conv", LONG, taught=False, smaller=SMALLER),
     "smaller-hour-alone": Kind("conv", HOUR, taught=False, smaller=SMALLER),
     "matched-hour": Kind("conv", HOUR, matched=True, smaller=SMALLER),
 }
