@@ -44,6 +44,15 @@ ARMS = {
         schedule="wsd",
         matched=True,
     ),
+    "real-start-matched": Kind(
+        "real images, started likewise, and the teacher's features",
+        "real",
+        view=LIGHT,
+        views=VIEWS,
+        start="teacher",
+        schedule="wsd",
+        matched=True,
+    ),
     "noise-start": Kind(
         "noise, the student started from the teacher's weights", "noise", view=HARD, views=VIEWS, start="teacher"
     ),

@@ -188,18 +188,19 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
     assert matched(resnet) == matched(resnet, rednet) == matched(resnet, dataset=made) == stored
     assert matched(resnet, few_labels=4) == matched(resnet, student="pocket_m", stem="conv") == stored
     assert matched(vit) == matched(resnet, vit) == matched() == ([], None)
+    assert matched(vit, dataset=made) == stored  # its patches make a map, too
     for changes in (
         {"match": "none"},
         {"hard_share": 0.3, "epochs": 9},
-        {"student": "resnet18"},
         {"stem": "hybrid"},
         {"init_from": "weights.pth"},
         {"assistant": "pocket_m"},
         {"settings": Compare, "methods": "kl"},
     ):
         assert matched(resnet, **changes) == ([], None)
-    assert matched(resnet, dataset=made, stem="hybrid") == stored
+    assert matched(resnet, dataset=made, stem="hybrid") == matched(resnet, student="resnet18", size=64) == stored
     assert matched(resnet, match="rkd") == (["rkd"], None)
+    assert matched(resnet, dataset=made, init_from="none") == stored
     assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from ..config import RunConfig
 from ..deployment.flops import count_flops
 from ..files import parse_bytes
 from ..labels import record_of
-from ..models import LADDER
-from ..models.taps import list_layers
+from ..models.names import is_pretrained
+from ..models.taps import Layers, list_layers
 from ..objectives.terms import deepest
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers.layer import LayerTeacher, heard
-from .starts import TEACHER
+from .smaller import SMALL
 
 MATCHED = "fitnets"
 STORED = "4GB"  # that features may take unasked; a quarter of it for one view of all images, which is in memory
@@ -25,43 +27,49 @@ LIGHT = 3.0  # times the multiply-adds of the student that a teacher may have to
 def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) -> dict[str, str]:
     """Return what to change in the settings for a student that matches features; nothing where it should not.
 
-    It does where every named teacher is a convolutional network, whose last maps are stored with its answers, or which
-    is light, and pictures are small, or made. CIFAR-10, a ResNet-20 as teacher, 12 epochs of 10,000 images: 82.3 % with
-    its maps and 77.7 without, behind its first layers 87.6 and 84.2 (docs/which-method.md); 1,500 steps from drawn
-    pictures: 80.6 and 73.1 (recipes/datafree_cnn.md). 800 photographs of 128 px, MobileNetV2 as teacher, ten minutes:
-    78.3 and 80.0, no difference seen (recipes/photographs.md). Methods are compared by what they name, and an assistant
-    is another teacher.
+    It does where the last maps of all named teachers can be stored with their answers, or these are light. From made
+    pictures that is worth most: CIFAR-10, a ResNet-20 as teacher, 1,500 steps, 80.6 % with its maps and 73.1 without
+    (recipes/datafree_cnn.md); a ViT, whose patches make a map, too, 82.6 and 80.4 (recipes/datafree_vit.md). From real
+    pictures, small ones, with convolutional teachers: 10,000 images in 12 epochs, 82.3 and 77.7 %, behind the first
+    layers 87.6 and 84.2 (docs/which-method.md); 800 photographs of 128 px, MobileNetV2 as teacher, ten minutes, 78.3
+    and 80.0, no difference seen (recipes/photographs.md). Methods are compared by what they name, and an assistant is
+    another teacher.
     """
     task, elsewhere = task_named(dataset.task), hasattr(settings, "methods") or getattr(settings, "assistant", None)
     if elsewhere or not teachers or not task.finetunes:
         return {}
     asked = settings.match is not None or settings.store_features is not None or settings.hard_share
-    network = config.network
-    helps = dataset.synthetic or network.stem in ("conv", TEACHER)
-    if asked or not helps or network.name not in LADDER or network.init_from is not None:
+    network, side, made = config.network, config.view.view_size, bool(dataset.synthetic)
+    helps = made or (side <= SMALL and network.stem != "hybrid" and network.init_from is None)
+    if asked or not helps or is_pretrained(network.name):
         return {}
-    layers = [_last_map(teacher) for teacher in teachers]
-    if not all(layers):
+    student = task.network(network, classes=2, side=side)
+    layers = [_last_map(teacher, tokens=made) for teacher in teachers]
+    known = [layer for layer in layers if layer is not None]
+    if _last_grid(student, side) is None or len(known) < len(layers):
         return {}
-    a_view = len(dataset.train) * sum(record_of(layer).bytes_per_image for layer in layers)
+    a_view = len(dataset.train) * sum(record_of(layer).bytes_per_image for layer in known)
     if max(config.labels.views, 4) * a_view <= parse_bytes(STORED, "--store-features"):
         return {"match": MATCHED, "store_features": STORED}
-    side = config.view.view_size
-    student = count_flops(task.network(network, classes=2, side=side), side)
     costs = sum(count_flops(teacher.module, teacher.input_size) for teacher in teachers)
-    return {"match": MATCHED} if costs <= LIGHT * student else {}
+    return {"match": MATCHED} if costs <= LIGHT * count_flops(student, side) else {}
 
 
-def _last_map(teacher: Any) -> LayerTeacher | None:
-    """Return the layer of a teacher that would be matched; None where it makes no map, as in a ViT, or none is seen."""
+def _last_map(teacher: Any, *, tokens: bool) -> LayerTeacher | None:
+    """Return the layer of a teacher that would be matched; None where it has none, or has ``tokens`` that may not be."""
     module = getattr(teacher, "module", None)  # stored answers have none
-    if module is None:
+    found = None if module is None else _last_grid(module, teacher.input_size)
+    if found is None or (len(found[0].shapes[found[1]]) != 3 and not tokens):
         return None
+    layers, name = found
+    return heard(teacher, layers, [name])[0]
+
+
+def _last_grid(model: nn.Module, side: int) -> tuple[Layers, str] | None:
+    """Return a network's layers and the one that would be matched; None where it has no places, or none can be seen."""
     try:
-        layers = list_layers(module, teacher.input_size)
+        layers = list_layers(model, side)
         name = deepest(layers)[0]
-        if len(layers.shapes[name]) != 3 or min(layers.grid(name) or (0,)) < 2:
-            return None
-        return heard(teacher, layers, [name])[0]
+        return (layers, name) if min(layers.grid(name) or (0,)) > 1 else None
     except Exception:  # whatever a stranger's network says to being looked into
         return None
