@@ -56,7 +56,7 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
 
 
 def _last_map(teacher: Any, *, tokens: bool) -> LayerTeacher | None:
-    """Return the layer of a teacher that would be matched; None where it has none, or has ``tokens`` that may not be."""
+    """Return the layer of a teacher that would be matched; None where it has none, or ``tokens`` unasked."""
     module = getattr(teacher, "module", None)  # stored answers have none
     found = None if module is None else _last_grid(module, teacher.input_size)
     if found is None or (len(found[0].shapes[found[1]]) != 3 and not tokens):
