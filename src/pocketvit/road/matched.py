@@ -31,8 +31,8 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
     pictures that is worth most: CIFAR-10, a ResNet-20 as teacher, 1,500 steps, 80.6 % with its maps and 73.1 without
     (recipes/datafree_cnn.md); a ViT, whose patches make a map, too, 82.6 and 80.4 (recipes/datafree_vit.md). From real
     pictures, small ones, with convolutional teachers: 10,000 images in 12 epochs, 82.3 and 77.7 %, behind the first
-    layers 87.6 and 84.2 (docs/which-method.md); of 800 photographs of 128 px no difference was seen (recipes/photographs.md).
-    Methods are compared by what they name, and an assistant is another teacher.
+    layers 87.6 and 84.2 (docs/which-method.md); of 800 photographs of 128 px no difference was seen
+    (recipes/photographs.md). Methods are compared by what they name, and an assistant is another teacher.
     """
     task, elsewhere = task_named(dataset.task), hasattr(settings, "methods") or getattr(settings, "assistant", None)
     if elsewhere or not teachers or not task.finetunes:
