@@ -75,9 +75,15 @@ class Layers:
     shapes: dict[str, tuple[int, ...]]
 
     @property
+    def body(self) -> tuple[str, nn.Module]:
+        """Where the network is that makes tokens, as the beginning of a path, and itself: inside one of our detectors."""
+        body = getattr(self.model, "body", None)
+        return ("body.", body) if hasattr(body, "forward_features") else ("", self.model)
+
+    @property
     def prefix(self) -> int:
         """Tokens that stand for no patch (class and distillation tokens)."""
-        return int(getattr(self.model, "num_prefix_tokens", 0))
+        return int(getattr(self.body[1], "num_prefix_tokens", 0))
 
     def named(self, name: str) -> str:
         """Return the module path of a layer that makes features.
@@ -95,7 +101,8 @@ class Layers:
 
     def last(self) -> str:
         """The last layer that still has places: what global pooling or the class token's head sees."""
-        names = [name for name, shape in self.shapes.items() if self._places(shape) > 1]
+        where, _ = self.body
+        names = [name for name, shape in self.shapes.items() if name.startswith(where) and self._places(shape) > 1]
         if not names:
             raise PocketError(f"{type(self.model).__name__} has no layer with more than one place: it has no features.")
         return names[-1]
@@ -119,8 +126,9 @@ class Layers:
 
     def blocks(self) -> list[str]:
         """The transformer blocks, first to last."""
-        count = len(getattr(self.model, "blocks", ()))
-        return [f"blocks.{number}" for number in range(count) if f"blocks.{number}" in self.shapes]
+        where, body = self.body
+        names = [f"{where}blocks.{number}" for number in range(len(getattr(body, "blocks", ())))]
+        return [name for name in names if name in self.shapes]
 
     def attentions(self) -> list[str]:
         """The layers that return queries, keys and values side by side, as timm's ``attn.qkv`` do."""

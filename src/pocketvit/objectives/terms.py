@@ -176,7 +176,8 @@ class FeatureTerms(nn.Module):
                     f"the objective {wanted.objective} matches a teacher's features, and there is no teacher."
                 )
             for index, (teacher, other) in enumerate(sides):
-                terms.append(kind.make(layers, other, _pairs(kind, wanted, layers, other), teacher))
+                detects = teacher is not None and teacher.kind == "boxes"
+                terms.append(kind.make(layers, other, _pairs(kind, wanted, layers, other, detects), teacher))
                 self.owners.append((number, index))
         self.terms = nn.ModuleList(terms).to(next(student.parameters()).device)
         self.names = _distinct([wanted.objective for wanted in config.terms])
@@ -220,8 +221,16 @@ class FeatureTerms(nn.Module):
         return total, {name: mean.detach() for name, mean in zip(self.names, means, strict=True)}
 
 
-def _pairs(kind: Kind, wanted: TermConfig, student: Layers, teacher: Layers) -> list[Pair]:
-    """The layers that a term's config names (several by commas), else the objective's own choice."""
+def _pairs(kind: Kind, wanted: TermConfig, student: Layers, teacher: Layers, detects: bool) -> list[Pair]:
+    """The layers that a term's config names (several by commas), else the objective's own choice.
+
+    Of detectors that are not ours there is none: their last maps are answers.
+    """
+    if detects and not wanted.teacher and teacher.body[1] is teacher.model:
+        raise PocketError(
+            f"which maps of {type(teacher.model).__name__} are its features is not known: name them, as in --match "
+            f"{wanted.objective}:1@{deepest(student)[0]}>backbone.body.layer4."
+        )
     if not wanted.student and not wanted.teacher:
         return kind.pairs(student, teacher)
     mine, theirs = (

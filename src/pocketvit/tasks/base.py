@@ -44,6 +44,14 @@ class Answer:
     data: dict[str, Any]
 
 
+def refuse_one_class(settings: Any, here: str) -> None:
+    """Refuse objectives on features that compare softmaxes over the classes; ``here`` says what there is instead."""
+    match = getattr(settings, "match", None) or ""
+    for name in ("cskd", "mean_teacher"):
+        if name in match:
+            raise PocketError(f"--match {name} compares answers of one class, and {here}. Choose another.")
+
+
 class Task(ABC):
     """One kind of label, from the target on disk to the figure in the table. Stateless: the same object serves all.
 

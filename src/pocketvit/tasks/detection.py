@@ -26,7 +26,7 @@ from ..teachers import align, align_some
 from ..teachers.fusion import fuse_boxes
 from ..views.drawing import with_boxes
 from ..views.geometry import carried, framed, inverse, mapped, placements
-from .base import Answer, Task
+from .base import Answer, Task, refuse_one_class
 from .boxes import BoxJudgement, detections, fused
 from .registry import register
 from .shown import boxes_side_by_side
@@ -82,10 +82,10 @@ class Detection(Task):
                 "--objective grid asks a teacher about every batch, and labels are stored here: use --objective boxes. "
                 "(In Python: train_network(..., live=True) with LossConfig(objective='grid').)"
             )
+        refuse_one_class(settings, here)
         for name, usual, why in (
             ("balance", "none", "is for one class per image"),
             ("aspect", "stretch", "changes the shape of objects, which training views keep"),
-            ("match", None, "compares features, which detectors do not give"),
             ("init", None, "is a classifier's (--model NAME.TAG or local-dir:FOLDER makes a detector of one)"),
             ("freeze", False, "trains one linear layer on finished features"),
             ("temperature", 1.0, "softens one distribution over classes"),

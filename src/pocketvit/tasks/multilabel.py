@@ -17,7 +17,7 @@ from ..metrics.rows import finite_rows
 from ..metrics.screening import mean_auc
 from ..objectives import LABEL_OBJECTIVES, Gate, binary_cross_entropy, student_loss
 from ..objectives import multilabel as losses
-from .base import Answer, Task
+from .base import Answer, Task, refuse_one_class
 from .registry import register
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..training.step import Loss
 
 PRESENT = 0.5  # labels of at least this probability are called present
-_ONE_CLASS = ("cskd", "mean_teacher")  # terms that compare softmaxes over the classes
 
 
 @register
@@ -67,10 +66,7 @@ class MultiLabel(Task):
                 f"{here}, {classes} in all, and the largest logits say nothing of the others. Store all of them, with "
                 "--top-k 0."
             )
-        match = getattr(settings, "match", None) or ""
-        for name in _ONE_CLASS:
-            if name in match:
-                raise PocketError(f"--match {name} compares answers of one class, and {here}. Choose another.")
+        refuse_one_class(settings, here)
 
     def reads(self, kind: str) -> bool:
         return kind in ("sigmoid", "softmax")  # a softmax's logits, one by one

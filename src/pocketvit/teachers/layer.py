@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,28 +23,26 @@ class HeardTeacher:
 
     def __init__(self, teacher: Teacher, names: Sequence[str]) -> None:
         self.teacher, self.names = teacher, tuple(names)
-        self._last: tuple[Tensor | None, Tensor, dict[str, Tensor]] = (None, torch.empty(0), {})
+        self._last: tuple[Tensor | None, dict[str, Tensor]] = (None, {})
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["teacher"], name)
-
-    def logits(self, pixels: Tensor) -> Tensor:
-        """As `Teacher.logits`."""
-        return self._asked(pixels)[1]
+        value = getattr(self.__dict__["teacher"], name)
+        return partial(self._hear, value) if name in ("logits", "detect") else value
 
     def layer(self, name: str, pixels: Tensor) -> Tensor:
         """Return what a layer makes of pictures, as its module returns it."""
-        return self._asked(pixels)[2][name]
-
-    def _asked(self, pixels: Tensor) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         if self._last[0] is not pixels:
-            taps = Taps(self.teacher.module, self.names)
-            try:
-                logits = self.teacher.logits(pixels)
-            finally:
-                taps.remove()
-            self._last = (pixels, logits, taps.take())
-        return self._last
+            self.logits(pixels)
+        return self._last[1][name]
+
+    def _hear(self, answer: Callable[[Tensor], Any], pixels: Tensor) -> Any:
+        taps = Taps(self.teacher.module, self.names)
+        try:
+            given = answer(pixels)
+        finally:
+            taps.remove()
+        self._last = (pixels, taps.take())
+        return given
 
 
 class LayerTeacher:
