@@ -76,9 +76,10 @@ class Layers:
 
     @property
     def body(self) -> tuple[str, nn.Module]:
-        """Where the network is that makes tokens, as the beginning of a path, and itself: inside one of our detectors."""
+        """The part that makes features, and the beginning of its layers' paths: of our detectors the body, else all."""
         body = getattr(self.model, "body", None)
-        return ("body.", body) if hasattr(body, "forward_features") else ("", self.model)
+        ours = isinstance(body, nn.Module) and hasattr(body, "forward_features")
+        return ("body.", body) if ours else ("", self.model)
 
     @property
     def prefix(self) -> int:
