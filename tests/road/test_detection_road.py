@@ -23,6 +23,7 @@ from pocketvit.rundir import Run
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
 from pocketvit.tasks.detection import detections
+from pocketvit.training import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sources"))
 from drawn_boxes import CLASSES, scenes, write_coco, write_voc, write_yolo
@@ -248,7 +249,7 @@ def test_a_teacher_that_knows_some_classes_teaches_these(voc, tmp_path, caplog):
         ({"balance": "weights"}, "--balance"),
         ({"temperature": 4}, "--temperature 4.* softens one distribution"),
         ({"tokens": 1}, "--tokens"),
-        ({"match": "rkd"}, "--match .* compares features"),
+        ({"match": "cskd"}, "--match cskd compares answers of one class"),
         ({"teacher": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))}, "is no detector|one list"),
     ],
 )
@@ -256,6 +257,25 @@ def test_what_is_for_classes_is_refused(voc, teacher, tmp_path, options, said):
     choices = {"teacher": teacher, "out": str(tmp_path), "size": SIDE, "epochs": 1, "views": 1, "precision": "fp32"}
     with pytest.raises(PocketError, match=said):
         distill(str(voc), **choices | options)
+
+
+def test_features_of_detectors_are_matched_and_those_of_strangers_are_to_be_named(voc, tmp_path):
+    from pocketvit.models.detector import create_detector
+    from pocketvit.teachers import detector_teacher
+
+    torch.manual_seed(0)
+    own = create_detector("pocket_s", num_classes=len(CLASSES), image_size=SIDE)
+    larger = detector_teacher(own, classes=CLASSES)
+    choices = {**CHOICES, "epochs": 1, "views": 1, "baseline": False, "out": str(tmp_path)}
+    run = distill(str(voc), teacher=larger, match="fitnets", store_features="9MB", **choices)
+    assert read_metrics(run.folder / "metrics.jsonl")[0]["terms"]["fitnets"] > 0
+    (store,) = (tmp_path / "shared" / "labels").iterdir()
+    assert any("blocks" in path.name for path in store.iterdir())
+    stranger = detector_teacher(Colours(), activation="sigmoid", input_size=SIDE, norm=((0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(PocketError, match=r"maps of Colours are its features .*name them.*fitnets:1@body\.blocks"):
+        distill(str(voc), teacher=stranger, match="fitnets", **choices)
+    with pytest.raises(PocketError, match=r"has no layer 'body\.blokcs"):
+        distill(str(voc), teacher=larger, match="fitnets:1@body.blokcs.1>body.blocks.1", **choices)
 
 
 def test_a_detector_of_other_classes_or_for_other_images_is_named(voc, tmp_path):

@@ -78,8 +78,9 @@ class Layers:
     def body(self) -> tuple[str, nn.Module]:
         """The part that makes features, and the beginning of its layers' paths: of our detectors the body, else all."""
         body = getattr(self.model, "body", None)
-        ours = isinstance(body, nn.Module) and hasattr(body, "forward_features")
-        return ("body.", body) if ours else ("", self.model)
+        if isinstance(body, nn.Module) and hasattr(body, "forward_features"):
+            return "body.", body
+        return "", self.model
 
     @property
     def prefix(self) -> int:

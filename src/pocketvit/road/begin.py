@@ -40,6 +40,7 @@ from .folds import check_folds
 from .hours import as_before, fill, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
+from .matched import check_match
 from .statistics import check_card
 from .students import check_start, choose_student
 from .synthesize import check_controls, for_bank, promised
@@ -231,6 +232,7 @@ def begin(
             notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
     settings, config = decide_all(settings, dataset, specs)
     notes += check_start(config, dataset, specs)
+    check_match(config, dataset, specs)
     check_card(settings, config, dataset)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)

@@ -9,11 +9,12 @@ from torch import nn
 
 from ..config import RunConfig
 from ..deployment.flops import count_flops
+from ..errors import PocketError
 from ..files import parse_bytes
 from ..labels import record_of
 from ..models.names import is_pretrained
 from ..models.taps import Layers, list_layers
-from ..objectives.terms import deepest
+from ..objectives.terms import FeatureTerms, deepest
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers.layer import LayerTeacher, heard
@@ -52,6 +53,24 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
         return {"match": MATCHED, "store_features": STORED}
     costs = sum(count_flops(teacher.module, teacher.input_size) for teacher in teachers)
     return {"match": MATCHED} if costs <= LIGHT * count_flops(student, side) else {}
+
+
+def check_match(config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) -> None:
+    """Try the objectives on features with the networks, before anything long.
+
+    Raises:
+        PocketError: A layer that is named is not there, a teacher has none to compare, or they do not fit together.
+    """
+    if not config.loss.terms or not teachers or is_pretrained(config.network.name):
+        return
+    for teacher in teachers:
+        if getattr(teacher, "module", None) is None:
+            raise PocketError(f"--match compares features, and {teacher.name} has answers alone. Leave it away.")
+    side = config.view.view_size
+    student = task_named(dataset.task).network(
+        config.network, classes=max(1, len(dataset.classes)), side=side, tokens=config.network.tokens
+    )
+    FeatureTerms(config.loss, student, side, teachers)
 
 
 def _last_map(teacher: Any, *, tokens: bool) -> LayerTeacher | None:
