@@ -13,7 +13,7 @@ from training_fakes import CLASSES, INPUT, MIXED, SIDE, TASK, ArraySource, same_
 
 from pocketvit.config import LabelConfig, LossConfig, TermConfig, TrainConfig
 from pocketvit.errors import PocketError
-from pocketvit.labels import LabelStore, write_labels
+from pocketvit.labels import LabelStore, plan_labels, write_labels
 from pocketvit.models.taps import list_layers
 from pocketvit.objectives.terms import FeatureTerms
 from pocketvit.road.features import teacher_features
@@ -147,6 +147,7 @@ def test_answers_and_layers_are_stored_from_one_forward_pass(tmp_path, teacher, 
     calls.clear()
     store = write_labels(tmp_path / "both", views.source, views, with_layers([teacher], layers), 1, progress=False)
     assert len(calls) == plain
+    assert "x 1 view x 1 teacher and 2 layers" in plan_labels(45, with_layers([teacher], layers), views, 1).text()
     assert torch.equal(store.read(store.key(teacher), 0).logits, apart.read(apart.key(teacher), 0).logits)
     pixels = views.render(np.arange(45), 0).pixels
     for layer in layers:
