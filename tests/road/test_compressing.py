@@ -68,7 +68,8 @@ def test_teachers_keep_their_int8_rows_and_the_figures_of_boxes(road, tmp_path):
     for entry in teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": "of other images"}), road, tmp_path):
         assert entry.probabilities is None  # they are answers to other images, however these are called
         assert set(entry.extra) == {"bytes"}
-    whole, answered = teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": road.scored.fingerprint}), road, tmp_path)
+    same = origin(tmp_path, rows, dataset={"fingerprint": road.scored.fingerprint})
+    whole, answered = teacher_rows(same, road, tmp_path)
     assert whole.extra["map"] == 0.5
     assert answered.extra == {"bytes": 1000}
     assert answered.probabilities is not None
