@@ -259,3 +259,12 @@ def test_a_student_that_lost_much_when_it_was_made_smaller_gives_way_to_the_one_
         "Its file, from the run's folder: ../a-1/m.onnx."
     )
     assert verdict([TEACHER, TEACHER_8, before, STUDENT, INT8]).ship == "int8"
+
+
+def test_a_teacher_that_the_student_alone_beats_is_nothing_to_ship():
+    """A weak teacher of few parameters, whose labels held the student back."""
+    weak = replace(TEACHER_8, accuracy=0.55, interval=wilson_interval(550, 1000), bytes=10_000, latency_p50=0.1)
+    held = {"accuracy": 0.52, "interval": wilson_interval(520, 1000)}
+    rows = [replace(weak, key="teacher-1", role="teacher"), weak, replace(STUDENT, **held), replace(INT8, **held)]
+    assert verdict([*rows, ALONE]).ship == "alone"
+    assert verdict(rows).ship == "teacher-1-int8"

@@ -236,9 +236,11 @@ def _better(rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, 
         pair = _Rival.of(*at_equal_precision(rows, student, teacher, task), ships, teacher, task)
     against = _first(rows, "against")
     other = None if against is None else _Rival.of(student, against, own, against, task)
+    alone = _first(rows, "baseline")
     for rival in filter(None, (pair, other)):
         cheaper = _no_dearer(rival, task)
-        if cheaper:
+        ahead = None if alone is None else gap(alone, rival.level, task)
+        if cheaper and not (ahead is not None and ahead.seen and ahead.value > 0):
             return (
                 f"Ship {_own_file(rival.theirs)} instead: {rival.figures(task)}, which is {cheaper}.",
                 rival.theirs.key,
@@ -249,7 +251,6 @@ def _better(rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, 
         size = f" ({human_bytes(before.bytes)})" if before.bytes else ""
         told = f"{said(before, task)} against {said(ships, task)}"
         return f"Ship {before.name}{size} if the device takes it: {told} once it was made smaller.", before.key
-    alone = _first(rows, "baseline")
     without = "" if alone is None else _did_not_help(*_pooled_pair(rows, alone, student, (alone, own)), task)
     loss = None if pair is None else gap(pair.judged, pair.level, task)
     if pair is not None and loss is not None and loss.seen and loss.value < -_MUCH:
