@@ -307,7 +307,7 @@ def test_sigterm_ends_like_ctrl_c_with_143(there, fake_verb, capsys):
     fake_verb(body)
     code, out, err = run(capsys, "distill", "my run")
     assert (code, out, tidied) == (143, "", [True])
-    assert err == "interrupted. What was finished is kept; go on with: pocketvit distill 'my run' --resume\n"
+    assert err == "interrupted. What was finished is kept; go on with: pocketvit distill 'my run'\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 

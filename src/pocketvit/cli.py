@@ -18,6 +18,7 @@ from typing import Any
 
 from . import __version__
 from .errors import PocketError
+from .rundir import Run
 from .settings.base import Settings, near, settings_of
 from .settings.calling import gather
 from .settings.pages import page, summary
@@ -91,6 +92,7 @@ def answered(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     follower = os.environ.get("RANK", "0") != "0"  # under `torchrun` one process speaks
     log.setLevel(logging.WARNING if follower else logging.INFO)
+    begun = Run.begun
     try:
         with stopping_on_sigterm():
             code = run(arguments, follower)
@@ -100,7 +102,7 @@ def answered(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(f"interrupted. {what_is_left(arguments)}", file=sys.stderr)
+        print(f"interrupted. {what_is_left(arguments, begun=Run.begun > begun)}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # as in `pocketvit ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -172,11 +174,12 @@ def unknown_verb(name: str) -> str:
     return f"there is no verb {name!r}; {hint}"
 
 
-def what_is_left(arguments: Sequence[str]) -> str:
-    """What an interruption leaves, and how to go on."""
+def what_is_left(arguments: Sequence[str], *, begun: bool) -> str:
+    """What an interruption leaves, and how to go on; ``begun`` is whether there is a run to resume."""
     if "--plan" in arguments:
         return f"Nothing was written; type it again: {shlex.join(['pocketvit', *arguments])}"
-    return f"What was finished is kept; go on with: {resume_line(arguments)}"
+    line = resume_line(arguments) if begun else shlex.join(["pocketvit", *arguments])
+    return f"What was finished is kept; go on with: {line}"
 
 
 def resume_line(arguments: Sequence[str]) -> str:

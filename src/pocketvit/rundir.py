@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import PocketError
 from .files import locked, read_json, storage_error, write_text
@@ -53,6 +53,8 @@ class Outcome:
 class Run:
     """A run folder. In a notebook it shows its table."""
 
+    begun: ClassVar[int] = 0  # how many, by this process: before that nothing is there to resume
+
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         if not (self.folder / "config.yaml").is_file():
@@ -64,13 +66,16 @@ class Run:
         from .training.distributed import from_rank_zero, join_processes
 
         processes = join_processes(settings.device or "auto")
-        if not isinstance(settings.resume, bool):
-            return cls(settings.resume)
-        folder = ""
-        if processes.rank == 0:
-            make = cls.unfinished if settings.resume else cls.create
-            folder = str(make(settings.out, name, settings).folder)
-        return cls(from_rank_zero(folder, processes.world))
+        if isinstance(settings.resume, bool):
+            folder = ""
+            if processes.rank == 0:
+                make = cls.unfinished if settings.resume else cls.create
+                folder = str(make(settings.out, name, settings).folder)
+            run = cls(from_rank_zero(folder, processes.world))
+        else:
+            run = cls(settings.resume)
+        Run.begun += 1
+        return run
 
     @classmethod
     def create(cls, parent: Path | str, name: str, settings: Settings) -> Run:

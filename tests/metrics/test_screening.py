@@ -103,6 +103,7 @@ def test_groups_widen_the_intervals_of_images_that_repeat():
         (("unripe", "ripe"), 1),
         (("healthy", "unhealthy"), 1),
         (("normal", "non-normal"), 1),
+        (("sick", "well"), 0),
     ],
 )
 def test_the_positive_class_is_what_one_looks_for(classes, positive):

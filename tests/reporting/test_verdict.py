@@ -234,3 +234,37 @@ def test_a_network_without_teachers_that_guesses_is_told_too():
     assert found.advice.startswith("Ship nothing yet: 95.1 % cannot be told from always giving the commonest answer")
     assert (found.ship, found.replies) == (None, ())
     assert verdict(alone, TASK, chance=0.5) is None
+
+
+def test_the_file_that_was_kept_of_a_recommended_row_is_named():
+    better = replace(row("alone", "baseline", 0.95, 1_900_000, 2.0), file="instead/device.zip")
+    found = verdict([better if one is ALONE else one for one in ROWS])
+    assert found.ship == "alone"
+    assert found.advice.endswith(" Its file, from the run's folder: instead/device.zip.")
+
+
+def test_a_teacher_that_does_not_export_is_no_file():
+    live = replace(TEACHER, accuracy=0.99, interval=wilson_interval(990, 1000), note="in PyTorch: it does not export")
+    found = verdict([live, *without(TEACHER, TEACHER_8)])
+    assert found.advice.startswith("Ship the teacher-1 itself, in PyTorch (4 MB, 8 ms) if the device takes it")
+
+
+def test_a_student_that_lost_much_when_it_was_made_smaller_gives_way_to_the_one_before():
+    before = replace(row("before-1-int8", "other", 0.93, 900_000, 2.0), name="a-1, int8 file", file="../a-1/m.onnx")
+    small = replace(INT8, accuracy=0.80, interval=wilson_interval(800, 1000))
+    found = verdict([TEACHER, TEACHER_8, before, STUDENT, small])
+    assert found.ship == "before-1-int8"
+    assert found.advice == (
+        "Ship a-1, int8 file (900 kB) if the device takes it: 93.0 % against 80.0 % once it was made smaller. "
+        "Its file, from the run's folder: ../a-1/m.onnx."
+    )
+    assert verdict([TEACHER, TEACHER_8, before, STUDENT, INT8]).ship == "int8"
+
+
+def test_a_teacher_that_the_student_alone_beats_is_nothing_to_ship():
+    """A weak teacher of few parameters, whose labels held the student back."""
+    weak = replace(TEACHER_8, accuracy=0.55, interval=wilson_interval(550, 1000), bytes=10_000, latency_p50=0.1)
+    held = {"accuracy": 0.52, "interval": wilson_interval(520, 1000)}
+    rows = [replace(weak, key="teacher-1", role="teacher"), weak, replace(STUDENT, **held), replace(INT8, **held)]
+    assert verdict([*rows, ALONE]).ship == "alone"
+    assert verdict(rows).ship == "teacher-1-int8"

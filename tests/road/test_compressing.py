@@ -55,7 +55,7 @@ def test_only_what_is_trained_needs_labels():
 
 def test_teachers_keep_their_int8_rows_and_the_figures_of_boxes(road, tmp_path):
     int8 = {**TEACHER, "key": "teacher-1-int8", "role": "teacher-int8", "bytes": 1000, "latency_ms": {"p50": 1.0}}
-    entries = teacher_rows(origin(tmp_path, [TEACHER | FIGURES, int8 | FIGURES]), road)
+    entries = teacher_rows(origin(tmp_path, [TEACHER | FIGURES, int8 | FIGURES]), road, tmp_path)
     assert [entry.role for entry in entries] == ["teacher", "teacher-int8"]
     for entry in entries:
         assert entry.extra["map_50"] == 0.7
@@ -65,10 +65,11 @@ def test_teachers_keep_their_int8_rows_and_the_figures_of_boxes(road, tmp_path):
     names = np.array(road.scored.names)
     np.savez(tmp_path / "predictions.npz", **{"teacher-1-int8": np.ones((len(names), 3)), "names": names})
     rows = [TEACHER | FIGURES, int8 | FIGURES]
-    for entry in teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": "of other images"}), road):
+    for entry in teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": "of other images"}), road, tmp_path):
         assert entry.probabilities is None  # they are answers to other images, however these are called
         assert set(entry.extra) == {"bytes"}
-    whole, answered = teacher_rows(origin(tmp_path, rows, dataset={"fingerprint": road.scored.fingerprint}), road)
+    same = origin(tmp_path, rows, dataset={"fingerprint": road.scored.fingerprint})
+    whole, answered = teacher_rows(same, road, tmp_path)
     assert whole.extra["map"] == 0.5
     assert answered.extra == {"bytes": 1000}
     assert answered.probabilities is not None

@@ -34,6 +34,12 @@ def test_pooled_rows_stand_beside_the_runs_own_with_every_image_in_them(folded):
     assert any("fold by fold: accuracy" in note for note in folded.results["notes"])
 
 
+def test_a_student_without_a_teacher_is_not_called_distilled(photos, tmp_path):
+    run = pocketvit.distill(str(photos), teacher="none", out=str(tmp_path), **SHORT | {"folds": 2})
+    names = [row["name"] for row in run.results["rows"]]
+    assert names == ["pocket_xs", "pocket_xs, int8 file", "pocket_xs, 2 folds pooled"]
+
+
 def test_predictions_hold_each_image_once_as_the_student_of_its_fold_answered(folded):
     with open(folded.folder / "predictions.csv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

@@ -119,8 +119,11 @@ def test_a_short_time_has_a_small_student():
     small = dataclasses.replace(settings("1min"), student="pocket_xs")  # which a small teacher has
     assert fill_with_student(small, [Training("train")], state_of, 25_000, 32)[0].student == "pocket_xxs"
     assert chosen("1min", side=96)[0].student == "pocket_s"  # not measured
-    with pytest.raises(PocketError, match="too short"):
+    with pytest.raises(PocketError, match=r"too short.*a smaller student, or leave the baseline out"):
         chosen("0.1min")
+    untaught = dataclasses.replace(settings("0.1min"), teacher="none")  # it is the baseline itself
+    with pytest.raises(PocketError, match=r"or a smaller student\.$"):
+        fill_with_student(untaught, [Training("train")], state_of, 25_000, 32)
 
 
 def test_light_teachers_that_would_eat_the_time_are_left_out(road):

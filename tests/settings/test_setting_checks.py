@@ -283,3 +283,7 @@ def test_none_in_a_teachers_place_is_alone_and_wants_nothing_that_needs_one():
         refused(lambda: Distill(images="digits", teacher="none", **{name: value}), f"--{name}", "--teacher none")  # noqa: B023
     refused(lambda: Distill(images="digits", teacher="none", stem="teacher"), "--stem teacher", "--teacher none")
     refused(lambda: Compare(images="digits", teacher="none"), "alone")
+
+
+def test_procedural_pictures_are_the_drawn_ones():
+    assert Distill("photos", controls="procedural,noise").controls == ("drawn", "noise")

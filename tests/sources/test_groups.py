@@ -238,3 +238,17 @@ def test_a_given_split_that_parts_a_patient_is_kept_and_warned_of_where_nobody_a
 def test_a_column_that_names_each_image_once_groups_nothing(clinic):
     rows = [(name, label, f"P{number}") for number, (name, label, _) in enumerate(visits())]
     assert clinic(rows, group=None).group is None
+
+
+@pytest.mark.parametrize("heading", ["Patient ID", "patient_id", "PatientID"])
+def test_a_column_of_groups_is_found_under_the_spelling_of_its_table(clinic, heading):
+    as_written = clinic(visits(), heading=f"file,label,{heading}", group=heading)
+    dataset = clinic(visits(), heading=f"file,label,{heading}", group="patient")
+    assert dataset.group == heading
+    assert dataset.train.groups.tolist() == as_written.train.groups.tolist()
+
+
+def test_two_columns_that_may_be_the_groups_are_refused(clinic):
+    rows = [(*row, row[-1]) for row in visits(4)]
+    with pytest.raises(PocketError, match="no column 'patient', and several like it: give one of patient_id, Pat"):
+        clinic(rows, heading="file,label,patient_id,Patient Name")

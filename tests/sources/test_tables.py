@@ -53,7 +53,7 @@ def test_the_headings_of_clinics_are_understood(scans):
     dataset = scans("Follow-up,Image Index,Finding Labels,View,Sex\n" + "\n".join(lines))
     assert dataset.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
     assert "labels are those of the column 'Finding Labels'" in dataset.notes
-    with pytest.raises(PocketError, match="name the one with the files 'file'"):
+    with pytest.raises(PocketError, match="files in 'Image Index' and no labels for certain: name the one with"):
         scans("Image Index,Finding Labels,Other Labels\n" + "\n".join(f"{row},a" for row in rows().split("\n")))
 
 
@@ -191,7 +191,7 @@ def test_what_spreadsheets_write_for_nothing_is_no_class(scans):
     ("cells", "message"),
     [
         (["1", "01"] * 5, "the labels '01' and '1', which are the same number: write them alike"),
-        (["1", "1.0"] * 5, "the labels '1' and '1.0', which are the same number"),
+        (["1.5", "1.50"] * 5, "the labels '1.5' and '1.50', which are the same number"),
         (
             [f"{index}.37" for index in range(10)] + ["0.5"],
             "11 different numbers as labels in 11 rows, .*Put ranges of them into classes",
@@ -294,3 +294,59 @@ def test_a_column_that_is_nearly_a_label_is_not_passed_over_in_silence(scans):
     assert dataset.classes == ("Fracture", "Device")
     (warning,) = [note for note in dataset.notes if "Edema" in note]
     assert "'Edema' holds -1.0 beside 0 and 1 in scans.csv, and no label for that" in warning
+
+
+def columns(heading, *cells):
+    """A table of ten scans with further columns, each of a function of the row's number."""
+    lines = [",".join([f"{index:03}.png", *(str(cell(index)) for cell in cells)]) for index in range(10)]
+    return "\n".join([f"Image Path,{heading}", *lines])
+
+
+def sick(index):
+    return "sick" if index % 3 == 0 else "well"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        columns("species", sick),
+        columns("age,Species", lambda index: 30 + index, sick),
+        columns("what", sick),  # the only other column
+        "," + columns("what", sick).replace("\n", "\n0,"),  # as pandas writes its index
+        "id,name," + columns("diagnosis", sick).replace("\n", "\n0,Bob,"),  # of a row, of a person
+        columns("label,class name", lambda index: int(sick(index) == "well"), sick),  # the same in words
+        columns("label,target", sick, lambda index: index),  # "label" is what we ask for
+        columns("diagnosis", sick).replace(".png", ".PNG"),
+        columns("diagnosis", sick).replace("\n", "\nC:\\me\\scans\\"),
+        columns("diagnosis", lambda index: f' "{sick(index)}"'),
+    ],
+)
+def test_columns_that_leave_no_doubt_are_taken(scans, text):
+    dataset = scans(text)
+    assert dataset.classes == ("sick", "well")
+    assert dataset.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (columns("target,diagnosis", lambda i: i % 2, sick), "labels in 'target' and 'diagnosis', which say different"),
+        (columns("label,label", lambda i: i % 2, sick), "labels in 'label' and 'label', which say different things"),
+        (columns("what,colour", sick, sick), "files in 'Image Path' and no labels for certain: name the one with"),
+        (columns("caption", lambda i: f"scan {i}"), "no labels for certain"),
+    ],
+)
+def test_columns_in_doubt_are_refused_by_name(scans, text, message):
+    with pytest.raises(PocketError, match=message):
+        scans(text)
+
+
+def test_columns_of_true_and_false_are_labels_like_0_and_1(scans):
+    dataset = scans(columns("edema,fracture", lambda index: index % 3 == 0, lambda index: index % 2 == 0))
+    assert (dataset.classes, dataset.task) == (("edema", "fracture"), "multilabel")
+    assert dataset.train.targets.tolist() == [[int(i % 3 == 0), int(i % 2 == 0)] for i in range(10)]
+
+
+def test_whole_numbers_that_pandas_wrote_as_floats_are_whole(scans):
+    cells = ["1.0", "2.0", "", "1.0", "2", "1", "2.0", "2.0", "1.0", "1.0"]
+    assert scans(labelled(*cells)).classes == ("1", "2")

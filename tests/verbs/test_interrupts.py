@@ -72,6 +72,18 @@ def test_ctrl_c_is_one_message_in_every_verb(name, place, walked, monkeypatch, c
     assert not [path for path in place.rglob("*") if path.name.endswith(".part")]
 
 
+def test_before_a_run_is_there_the_same_command_is_typed_again(place, monkeypatch, capfd):
+    """With --resume it would be refused, or an older run of that name be opened."""
+
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("pocketvit.road.images"), "open_images", press)
+    assert cli.main(["distill", "photos"]) == 130
+    assert capfd.readouterr().err.endswith("What was finished is kept; go on with: pocketvit distill photos\n")
+    assert not (place / "runs").exists() or not list((place / "runs").glob("photos-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_real_signal_ends_the_command_within_seconds(place):

@@ -65,6 +65,7 @@ class Row:
     seeds: int = 1
     note: str = ""
     licence: str = ""
+    file: str = ""  # kept of it, relative to the run, where the verdict would ship it in the student's place
     groups: int | None = None  # that the images come from, where they are not independent
     auc: float | None = None
     auc_interval: Interval | None = None
@@ -129,6 +130,7 @@ class Row:
             seeds=_count(value.get("seeds")) or 1,
             note=str(value.get("note") or ""),
             licence=str(value.get("licence") or value.get("license") or ""),
+            file=str(value.get("file") or ""),
             groups=_count(value.get("groups")),
             **{key: _number(value.get(key)) for key in _FIGURES},  # type: ignore[arg-type]
             **{key: _interval(value.get(key)) for key in _INTERVALS},  # type: ignore[arg-type]

@@ -126,7 +126,9 @@ def verdict(
         return None
     better = _better(given, student, ships, teacher, task)
     if better is not None:
-        return Verdict(told, *better)
+        advice, key = better
+        file = next((row.file for row in given if row.key == key), "")
+        return Verdict(told, f"{advice} Its file, from the run's folder: {file}." if file else advice, key)
     return Verdict(told, _praise(ships, replies, task), ships.key)
 
 
@@ -234,14 +236,21 @@ def _better(rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, 
         pair = _Rival.of(*at_equal_precision(rows, student, teacher, task), ships, teacher, task)
     against = _first(rows, "against")
     other = None if against is None else _Rival.of(student, against, own, against, task)
+    alone = _first(rows, "baseline")
     for rival in filter(None, (pair, other)):
         cheaper = _no_dearer(rival, task)
-        if cheaper:
+        ahead = None if alone is None else gap(alone, rival.level, task)
+        if cheaper and not (ahead is not None and ahead.seen and ahead.value > 0):
             return (
                 f"Ship {_own_file(rival.theirs)} instead: {rival.figures(task)}, which is {cheaper}.",
                 rival.theirs.key,
             )
-    alone = _first(rows, "baseline")
+    before = next((row for row in reversed(rows) if row.key.startswith("before-") and row.file), None)
+    lost = None if before is None else gap(ships, before, task)
+    if before is not None and lost is not None and lost.seen and lost.value < -_MUCH:
+        size = f" ({human_bytes(before.bytes)})" if before.bytes else ""
+        told = f"{said(before, task)} against {said(ships, task)}"
+        return f"Ship {before.name}{size} if the device takes it: {told} once it was made smaller.", before.key
     without = "" if alone is None else _did_not_help(*_pooled_pair(rows, alone, student, (alone, own)), task)
     loss = None if pair is None else gap(pair.judged, pair.level, task)
     if pair is not None and loss is not None and loss.seen and loss.value < -_MUCH:
@@ -382,6 +391,8 @@ def _is_live(row: Row) -> bool:
 
 def _own_file(row: Row) -> str:
     """Name a rival as something to ship: "the teacher's own int8 file (teacher: conv, int8)"."""
+    if _is_live(row):
+        return f"{row.name} itself, in PyTorch"
     whose = "the teacher's own" if row.role in ("teacher", "teacher-int8") else "the"
     return f"{whose} {_kind(row)} file ({row.name})"
 

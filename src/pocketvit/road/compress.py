@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from ..training.step import Input
 from .answering import file_answers
 from .base import Stage, Walk
 from .images import Road, known
-from .reopen import Reopened, Taught, teacher_rows
+from .reopen import Reopened, Taught, relative, teacher_rows
 from .rounding import Rounding, calibrating
 from .score import Entry, find
 from .ship import FP32, INT8, preprocessing_of
@@ -95,10 +96,10 @@ class Compress(Stage):
         walk.networks["student"] = model
         before = origin.chain[-1].folder
         walk.names |= names_of(steps, settings.quantize, before.name)
-        rows = _files_before(origin)
+        rows = _files_before(origin, walk.folder)
         if not steps:  # the network is the one before it, and its fp32 file has a row
             rows = [row for row in rows if row.key != f"before-{len(origin.chain)}"]
-        walk.entries = [*teacher_rows(origin.chain[0], road), *rows]
+        walk.entries = [*teacher_rows(origin.chain[0], road, walk.folder), *rows]
         about = origin.chain[0].results
         if not steps or settings.quantize in ("dynamic", "static"):
             steps = [*steps, f"{settings.quantize} int8"]
@@ -291,11 +292,12 @@ def calibrate_rounded(walk: Walk, rounded: nn.Module) -> bool:
     return True
 
 
-def _files_before(origin: Reopened) -> list[Entry]:
+def _files_before(origin: Reopened, folder: Path) -> list[Entry]:
     """The rows of the run that was compressed, and of those before it, measured again beside the new ones."""
     return [
         Entry(f"before-{number}{key}", f"{run.folder.name}{name}", "other", origin.input[0],
-              file_answers(run.folder / file), None, run.folder / file, extra=_counted(run))
+              file_answers(run.folder / file), None, run.folder / file,
+              extra=_counted(run) | {"file": relative(run.folder / file, folder)})
         for number, run in enumerate(origin.chain, start=1)
         for key, name, file in (("", ", student", FP32), ("-int8", ", int8 file", INT8))
         if (run.folder / file).is_file()

@@ -217,7 +217,8 @@ def _pool(state: Walk, folds: Sequence[dict[str, np.ndarray]], dataset: Dataset)
     task = task_named(dataset.task)
     teachers = sorted(key for key in folds[0] if key.startswith("teacher-"))
     names = {key: str(folds[0][f"name-{key}"]) for key in teachers}
-    names |= {"student": "student, distilled", "alone": "student without a teacher"}
+    student = "student, distilled" if state.teachers else state.config.network.name
+    names |= {"student": student, "alone": "student without a teacher"}
     fold = np.concatenate([np.full(len(one["targets"]), number) for number, one in enumerate(folds, 1)])
     together = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "targets")}
     groups = np.concatenate([one["groups"] for one in folds]) if "groups" in folds[0] else None

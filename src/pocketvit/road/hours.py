@@ -65,7 +65,8 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
     epochs = int((left - views * view) / epoch) if epoch else 1
     if epochs < 1:
         least = math.ceil((before + views * view + epoch) / 3.6) / 1000
-        baseline = ", or leave the baseline out (--no-baseline)" if getattr(settings, "baseline", False) else ""
+        beside = getattr(settings, "baseline", False) and not state.untaught
+        baseline = ", or leave the baseline out (--no-baseline)" if beside else ""
         labelling = f"labelling {views} view{'s' * (views > 1)} of every image takes about {human_time(views * view)}, "
         raise PocketError(
             f"--hours {settings.time.hours:.3g} is too short: {labelling if view else ''}an epoch of all that is "

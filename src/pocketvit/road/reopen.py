@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Reopened:
 
 _SIZES = {"parameters", "flops", "bytes"}
 # Of a row: what its entry says itself, and what another minute would measure otherwise.
-_OF_THE_MOMENT = {"key", "name", "role", "status", "note", "calibrated", "latency_ms", "memory_mb"}
+_OF_THE_MOMENT = {"key", "name", "role", "status", "note", "calibrated", "latency_ms", "memory_mb", "file"}
 _DECIDES = {"distill": decide, "train": decide_model}  # the verbs that train a student
 
 
@@ -233,8 +234,19 @@ def _rebased(settings: Any, folder: Path) -> Any:
     return dataclasses.replace(settings, **found)
 
 
-def teacher_rows(origin: Run, road: Road) -> list[Entry]:
-    """Return the rows of a run's teachers from its own results, so that none has to be loaded."""
+def relative(path: Path, folder: Path) -> str:
+    """Return a path as it is written in the results of a run in ``folder``."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def teacher_rows(origin: Run, road: Road, folder: Path) -> list[Entry]:
+    """Return the rows of a run's teachers from its own results, so that none has to be loaded.
+
+    Args:
+        origin: The run that has them.
+        road: Its scored split is compared with that of ``origin``.
+        folder: Of the run that the rows are for.
+    """
     results = origin.results
     held = origin.folder / "predictions.npz"
     arrays = dict(np.load(held)) if held.is_file() else {}
@@ -247,13 +259,14 @@ def teacher_rows(origin: Run, road: Road) -> list[Entry]:
     for row in results["rows"]:
         if row.get("role") not in ("teacher", "teacher-int8") or row.get("status") != "measured":
             continue
+        file = {"file": relative(origin.folder / row["file"], folder)} if row.get("file") else {}
         kept = _SIZES if other or (same and row["key"] in arrays) else set(row) - _OF_THE_MOMENT
         entries.append(
             Entry(
                 row["key"], row["name"], row["role"], 0, calibrated=False,
                 note=f"not loaded: its answers and size are those in {origin.folder.name}",
                 probabilities=arrays.get(row["key"]) if same else None,
-                extra={name: row[name] for name in row if name in kept and row[name] is not None},
+                extra={name: row[name] for name in row if name in kept and row[name] is not None} | file,
             )
         )  # fmt: skip
     return entries

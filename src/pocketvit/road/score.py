@@ -36,6 +36,7 @@ from ..views.preprocessing import Preprocessing
 from .answering import Answers, file_answers, network_answers, road_answers, teacher_answers
 from .base import Cost, Stage, Walk
 from .images import Road, known
+from .instead import keep
 from .rates import forward_seconds, training_seconds
 from .ship import FP32, INT8
 from .train import pupils
@@ -334,11 +335,12 @@ class Score(Stage):
             raw = Entry("", "", "", side[0], network_answers(networks["uncalibrated"], side, road.task))
             take_answers([*entries, raw], road)
             rows, walk.arrays = measure_rows(entries, road.task, source=road.scored, validation=point_source(road))
-        for row in rows:  # an int8 file is the same network, stored with fewer bits
-            if row["role"] in ("int8", "teacher-int8"):
-                same = find(rows, "student" if row["role"] == "int8" else row["key"].removesuffix("-int8"))
-                row |= {key: same.get(key) for key in ("parameters", "flops")}
-        walk.rows = rows + walk.fold_rows + self._left_out(walk)
+            for row in rows:  # an int8 file is the same network, stored with fewer bits
+                if row["role"] in ("int8", "teacher-int8"):
+                    same = find(rows, "student" if row["role"] == "int8" else row["key"].removesuffix("-int8"))
+                    row |= {key: same.get(key) for key in ("parameters", "flops")}
+            walk.rows = rows + walk.fold_rows + self._left_out(walk)
+            keep(walk, entries)
         answered = next(entry.probabilities for entry in entries if entry.key == "student")
         walk.answered = answered
         after = answered if "student" in walk.calibrated else None

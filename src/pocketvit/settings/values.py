@@ -117,8 +117,8 @@ def read_names(value: Any) -> tuple[str, ...]:
 
 
 def read_methods(value: Any) -> tuple[str, ...]:
-    """Read ways of making images, with commas between; () for "none"."""
-    names = read_names(value)
+    """Read ways of making images, with commas between; () for "none". Drawn pictures are procedural, too."""
+    names = tuple("drawn" if name == "procedural" else name for name in read_names(value))
     if names == ("none",):
         return ()
     known = [method for method in get_args(Method) if method != "auto"]

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,25 +15,12 @@ import numpy as np
 
 from ..errors import PocketError
 from .arrays import one_of_many
+from .columns import Columns, called_like, find_columns, is_usual, known, present
 from .folders import SPLIT_NAMES, find_files, images_among, is_image, normalized
 from .grades import are_grades, in_order
 from .listing import Files, Listing
 from .targets import several
 
-_NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_name", "image_id", "name", "id")
-_LABEL_COLUMNS = (
-    *("label", "labels", "class", "target", "category", "diagnosis", "y"),
-    *("grade", "stage", "severity", "dx"),
-)
-_SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-# Without anything but letters: Patient ID, patient_id, PatientID.
-_PATIENT_COLUMNS = {
-    *("patient", "patientid", "patientno", "patientnr", "patientnumber", "patientname"),
-    *("subject", "subjectid", "participant", "participantid"),
-}
-_PRESENT = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
-# What spreadsheets and pandas write for it. "None" is Python's, "none" may be a grade.
-_UNKNOWN = frozenset(("nan", "na", "n/a", "null", "<na>", "?"))
 _MOST_BYTES = 1 << 30  # of a table
 _MOST_CELL = 1 << 20  # characters of a cell
 
@@ -53,19 +40,15 @@ class _Table:
     """Rows with their line numbers, and where the columns are."""
 
     rows: list[tuple[int, list[str]]]
-    name: int
-    labels: list[int]
-    split: int | None
-    group: int | None
+    columns: Columns
     titles: list[str]
-    passed: tuple[str, ...] = ()  # columns that nearly hold labels of 0 and 1, and why they do not
 
 
 def has_column(table: object, heading: str) -> bool:
     """Whether something that is given as images is a table with such a column."""
     if not isinstance(table, str | Path) or Path(table).suffix.lower() not in (".csv", ".tsv"):
         return False
-    return heading.strip().lower() in [title.lower() for title in _rows(Path(table).expanduser())[0][1]]
+    return bool(called_like(_rows(Path(table).expanduser())[0][1], heading))
 
 
 def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
@@ -73,27 +56,28 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
 
     Columns are found by their heading (file, image, ... and label, class, ... or one that ends so; split); without a
     heading the first is the file and the second the label. Without a column of labels all columns that hold only 0 and
-    1 are labels, several an image (a single one: two classes); so are labels in one cell with | or ; between. A name
-    may lack its ending or its folders where that leaves no doubt, have folders in front that are not here, or be a
-    whole path. Rows without a label are unlabelled.
+    1 are labels, several an image (a single one: two classes); so are labels in one cell with | or ; between; else the
+    only column beside the names, if its values repeat. Where that leaves no doubt a name may lack its ending or its
+    folders, or differ in capitals; it may have folders in front that are not here, or be a whole path. Whole numbers
+    lose their ".0". Rows without a label are unlabelled.
 
     Args:
-        group: heading of the column whose equal cells stay on one side of every split. Without one it is that of
-            patients, where there is one and some have several images.
+        group: heading of the column whose equal cells stay on one side of every split ("patient" for Patient ID, too).
+            Without one it is that of patients, where there is one and some have several images.
 
     Raises:
-        PocketError: no such columns, an image with two labels, or none of the files exists.
+        PocketError: no such columns, or several that may be meant; an image with two labels; none of the files exists.
     """
     read = _read(table, group)
     unasked = False
-    if group is None and read.group is not None:
-        group, unasked = read.titles[read.group], True
+    if read.columns.group is not None:
+        group, unasked = read.titles[read.columns.group], group is None
     files = images_among(find_files(folder))
     loosely = _by_loose_name(files)
     found: dict[str, _Row] = {}
     missing: list[tuple[str, str]] = []
     for line, cells in read.rows:
-        given = normalized(cells[read.name].strip().replace("\\", "/"))
+        given = normalized(cells[read.columns.name].strip().replace("\\", "/"))
         name = _find(given, files, loosely)
         if name is None:
             doubt = given in loosely
@@ -116,17 +100,19 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
     if unlabelled and unlabelled < len(found):
         what = f"{unlabelled:,} images have no label in {table.name}{_unknown_words(read)}"
         notes.append(f"{what}: they train without one")
-    if read.passed:
-        notes.append(f"warning: {'; '.join(read.passed[:3])} in {table.name}, and no label for that: give 0 or 1 alone")
-    if len(read.labels) == 1 and not is_image(read.titles[0]):
-        title = read.titles[read.labels[0]]
-        if title.lower() not in _LABEL_COLUMNS:
+    if read.columns.passed:
+        notes.append(
+            f"warning: {'; '.join(read.columns.passed[:3])} in {table.name}, and no label for that: give 0 or 1 alone"
+        )
+    if len(read.columns.labels) == 1 and not is_image(read.titles[0]):
+        title = read.titles[read.columns.labels[0]]
+        if not is_usual(title):
             notes.append(f"labels are those of the column {title!r}")
     names = sorted(found)
     keys = _keys(names)
     classes, targets, task = _labels(read, table, [found[name] for name in names], notes)
     single = ""
-    if len(classes) == 1 and len(read.labels) == 1:
+    if len(classes) == 1 and len(read.columns.labels) == 1:
         single = f"{table} has one label only, {classes[0]!r}{_unknown_words(read)}: two or more are needed"
     return Listing(
         name=folder.resolve().name or "images",
@@ -148,21 +134,23 @@ def list_table(table: Path, folder: Path, group: str | None = None) -> Listing:
 
 def _labels(read: _Table, table: Path, rows: list[_Row], notes: list[str]) -> tuple[tuple[str, ...], np.ndarray, str]:
     """Return the classes, the targets ([N], or [N, C] of 0 and 1) and what they are."""
-    if len(read.labels) > 1:
-        classes = tuple(read.titles[column] for column in read.labels)
+    if len(read.columns.labels) > 1:
+        classes = tuple(read.titles[column] for column in read.columns.labels)
         notes.append(f"{table.name} has {len(classes)} labels per image, 0 or 1 each: {', '.join(classes)}")
-        given = [[_PRESENT.get(cell, -1) for cell in row.labels] for row in rows]
+        given = [[-1 if cell == "" else present(cell) for cell in row.labels] for row in rows]
         targets = one_of_many(np.array(given, np.int64), notes)
         if (targets < 0).all():
             return (), np.full(len(rows), -1, np.int64), "classification"
         return classes, targets, "multilabel" if several(targets) else "classification"
-    hint = read.titles[read.labels[0]]
-    if any(re.search("[|;]", row.labels[0]) for row in rows):
-        return _in_cells(table, [row.labels[0] for row in rows], notes)
-    _doubt({row.labels[0] for row in rows} - {""}, table, len(rows), notes)
-    classes = _sorted_labels({row.labels[0] for row in rows if row.labels[0]}, hint)
+    hint, labels = read.titles[read.columns.labels[0]], [row.labels[0] for row in rows]
+    if any(re.search("[|;]", label) for label in labels):
+        return _in_cells(table, labels, notes)
+    if all(re.fullmatch(r"-?\d+(\.0+)?|", label) for label in labels):  # pandas writes 1.0 where a cell is empty
+        labels = [label.split(".")[0] for label in labels]
+    _doubt(set(labels) - {""}, table, len(rows), notes)
+    classes = _sorted_labels(set(labels) - {""}, hint)
     index = {label: target for target, label in enumerate(classes)}
-    targets = np.array([index.get(row.labels[0], -1) for row in rows], np.int64)
+    targets = np.array([index.get(label, -1) for label in labels], np.int64)
     return classes, targets, "ordinal" if are_grades(classes, hint) else "classification"
 
 
@@ -217,7 +205,8 @@ def _find(given: str, files: dict[str, Path], loosely: dict[str, str | None]) ->
                 return name
         files[given] = Path(given)
         return given
-    return next((name for name in _ends(given) if name in files), None) or loosely.get(given.removeprefix("./"))
+    found = next((name for name in _ends(given) if name in files), None) or loosely.get(given.removeprefix("./"))
+    return found or loosely.get(given.removeprefix("./").casefold())
 
 
 def _ends(path: str) -> list[str]:
@@ -235,24 +224,21 @@ def _keys(names: list[str]) -> list[str]:
 
 
 def _row(read: _Table, table: Path, line: int, cells: list[str]) -> _Row:
-    labels = tuple(_known(cells[column].strip()) for column in read.labels)
+    labels = tuple(known(cells[column].strip()) for column in read.columns.labels)
     if any(labels) and not all(labels):
-        empty = read.titles[read.labels[labels.index("")]]
+        empty = read.titles[read.columns.labels[labels.index("")]]
         raise PocketError(f"{table} line {line} has no value for {empty!r}: give 0 or 1, or leave all its labels empty")
-    split = "train" if read.split is None else SPLIT_NAMES.get(cells[read.split].strip().lower())
+    columns = read.columns
+    split = "train" if columns.split is None else SPLIT_NAMES.get(cells[columns.split].strip().lower())
     if split is None:
-        raise PocketError(f"{table} line {line} has the split {cells[read.split or 0]!r}: use train, val or test")
-    return _Row(labels, split, "" if read.group is None else cells[read.group].strip(), line)
-
-
-def _known(cell: str) -> str:
-    return "" if cell == "None" or cell.casefold() in _UNKNOWN else cell
+        raise PocketError(f"{table} line {line} has the split {cells[columns.split or 0]!r}: use train, val or test")
+    return _Row(labels, split, "" if columns.group is None else cells[columns.group].strip(), line)
 
 
 def _unknown_words(read: _Table) -> str:
     """Return the words that were read as no label, to be said; "" where there are none."""
-    written = {cells[column].strip() for _, cells in read.rows for column in read.labels}
-    words = ", ".join(sorted(cell for cell in written if cell and not _known(cell)))
+    written = {cells[column].strip() for _, cells in read.rows for column in read.columns.labels}
+    words = ", ".join(sorted(cell for cell in written if cell and not known(cell)))
     return f" ({words}: not known)" if words else ""
 
 
@@ -284,7 +270,7 @@ def _rows(table: Path) -> list[tuple[int, list[str]]]:
     # Not split into lines here: a cell may hold any of the marks that Python takes as the end of one.
     before = csv.field_size_limit(_MOST_CELL)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise PocketError(f"{table} is no CSV that can be read ({error}): save it as CSV in UTF-8") from error
@@ -304,10 +290,11 @@ def _read(table: Path, group: str | None) -> _Table:
             raise PocketError(
                 f"{table} has no headings, so no column {group!r}: give it a first line such as file,label,{group}"
             )
-        found = _Table(rows, 0, [1], None, None, titles)
+        found = _Table(rows, Columns(0, [1]), titles)
     else:
-        found = _columns(table, rows[1:], titles, group)
-    needed = max(found.name, *found.labels, found.split or 0, found.group or 0)
+        found = _Table(rows[1:], find_columns(table, rows[1:], titles, group), titles)
+    columns = found.columns
+    needed = max(columns.name, *columns.labels, columns.split or 0, columns.group or 0)
     if not found.rows:
         raise PocketError(f"{table} has headings ({', '.join(titles[:6])}) and no rows: add a row per image")
     for line, row in found.rows:
@@ -316,73 +303,13 @@ def _read(table: Path, group: str | None) -> _Table:
     return found
 
 
-def _columns(table: Path, rows: list[tuple[int, list[str]]], titles: list[str], group: str | None) -> _Table:
-    heading = [title.lower() for title in titles]
-    grouping = None
-    if group is not None:
-        if group.strip().lower() not in heading:
-            raise PocketError(f"{table} has no column {group!r}: it has {', '.join(titles)}")
-        grouping = heading.index(group.strip().lower())
-        heading[grouping] = ""  # no name, label or split, whatever it is called
-
-    def find(names: tuple[str, ...]) -> int | None:
-        return next((heading.index(name) for name in names if name in heading), None)
-
-    name, label, split = find(_NAME_COLUMNS), find(_LABEL_COLUMNS), find(_SPLIT_COLUMNS)
-    if name is None:  # the one column whose cells are names of images
-        name = _only(column for column in range(len(titles)) if _names_images(rows, column))
-    if grouping is None:
-        grouping = _patients(rows, heading, {name, label, split})
-    labels = [label] if label is not None else []
-    passed: list[str] = []
-    if name is not None and label is None:
-        for column in range(len(titles)):
-            found = {cells[column].strip() for _, cells in rows if column < len(cells)} - {""}
-            if column in (name, split, grouping) or not found & set(_PRESENT):
-                continue
-            others = sorted(found - set(_PRESENT))
-            if not others:
-                labels.append(column)
-            elif all(cell in ("-1", "-1.0") or not _known(cell) for cell in others):
-                passed.append(f"column {titles[column]!r} holds {others[0]} beside 0 and 1")
-    if label is None and len(labels) < 2:  # Finding Labels, KL grade
-        ends = (at for at, title in enumerate(heading) if re.split(r"[\W_]+", title)[-1] in _LABEL_COLUMNS)
-        label = _only(column for column in ends if column not in (name, split, grouping))
-        labels = labels if label is None else [label]  # one column of 0 and 1 alone: two classes
-    if name is None or not labels:
-        raise PocketError(
-            f"{table} has the columns {', '.join(titles[:6])}: name the one with the files 'file' and the one "
-            "with the labels 'label' (or give several columns of 0 and 1)"
-        )
-    return _Table(rows, name, labels, split, grouping, titles, tuple(passed))
-
-
-def _only(columns: Iterable[int]) -> int | None:
-    """Return the one column there is, None where there is another."""
-    found = list(columns)
-    return found[0] if len(found) == 1 else None
-
-
-def _names_images(rows: list[tuple[int, list[str]]], column: int) -> bool:
-    return all(column < len(row) and is_image(row[column].strip()) for _, row in rows)
-
-
-def _patients(rows: list[tuple[int, list[str]]], heading: list[str], taken: set[int | None]) -> int | None:
-    """Return the column of patients of whom some have several images, which would stand on two sides of a split."""
-    for column, title in enumerate(heading):
-        if column not in taken and re.sub("[^a-z]", "", title) in _PATIENT_COLUMNS:
-            cells = [row[column].strip() for _, row in rows if column < len(row) and row[column].strip()]
-            if 1 < len(set(cells)) < len(cells):
-                return column
-    return None
-
-
 def _by_loose_name(files: dict[str, Path]) -> dict[str, str | None]:
-    """Return each file by its name without folders or without its ending; None where several would fit."""
+    """Return each file by its name without folders, ending or capitals; None where several would fit."""
     loosely: dict[str, str | None] = {}
     for name in files:
         path = PurePosixPath(name)
-        for short in {path.name, path.stem, str(path.with_suffix(""))}:
+        shorter = {path.name, path.stem, str(path.with_suffix(""))}
+        for short in shorter | {one.casefold() for one in (name, *shorter)} - {name}:
             loosely[short] = name if short not in loosely else None
     return loosely
 
