@@ -31,20 +31,8 @@ MOST_CLASSES = 200  # beyond, a mean over classes says little and takes long
 
 _NORMAL = {
     *("normal", "benign", "healthy", "negative", "neg", "none", "no", "control", "controls", "absent", "without"),
-    *(
-        "good",
-        "ok",
-        "okay",
-        "pass",
-        "passed",
-        "intact",
-        "clean",
-        "clear",
-        "unaffected",
-        "uninfected",
-        "undamaged",
-        "well",
-    ),
+    *("good", "ok", "okay", "pass", "passed", "intact", "clean", "clear", "unaffected", "uninfected", "undamaged"),
+    "well",
 }
 _NOT = {"not", "non", "no", "without"}
 
