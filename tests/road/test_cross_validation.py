@@ -94,3 +94,11 @@ def test_a_plan_counts_the_folds_that_nobody_asked_for(photos, tmp_path, monkeyp
     monkeypatch.setattr(folds, "PATIENCE", 0.0)
     assert ": left out (--folds 5: with them)" in (without := planned())
     assert ", folds " not in without.split("time ")[1]
+
+
+def test_a_plan_counts_folds_of_a_student_without_a_teacher(photos, tmp_path):
+    untaught = {name: value for name, value in SHORT.items() if name not in ("views", "teacher_size", "teacher_norm")}
+    asked = untaught | {"teacher": "none", "folds": None}
+    assert "folds    5 students more, about " in str(
+        pocketvit.distill(str(photos), out=str(tmp_path), plan=True, **asked)
+    )

@@ -64,3 +64,10 @@ def test_what_the_user_says_of_mirroring_counts_more_than_the_kind() -> None:
     whole = view_config(dataset, size=64, augment="medium", aspect="pad")
     assert (whole.fit, whole.crop) == ("pad", "padded")
     assert view_config(dataset, size=80, augment="medium", aspect="pad").crop == "padded"  # all of it is to be seen
+
+
+def test_who_does_not_want_mirrors_gets_none_along_the_diagonal_either() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (20, 70, 90, 3), dtype=np.uint8)
+    section = dataclasses.replace(open_images((array, np.arange(20) % 2), progress=False), modality="histology")
+    assert view_config(section, flip=True).transpose == view_config(section).transpose == 0.5
+    assert view_config(section, flip=False).transpose == view_config(section, vertical_flip=False).transpose == 0

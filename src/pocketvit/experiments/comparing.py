@@ -38,6 +38,8 @@ def compare_methods(settings: Any) -> Outcome:
     methods = _methods(begun)
     folder = _folder(settings.name or f"{dataset.name}-compare", begun)
     log.info("compare  %s with %d seeds, in %s", ", ".join(one.name for one in methods), settings.seeds, folder)
+    for note in begun.notes:
+        log.info("%s", note)
     plain = dataclasses.replace(config, loss=dataclasses.replace(config.loss, weight=0.0))  # each method has its own
     log.info("student  %s", describe(plain))
     state = begun.walk(folder)

@@ -41,6 +41,7 @@ from .hours import as_before, fill, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .matched import check_match
+from .mirrors import with_safe_flips
 from .statistics import check_card
 from .students import check_start, choose_student
 from .synthesize import check_controls, for_bank, promised
@@ -212,7 +213,10 @@ def begin(
         if not known(dataset.train):
             raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
         check_against(settings.against)
-    settings, notes = (settings, []) if chosen else _fitted(settings, dataset, specs)
+    settings, notes = (settings, []) if chosen else _with_flips(settings, dataset, of)
+    if not chosen:
+        settings, told = _fitted(settings, dataset, specs)
+        notes = [*notes, *told]
     open_ = getattr(settings, "student", None) == "auto" and not getattr(settings, "fit", None)
     if hasattr(settings, "student"):
         settings, told = choose_student(settings, dataset, specs)
@@ -244,6 +248,15 @@ def with_leaks(dataset: Dataset, teachers: Any) -> Dataset:
     given = [] if scored is None else listed(teachers)
     told = [leak(str(one), one, scored) for one in given if isinstance(one, str | Path) and scored is not None]
     return dataclasses.replace(dataset, notes=(*dataset.notes, *filter(None, told)))
+
+
+def _with_flips(settings: Any, dataset: Dataset, of: str) -> tuple[Any, list[str]]:
+    """Decide whether images are mirrored; a run that goes on with ``--resume`` does as it did."""
+    if not getattr(settings, "resume", False):
+        return with_safe_flips(settings, dataset)
+    old = Run.newest(settings, settings.name or dataset.name + of).settings
+    open_ = [name for name in ("flip", "vertical_flip") if getattr(settings, name) is None]
+    return dataclasses.replace(settings, **{name: getattr(old, name, None) for name in open_}), []
 
 
 def _trial(settings: Any, dataset: Dataset, specs: list[Any], decide_all: Decide) -> Walk:

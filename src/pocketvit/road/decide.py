@@ -111,6 +111,7 @@ def view_config(
         view,
         flip=view.flip if flip is None else 0.5 * flip,
         vertical_flip=view.vertical_flip if vertical_flip is None else 0.5 * vertical_flip,
+        transpose=0.0 if flip is False or vertical_flip is False else view.transpose,  # a mirror is a mirror
     )
 
 

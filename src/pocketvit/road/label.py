@@ -109,6 +109,8 @@ class Label(Stage):
         return is_complete(folder, asked, walk.config.labels.views)
 
     def cost(self, walk: Walk) -> Cost:
+        if walk.untaught:  # folds ask it, done or not
+            return Cost()
         road, labels, teachers = walk.road, walk.config.labels, answering_plan(walk)
         asked = with_layers(teachers, stored_layers(road, walk.config, teachers))
         planned = plan_labels(len(road.dataset.train), asked, road.views, labels.views, k=labels.top_k)

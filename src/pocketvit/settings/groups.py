@@ -91,8 +91,8 @@ class Views(Settings, group="views"):
         default="auto", common=True,
     )  # fmt: skip
     flip: bool | None = setting(
-        "mirrored views; by default unless the kind of images forbids it (switch off where left and right matter, as "
-        "in digits)", default=None,
+        "mirrored views; by default unless the kind of images forbids it, or classes seem to change places in the "
+        "mirror (switch off where left and right matter, as in digits)", default=None,
     )  # fmt: skip
     vertical_flip: bool | None = setting(
         "upside-down views; by default only where the kind of images has no up and down", default=None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from ..rundir import Outcome
 from ..settings import Label, verb
+
+log = logging.getLogger("pocketvit")
 
 
 @verb(Label)
@@ -27,7 +30,10 @@ def label(settings: Label) -> Outcome:
 
     if settings.plan:
         return plan_of(settings, (Open(), Adapt(), LabelStage()), decide_labels)
-    state = begin(settings, decide_labels).walk(Path(settings.out) / "label")
+    begun = begin(settings, decide_labels)
+    for note in begun.notes:
+        log.info("%s", note)
+    state = begun.walk(Path(settings.out) / "label")
     walk((Open(), Adapt()), state)
     folder = Path(settings.store) if settings.store else state.road.store_folder(state.config.labels)
     if settings.verify:
