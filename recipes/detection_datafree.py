@@ -18,7 +18,7 @@ from pathlib import Path
 
 from detection_blood_cells import TEACHER, VIEW, config, judged, kept, table
 
-from pocketvit.config import RunConfig
+from pocketvit.config import RunConfig, TermConfig
 from pocketvit.files import write_text
 from pocketvit.road.answering import network_answers, teacher_answers
 from pocketvit.road.images import Road, open_road
@@ -46,6 +46,9 @@ ARMS = {
     "pushed": "drawn, chosen and pushed",
     "photograph": "crops of one photograph",
     "noise": "noise",
+    "drawn-matched": "drawn pictures, by the teacher's features, too",
+    "inverted-matched": "optimized for layouts of boxes, by the teacher's features, too",
+    "real-matched": "real images, by the teacher's features, too",
 }
 
 
@@ -62,9 +65,14 @@ def recipe(images: str | None, folder: Path, small: bool) -> str:
     results = {"teacher": kept(folder / "teacher.json", lambda: judged(teacher_answers(teacher, real.task), whole))}
     for key in ARMS:
         road, arm = real.with_few_labels(0), chosen
-        if key != "real":
-            bank = bank_of(key, len(real.dataset.train), teacher, folder / "banks")
-            road, arm = without_images(real, bank, shared), equal_steps(chosen, len(real.dataset.train), len(bank))
+        images = key.removesuffix("-matched")
+        if images != key:
+            labels = dataclasses.replace(arm.labels, store_features="4GB")
+            terms = (TermConfig("fitnets"),)
+            arm = dataclasses.replace(arm, labels=labels, loss=dataclasses.replace(arm.loss, terms=terms))
+        if images != "real":
+            bank = bank_of(images, len(real.dataset.train), teacher, folder / "banks")
+            road, arm = without_images(real, bank, shared), equal_steps(arm, len(real.dataset.train), len(bank))
         store = label_road(road, [teacher], arm.labels)
         model = train_network(road, arm, folder / key, teachers=[teacher], store=store)
         answer = network_answers(model, road.input, road.task)

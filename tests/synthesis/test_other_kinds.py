@@ -12,6 +12,7 @@ from torch import nn
 
 import pocketvit
 from pocketvit.errors import PocketError
+from pocketvit.models.detector import create_detector
 from pocketvit.road.synthesize import request_of
 from pocketvit.settings import Synthesize
 from pocketvit.synthesis import DrawnConfig, draw_bank
@@ -116,6 +117,14 @@ def test_a_run_without_images_or_boxes_is_planned(detector, tmp_path):
         data_free=True, teacher=detector, student="pocket_xxs", count=24, epochs=1, views=1, plan=True, out=tmp_path
     )
     assert "nothing was written" in plan.text
+    assert "fitnets" not in plan.text
+    own = create_detector("pocket_xs", num_classes=2, image_size=SIDE)  # whose features are known
+    torch.nn.init.normal_(own.head.classification_head.cls_logits.weight, std=30.0)  # and which is sure of everything
+    plan = pocketvit.distill(
+        data_free=True, teacher=detector_teacher(own, classes=("red", "green")), student="pocket_xxs", method="drawn",
+        count=24, epochs=1, views=1, plan=True, out=tmp_path,
+    )  # fmt: skip
+    assert "fitnets x 1" in plan.text
 
 
 def test_a_detector_is_distilled_without_an_image(tmp_path, caplog):

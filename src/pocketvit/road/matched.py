@@ -12,6 +12,7 @@ from ..deployment.flops import count_flops
 from ..errors import PocketError
 from ..files import parse_bytes
 from ..labels import record_of
+from ..models.detector import Detector
 from ..models.names import is_pretrained
 from ..models.taps import Layers, list_layers
 from ..objectives.terms import FeatureTerms, deepest
@@ -30,13 +31,15 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
 
     It does where the last maps of all named teachers can be stored with their answers, or these are light. From made
     pictures that is worth most: CIFAR-10, a ResNet-20 as teacher, 1,500 steps, 80.6 % with its maps and 73.1 without
-    (recipes/datafree_cnn.md); a ViT, whose patches make a map, too, 82.6 and 80.4 (recipes/datafree_vit.md). From real
-    pictures, small ones, with convolutional teachers: 10,000 images in 12 epochs, 82.3 and 77.7 %, behind the first
-    layers 87.6 and 84.2 (docs/which-method.md); of 800 photographs of 128 px no difference was seen
-    (recipes/photographs.md). Methods are compared by what they name, and an assistant is another teacher.
+    (recipes/datafree_cnn.md); a ViT, whose patches make a map, too, 82.6 and 80.4 (recipes/datafree_vit.md); a detector
+    of ours, mAP .198 and .152 (recipes/detection_datafree.md). From real pictures, small ones, with convolutional
+    teachers: 10,000 images in 12 epochs, 82.3 and 77.7 %, behind the first layers 87.6 and 84.2 (docs/which-method.md);
+    of 800 photographs of 128 px no difference was seen (recipes/photographs.md). Methods are compared by what they
+    name, and an assistant is another teacher.
     """
     task, elsewhere = task_named(dataset.task), hasattr(settings, "methods") or getattr(settings, "assistant", None)
-    if elsewhere or not teachers or not task.finetunes:
+    ours = all(isinstance(getattr(teacher, "module", None), Detector) for teacher in teachers)
+    if elsewhere or not teachers or not (task.finetunes or (dataset.synthetic and ours)):
         return {}
     asked = settings.match is not None or settings.store_features is not None or settings.hard_share
     network, side, made = config.network, config.view.view_size, bool(dataset.synthetic)
