@@ -236,7 +236,7 @@ def begin(
             notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
     settings, config = decide_all(settings, dataset, specs)
     notes += check_start(config, dataset, specs)
-    check_match(config, dataset, specs)
+    notes += check_match(config, dataset, specs)
     check_card(settings, config, dataset)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)

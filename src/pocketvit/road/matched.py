@@ -58,14 +58,14 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
     return {"match": MATCHED} if costs <= LIGHT * count_flops(student, side) else {}
 
 
-def check_match(config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) -> None:
-    """Try the objectives on features with the networks, before anything long.
+def check_match(config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) -> list[str]:
+    """Try the objectives on features with the networks, before anything long; return what is to be said of them.
 
     Raises:
         PocketError: A layer that is named is not there, a teacher has none to compare, or they do not fit together.
     """
     if not config.loss.terms or not teachers or is_pretrained(config.network.name):
-        return
+        return []
     for teacher in teachers:
         if getattr(teacher, "module", None) is None:
             raise PocketError(f"--match compares features, and {teacher.name} has answers alone. Leave it away.")
@@ -73,7 +73,10 @@ def check_match(config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) ->
     student = task_named(dataset.task).network(
         config.network, classes=max(1, len(dataset.classes)), side=side, tokens=config.network.tokens
     )
-    FeatureTerms(config.loss, student, side, teachers)
+    terms = FeatureTerms(config.loss, student, side, teachers)
+    layers = [f"{name} of {teacher.name}" for at, teacher in enumerate(teachers) for name in terms.teacher_layers(at)]
+    what = ", ".join(dict.fromkeys(terms.names))
+    return [f"student  learns features, too ({what}): {', '.join(layers)} (--match none: without)"] if layers else []
 
 
 def _last_map(teacher: Any, *, tokens: bool) -> LayerTeacher | None:
