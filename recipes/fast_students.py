@@ -87,7 +87,7 @@ ARMS = {
 }
 
 
-def config(kind: Kind, small: bool = False) -> RunConfig:
+def config(small: bool = False, kind: Kind = ARMS["conv-short"]) -> RunConfig:
     """A student that learns for so long; the clock ends it, and its learning rate goes down by the clock too."""
     minutes = kind.minutes
     return RunConfig(
@@ -111,7 +111,7 @@ def config(kind: Kind, small: bool = False) -> RunConfig:
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """Label all training images once, then train every arm by the clock."""
     dataset, teacher = open_cifar(images)
-    chosen = config(ARMS["conv-short"], small)
+    chosen = config(small)
     # Nothing is chosen on validation images, so that all 50,000 are learned.
     road = open_road(dataset, chosen.view, folder.parent / "shared")
     if small:
@@ -122,7 +122,7 @@ def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] 
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}
     for key, kind in kinds.items():
-        chosen = config(kind, small)
+        chosen = config(small, kind)
         if kind.stem == "teacher":
             chosen = dataclasses.replace(chosen, network=with_stem(chosen.network, teacher, 32))
         by = (teacher,) if kind.taught else ()
