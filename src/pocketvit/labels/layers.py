@@ -22,39 +22,34 @@ _MOST = 127  # symmetric: -128 is not used
 class LayerLabels:
     """The flattened output of a layer for B images.
 
-    Args:
+    Attributes:
         values: int8 [B, N].
-        scale: float32 [B]: of a step.
+        scale: float32 [B]: of a step, so that half of it is the largest error.
     """
 
     def __init__(self, values: Tensor, scale: Tensor) -> None:
-        self._values, self._scale = values, scale
+        self.values, self.scale = values, scale
 
     @property
     def features(self) -> Tensor:
         """float32 [B, N]."""
-        return self._values.float() * self._scale[:, None]
-
-    @property
-    def scale(self) -> Tensor:
-        """float32 [B]: of a step, so that half of it is the largest error."""
-        return self._scale
+        return self.values.float() * self.scale[:, None]
 
     def index(self, rows: Tensor | np.ndarray) -> LayerLabels:
         """Gather images: int64 [B]."""
         rows = torch.as_tensor(rows)
-        return LayerLabels(gather(self._values, rows), self._scale[rows])
+        return LayerLabels(gather(self.values, rows), self.scale[rows])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LayerLabels:
         """Move to a device."""
-        return LayerLabels(*(part.to(device, non_blocking=non_blocking) for part in (self._values, self._scale)))
+        return LayerLabels(*(part.to(device, non_blocking=non_blocking) for part in (self.values, self.scale)))
 
     def pin_memory(self) -> LayerLabels:
         """Copy to page-locked memory, from where transfers do not block."""
-        return LayerLabels(self._values.pin_memory(), self._scale.pin_memory())
+        return LayerLabels(self.values.pin_memory(), self.scale.pin_memory())
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
 
 @register_record
@@ -92,7 +87,7 @@ class Layer(Record):
         """Largest difference beyond what rounding explains, over the largest value."""
         live = outputs.float().cpu()
         beyond = (stored.features - live).abs().amax(1) - stored.scale / 2
-        return beyond.clamp_min(0) / live.abs().amax(1).clamp_min(1)
+        return beyond.clamp_min(0) / live.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
 
     def text(self) -> str:
         return f"{self.num_classes} features in int8"
