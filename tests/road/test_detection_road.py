@@ -272,7 +272,7 @@ def test_features_of_detectors_are_matched_and_those_of_strangers_are_to_be_name
     (store,) = (tmp_path / "shared" / "labels").iterdir()
     assert any("blocks" in path.name for path in store.iterdir())
     stranger = detector_teacher(Colours(), activation="sigmoid", input_size=SIDE, norm=((0.0,) * 3, (1.0,) * 3))
-    with pytest.raises(PocketError, match=r"maps of Colours are its features .*name them.*fitnets:1@body\.blocks"):
+    with pytest.raises(PocketError, match=r"detector \(Colours\) are its features .*name them.*fitnets:1@body\.blocks"):
         distill(str(voc), teacher=stranger, match="fitnets", **choices)
     with pytest.raises(PocketError, match=r"has no layer 'body\.blokcs"):
         distill(str(voc), teacher=larger, match="fitnets:1@body.blokcs.1>body.blocks.1", **choices)

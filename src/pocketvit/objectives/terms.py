@@ -227,9 +227,11 @@ def _pairs(kind: Kind, wanted: TermConfig, student: Layers, teacher: Layers, det
     Of detectors that are not ours there is none: their last maps are answers.
     """
     if detects and not wanted.teacher and teacher.body[1] is teacher.model:
+        maps = [name for name in teacher.shapes if min(teacher.grid(name) or (0,)) > 1]
+        some = [name for name in maps if "backbone" in name] or maps or ["backbone"]
         raise PocketError(
-            f"which maps of {type(teacher.model).__name__} are its features is not known: name them, as in --match "
-            f"{wanted.objective}:1@{deepest(student)[0]}>backbone.body.layer4."
+            f"which maps of this detector ({type(teacher.model).__name__}) are its features is not known: name them, "
+            f"as in --match '{wanted.objective}:1@{deepest(student)[0]}>{some[-1]}'."
         )
     if not wanted.student and not wanted.teacher:
         return kind.pairs(student, teacher)
