@@ -77,7 +77,7 @@ class Kind:
     stem: Stem = "conv"
     views: int = VIEWS
     start: str | None = None  # whose weights the student starts from
-    matched: bool = False  # by the teacher's last features, too
+    matched: float = 0.0  # weight of the teacher's last features
     schedule: Literal["cosine", "wsd"] = "cosine"  # unasked it is wsd now
 
 
@@ -104,22 +104,26 @@ ARMS = {
         stem="teacher",
     ),
     "real-stem-wsd": Kind("real-stem, the rate stays up first", "real", view=LIGHT, stem="teacher", schedule="wsd"),
-    "real-matched": Kind(
-        "the same, and its features", "real", view=LIGHT, stem="teacher", schedule="wsd", matched=True
-    ),
+    "real-matched": Kind("the same, and its features", "real", view=LIGHT, stem="teacher", schedule="wsd", matched=1.0),
     "drawn-stem-wsd": Kind("drawn-stem, the rate stays up first", "drawn", 12_000, stem="teacher", schedule="wsd"),
-    "drawn-matched": Kind("the same, and its features", "drawn", 12_000, stem="teacher", schedule="wsd", matched=True),
-    "noise-matched": Kind("the same, from noise", "noise", 12_000, stem="teacher", schedule="wsd", matched=True),
+    "drawn-matched": Kind("the same, and its features", "drawn", 12_000, stem="teacher", schedule="wsd", matched=1.0),
+    "drawn-matched-3": Kind(
+        "the same, features three times as heavy", "drawn", 12_000, stem="teacher", schedule="wsd", matched=3.0
+    ),
+    "drawn-matched-10": Kind(
+        "the same, features ten times as heavy", "drawn", 12_000, stem="teacher", schedule="wsd", matched=10.0
+    ),
+    "noise-matched": Kind("the same, from noise", "noise", 12_000, stem="teacher", schedule="wsd", matched=1.0),
     "matched-long": Kind(
         "the same, 32,000 drawn pictures, 320,000 views",
         "drawn",
         stem="teacher",
         schedule="wsd",
-        matched=True,
+        matched=1.0,
         views=10 * IMAGES,
     ),
     "drawn-own-wsd": Kind("drawn-few, the rate stays up first", "drawn", 12_000, schedule="wsd"),
-    "drawn-own-matched": Kind("the same, and the teacher's features", "drawn", 12_000, schedule="wsd", matched=True),
+    "drawn-own-matched": Kind("the same, and the teacher's features", "drawn", 12_000, schedule="wsd", matched=1.0),
     "noise-stem": Kind("the teacher's first layers as stem: noise", "noise", stem="teacher"),
     "real-cnn": Kind("a ResNet-20 as student: real images", "real", view=LIGHT, student="cifar_resnet20", stem="patch"),
     "drawn-cnn": Kind("a ResNet-20 as student: drawn", "drawn", student="cifar_resnet20", stem="patch"),
@@ -131,7 +135,7 @@ ARMS = {
         student="cifar_resnet20",
         stem="patch",
         schedule="wsd",
-        matched=True,
+        matched=1.0,
     ),
     "drawn-cnn-matched": Kind(
         "a ResNet-20 as student, by its features too: drawn",
@@ -140,7 +144,7 @@ ARMS = {
         student="cifar_resnet20",
         stem="patch",
         schedule="wsd",
-        matched=True,
+        matched=1.0,
     ),
     "noise": Kind("noise", "noise"),
     "photograph": Kind("one photograph", "photograph"),
@@ -159,7 +163,10 @@ def config(small: bool = False, kind: Kind = ARMS["drawn"], images: int = IMAGES
         labels=LabelConfig(views=min(epochs, 10), store_features="4GB"),
         # The ground truth has no part in any arm: a bank has none.
         loss=LossConfig(
-            kind.objective, kind.temperature, weight=1.0, terms=(TermConfig("fitnets"),) if kind.matched else ()
+            kind.objective,
+            kind.temperature,
+            weight=1.0,
+            terms=(TermConfig("fitnets", kind.matched),) if kind.matched else (),
         ),
         train=TrainConfig(
             epochs=epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, schedule=kind.schedule, precision="fp32"

@@ -33,7 +33,7 @@ HARD = hard_views(SEEN)
 
 
 def _kind(
-    name: str, images: str, count: int = 6_000, view: ViewConfig = HARD, stem: Stem = "conv", *, matched: bool = False
+    name: str, images: str, count: int = 6_000, view: ViewConfig = HARD, stem: Stem = "conv", *, matched: float = 0.0
 ) -> Kind:
     schedule: Literal["cosine", "wsd"] = "wsd" if matched else "cosine"
     return Kind(
@@ -43,7 +43,7 @@ def _kind(
 
 def _matched(name: str, images: str, view: ViewConfig = HARD) -> Kind:
     """As a run has it unasked."""
-    return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=True)
+    return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=1.0)
 
 
 ARMS = {

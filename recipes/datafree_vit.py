@@ -42,7 +42,7 @@ ARMS = {
         views=VIEWS,
         start="teacher",
         schedule="wsd",
-        matched=True,
+        matched=1.0,
     ),
     "real-start-matched": Kind(
         "real images, started likewise, and the teacher's features",
@@ -51,7 +51,7 @@ ARMS = {
         views=VIEWS,
         start="teacher",
         schedule="wsd",
-        matched=True,
+        matched=1.0,
     ),
     "noise-start": Kind(
         "noise, the student started from the teacher's weights", "noise", view=HARD, views=VIEWS, start="teacher"
