@@ -44,6 +44,18 @@ ARMS = {
         schedule="wsd",
         matched=1.0,
     ),
+    **{
+        f"drawn-start-matched-{weight}": Kind(
+            f"the same, features {weight} times as heavy",
+            "drawn",
+            view=HARD,
+            views=VIEWS,
+            start="teacher",
+            schedule="wsd",
+            matched=float(weight),
+        )
+        for weight in (3, 10)
+    },
     "real-start-matched": Kind(
         "real images, started likewise, and the teacher's features",
         "real",
