@@ -186,6 +186,10 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
 
     stored = (["fitnets"], "4GB")
     assert matched(resnet) == matched(resnet, rednet) == matched(resnet, dataset=made) == stored
+    weights = [
+        decide.decide(Distill("x", teacher="t"), dataset, [resnet])[1].loss.terms[0].weight for dataset in (real, made)
+    ]
+    assert weights == [1, 3]  # made pictures say little else
     assert matched(resnet, few_labels=4) == matched(resnet, student="pocket_m", stem="conv") == stored
     assert matched(vit) == matched(resnet, vit) == matched() == ([], None)
     assert matched(vit, dataset=made) == stored  # its patches make a map, too
