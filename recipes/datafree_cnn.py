@@ -7,7 +7,7 @@ Shows   what a ViT of half a million parameters (and a ResNet-20) learns from a 
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the ceiling sees 32,000 of its
         training images) and the weights of a CIFAR ResNet (cifar10_resnet20-12fca82f.th of akamaster's repository).
-Cost    about five and a half hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
+Cost    about seven hours of one processor core, half of it the teacher's; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_cnn.py --images data/
 Result  recipes/datafree_cnn.md
 """

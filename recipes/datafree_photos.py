@@ -6,7 +6,7 @@ Shows   what a ViT of a million parameters learns of five kinds of photographs w
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817); DeepInversion (arXiv 1912.08795).
 Data    a folder with the photographs as photos/train/CLASS and photos/test/CLASS, and the teacher as mobilenet_v2, a
         model folder of timm's.
-Cost    about two hours of one processor core; --small: a sixteenth of the images.
+Cost    about three hours of one processor core; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_photos.py --images data/
 Result  recipes/datafree_photos.md
 """
@@ -42,7 +42,7 @@ def _kind(
 
 
 def _matched(name: str, images: str, view: ViewConfig = HARD) -> Kind:
-    """As a run has it unasked."""
+    """As a run has it unasked, but for the weight of the features, which is 3 there."""
     return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=1.0)
 
 

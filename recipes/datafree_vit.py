@@ -5,7 +5,7 @@ Shows   what a ViT of half a million parameters learns without a real image from
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), whose teachers are convolutional.
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored, the teacher sees all 50,000
         training images and the ceiling 32,000 of them).
-Cost    an hour and a half of one processor core, a third of it the teacher's; --small: a sixteenth of the images.
+Cost    two and a half hours of one processor core, a fifth of it the teacher's; --small: a sixteenth of the images.
 Command pocketvit run recipes/datafree_vit.py --images data/
 Result  recipes/datafree_vit.md
 """

@@ -6,7 +6,7 @@ Shows   the detector of `detection_blood_cells`, learned from its teacher's boxe
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), for classifiers; no published figure
         is known for small ViT detectors that see no image.
 Data    BCCD, as in `detection_blood_cells`.
-Cost    about two hours of one processor core; --small: about 15 minutes, too few steps to find a cell.
+Cost    about three hours of one processor core; --small: about 15 minutes, too few steps to find a cell.
 Command pocketvit run recipes/detection_datafree.py --images bccd_voc
 Result  recipes/detection_datafree.md
 """

@@ -8,7 +8,7 @@ Shows   what a ViT of 0.9 M parameters reaches on CIFAR-10 in 5 to 60 minutes of
 Paper   Muon (Jordan et al. 2024); Early Convolutions Help Transformers See Better (arXiv 2106.14881).
 Data    a folder with CIFAR-10 as cifar10.npz (MedMNIST layout; its test split is scored) and the weights of a CIFAR
         ResNet (cifar10_resnet56-4bfd9763.th of akamaster's repository).
-Cost    as many minutes of one processor core as the arms' names say (seven hours in all), and half an hour for the
+Cost    as many minutes of one processor core as the arms' names say (ten hours in all), and half an hour for the
         labels; --small: about 5 minutes.
 Command pocketvit run recipes/fast_students.py --images data/
 Result  recipes/fast_students.md

@@ -36,6 +36,7 @@ from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
 from .decide import decide
+from .fit import PUBLISHED
 from .folds import check_folds
 from .hours import as_before, fill, given_more, reopened
 from .images import VIEW_SEED, Road, known, open_dataset, scored_of
@@ -103,14 +104,14 @@ def check_student(settings: Any, option: str = "--student") -> None:
 
 def check_published(settings: Any) -> None:
     """Refuse ``train --init pretrained`` of a model whose published weights cannot be had, before anything is read."""
-    if settings.init != "pretrained":
+    if settings.init != PUBLISHED:
         return
     if settings.model == "auto":
         raise settings.refused("init", "name the model of timm whose published weights are meant, with --model")
     try:
         load_teacher(str(settings.model))
     except PocketError as error:
-        raise PocketError(f"--init pretrained: {error}") from error
+        raise PocketError(f"--init {PUBLISHED}: {error}") from error
 
 
 def check_against(name: str) -> None:

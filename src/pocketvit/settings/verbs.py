@@ -165,8 +165,8 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     match: str | Sequence[str] | None = setting(
         "features of the teachers to match too: NAME, NAME:WEIGHT or NAME:WEIGHT@STUDENT_LAYER>TEACHER_LAYER, with "
         "commas between (fitnets, locality, vkd, vitkd, rkd, similarity, correlation, pkt, crd, manifold, "
-        "attention_transfer, patch_attention, minilm, cskd, mean_teacher), or none; unasked fitnets, for students from "
-        "scratch of small or made pictures with convolutional teachers",
+        "attention_transfer, patch_attention, minilm, cskd, mean_teacher), or none; unasked fitnets, where pictures "
+        "are made, or small and the teachers convolutional",
         default=None, read=read_match, metavar="NAMES", group="objective",
     )  # fmt: skip
     store_features: str | None = setting(
