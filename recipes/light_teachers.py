@@ -4,11 +4,11 @@ Shows   a ViT of half a million parameters that reaches more than nine in ten, b
         answers of a convolution, of an involution, of both - and of two convolutions, the control: what is claimed of
         teachers that complement each other must beat a second teacher of the same kind. The second convolution learns
         for fewer epochs, so that it is no better than the involution. The same again where the student has 400 labels
-        and the other images without.
+        and the other images without; and there with the teachers' last features, too.
 Paper   Co-advise (Ren et al., CVPR 2022) and LIB-KD (arXiv 2310.00369): inductive biases add up.
-Data    a MedMNIST-layout .npz of 28 px (blood cells); any other set of images works.
-Cost    two hours of one processor core with one seed; --small: about 10 minutes.
-Command pocketvit run recipes/light_teachers.py --images data/blood_28.npz
+Data    a MedMNIST-layout .npz (blood cells, CIFAR-10); any other set of images of up to 32 pixels works.
+Cost    two to three hours of one processor core with one seed; --small: about 10 minutes.
+Command pocketvit run recipes/light_teachers.py --images data/blood_28.npz, then data/cifar10.npz
 Result  recipes/light_teachers.md
 """
 
@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
+from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
 from pocketvit.teachers import Teacher
 
-SIDE = 28  # pixels
+LIMIT = 20_000  # training images
 EPOCHS = 10
 # key -> (architecture, seed, epochs)
-TEACHERS = {"conv": ("cifar_resnet20", 0, 8), "conv2": ("cifar_resnet20", 1, 5), "inv": ("cifar_rednet11", 0, 8)}
+TEACHERS = {"conv": ("cifar_resnet20", 0, 12), "conv2": ("cifar_resnet20", 1, 8), "inv": ("cifar_rednet11", 0, 12)}
 TAUGHT_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "alone": ("student alone", ()),
     "conv": ("+ convolution", ("conv",)),
@@ -49,23 +49,35 @@ class Kind:
     teachers: tuple[str, ...]
     few: bool = False  # 400 labels; the other images only where a teacher answers them
     share: float = SHARE
+    matched: bool = False  # by the teachers' features, too
 
 
 ARMS = {
     **{key: Kind(name, by) for key, (name, by) in TAUGHT_BY.items()},
     "conv-inv-half": Kind("+ convolution + involution, whose share is half", ("conv", "inv"), share=0.5),
     **{f"few-{key}": Kind(f"{FEW} labels: {name}", by, few=True) for key, (name, by) in TAUGHT_BY.items()},
+    **{
+        f"matched-{key}": Kind(f"{FEW} labels: {name}, and features", by, few=True, matched=True)
+        for key, (name, by) in TAUGHT_BY.items()
+        if by
+    },
 }
-VIEW = ViewConfig(view_size=SIDE, crop="padded", flip=0.5, vertical_flip=0.5)
+CELLS = ViewConfig(view_size=28, crop="padded", flip=0.5, vertical_flip=0.5)
+THINGS = ViewConfig(view_size=32, crop="padded", flip=0.5)
 
 
-def config(small: bool = False, share: float = SHARE) -> RunConfig:
+def config(small: bool = False, kind: Kind = ARMS["alone"], view: ViewConfig = CELLS) -> RunConfig:
     """The student of every arm; only its teachers change."""
     return RunConfig(
         network=NetworkConfig("pocket_xs", stem="conv"),
-        labels=LabelConfig(views=EPOCHS),
-        view=VIEW,
-        loss=LossConfig(objective="zscore", temperature=2.0, weight=share),
+        labels=LabelConfig(views=EPOCHS, store_features="4GB" if kind.matched else None),
+        view=view,
+        loss=LossConfig(
+            objective="zscore",
+            temperature=2.0,
+            weight=kind.share,
+            terms=(TermConfig("fitnets"),) if kind.matched else (),
+        ),
         train=TrainConfig(
             epochs=EPOCHS, batch_size=64, optimizer="muon", learning_rate=5e-3, schedule="wsd", precision="fp32"
         ),
@@ -80,7 +92,7 @@ def teachers_of(road: Road, small: bool, keys: Sequence[str]) -> dict[str, Teach
         train = TrainConfig(
             epochs=2 if small else epochs, batch_size=128, schedule="cosine", precision="fp32", seed=seed
         )
-        found[key] = train_teacher(road, name, train, input_size=SIDE)
+        found[key] = train_teacher(road, name, train, input_size=road.view.view_size)
         found[key].name = f"{key} ({name}, {train.epochs} epochs)"
     return found
 
@@ -92,16 +104,17 @@ def seen(road: Road, kind: Kind) -> Road:
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """The teachers once, their labels once, then every arm over paired seeds."""
-    road = open_road(images or "data/blood_28.npz", VIEW, folder.parent / "shared")
-    if small:
-        road = road.reduced(1_000)
+    images = images or "data/blood_28.npz"
+    view = THINGS if "cifar" in Path(images).stem else CELLS
+    road = open_road(images, view, folder.parent / "shared")
+    road = road.reduced(1_000 if small else min(LIMIT, len(road.dataset.train)))
     kinds = {key: ARMS[key] for key in only}
     teachers = teachers_of(road, small, sorted({one for kind in kinds.values() for one in kind.teachers}))
-    store = label_road(road, list(teachers.values()), config(small).labels) if teachers else None
+    store = label_road(road, list(teachers.values()), config(view=view).labels) if teachers else None
     arms: list[Arm] = []
     found: dict[str, list[dict[str, Any]]] = {}
     for key, kind in kinds.items():
         by = tuple(teachers[one] for one in kind.teachers)
-        arms.append(Arm(key, kind.name, config(small, kind.share), by, store if by else None))
+        arms.append(Arm(key, kind.name, config(small, kind, view), by, store if by else None))
         found |= run_arms(seen(road, kind), arms[-1:], range(seeds), folder)
     return report_arms(road, arms, found, folder, against=only[0], teachers=list(teachers.values()), title=__doc__)
