@@ -41,9 +41,9 @@ def _kind(
     )
 
 
-def _matched(name: str, images: str, view: ViewConfig = HARD) -> Kind:
-    """As a run has it unasked, but for the weight of the features, which is 3 there."""
-    return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=1.0)
+def _matched(name: str, images: str, view: ViewConfig = HARD, weight: float = 3.0) -> Kind:
+    """As a run has it unasked."""
+    return _kind(f"its first layers and its last features: {name}", images, view=view, stem="teacher", matched=weight)
 
 
 ARMS = {
@@ -55,7 +55,8 @@ ARMS = {
     "few-100-stem": _kind("the teacher's first layers as stem: drawn, and 100 photographs", "100", stem="teacher"),
     "real-matched": _matched("all 800 photographs", "real", VIEW),
     "drawn-matched": _matched("drawn", "drawn"),
-    "few-10-matched": _matched("drawn, and 10 photographs", "10"),
+    "few-10-matched": _matched("drawn, and 10 photographs, features as heavy as answers", "10", weight=1.0),
+    "few-10-matched-3": _matched("drawn, and 10 photographs", "10"),
     "few-100-matched": _matched("drawn, and 100 photographs", "100"),
     "few-1": _kind("drawn, and 1 photograph", "1"),
     "few-10": _kind("drawn, and 10 photographs", "10"),

@@ -29,7 +29,7 @@ from pocketvit.teachers import Teacher
 LIMIT = 20_000  # training images
 EPOCHS = 10
 # key -> (architecture, seed, epochs)
-TEACHERS = {"conv": ("cifar_resnet20", 0, 12), "conv2": ("cifar_resnet20", 1, 8), "inv": ("cifar_rednet11", 0, 12)}
+TEACHERS = {"conv": ("cifar_resnet20", 0, 12), "conv2": ("cifar_resnet20", 1, 8), "inv": ("cifar_rednet20", 0, 12)}
 TAUGHT_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "alone": ("student alone", ()),
     "conv": ("+ convolution", ("conv",)),

@@ -13,14 +13,14 @@ from walk_fakes import SIDE, Own, run_config
 from pocketvit.config import LabelConfig, LossConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
-from pocketvit.models import forward_heads
+from pocketvit.models import create_student, forward_heads
 from pocketvit.objectives import Gate
 from pocketvit.road import light, probe
 from pocketvit.road.answering import probabilities_of
 from pocketvit.road.decide import class_weights, labels_of
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
-from pocketvit.road.train import GATE, calibrate, teacher_gate, train_network, validation
+from pocketvit.road.train import GATE, calibrate, follow_teachers, teacher_gate, train_network, validation
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
 from pocketvit.sources.subset import Subset, hide_labels
@@ -302,3 +302,12 @@ def test_classes_are_weighed_by_the_labels_that_are_seen(photos):
     assert weights[0] > 2 * weights[1]
     few = class_weights(labels_of(dataclasses.replace(asked, few_labels=6), skewed), "weights")
     assert few == pytest.approx((1, 1, 1))
+
+
+def test_made_pictures_say_nothing_of_how_often_a_class_is_seen(road):
+    """On photographs a student's classes are shifted to its teachers' frequencies; on made ones it stays unshifted."""
+    bank = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, synthetic="drawn"))
+    for images, shifted in ((road, True), (bank, False)):
+        student = create_student("pocket_xxs", num_classes=3, image_size=SIDE)
+        assert follow_teachers(student, images, road.input, [own()])
+        assert bool(student.head.bias.detach().abs().sum() > 0) == shifted
