@@ -1,12 +1,13 @@
 """Whom to believe: teachers weighed equally, by confidence, by agreement, per class, or by a gate fitted once.
 
-Shows   the same student with the convolution and the involution teacher of complementary_teachers.py, and a third one
-        that is wrong and confident (trained for half an epoch, its logits four times as large), weighed in five ways.
+Shows   the same student of 400 labels with the convolution and the involution teacher of light_teachers.py, and a third
+        one that is wrong and confident (trained for an epoch on 6,000 images, its logits four times as large), weighed
+        in five ways.
 Paper   CA-MKD (Zhang et al., ICASSP 2022) weighs by confidence; `pocketvit.objectives.gating` names the others. Beware
         the teacher that is wrong on an image and confident.
 Data    CIFAR-10 as a MedMNIST-layout .npz or as torchvision lays it out.
-Cost    after complementary_teachers.py, whose teachers it reuses: about 30 minutes on one processor core;
-        --small: less than that recipe's.
+Cost    after light_teachers.py, whose teachers it reuses: about an hour of one processor core; --small: less than that
+        recipe's.
 Command pocketvit run recipes/gating.py --images data/cifar10.npz
 Result  recipes/gating.md
 """
@@ -18,17 +19,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import complementary_teachers as base
+import light_teachers as base
 import numpy as np
 import torch
 
-from pocketvit.config import LabelConfig, RunConfig, TrainConfig
+from pocketvit.config import RunConfig, TrainConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
 from pocketvit.files import write_text
 from pocketvit.labels import FullLabels
 from pocketvit.objectives import teacher_weights
 from pocketvit.road.answering import probabilities_of
-from pocketvit.road.images import Road, open_road
+from pocketvit.road.images import Road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
 from pocketvit.road.train import teacher_gate
@@ -61,14 +62,6 @@ def weighed(config: RunConfig, way: Any) -> RunConfig:
     return dataclasses.replace(config, loss=dataclasses.replace(config.loss, teacher_weights=way))
 
 
-def shortened(config: RunConfig) -> RunConfig:
-    """Two thirds of the epochs of complementary_teachers.py: there are as many arms again."""
-    epochs = 2 * config.train.epochs // 3
-    return dataclasses.replace(
-        config, labels=LabelConfig(views=epochs), train=dataclasses.replace(config.train, epochs=epochs)
-    )
-
-
 def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str:
     """Return what the teachers' weighted mixture itself says of the test images, no student between: a Markdown table.
 
@@ -95,17 +88,16 @@ def mixture_table(road: Road, config: RunConfig, teachers: list[Teacher]) -> str
     return "\n".join(lines)
 
 
-def recipe(images: str | None, folder: Path, small: bool) -> str:
-    """Label 6,000 images with the three teachers, train 5 ways of weighing them x 3 seeds."""
-    config = shortened(base.config(small))
-    road = open_road(images or "data/cifar10.npz", config.view, folder.parent / "shared")
-    road = road.reduced(4000 if small else 20000)
-    teachers = [*base.teachers_of(road, small, ("conv", "inv")).values(), wrong_and_confident(road, small)]
-    road = road.reduced(1000 if small else 6000)
+def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(WAYS), seeds: int = 1) -> str:
+    """Label all images with the three teachers, train a student for each way of weighing them."""
+    kind = base.ARMS["few-conv-inv"]
+    road = base.opened(images or "data/cifar10.npz", folder, small)
+    config = base.config(small, kind, road.view)
+    teachers = [*base.teachers_of(road, small, kind.teachers).values(), wrong_and_confident(road, small)]
     store = label_road(road, teachers, config.labels)
-    arms = [Arm(way, name, weighed(config, way), tuple(teachers), store) for way, name in WAYS.items()]
+    arms = [Arm(way, WAYS[way], weighed(config, way), tuple(teachers), store) for way in only]
     mixtures = mixture_table(road, config, teachers)
     write_text(folder / "mixtures.md", mixtures + "\n")
-    found = run_arms(road, arms, range(3), folder)
-    table = report_arms(road, arms, found, folder, against="fixed", teachers=teachers, title=__doc__)
+    found = run_arms(base.seen(road, kind), arms, range(seeds), folder)
+    table = report_arms(road, arms, found, folder, against=only[0], teachers=teachers, title=__doc__)
     return f"{mixtures}\n\n{table}"

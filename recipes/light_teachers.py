@@ -21,9 +21,11 @@ from typing import Any
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
+from pocketvit.road.decide import view_size
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
+from pocketvit.sources import open_images
 from pocketvit.teachers import Teacher
 
 LIMIT = 20_000  # training images
@@ -102,12 +104,18 @@ def seen(road: Road, kind: Kind) -> Road:
     return road.with_few_labels(FEW) if kind.few else road
 
 
+def opened(images: str, folder: Path, small: bool) -> Road:
+    """Open a set as every arm sees it."""
+    dataset = open_images(images)
+    view = CELLS if view_size(dataset.train) == CELLS.view_size else THINGS
+    road = open_road(dataset, view, folder.parent / "shared")
+    return road.reduced(1_000 if small else min(LIMIT, len(road.dataset.train)))
+
+
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:
     """The teachers once, their labels once, then every arm over paired seeds."""
-    images = images or "data/blood_28.npz"
-    view = THINGS if "cifar" in Path(images).stem else CELLS
-    road = open_road(images, view, folder.parent / "shared")
-    road = road.reduced(1_000 if small else min(LIMIT, len(road.dataset.train)))
+    road = opened(images or "data/blood_28.npz", folder, small)
+    view = road.view
     kinds = {key: ARMS[key] for key in only}
     teachers = teachers_of(road, small, sorted({one for kind in kinds.values() for one in kind.teachers}))
     store = label_road(road, list(teachers.values()), config(view=view).labels) if teachers else None

@@ -22,7 +22,6 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[!_]*.py"))
 # Those of the experiments with arms, and what of the drawn images below each takes; {} is where these lie.
 IMAGES = {
     "biomedical": "{}/cells.npz",
-    "complementary_teachers": "{}/pictures.npz",
     "deit_tiny_cifar100": "{}/pictures.npz",
     "gating": "{}/pictures.npz",
     "light_teachers": "{}/cells.npz",
