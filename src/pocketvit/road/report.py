@@ -19,7 +19,7 @@ from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
 from ..reporting.forecast import told
 from ..reporting.page import write_report
-from ..reporting.results import Row, read_metrics
+from ..reporting.results import Row
 from ..reporting.saliency import heat_maps
 from ..reporting.verdict import against
 from ..rundir import machine
@@ -27,6 +27,7 @@ from ..settings import listed
 from ..sources.subset import Subset
 from ..sources.tiles import independent, whole
 from ..teachers import Teacher
+from ..training.metrics import read_metrics
 from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
 from .images import Road
