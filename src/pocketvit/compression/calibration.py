@@ -35,13 +35,12 @@ class Calibration:
         return f"{len(self.pixels)} {kinds[self.origin]}"
 
 
-def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: Origin = "real") -> Calibration:
-    """Take ``count`` views of a source, spread evenly over it.
+def calibration_views(views: Views, count: int = 256, *, origin: Origin = "real") -> Calibration:
+    """Take the first view of ``count`` images of a source, spread evenly over it.
 
     Args:
         views: of the training source, or of a bank of synthetic images.
         count: fewer where the source has fewer.
-        view: which of an image's stored views.
         origin: what the source is.
 
     Raises:
@@ -49,7 +48,7 @@ def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: 
     """
     source: Any = views.source
     positions = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
-    pixels = views.render(positions, view).pixels
+    pixels = views.render(positions, 0).pixels
     one_each = origin == "real" and isinstance(source.targets, np.ndarray)  # of boxes a picture has many
     targets = source.targets[positions] if one_each else None
     check_calibration(pixels, targets, getattr(source, "classes", ()))
