@@ -18,7 +18,7 @@ from ..errors import PocketError
 from ..files import human_bytes, human_time
 from ..models import LADDER
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
-from ..models.names import is_pretrained
+from ..models.names import is_pretrained, published_tags
 from ..models.registry import LADDER_STEMS, suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
@@ -69,7 +69,7 @@ def check_network(name: str, option: str = "--student") -> None:
         if not is_pretrained(name) or ":" in name or Path(name).expanduser().exists():
             return
         base, tag = name.split(".", 1)
-        tags = [known.split(".", 1)[1] for known in timm.list_pretrained(f"{base}.*") if "." in known]
+        tags = published_tags(base)
         if timm.is_model(base) and tag in tags:
             return
         if timm.is_model(base):
