@@ -250,21 +250,21 @@ def reliability_report(
         before: floating [N, C], its answers on the scored split as it was trained.
         after: The same once a temperature was fitted; None where none was.
         source: The scored split.
-        task: None where its answers have no single confidence.
+        task: Whose answers they are; only a softmax has one confidence to draw.
     """
     if source is None or before is None or task.kind != "softmax":
         return None
     scored = whole(source)
-    labelled = scored.targets >= 0
-    if not labelled.any():
+    counted = scored.targets >= 0
+    if not counted.any():
         return None
     curves = {}
     for name, shown in (("before", before), ("after", after)):
         if shown is None:
             continue
         given = scored.per_image(shown)
-        bins = min(ECE_BINS, max(3, int(labelled.sum()) // _BIN_IMAGES))
-        curve = reliability(given.max(1)[labelled], (given.argmax(1) == scored.targets)[labelled], bins)
+        bins = min(ECE_BINS, max(3, int(counted.sum()) // _BIN_IMAGES))
+        curve = reliability(given.max(1)[counted], (given.argmax(1) == scored.targets)[counted], bins)
         curves[name] = {key: getattr(curve, key).tolist() for key in ("confidence", "accuracy", "counts")}
     return curves
 
