@@ -31,7 +31,7 @@ from ..training.metrics import read_metrics
 from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
 from .images import Road
-from .score import find
+from .measuring import find
 from .ship import INT8, shipped
 
 log = logging.getLogger("pocketvit")
