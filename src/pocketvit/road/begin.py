@@ -43,9 +43,10 @@ from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .matched import check_match
 from .mirrors import with_safe_flips
+from .promised import for_bank, promised
 from .statistics import check_card
 from .students import check_start, choose_student
-from .synthesize import check_controls, for_bank, promised
+from .synthesize import check_controls
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
