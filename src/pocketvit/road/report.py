@@ -18,10 +18,10 @@ from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
 from ..reporting.forecast import told
+from ..reporting.gap import against
 from ..reporting.page import write_report
 from ..reporting.results import Row
 from ..reporting.saliency import heat_maps
-from ..reporting.verdict import against
 from ..rundir import machine
 from ..settings import listed
 from ..sources.subset import Subset
