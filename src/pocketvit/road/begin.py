@@ -35,7 +35,7 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import decide
+from .decide import class_count, decide
 from .fit import PUBLISHED
 from .folds import check_folds
 from .hours import as_before, fill, given_more, reopened
@@ -280,7 +280,7 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     if not getattr(settings, "fit", None):
         return settings, []
     _, config = decide(settings, dataset, teachers)
-    classes = dataset.classes or tuple(map(str, range(max((one.num_outputs for one in teachers), default=1))))
+    classes = dataset.classes or tuple(map(str, range(class_count(dataset, teachers) or 1)))
     about = Preprocessing.of(config.view, (config.view.view_size, IMAGENET_MEAN, IMAGENET_STD))
     choice = choose(
         Budget(**vars(settings.budget)),
