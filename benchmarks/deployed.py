@@ -40,7 +40,6 @@ from pocketvit.deployment.run import open_session
 from pocketvit.deployment.runtimes import RUNTIMES
 from pocketvit.errors import PocketError
 from pocketvit.road.answering import batches
-from pocketvit.road.decide import view_config
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
@@ -48,6 +47,7 @@ from pocketvit.road.reopen import reopen
 from pocketvit.road.rounding import Rounding, calibrating, write_int8
 from pocketvit.road.ship import preprocessing_of
 from pocketvit.road.train import train_network
+from pocketvit.road.viewing import view_config
 from pocketvit.sources import open_images
 from pocketvit.training.step import Input
 

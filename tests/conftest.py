@@ -40,11 +40,14 @@ def operators_read_once():
 @pytest.fixture(scope="session", autouse=True)
 def timed_briefly():
     """Let files be timed for twenty calls instead of a second each: dozens of walks measure theirs."""
-    from pocketvit.road import score
+    from pocketvit.road import measuring, score
 
-    measure = score.measure_latency
+    measure = measuring.measure_latency
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "measure_latency", lambda *given, **named: measure(*given, **{**named, "seconds": 0.0}))
+        for module in (measuring, score):
+            patch.setattr(
+                module, "measure_latency", lambda *given, **named: measure(*given, **{**named, "seconds": 0.0})
+            )
         yield
 
 

@@ -16,20 +16,19 @@ LINE_SECONDS = 60.0  # between two lines
 
 
 class Bar:
-    """Shows how far some work is; a context manager.
+    """Shows how far work on images is; a context manager.
 
     Args:
-        total: Of the things to be done.
-        what: Is done with them, as in "labelling".
-        unit: What they are, in the plural.
+        total: Images.
+        what: Is done with them: "labelling".
         shown: False for processes that keep quiet.
     """
 
-    def __init__(self, total: int, what: str, unit: str = "images", *, shown: bool = True) -> None:
+    def __init__(self, total: int, what: str, *, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", disable=not (shown and terminal and total))
+        self._bar = tqdm(total=total, desc=what, unit=" images", disable=not (shown and terminal and total))
         self._lines = shown and not terminal
-        self._total, self._what, self._unit, self._done = total, what, unit, 0
+        self._total, self._what, self._done = total, what, 0
         self._start = self._told = time.monotonic()
 
     def __enter__(self) -> Bar:
@@ -47,6 +46,6 @@ class Bar:
             self._told = now
             left = (now - self._start) * (self._total / self._done - 1)
             log.info(
-                "         %s: %s of %s %s, about %s left",
-                self._what, f"{self._done:,}", f"{self._total:,}", self._unit, human_time(left),
+                "         %s: %s of %s images, about %s left",
+                self._what, f"{self._done:,}", f"{self._total:,}", human_time(left),
             )  # fmt: skip

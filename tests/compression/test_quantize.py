@@ -155,10 +155,7 @@ def test_an_outlier_does_not_decide_a_range():
     values = torch.randn(1 << 15, generator=torch.Generator().manual_seed(0))
     values[0] = 1000.0
     ranges.add(values)
-    widest, cut = (float(ranges.scale(method)[0]) for method in ("minmax", "percentile"))
-    assert widest > 3.9
-    assert cut < 0.1
-    assert float(ranges.scale("mse")[0]) <= widest
+    assert float(ranges.scale()[0]) < 0.1
 
 
 def test_pictures_with_boxes_calibrate_too():

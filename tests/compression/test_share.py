@@ -10,6 +10,7 @@ from compression_fakes import INPUT, PIXELS, cosine, exported, run, student, wei
 from pocketvit.compression import answers, prune, share
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, load_model
+from pocketvit.models.inputs import config_of
 from pocketvit.models.saving import save_model
 
 
@@ -42,11 +43,17 @@ def test_blocks_that_were_alike_answer_as_before():
     )
 
 
-def test_the_first_may_stand_for_its_group():
+def test_the_last_group_is_smaller_where_the_depth_is_no_multiple():
     model = student(depth=3)
-    small = share(model, 2, start="first")
-    torch.testing.assert_close(small.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
-    torch.testing.assert_close(small.blocks[2].attn.qkv.weight, model.blocks[2].attn.qkv.weight)  # the last is smaller
+    small = share(model, 2)
+    torch.testing.assert_close(small.blocks[2].attn.qkv.weight, model.blocks[2].attn.qkv.weight)
+
+
+def test_the_pictures_that_a_shared_student_is_fed_stay_as_they_were():
+    model = student()
+    vars(model)["pretrained_cfg"] = {**config_of(model), "mean": (0.5, 0.4, 0.3), "crop_pct": 0.8}
+    told = config_of(share(model, 2))
+    assert (told["mean"], told["crop_pct"]) == ((0.5, 0.4, 0.3), 0.8)
 
 
 def test_sharing_survives_saving_and_export(tmp_path):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.reporting.results import Curve, Row, load_results, parse_results, read_metrics
+from pocketvit.reporting.results import Curve, Row, load_results, parse_results
 
 
 def test_an_unfinished_run_says_what_to_do(tmp_path):
@@ -52,13 +52,6 @@ def test_differences_are_read_as_words(run_folder):
     value["differences"] = ["plain", {"words": "no difference seen"}, {"a": 1}]
     (run_folder / "results.json").write_text(json.dumps(value))
     assert load_results(run_folder).differences == ("plain", "no difference seen", "a: 1")
-
-
-def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n3\n{"epoch": 2, "lo')
-    assert read_metrics(path) == [{"epoch": 1}]
-    assert read_metrics(tmp_path / "absent") == []
 
 
 def test_figures_of_the_wrong_kind_are_missing_and_not_guessed():

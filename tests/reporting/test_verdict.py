@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import binom
 
 from pocketvit.metrics import wilson_interval
+from pocketvit.reporting.gap import gap
 from pocketvit.reporting.results import Row
-from pocketvit.reporting.verdict import above_chance, gap, verdict
+from pocketvit.reporting.verdict import above_chance, verdict
 from pocketvit.tasks import task_named
 
 TASK = task_named("classification")

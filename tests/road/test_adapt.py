@@ -13,7 +13,7 @@ from walk_fakes import Own, draw_photos, run_config, tiny
 from pocketvit.errors import PocketError
 from pocketvit.road import Walk, adapt, class_order, light
 from pocketvit.road.images import open_road
-from pocketvit.road.score import Entry
+from pocketvit.road.measuring import Entry
 from pocketvit.settings import Distill
 from pocketvit.sources.subset import hide_labels
 from pocketvit.teachers import load_teacher

@@ -12,7 +12,7 @@ import pocketvit
 from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
-from pocketvit.road import begin, decide
+from pocketvit.road import begin, decide, viewing
 from pocketvit.road.train import describe, hard_epochs
 from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
@@ -30,18 +30,18 @@ def pictures(height, width, count=20):
     ("shape", "side"), [((8, 8), 16), ((16, 16), 16), ((28, 28), 28), ((64, 48), 64), ((100, 70), 64), ((90, 90), 80)]
 )
 def test_views_are_about_as_large_as_the_images(shape, side):
-    assert decide.view_size(pictures(*shape).train) == side
+    assert viewing.view_size(pictures(*shape).train) == side
 
 
 def test_views_are_at_most_224_px():
-    assert decide.view_size(pictures(300, 400, count=6).train) == 224
+    assert viewing.view_size(pictures(300, 400, count=6).train) == 224
 
 
 def test_each_strength_of_augmentation_adds_to_the_one_before():
     dataset = pictures(SIDE, SIDE)
 
     def view(augment, **changes):
-        return decide.view_config(
+        return viewing.view_config(
             dataset, size=None, augment=augment, **({"flip": True, "vertical_flip": False} | changes)
         )
 
@@ -52,7 +52,7 @@ def test_each_strength_of_augmentation_adds_to_the_one_before():
     assert view("strong").mixes
     assert view("light", flip=False).flip == 0
     assert view("light", vertical_flip=True).vertical_flip == 0.5
-    large = decide.view_config(dataset, size=128, augment="light", flip=True, vertical_flip=False)
+    large = viewing.view_config(dataset, size=128, augment="light", flip=True, vertical_flip=False)
     assert large.crop == "random_resized"
 
 
@@ -245,7 +245,7 @@ def test_the_size_of_views_is_known_without_decoding():
         def __len__(self):
             return len(source)
 
-    assert decide.view_size(Unread()) == decide.view_size(source) == 64
+    assert viewing.view_size(Unread()) == viewing.view_size(source) == 64
 
 
 def test_batches_leave_eight_steps_where_they_can():

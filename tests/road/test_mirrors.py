@@ -13,7 +13,8 @@ from walk_fakes import CHOICES, Own
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.road import mirrors
-from pocketvit.road.decide import decide_view, view_config
+from pocketvit.road.decide import decide_view
+from pocketvit.road.viewing import view_config
 from pocketvit.rundir import Run
 from pocketvit.settings import Compare, Distill, Label, Train
 from pocketvit.sources import open_images

@@ -16,9 +16,9 @@ from walk_fakes import SIDE, Own
 from pocketvit.deployment import count_parameters
 from pocketvit.deployment.export import export_onnx
 from pocketvit.metrics import evaluate
-from pocketvit.road import report, score
+from pocketvit.road import measuring, report, score
 from pocketvit.road.answering import answers, file_answers, network_answers
-from pocketvit.road.score import Entry
+from pocketvit.road.measuring import Entry
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.views.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 def measure_rows(source, entries, *, task="classification", validation=None):
-    return score.measure_rows(entries, task_named(task), source=source, validation=validation)
+    return measuring.measure_rows(entries, task_named(task), source=source, validation=validation)
 
 
 def said_of(path, source, view):
@@ -59,7 +59,7 @@ def test_a_network_like_another_has_its_costs_and_answers_of_its_own(road, expor
     source, answered = road.dataset.test, np.eye(3, dtype=np.float32)[road.dataset.test.targets]
     student = Entry("student", "student", "student", SIDE, model=Own().eval(), file=exported, probabilities=answered)
     alone = Entry("alone", "alone", "baseline", SIDE, model=Own().eval(), probabilities=1 - answered, like="student")
-    monkeypatch.setattr(score, "export_quietly", None)  # not called
+    monkeypatch.setattr(measuring, "export_quietly", None)  # not called
     rows, _ = measure_rows(source, [student, alone])
     for name in ("parameters", "flops", "bytes", "latency_ms", "memory_mb"):
         assert rows[0][name] == rows[1][name]
@@ -73,7 +73,7 @@ def test_a_row_of_a_file_a_teacher_and_a_network_that_does_not_export(road, expo
     wrong = np.roll(right, 1, axis=1)
     live = Own().eval()
     entries = [
-        score.teacher_entry(teacher, road, 1),
+        measuring.teacher_entry(teacher, road, 1),
         Entry(
             "file", "file", "student", SIDE, None, live, exported, probabilities=said_of(exported, source, road.view)
         ),
@@ -197,12 +197,12 @@ class TwoSplits:
 
 def test_a_point_is_chosen_on_labelled_validation_images_of_two_classes_that_are_not_scored():
     road = TwoSplits()
-    assert score.point_source(road) is road.dataset.val
+    assert measuring.point_source(road) is road.dataset.val
     others = (
         {"classes": 3}, {"val": None}, {"val": (-1, -1)}, {"scored": "val"},
         {"val": ((0, 1), (1, 1)), "task": "multilabel"},
     )  # fmt: skip
-    assert [score.point_source(TwoSplits(**options)) for options in others] == [None] * 5
+    assert [measuring.point_source(TwoSplits(**options)) for options in others] == [None] * 5
 
 
 def two_classes(source):

@@ -19,7 +19,7 @@ from walk_fakes import CHOICES, Own
 import pocketvit
 from pocketvit.errors import PocketError
 from pocketvit.files import read_arrays, read_json
-from pocketvit.road import label, light, score, ship, train
+from pocketvit.road import label, light, measuring, ship, train
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
 from pocketvit.teachers.teacher import hash_tensors
@@ -216,7 +216,7 @@ def test_interrupted_in_every_stretch_and_resumed_equals_unbroken(walked, photos
             with pytest.raises(KeyboardInterrupt):
                 distill(resume=number > 0)
     assert [path.name for path in tmp_path.iterdir() if path.name != "shared"] == ["photos-1"]
-    monkeypatch.setattr(score, "_onnx_file", lambda entry, *_: entry.file)  # exports that only cost time here
+    monkeypatch.setattr(measuring, "_onnx_file", lambda entry, *_: entry.file)  # exports that only cost time here
     run = distill()
     assert same_students(run.folder, walked.run.folder)
     assert same_file(run.folder / "student/model.safetensors", walked.run.folder / "student/model.safetensors")
@@ -249,7 +249,7 @@ def test_killed_hard_and_resumed_equals_unbroken(walked, photos, tmp_path):
 
 def test_images_without_any_label_are_enough(photos, tmp_path, monkeypatch):
     """The teacher's classes are then the student's; nothing is scored but agreement."""
-    monkeypatch.setattr(score, "_onnx_file", lambda entry, *_: entry.file)
+    monkeypatch.setattr(measuring, "_onnx_file", lambda entry, *_: entry.file)
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in photos.rglob("*.png"):

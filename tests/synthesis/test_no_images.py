@@ -14,6 +14,7 @@ from pocketvit.files import read_json
 from pocketvit.models import create_model
 from pocketvit.road import synthesize as synthesize_road
 from pocketvit.road.images import open_dataset
+from pocketvit.road.promised import promised
 from pocketvit.settings import Distill
 from pocketvit.sources import open_images
 from pocketvit.synthesis import Procedural, open_bank
@@ -71,7 +72,7 @@ def test_a_plan_times_pictures_that_are_there(network, tmp_path, monkeypatch):
     take, drawn = Procedural.take, []
     monkeypatch.setattr(Procedural, "take", lambda row, which: drawn.extend(which) or take(row, which))
     settings, teacher = Distill(data_free=True, count=500), load_teacher(network, input_size=16, norm="none")
-    source = synthesize_road.promised(dataclasses.replace(settings, teacher=network), [teacher])[0].train
+    source = promised(dataclasses.replace(settings, teacher=network), [teacher])[0].train
     before = len(drawn)
     source.rgb(np.arange(4))
     once = len(drawn)
@@ -87,7 +88,7 @@ def test_what_real_images_stand_behind_is_not_said_to_have_none(network, tmp_pat
     assert "NOT data-free: with 5 real images" in plan.text
     teacher = load_teacher(network, input_size=16, norm="none")
     asked = Distill(data_free=True, count=500, teacher=network, data=few)
-    assert synthesize_road.promised(asked, [teacher])[0].name == "ColourNet-few-images"
+    assert promised(asked, [teacher])[0].name == "ColourNet-few-images"
 
 
 @pytest.mark.parametrize("plan", [False, True])

@@ -9,7 +9,7 @@ import pytest
 
 from pocketvit.config import ViewConfig
 from pocketvit.errors import PocketError
-from pocketvit.road.decide import view_config
+from pocketvit.road.viewing import view_config
 from pocketvit.sources import open_images
 from pocketvit.views.kinds import KINDS, careful
 

@@ -20,6 +20,7 @@ from .grid import ACTIVATION_HIGH, ACTIVATION_LOW
 
 Origin = Literal["real", "synthetic", "noise"]
 _SAMPLE = 1 << 16  # values of a layer's input kept of each batch
+_CUT = 1e-4  # share of them that is cut off at each end: a single outlier would take the digits of all others
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class Calibration:
         return f"{len(self.pixels)} {kinds[self.origin]}"
 
 
-def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: Origin = "real") -> Calibration:
-    """Take ``count`` views of a source, spread evenly over it.
+def calibration_views(views: Views, count: int = 256, *, origin: Origin = "real") -> Calibration:
+    """Take the first view of ``count`` images of a source, spread evenly over it.
 
     Args:
         views: of the training source, or of a bank of synthetic images.
         count: fewer where the source has fewer.
-        view: which of an image's stored views.
         origin: what the source is.
 
     Raises:
@@ -49,7 +49,7 @@ def calibration_views(views: Views, count: int = 256, *, view: int = 0, origin: 
     """
     source: Any = views.source
     positions = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
-    pixels = views.render(positions, view).pixels
+    pixels = views.render(positions, 0).pixels
     one_each = origin == "real" and isinstance(source.targets, np.ndarray)  # of boxes a picture has many
     targets = source.targets[positions] if one_each else None
     check_calibration(pixels, targets, getattr(source, "classes", ()))
@@ -111,46 +111,24 @@ def check_calibration(pixels: Tensor, targets: np.ndarray | None = None, classes
 class Ranges:
     """What was seen of one layer's input."""
 
-    low: float = 0.0
-    high: float = 0.0
     values: list[Tensor] = field(default_factory=list)
 
     def add(self, x: Tensor) -> None:
         """Note a batch of inputs."""
         flat = x.detach().float().flatten()
-        self.low = min(self.low, float(flat.min()))
-        self.high = max(self.high, float(flat.max()))
         step = max(1, flat.numel() // _SAMPLE)
         while math.gcd(step, x.shape[-1]) > 1:  # else of the same few channels in every row
             step += 1
         self.values.append(flat[::step].cpu().clone())
 
-    def scale(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return scale [] and zero [] of 8-bit integers that hold the range chosen by ``method``."""
-        low, high = self.low, self.high
-        if method == "percentile":
-            low, high = self._quantiles(1e-4)
-        elif method == "mse":
-            low, high = self._least_error()
-        low, high = min(low, 0.0), max(high, 0.0)
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Return scale [] and zero [] of 8-bit integers that hold 0 and the values but for the outermost (`_CUT`)."""
+        values = torch.cat(self.values).sort().values
+        cut = round(_CUT * (len(values) - 1))
+        low, high = min(float(values[cut]), 0.0), max(float(values[len(values) - 1 - cut]), 0.0)
         scale = max((high - low) / (ACTIVATION_HIGH - ACTIVATION_LOW), torch.finfo(torch.float32).tiny)
         zero = round(ACTIVATION_LOW - low / scale)
         return torch.tensor(scale), torch.tensor(float(zero))
-
-    def _quantiles(self, share: float) -> tuple[float, float]:
-        values = torch.cat(self.values).sort().values
-        cut = round(share * (len(values) - 1))
-        return float(values[cut]), float(values[len(values) - 1 - cut])
-
-    def _least_error(self) -> tuple[float, float]:
-        values = torch.cat(self.values)
-        best = (torch.inf, self.low, self.high)
-        for part in torch.linspace(0.3, 1.0, 36).tolist():
-            low, high = part * self.low, part * self.high
-            scale = max((high - low) / 255, 1e-30)
-            rounded = ((values.clamp(low, high) - low) / scale).round() * scale + low
-            best = min(best, (float((rounded - values).square().mean()), low, high))
-        return best[1], best[2]
 
 
 def observe(model: nn.Module, names: Sequence[str], pixels: Tensor, input: Input) -> dict[str, Ranges]:

@@ -29,7 +29,6 @@ from .cost import TABLE
 from .grid import ACTIVATION_HIGH, ACTIVATION_LOW, Grid, key_of, round_evenly, weight_range
 
 Activations = Literal["dynamic", "static"]
-Method = Literal["minmax", "percentile", "mse"]
 _TINY = torch.finfo(torch.float32).tiny
 _LEAST_SCALE = 1e-4  # of a row, as a share of the largest in its layer
 
@@ -140,7 +139,6 @@ def fake_quantize(
     *,
     bits: int | Mapping[str, int] = 8,
     activations: Activations = "static",
-    method: Method = "percentile",
     learned: bool = True,
     keep: Collection[str] = (),
 ) -> nn.Module:
@@ -153,9 +151,8 @@ def fake_quantize(
         bits: of weights: 8, 7, 4 or 2; for all layers, or by name (8 where it names none). Given as one number below
             7, the layers that see pixels and those that answer keep 7, as is usual (they are small, and what they lose
             nothing gives back). Convolutions, whose products stay in floating point, keep 8 for 7.
-        activations: "static" for scales of inputs from ``pixels``; "dynamic" for scales found while it runs.
-        method: how the range of an input is chosen: its extremes, all but 1 value in 10,000, or what makes the square
-            of the rounding error least.
+        activations: "static" for scales of inputs from ``pixels`` (see `calibration.Ranges`); "dynamic" for scales
+            found while it runs.
         learned: whether training moves the scales (LSQ). If not, those of weights follow the largest magnitude of each
             row, and those of inputs stay.
         keep: names of layers that stay as they are.
@@ -180,7 +177,7 @@ def fake_quantize(
             wide = bits.get(name, 8)
         else:
             wide = max(bits, 7) if name in edges else bits
-        _change(layer, wide, activations, ranges.get(name), method, learned)
+        _change(layer, wide, activations, ranges.get(name), learned)
     return network
 
 
@@ -196,9 +193,7 @@ def quantized(model: nn.Module) -> dict[str, _Quantized]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _Quantized)}
 
 
-def _change(
-    layer: Any, bits: int, activations: Activations, ranges: Ranges | None, method: Method, learned: bool
-) -> None:
+def _change(layer: Any, bits: int, activations: Activations, ranges: Ranges | None, learned: bool) -> None:
     """Make a quantized layer of a plain one, in place: whoever else refers to it (shared blocks do) sees it change."""
     layer.__class__ = _KINDS[type(layer)]
     if isinstance(layer, QuantizedConv2d) and bits == 7:
@@ -209,7 +204,7 @@ def _change(
     layer.register_parameter("log_weight_scale", nn.Parameter(found.log()) if learned else None)
     if layer.activations == "static":
         assert ranges is not None
-        scale, zero = ranges.scale(method)
+        scale, zero = ranges.scale()
         layer.register_buffer("input_zero", zero.to(found.device))
         if learned:
             layer.register_parameter("log_input_scale", nn.Parameter(scale.log().to(found.device)))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import PocketError
 from ..models import input_stats, shared
 from ..models.checkpoint import load_weights
+from ..models.inputs import tell_input
 from ..models.registry import build
 from ..models.saving import recipe_of
 from ..training.feed import Batch
@@ -38,7 +39,6 @@ def prune(
     batches: Iterable[Batch] = (),
     loss: Loss | None = None,
     input: Input | None = None,
-    multiple: int = 8,
 ) -> nn.Module:
     """Return a narrower network with the best of ``model``'s channels; ``model`` is left as it is.
 
@@ -49,7 +49,6 @@ def prune(
         batches: a few batches of a `Feed`, of at least some hundred images, to score channels by the loss's gradient.
         loss: the one that the student learns by; needed with ``batches``.
         input: what the network is fed; needed with ``batches``.
-        multiple: of all widths; kernels like 8.
 
     Raises:
         PocketError: the network is not of a kind that can be pruned, or cannot be made that small.
@@ -59,7 +58,7 @@ def prune(
     before = prunable(model)
     recipe = recipe_of(model)
     side = input[0] if input is not None else input_stats(model).input_size
-    after = _fit(before, recipe, keep, of, side, multiple)
+    after = _fit(before, recipe, keep, of, side)
 
     work = copy.deepcopy(model).eval().requires_grad_(True)
     work.zero_grad(set_to_none=True)
@@ -69,7 +68,7 @@ def prune(
 
     smaller = build(recipe["architecture"], recipe["model_args"] | after.model_args())
     load_weights(smaller, work.state_dict(), "the pruned network", recipe["architecture"])
-    vars(smaller)["pretrained_cfg"] = {**_cfg(smaller), **{k: v for k, v in _cfg(model).items() if k in _FED}}
+    tell_input(smaller, like=model)
     return smaller.to(pixels.device).train(model.training)
 
 
@@ -89,21 +88,12 @@ def pruning_steps(keep: float, steps: int) -> list[float]:
     return [keep ** (1 / steps)] * steps
 
 
-_FED = ("mean", "std", "input_size", "crop_pct", "interpolation")
-
-
-def _cfg(model: nn.Module) -> dict[str, Any]:
-    cfg: Any = getattr(model, "pretrained_cfg", None)
-    return dict(cfg.to_dict() if hasattr(cfg, "to_dict") else cfg or {})
-
-
 def _fit(
     before: Shape,
     recipe: dict[str, Any],
     keep: float,
     of: Measure | Callable[[nn.Module], float],
     side: int,
-    multiple: int,
 ) -> Shape:
     """Return the shape whose cost is at most ``keep`` of what it was."""
 
@@ -113,7 +103,7 @@ def _fit(
             network = build(recipe["architecture"], recipe["model_args"] | shape.model_args())
         return of(network) if callable(of) else MEASURES[of](network, side)
 
-    return fit_shape(before, cost, keep * cost(before), multiple)
+    return fit_shape(before, cost, keep * cost(before))
 
 
 def _gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss | None, input: Input | None) -> Any:

@@ -12,6 +12,8 @@ from torch import nn
 
 from ..errors import PocketError
 
+MULTIPLE = 8  # of all new widths, which kernels like; a width that stays need not be one
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -71,8 +73,8 @@ def shape_of(model: nn.Module) -> Shape:
     return Shape(embed_dim, num_heads, mlp_dim)
 
 
-def fit_shape(shape: Shape, cost: Callable[[Shape], float], limit: float, multiple: int = 8) -> Shape:
-    """Return the smaller shape that costs at most ``limit`` and is most like ``shape``.
+def fit_shape(shape: Shape, cost: Callable[[Shape], float], limit: float) -> Shape:
+    """Return the smaller shape that costs at most ``limit`` and is most like ``shape``, in multiples of `MULTIPLE`.
 
     Every width of the tokens has a widest MLP that fits. The pair wins whose MLP is, relative to its tokens, nearest to
     what it was; the narrower the tokens, the wider their MLP, so that a bisection over the tokens' widths finds it.
@@ -81,19 +83,18 @@ def fit_shape(shape: Shape, cost: Callable[[Shape], float], limit: float, multip
         shape: of the network as it is.
         cost: of a shape; about linear in the MLP's width, and growing with both widths.
         limit: in the same unit.
-        multiple: of all widths (kernels like 8), those of ``shape`` excepted.
 
     Raises:
         PocketError: nothing is small enough.
     """
-    widths = _token_widths(shape, multiple)
+    widths = _token_widths(shape)
     wanted = shape.mlp_dim / shape.embed_dim
     found = []
     low, high = 0, len(widths)  # tokens of widths[:low] have room for an MLP at least as wide as is wanted
     while low < high:
         middle = (low + high) // 2
         embed_dim, num_heads = widths[middle]
-        mlp_dim = _widest_mlp(shape, embed_dim, num_heads, cost, limit, multiple)
+        mlp_dim = _widest_mlp(shape, embed_dim, num_heads, cost, limit)
         if mlp_dim:
             found.append(Shape(embed_dim, num_heads, mlp_dim))
         if mlp_dim >= wanted * embed_dim:
@@ -102,17 +103,15 @@ def fit_shape(shape: Shape, cost: Callable[[Shape], float], limit: float, multip
             high = middle
     if not found:
         raise PocketError(
-            f"no ViT of this depth is as small as that: tokens and MLPs {multiple} wide still cost more. Keep a larger "
+            f"no ViT of this depth is as small as that: tokens and MLPs {MULTIPLE} wide still cost more. Keep a larger "
             "share, or begin with a shallower student."
         )
     return min(found, key=lambda s: (abs(math.log(s.mlp_dim / s.embed_dim / wanted)), -s.embed_dim))
 
 
-def _widest_mlp(
-    shape: Shape, embed_dim: int, num_heads: int, cost: Callable[[Shape], float], limit: float, multiple: int
-) -> int:
+def _widest_mlp(shape: Shape, embed_dim: int, num_heads: int, cost: Callable[[Shape], float], limit: float) -> int:
     """Return the widest MLP within ``limit`` for tokens of this width; 0 if there is none."""
-    widths = [*range(multiple, shape.mlp_dim, multiple), shape.mlp_dim]
+    widths = [*range(MULTIPLE, shape.mlp_dim, MULTIPLE), shape.mlp_dim]
     least, most = (cost(Shape(embed_dim, num_heads, width)) for width in (widths[0], widths[-1]))
     if most <= limit:
         return widths[-1]
@@ -123,10 +122,10 @@ def _widest_mlp(
     return next((w for w in reversed(widths[: last + 1]) if cost(Shape(embed_dim, num_heads, w)) <= limit), 0)
 
 
-def _token_widths(shape: Shape, multiple: int) -> list[tuple[int, int]]:
+def _token_widths(shape: Shape) -> list[tuple[int, int]]:
     """Return (embed_dim, num_heads), narrow ones first, with the widest heads there are for each width."""
     best: dict[int, int] = {}
     for heads in range(shape.num_heads, 0, -1):
-        for head_dim in {*range(multiple, shape.head_dim, multiple), shape.head_dim}:
+        for head_dim in {*range(MULTIPLE, shape.head_dim, MULTIPLE), shape.head_dim}:
             best[heads * head_dim] = heads  # fewer heads come later, and are wider
     return sorted(best.items())

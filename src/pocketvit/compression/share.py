@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import PocketError
 from ..models import shared
-from ..models.inputs import config_of
+from ..models.inputs import tell_input
 from ..models.registry import build
 from ..models.saving import recipe_of
 
@@ -20,8 +19,10 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
 
 
 @torch.no_grad()
-def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first"] = "average") -> nn.Module:
+def share(model: nn.Module, blocks: int = 2) -> nn.Module:
     """Return ``model`` with every ``blocks`` consecutive blocks sharing their linear layers; ``model`` is left alone.
+
+    A shared layer begins as the mean of those that it replaces.
 
     The result is `models.shared.pocketvit_shared`; saved students with it need pocketvit. It answers differently from
     ``model`` until it is trained again.
@@ -29,7 +30,6 @@ def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first
     Args:
         model: a timm ``VisionTransformer`` with plain attention, or such a student of ours.
         blocks: that share; the last group is smaller where the depth is no multiple.
-        start: shared layers begin as the mean of those they replace, or as the first of them.
 
     Raises:
         PocketError: the network's blocks cannot share, or do so already.
@@ -45,7 +45,7 @@ def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first
     smaller = build(
         shared.pocketvit_shared.__name__, {"of": recipe["architecture"], "share": blocks, **recipe["model_args"]}
     )
-    vars(smaller)["pretrained_cfg"] = {**config_of(smaller), **_fed(model)}
+    tell_input(smaller, like=model)
     old = model.state_dict()
     own = smaller.state_dict()
     for name, value in own.items():
@@ -54,7 +54,7 @@ def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first
             value.copy_(old.get(name, value))  # a transformation that is new begins as the identity
             continue
         first = int(found[1])
-        group = range(first, min(first + (blocks if start == "average" else 1), _depth(old)))
+        group = range(first, min(first + blocks, _depth(old)))
         value.copy_(torch.stack([old[f"blocks.{i}.{found[2]}.{found[3]}"] for i in group]).mean(0))
     device = next(model.parameters()).device
     return smaller.to(device).train(model.training)
@@ -62,8 +62,3 @@ def share(model: nn.Module, blocks: int = 2, *, start: Literal["average", "first
 
 def _depth(state: dict[str, Tensor]) -> int:
     return 1 + max(int(found[1]) for name in state if (found := _BLOCK.fullmatch(name)))
-
-
-def _fed(model: nn.Module) -> dict[str, object]:
-    """Return what the network's config says of the pictures it is fed."""
-    return {key: value for key, value in config_of(model).items() if key in ("mean", "std", "input_size")}

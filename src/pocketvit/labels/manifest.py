@@ -65,12 +65,7 @@ def _problem(manifest: Any) -> str:
     """Say what is wrong with the form of a manifest, "" where nothing is."""
     if not isinstance(manifest, dict):
         return f"it holds a {type(manifest).__name__}"
-    parts = {
-        "teacher": ("name", "outputs", "fingerprint"),
-        "source": ("images", "fingerprint"),
-        "views": ("fingerprint",),
-    }
-    for part, names in parts.items():
+    for part, names in _PARTS.items():
         held = manifest.get(part)
         missing = [name for name in names if not isinstance(held, dict) or name not in held]
         if missing:

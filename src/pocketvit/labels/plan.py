@@ -63,8 +63,8 @@ class LabelPlan:
     def text(self) -> str:
         """The plan in a few lines."""
         layers = sum(record.kind == "layer" for record in self.records)
-        whole = len(self.records) - layers
-        whom = [counted(many, what) for many, what in ((whole, "teacher"), (layers, "layer")) if many]
+        numbers = {"teacher": len(self.records) - layers, "layer": layers}
+        whom = [counted(many, what) for what, many in numbers.items() if many]
         lines = [f"labels: {self.images:,} images x {counted(self.views, 'view')} x {' and '.join(whom)}"]
         held = zip(self.teachers, self.records, self.record_bytes, self.missing, strict=True)
         for name, record, size, rows in held:

@@ -109,13 +109,13 @@ def score_boxes(
     )
 
 
-def agreement(one: Detections, other: Detections, least: float = SHOWN) -> float:
+def agreement(one: Detections, other: Detections) -> float:
     """Return how many boxes two detectors find alike, as a share: 2 |both| / (|one| + |other|).
 
-    Boxes of score ``least`` and more count; two are alike if they are of one class and overlap by half, each matched
+    Boxes of score `SHOWN` and more count; two are alike if they are of one class and overlap by half, each matched
     with one other at most. Two that find nothing agree.
     """
-    one, other = (found.where(found.scores >= least) for found in (one, other))
+    one, other = (found.where(found.scores >= SHOWN) for found in (one, other))
     both = 0
     for image in range(len(one)):
         mine, theirs = one[image], other[image]
@@ -224,6 +224,6 @@ def _means(values: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     return np.asarray(values.mean(axis=tuple(axes)))
 
 
-def rounded(value: Any, digits: int = 3) -> str:
+def rounded(value: Any) -> str:
     """Return a figure for people: ".457", "n/a" where there is none."""
-    return "n/a" if value is None or np.isnan(value) else f"{value:.{digits}f}".lstrip("0") or "0"
+    return "n/a" if value is None or np.isnan(value) else f"{value:.3f}".lstrip("0") or "0"

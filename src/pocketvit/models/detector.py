@@ -29,6 +29,7 @@ from .inputs import config_of
 from .positions import fit_positions
 from .registry import build, create_student
 from .saving import load_model, recipe_of
+from .taps import channels_last
 from .vit import LADDER, cfgs_of
 
 NAME = "pocketvit_detector"
@@ -131,7 +132,7 @@ class Detector(nn.Module):
         """Return the body's last map [B, D, h, w] of pictures [B, 3, S, S]."""
         features = self.body.forward_features(x)  # type: ignore[operator]
         if features.ndim == 4:  # Swin and its kin keep their channels last
-            return features.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "") == "NHWC" else features
+            return features.permute(0, 3, 1, 2) if channels_last(self.body) else features
         tokens = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
         embed: Any = getattr(self.body, "patch_embed", None)
         sets = getattr(embed, "sets", 1)  # shifted and plain patches side by side: each place has a token of both

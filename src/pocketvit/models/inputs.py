@@ -17,6 +17,9 @@ NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
+_INPUT = ("mean", "std", "input_size", "crop_pct", "interpolation")  # in timm's ``pretrained_cfg``
+
+
 @dataclass(frozen=True)
 class InputStats:
     """Mean and standard deviation of each channel, of values in 0..1, and the side of the square input in pixels."""
@@ -33,6 +36,12 @@ def config_of(model: nn.Module) -> dict[str, Any]:
     """Return timm's ``pretrained_cfg`` of a model as a dictionary; empty for modules that have none."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     return dict(cfg.to_dict() if hasattr(cfg, "to_dict") else cfg or {})
+
+
+def tell_input(model: nn.Module, like: nn.Module) -> None:
+    """Let a network's config say of the pictures that it is fed what another's does: for one that was made of that."""
+    told = config_of(like)
+    vars(model)["pretrained_cfg"] = config_of(model) | {key: told[key] for key in _INPUT if key in told}
 
 
 def input_stats(model: nn.Module) -> InputStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,11 +43,7 @@ def use_local_attention(model: VisionTransformer) -> None:
         block.attn = LocalAttention(plain)
     # Bound to names, not to the model: a copy of the model keeps a list that is right for it.
     names = {name for name, _ in model.named_parameters() if name.endswith(".temperature")}
-    vars(model)["no_weight_decay"] = partial(_either, model.no_weight_decay(), names)
-
-
-def _either(first: set[str], second: set[str]) -> set[str]:
-    return first | second
+    vars(model)["no_weight_decay"] = partial(operator.or_, model.no_weight_decay(), names)
 
 
 def _assemble(base: str, stem: str, stem_args: dict[str, Any], attention: str, **kwargs: Any) -> nn.Module:

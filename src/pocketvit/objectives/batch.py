@@ -1,4 +1,4 @@
-"""What a training step eats, and a loss looks at."""
+"""The batch that a training step takes, and that losses read."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def cross_entropy(
 
 
 def shares(batch: Batch, own: torch.Tensor, partners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the own image and its partner are of each view, [B] each; 0 for one of which nothing is known.
+    """Return which share of each view its own image makes up, and which its partner, [B] each; 0 where one is unknown.
 
     Args:
         batch: Gives the ratios.

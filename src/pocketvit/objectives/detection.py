@@ -225,24 +225,21 @@ def dense_loss(student: Dense, teacher: Dense, grid: Grid) -> tuple[Tensor, Term
     return _summed(classes, boxes, (weight_BP * middles).sum() / total)
 
 
-def pseudo_targets(
-    offsets: Tensor, corners: Tensor, probabilities: Tensor, side: int, *, sure: float = SURE, unsure: float = UNSURE
-) -> BoxTargets:
+def pseudo_targets(offsets: Tensor, corners: Tensor, probabilities: Tensor, side: int) -> BoxTargets:
     """Turn a teacher's boxes into targets: the sure ones are learned, as soft as they are; the unsure ones are ignored.
 
-    Of boxes that show the same (non-maximum suppression) the surest is kept.
+    A box's sureness is its largest probability: it is learned from `SURE` on, and is background below `UNSURE`. Of
+    boxes that show the same (non-maximum suppression) the surest is kept.
 
     Args:
         offsets: int64 [B + 1], as in `BoxTargets`.
         corners: float32 [M, 4] in pixels of the view.
         probabilities: float32 [M, C].
         side: Of the view in pixels.
-        sure: Least probability of a box that is learned.
-        unsure: Least probability of a box that is not taken for background.
     """
     sureness, labels = probabilities.max(1)
     images = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()).to(corners.device)
-    rows = (sureness >= unsure).nonzero()[:, 0]
+    rows = (sureness >= UNSURE).nonzero()[:, 0]
     groups = images[rows] * probabilities.shape[1] + labels[rows]
     rows = rows[batched_nms(corners[rows], sureness[rows], groups, SAME)].sort().values
     counts = torch.bincount(images[rows].cpu(), minlength=len(offsets) - 1)
@@ -251,7 +248,7 @@ def pseudo_targets(
         corners[rows],
         probabilities[rows],
         sureness[rows],
-        sureness[rows] < sure,
+        sureness[rows] < SURE,
         torch.ones(len(offsets) - 1, dtype=torch.bool, device=corners.device),
         side,
     )

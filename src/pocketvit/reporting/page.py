@@ -19,12 +19,13 @@ from PIL import Image
 
 from ..errors import PocketError
 from ..files import human_bytes, write_text
+from ..training.metrics import read_metrics
 from ..views.drawing import COLOURS
 from . import evidence, plots, words
 from .by_box import box_table
 from .by_label import label_table
 from .comparison import compared_words, difference_plot
-from .results import Results, Row, load_results, read_metrics
+from .results import Results, Row, load_results
 from .style import DARK, FONT, LIGHT, Look, inline_svg, looks
 from .table import Table
 from .text import interval_text, percent, share_text

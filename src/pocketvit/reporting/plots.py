@@ -21,6 +21,7 @@ from .style import SENTINELS, figure, looks
 from .text import accuracy_text
 
 _TIMES = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))  # units of a time axis
+_GAP = 11  # pixels between points of one cost, which would hide each other
 _SHOWN = {"val_accuracy": "accuracy", "val_auc": "AUC", "val_map": "mAP"}
 
 
@@ -231,34 +232,26 @@ def precision_recall(rows: Sequence[Row]) -> Figure | None:
         return drawing
 
 
-def bars(
-    rows: Sequence[Row],
-    colours: Mapping[str, str] = SENTINELS,
-    background: str = "none",
-    caption: str = "",
-    name: str = "accuracy",
-) -> Figure | None:
+def bars(rows: Sequence[Row], name: str = "accuracy") -> Figure | None:
     """Draw accuracy, with intervals, and file size of each row as bars that start at zero.
 
     Args:
-        colours: placeholders for an SVG, or a palette for a picture file.
-        caption: a line under the bars.
+        rows: in the order of the table.
         name: of the figure, where it is no accuracy.
     """
     if not any(row.accuracy is not None for row in rows):
         return None
     sizes = any(row.bytes for row in rows)
-    with figure(720, (84 if caption else 62) + 36 * len(rows), "bars", colours, background) as drawing:
+    with figure(720, 62 + 36 * len(rows), "bars") as drawing:
         panels = drawing.subplots(1, 2, width_ratios=(1.9, 1), squeeze=False)[0] if sizes else [drawing.subplots()]
         drawing.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.02)  # type: ignore[union-attr, call-arg]
         _bar_panel(
             panels[0],
             f"{name}, with its 95 % interval",
             [(100 * row.accuracy if row.accuracy is not None else None, accuracy_text(row), row) for row in rows],
-            colours,
             top=100,
         )
-        panels[0].set_yticks(range(len(rows)), [row.name for row in rows], color=colours["ink"])
+        panels[0].set_yticks(range(len(rows)), [row.name for row in rows], color=SENTINELS["ink"])
         for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if row.role in ("student", "int8") else "normal")
         if sizes:
@@ -267,27 +260,22 @@ def bars(
                 panels[1],
                 "file size",
                 [(row.bytes, human_bytes(row.bytes) if row.bytes else "–", row) for row in rows],
-                colours,
                 top=largest,
             )
             panels[1].set_yticks([])
-        if caption:
-            drawing.supxlabel(caption, x=0.024, ha="left", fontsize=10.5, color=colours["muted"])
         return drawing
 
 
-def _bar_panel(
-    axes: Axes, title: str, bars: Sequence[tuple[float | None, str, Row]], colours: Mapping[str, str], top: float
-) -> None:
+def _bar_panel(axes: Axes, title: str, bars: Sequence[tuple[float | None, str, Row]], *, top: float) -> None:
     """Fill ``axes`` with one horizontal bar a row, its value written behind it."""
     axes.grid(False)
     for place, (value, words, row) in enumerate(bars):
         end = value or 0.0
         if value is not None:
-            axes.barh(place, value, height=0.62, color=colours[row.role], alpha=0.85, linewidth=0)
+            axes.barh(place, value, height=0.62, color=SENTINELS[row.role], alpha=0.85, linewidth=0)
         if top == 100 and value is not None and row.interval is not None:
             low, high = (100 * bound for bound in row.interval)
-            axes.plot([low, high], [place, place], color=colours["ink"], linewidth=1.6, solid_capstyle="butt")
+            axes.plot([low, high], [place, place], color=SENTINELS["ink"], linewidth=1.6, solid_capstyle="butt")
             end = max(high, value)
         axes.annotate(
             words,
@@ -295,18 +283,18 @@ def _bar_panel(
             xytext=(6, 0),
             textcoords="offset points",
             va="center_baseline",
-            color=colours["ink" if value is not None else "muted"],
+            color=SENTINELS["ink" if value is not None else "muted"],
             fontweight="bold" if row.role in ("student", "int8") else "normal",
             annotation_clip=False,
         )
-    axes.set_title(title, loc="left", fontsize=11.5, color=colours["muted"], pad=8)
+    axes.set_title(title, loc="left", fontsize=11.5, color=SENTINELS["muted"], pad=8)
     axes.set_xlim(0, top * (1.2 if top == 100 else 1.5))
     axes.set_ylim(len(bars) - 0.45, -0.55)
     axes.set_xticks([])
     axes.spines[["bottom"]].set_visible(False)
 
 
-def _side_by_side(costs: Sequence[float], gap: float = 11) -> list[float]:
+def _side_by_side(costs: Sequence[float]) -> list[float]:
     """Return for each point a sideways shift in pixels, so that points of one cost do not hide each other."""
     groups: dict[float, list[int]] = {}
     for index, cost in enumerate(costs):
@@ -314,7 +302,7 @@ def _side_by_side(costs: Sequence[float], gap: float = 11) -> list[float]:
     shifts = [0.0] * len(costs)
     for group in groups.values():
         for order, index in enumerate(group):
-            shifts[index] = gap * (order - (len(group) - 1) / 2)
+            shifts[index] = _GAP * (order - (len(group) - 1) / 2)
     return shifts
 
 

@@ -5,7 +5,6 @@ A figure that is missing, or not finite, is ``None`` and later reads "–", "unk
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -349,21 +348,6 @@ def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
         if "teacher" not in roles:
             result.insert(0, Row("teacher", "teacher", "teacher", measured=False))
     return tuple(result)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a ``metrics.jsonl``; a line that a kill cut short, or a missing file, is simply not there."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines
 
 
 def _number(value: Any) -> float | None:

@@ -80,15 +80,16 @@ def heat_maps(
     return arrays
 
 
-def choose_images(probabilities: np.ndarray, targets: Any, task: Task, count: int = SHOWN) -> np.ndarray:
-    """Return positions int64 of the most confident mistakes, and of right answers of as many classes as there are.
+def choose_images(probabilities: np.ndarray, targets: Any, task: Task) -> np.ndarray:
+    """Return int64 positions of the most confident mistakes, and of right answers of as many classes as there are.
 
-    Half each where there are enough; without labels, or where an answer is not one class, images at equal distances.
+    `SHOWN` in all, half each where there are enough; without labels, or where an answer is not one class, images at
+    equal distances.
     """
     y_N = np.asarray(targets)
     known = np.flatnonzero(y_N >= 0) if task.exclusive else np.zeros(0, np.int64)
     if not len(known):
-        return np.unique(np.linspace(0, len(probabilities) - 1, min(count, len(probabilities))).astype(np.int64))
+        return np.unique(np.linspace(0, len(probabilities) - 1, min(SHOWN, len(probabilities))).astype(np.int64))
     answer_N, confidence_N = probabilities.argmax(1), probabilities.max(1)
     wrong = known[answer_N[known] != y_N[known]]
     right = known[answer_N[known] == y_N[known]]
@@ -98,8 +99,8 @@ def choose_images(probabilities: np.ndarray, targets: Any, task: Task, count: in
         members = right[y_N[right] == label]
         turn[members] = np.arange(len(members))
     right = right[np.argsort(turn[right], kind="stable")]
-    few = min(len(wrong), max(count // 2, count - len(right)))
-    return np.concatenate([wrong[:few], right[: count - few]])
+    few = min(len(wrong), max(SHOWN // 2, SHOWN - len(right)))
+    return np.concatenate([wrong[:few], right[: SHOWN - few]])
 
 
 def gradient_map(model: nn.Module, x_BCHW: Tensor, classes_B: Tensor, *, exclusive: bool = True) -> Tensor:

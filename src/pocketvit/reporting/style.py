@@ -100,16 +100,14 @@ def looks(rows: Sequence[Row]) -> dict[str, Look]:
 
 
 @contextmanager
-def figure(
-    width: float, height: float, name: str, colours: Mapping[str, str] = SENTINELS, background: str = "none"
-) -> Iterator[Figure]:
+def figure(width: float, height: float, name: str) -> Iterator[Figure]:
     """Yield an empty figure of ``width`` x ``height`` CSS pixels, to be drawn on in our own settings."""
-    with _settings(name, colours):
-        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor=background)
+    with _settings(name):
+        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
 
 
 @contextmanager
-def _settings(name: str, colours: Mapping[str, str]) -> Iterator[None]:
+def _settings(name: str) -> Iterator[None]:
     """Set matplotlib's parameters while we draw or render, and put them back: pyplot's state is never touched.
 
     Text stays text (never mathematics: a class may be called ``$x$``), and the same data gives the same bytes.
@@ -120,12 +118,12 @@ def _settings(name: str, colours: Mapping[str, str]) -> Iterator[None]:
         "text.parse_math": False,
         "font.family": "sans-serif",
         "font.size": 11.5,
-        "text.color": colours["ink"],
-        "axes.labelcolor": colours["muted"],
-        "axes.edgecolor": colours["grid"],
+        "text.color": SENTINELS["ink"],
+        "axes.labelcolor": SENTINELS["muted"],
+        "axes.edgecolor": SENTINELS["grid"],
         "axes.facecolor": "none",
-        "xtick.color": colours["muted"],
-        "ytick.color": colours["muted"],
+        "xtick.color": SENTINELS["muted"],
+        "ytick.color": SENTINELS["muted"],
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "xtick.minor.size": 0,
@@ -135,7 +133,7 @@ def _settings(name: str, colours: Mapping[str, str]) -> Iterator[None]:
         "axes.grid.axis": "y",
         "axes.grid": True,
         "axes.axisbelow": True,
-        "grid.color": colours["grid"],
+        "grid.color": SENTINELS["grid"],
         "grid.linewidth": 1.0,
         "lines.solid_capstyle": "round",
     }
@@ -146,7 +144,9 @@ def _settings(name: str, colours: Mapping[str, str]) -> Iterator[None]:
 
 def inline_svg(drawing: Figure, name: str, title: str) -> str:
     """Return a figure as an ``<svg>`` element for a page that has ``--ink``, ``--student``, ... as CSS variables."""
-    return recolour(_raw_svg(drawing, name, title), {role: f"var(--{role})" for role in SENTINELS})
+    variables = {colour: f"var(--{role})" for role, colour in SENTINELS.items()}
+    svg = _raw_svg(drawing, name, title)
+    return re.sub(r"#fe01[0-9a-f]{2}", lambda colour: variables.get(colour[0], colour[0]), svg)
 
 
 def standalone_svg(drawing: Figure, name: str, title: str) -> str:
@@ -170,17 +170,11 @@ def standalone_svg(drawing: Figure, name: str, title: str) -> str:
     return f"{head}>{body[:title_end]}{style}{body[title_end:]}\n"
 
 
-def recolour(svg: str, colours: Mapping[str, str]) -> str:
-    """Replace the placeholder colours of an SVG, by role."""
-    by_sentinel = {SENTINELS[role]: colour for role, colour in colours.items()}
-    return re.sub(r"#fe01[0-9a-f]{2}", lambda match: by_sentinel.get(match[0], match[0]), svg)
-
-
 def _raw_svg(drawing: Figure, name: str, title: str) -> str:
     """Render, then strip what a page does not need: the XML head, metadata, fixed size and ids that would collide."""
     target = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with _settings(name, SENTINELS):
+    with _settings(name):
         FigureCanvasSVG(drawing).print_svg(target, metadata=metadata)
     svg = re.sub(r"[\x00-\x08\x0b-\x1f]", "", target.getvalue())  # not allowed in XML, but in a file name
     svg = svg[svg.index("<svg") :]

@@ -1,8 +1,7 @@
 """Smaller, faster, as good? One answer over the rows of a run, with numbers, and what to ship by them.
 
 Sizes and times are compared at equal precision: the student's int8 file with its teacher's own int8 file where that was
-measured, else both in fp32. A difference between two files is that of their figures on the same images, with an
-interval made of theirs (Newcombe 1998, method 10, which takes them for independent and so errs on the careful side).
+measured, else both in fp32.
 """
 
 from __future__ import annotations
@@ -11,20 +10,19 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from scipy.stats import binomtest
 
 from ..files import human_bytes
 from ..tasks import Task, task_named
+from .gap import LIKE, compared, figure, gap, is_live, said
 from .results import Row
 
-_LIKE = 1.05  # factor within which sizes and times are called alike
 _MUCH = 0.05  # of a share or an AUC: a loss that few savings are worth
 _MARGIN = 0.02  # of a share or an AUC: how much worse a student may be, at most, that is called as good
 _LEVEL = 0.05  # of the test against chance
 _NOTHING = 0.01  # mAP below which a detector finds nothing to speak of
-_NAMES = {"auc": "AUC", "map": "mAP"}
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,6 @@ class Verdict:
     def lines(self) -> tuple[str, ...]:
         """The advice and the replies, a line each."""
         return (self.advice, *map(str, self.replies))
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A figure of one row minus that of another.
-
-    Attributes:
-        value: The difference.
-        interval: 95 %; None where either has none.
-        words: "0.8 points more, 95 % interval -1.2 to +2.8".
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    words: str
-
-    @property
-    def seen(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 def verdict(
@@ -156,40 +134,6 @@ def at_equal_precision(rows: Sequence[Row], student: Row, teacher: Row, task: Ta
     return ours, theirs
 
 
-def figure(row: Row, task: Task) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the figure by which a task's files are compared, and its interval."""
-    interval = "interval" if task.figure == "accuracy" else f"{task.figure}_interval"
-    return getattr(row, task.figure), getattr(row, interval)
-
-
-def gap(ours: Row, theirs: Row, task: Task) -> Gap | None:
-    """Return one row's figure minus another's; None where either was not measured."""
-    (a, own), (b, other) = figure(ours, task), figure(theirs, task)
-    if a is None or b is None:
-        return None
-    interval = None
-    if own is not None and other is not None:
-        low = a - b - math.hypot(a - own[0], other[1] - b)
-        interval = (low, a - b + math.hypot(own[1] - a, b - other[0]))
-    points = task.figure == "accuracy"
-    scale, digits = (100, 1) if points else (1, 3)
-    unit = " points" if points else ""
-    size = f"{scale * abs(a - b):.{digits}f}"
-    words = "exactly as much" if float(size) == 0 else f"{size}{unit} {'more' if a > b else 'less'}"
-    if interval is not None:
-        ends = " to ".join(f"{scale * bound:+.{digits}f}" for bound in interval)
-        words += f", 95 % interval {ends}"
-    return Gap(a - b, interval, words)
-
-
-def against(ours: Row, theirs: Row, name: str, task: Task) -> str | None:
-    """Say in one sentence how a file compares with another one; None where there is nothing to compare."""
-    costs = [one.words for one in _compared(ours, theirs)]
-    difference = gap(ours, theirs, task)
-    told = [*costs, *([] if difference is None else [f"{_NAMES.get(task.figure, task.figure)} {difference.words}"])]
-    return f"against {name}: {', '.join(told)}" if told else None
-
-
 def above_chance(accuracy: float, n: int, chance: float) -> float:
     """Return how likely so many right answers are by chance alone: the p-value of a one-sided binomial test.
 
@@ -199,16 +143,6 @@ def above_chance(accuracy: float, n: int, chance: float) -> float:
         chance: Share that the commonest answer gets right.
     """
     return float(binomtest(round(accuracy * n), n, min(chance, 1.0), alternative="greater").pvalue)
-
-
-def said(row: Row, task: Task) -> str:
-    """Return a row's figure in words: "93.1 %", "AUC 0.913"."""
-    value, _ = figure(row, task)
-    if value is None:
-        return "unknown"
-    return (
-        f"{100 * value:.1f} %" if task.figure == "accuracy" else f"{_NAMES.get(task.figure, task.figure)} {value:.3f}"
-    )
 
 
 @dataclass(frozen=True)
@@ -290,10 +224,10 @@ def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
 
 def _no_dearer(rival: _Rival, task: Task) -> str:
     """Return how the student's costs compare where it saves nothing and is not seen to be better; else ""."""
-    difference, costs = gap(rival.judged, rival.level, task), _compared(rival.ours, rival.theirs)
+    difference, costs = gap(rival.judged, rival.level, task), compared(rival.ours, rival.theirs)
     if difference is None or (difference.value > 0 and difference.seen):
         return ""
-    if any(one.theirs > one.ours * _LIKE for one in costs):
+    if any(one.theirs > one.ours * LIKE for one in costs):
         return ""
     return " and ".join(one.words for one in costs)
 
@@ -323,38 +257,16 @@ def _praise(ships: Row, replies: Sequence[Reply], task: Task) -> str:
 
 
 def _cheaper(question: str, ours: Row, theirs: Row, cost: str) -> Reply:
-    found = [one for one in _compared(ours, theirs) if one.cost == cost]
+    found = [one for one in compared(ours, theirs) if one.cost == cost]
     if not found:
-        live = cost == "latency_p50" and _is_live(theirs)
+        live = cost == "latency_p50" and is_live(theirs)
         why = "its teacher ran in PyTorch, and not as a file" if live else "not measured for both at one precision"
         return Reply(question, None, why)
     (one,) = found
     show = human_bytes if cost == "bytes" else _ms
-    what = "weights" if _is_live(theirs) else f"{_kind(theirs)} file"
+    what = "weights" if is_live(theirs) else f"{_kind(theirs)} file"
     words = f"{show(one.ours)} against {show(one.theirs)} of its teacher's {what}, {one.words}"
-    return Reply(question, one.theirs > one.ours * _LIKE, words)
-
-
-class _Cost(NamedTuple):
-    cost: str
-    ours: float
-    theirs: float
-    words: str  # "2.1× smaller"
-
-
-def _compared(ours: Row, theirs: Row) -> list[_Cost]:
-    """Return what both rows have of size and time, and how the first compares with the second."""
-    costs = []
-    for cost, more, less, alike in (
-        ("bytes", "larger", "smaller", "about as large"),
-        ("latency_p50", "slower", "faster", "about as fast"),
-    ):
-        a, b = getattr(ours, cost), getattr(theirs, cost)
-        if a and b and not (cost == "latency_p50" and (_is_live(ours) or _is_live(theirs))):
-            times = max(a, b) / min(a, b)
-            words = f"{times:.{1 if times < 10 else 0}f}× {more if a > b else less}"
-            costs.append(_Cost(cost, a, b, alike if times <= _LIKE else words))
-    return costs
+    return Reply(question, one.theirs > one.ours * LIKE, words)
 
 
 def _as_good(ours: Row, theirs: Row, task: Task) -> Reply:
@@ -384,14 +296,9 @@ def _unseen(row: Row) -> str:
     return f"no difference seen on {images}"
 
 
-def _is_live(row: Row) -> bool:
-    """Whether a row was timed in PyTorch, for want of a file: another runtime, and perhaps another device."""
-    return "in PyTorch: " in row.note
-
-
 def _own_file(row: Row) -> str:
     """Name a rival as something to ship: "the teacher's own int8 file (teacher: conv, int8)"."""
-    if _is_live(row):
+    if is_live(row):
         return f"{row.name} itself, in PyTorch"
     whose = "the teacher's own" if row.role in ("teacher", "teacher-int8") else "the"
     return f"{whose} {_kind(row)} file ({row.name})"

@@ -23,9 +23,9 @@ from .base import Cost, Stage, Walk
 from .class_order import in_labelled_order, may_be_in_another
 from .images import Road, known
 from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
+from .measuring import Entry, teacher_entry
 from .probe import PATIENCE, adapt
 from .rates import forward_seconds, step_rate
-from .score import Entry, teacher_entry
 
 log = logging.getLogger("pocketvit")
 

@@ -21,8 +21,8 @@ from .features import stored_layers
 from .images import known
 from .label import label_road
 from .light import as_teacher
+from .measuring import Entry
 from .rates import training_seconds
-from .score import Entry
 from .students import input_of, make_network
 from .train import describe, pupils, train_network
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..labels import LabelStore
     from ..teachers import Teacher
     from .images import Road
-    from .score import Entry
+    from .measuring import Entry
 
 log = logging.getLogger("pocketvit")
 

@@ -18,7 +18,7 @@ from ..errors import PocketError
 from ..files import human_bytes, human_time
 from ..models import LADDER
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
-from ..models.names import is_pretrained
+from ..models.names import is_pretrained, published_tags
 from ..models.registry import LADDER_STEMS, suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
@@ -35,7 +35,7 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import decide
+from .decide import class_count, decide
 from .fit import PUBLISHED
 from .folds import check_folds
 from .hours import as_before, fill, given_more, reopened
@@ -43,9 +43,10 @@ from .images import VIEW_SEED, Road, known, open_dataset, scored_of
 from .leaks import leak
 from .matched import check_match
 from .mirrors import with_safe_flips
+from .promised import for_bank, promised
 from .statistics import check_card
 from .students import check_start, choose_student
-from .synthesize import check_controls, for_bank, promised
+from .synthesize import check_controls
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -69,7 +70,7 @@ def check_network(name: str, option: str = "--student") -> None:
         if not is_pretrained(name) or ":" in name or Path(name).expanduser().exists():
             return
         base, tag = name.split(".", 1)
-        tags = [known.split(".", 1)[1] for known in timm.list_pretrained(f"{base}.*") if "." in known]
+        tags = published_tags(base)
         if timm.is_model(base) and tag in tags:
             return
         if timm.is_model(base):
@@ -279,7 +280,7 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     if not getattr(settings, "fit", None):
         return settings, []
     _, config = decide(settings, dataset, teachers)
-    classes = dataset.classes or tuple(map(str, range(max((one.num_outputs for one in teachers), default=1))))
+    classes = dataset.classes or tuple(map(str, range(class_count(dataset, teachers) or 1)))
     about = Preprocessing.of(config.view, (config.view.view_size, IMAGENET_MEAN, IMAGENET_STD))
     choice = choose(
         Budget(**vars(settings.budget)),

@@ -28,7 +28,7 @@ from ..teachers import align, load_teacher
 from .answering import answers, teacher_answers
 from .images import open_dataset, tell_dataset
 from .leaks import images_of, leak, run_folder
-from .score import Entry, measure_rows
+from .measuring import Entry, measure_rows
 
 log = logging.getLogger("pocketvit")
 

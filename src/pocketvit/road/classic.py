@@ -15,7 +15,7 @@ from ..views.resize import to_input
 from .answering import network_answers
 from .base import Stage, Walk
 from .images import Road
-from .score import Entry
+from .measuring import Entry
 from .train import pupils
 
 log = logging.getLogger("pocketvit")

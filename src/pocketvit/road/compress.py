@@ -32,9 +32,9 @@ from ..training.step import Input
 from .answering import file_answers
 from .base import Stage, Walk
 from .images import Road, known
+from .measuring import Entry, find
 from .reopen import Reopened, Taught, relative, teacher_rows
 from .rounding import Rounding, calibrating
-from .score import Entry, find
 from .ship import FP32, INT8, preprocessing_of
 from .train import calibrate, train_network
 

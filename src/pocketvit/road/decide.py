@@ -12,8 +12,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from ..errors import PocketError
 from ..labels.record import choose_k
@@ -23,19 +21,17 @@ from ..models.norms import ENOUGH_IMAGES
 from ..objectives.terms import kind_of
 from ..settings import listed
 from ..sources import Dataset, Source
-from ..sources.listing import FileSource
 from ..sources.subset import few_labelled
-from ..sources.targets import class_counts, labelled, sizes_of
+from ..sources.targets import class_counts, labelled
 from ..sources.tiles import independent
 from ..synthesis.card import require_many
 from ..tasks import Task, task_named
 from ..teachers import Teacher
-from ..views.kinds import PHOTO, careful
-from ..views.synthetic import hard_views
 from .matched import with_usual_match
 from .smaller import SMALL, SMALLER_FIRST, progressive_for
 from .starts import NONE, with_usual_start
 from .stems import with_stem, with_usual_stem
+from .viewing import view_config, view_size
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -46,73 +42,6 @@ WORN, HARD = 4, 1 / 3  # times that each of two stored views at most is seen, fr
 GATED = 100  # labelled validation images from which a gate is fitted to several teachers
 ENOUGH = 0.5  # of the images that are seen unasked: in less time a student is smaller, and less is asked of it
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
-
-
-def view_size(source: Source) -> int:
-    """Side of the rendered view: the images' own up to 64 px, then a multiple of 16 up to 224.
-
-    Images under 16 px are doubled, so that their patches are more than single pixels.
-    """
-    if source.size is not None:
-        side = min(source.size) if max(source.size) > 64 else max(source.size)
-    else:
-        some = np.unique(np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int))
-        known = sizes_of(source.targets)
-        if known is None and isinstance(source, FileSource):
-            known = source.findings.shapes[:, :2]
-        sizes = np.array([source[int(i)][0].shape[:2] for i in some]) if known is None else known[some]
-        side = int(np.median(sizes.min(1)))
-    if side < 16:
-        return 2 * side
-    return side if side <= 64 else min(224, side // 16 * 16)
-
-
-def view_config(
-    dataset: Dataset,
-    *,
-    size: int | None = None,
-    augment: str = "medium",
-    flip: bool | None = None,
-    vertical_flip: bool | None = None,
-    resample: str = "lanczos",
-    aspect: str = "crop",
-) -> ViewConfig:
-    """Return the training views for ``augment`` in none, light, medium, strong, hard.
-
-    Small images (up to 64 px), and all that are to be seen whole, are padded and cropped; others get the random resized
-    crop. Strong adds Mixup and CutMix as in DeiT (Touvron et al. 2021); hard is for synthetic images (`hard_views`).
-    What would change the label of an image of this kind is left out (`views.kinds`).
-
-    Args:
-        dataset: Its training images give the size; it may say its kind of images.
-        size: Side of the views; None to choose.
-        augment: How much views vary.
-        flip, vertical_flip: None for what the kind of images allows.
-        resample: Kernel of the resizing.
-        aspect: How other shapes become square.
-    """
-    side = view_size(dataset.train) if size is None else size
-    plain = ViewConfig(view_size=side, resample=resample, fit=aspect)  # type: ignore[arg-type]
-    kind = dataset.modality or PHOTO
-    coloured = any("grey" not in mode and "black" not in mode for mode in dataset.checks.modes)
-    if augment == "none":
-        return careful(plain, kind, augment, coloured=coloured)
-    values = {**vars(plain), "flip": 0.5}
-    whole = side <= 64 or aspect != "crop"
-    values |= {"crop": "padded", "crop_padding": max(1, side // 8)} if whole else {"crop": "random_resized"}
-    if augment in ("medium", "strong"):
-        values |= {"randaugment_ops": 2, "randaugment_magnitude": 7.0, "erase": 0.25}
-    if augment == "strong":
-        values |= {"randaugment_magnitude": 9.0, "mixup": 0.8, "cutmix": 1.0}
-    if augment == "hard":
-        values = vars(dataclasses.replace(hard_views(side), resample=plain.resample, fit=plain.fit))
-    view = careful(ViewConfig(**values), kind, augment, coloured=coloured)
-    return dataclasses.replace(
-        view,
-        flip=view.flip if flip is None else 0.5 * flip,
-        vertical_flip=view.vertical_flip if vertical_flip is None else 0.5 * vertical_flip,
-        transpose=0.0 if flip is False or vertical_flip is False else view.transpose,  # a mirror is a mirror
-    )
 
 
 def images_for(side: int) -> float:
@@ -159,6 +88,11 @@ def labels_of(settings: Any, dataset: Dataset) -> Source:
     """Return the training images with the labels that a student sees."""
     few = getattr(settings, "few_labels", 0)
     return few_labelled(dataset.train, few) if few else dataset.train
+
+
+def class_count(dataset: Dataset, teachers: Sequence[Teacher]) -> int:
+    """Return how many classes will be learned: those of the images, or else of the teacher that knows most."""
+    return len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
 
 
 def class_weights(source: Source, balance: str) -> tuple[float, ...]:
@@ -253,7 +187,7 @@ def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) ->
     if getattr(settings, "untaught", False):
         balanced = class_weights(labels_of(settings, dataset), settings.balance)
         return settings, LossConfig(weight=0.0, label_smoothing=task.smoothing, class_weights=balanced)
-    classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
+    classes = class_count(dataset, teachers)
     whole = choose_k(classes, settings.top_k) == 0
     objective, temperature = task.default_objective(classes, whole=whole)
     asked = getattr(settings, "objective", "auto")
@@ -330,7 +264,7 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     Raises:
         PocketError: What is asked does not fit these images.
     """
-    classes = len(dataset.classes) or max((teacher.num_outputs for teacher in teachers), default=0)
+    classes = class_count(dataset, teachers)
     task_named(dataset.task).refuse(settings, classes)
     asked = settings
     if settings.student == "auto":

@@ -33,8 +33,8 @@ from .base import Cost, Stage, Walk, walk
 from .baselines import Baselines
 from .images import VIEW_SEED, Road, memory_of, shared_folder
 from .label import Label
+from .measuring import Entry, point_source, take_answers
 from .report import save_arrays
-from .score import Entry, point_source, take_answers
 from .train import Train, calibrate
 
 log = logging.getLogger("pocketvit")

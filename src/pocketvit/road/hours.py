@@ -24,7 +24,8 @@ from ..tasks import task_named
 from ..training.distributed import from_rank_zero, join_processes
 from ..training.schedule import DECAY
 from .base import Stage, Walk, plan
-from .decide import ENOUGH, MOST_EPOCHS, SMALL, USUAL_STUDENT, VIEWS, images_for, view_size
+from .decide import ENOUGH, MOST_EPOCHS, SMALL, USUAL_STUDENT, VIEWS, images_for
+from .viewing import view_size
 
 LEDGER = "hours.json"  # in a run's folder: the hours that it was given, and what of them each network had
 SMALLER = ("pocket_xs", "pocket_xxs")  # students for short times

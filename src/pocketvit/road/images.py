@@ -144,7 +144,7 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
     return Road(dataset, Views(dataset.train, view, seed=VIEW_SEED), shared, join_processes(device or "auto"))
 
 
-def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
+def open_dataset(settings: Any) -> Dataset:
     """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
     images = settings.images
     bank = find_bank(images)
@@ -154,7 +154,7 @@ def open_dataset(settings: Any, *, progress: bool = True) -> Dataset:
         name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
     }
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, window=settings.window, progress=progress, memory=memory_of(settings), **beside
+        images, labels=settings.table, window=settings.window, memory=memory_of(settings), **beside
     )  # fmt: skip
     if getattr(settings, "modality", None) is not None:
         dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)

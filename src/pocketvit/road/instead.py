@@ -16,7 +16,7 @@ from .base import Walk
 from .ship import FP32, INT8, write_student
 
 if TYPE_CHECKING:
-    from .score import Entry
+    from .measuring import Entry
 
 log = logging.getLogger("pocketvit")
 

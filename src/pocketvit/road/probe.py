@@ -238,8 +238,7 @@ class HeadOnFeatures(nn.Module):
 
 def with_head(teacher: Teacher, features: int, classes: int) -> nn.Module:
     """Return a trainable copy of the teacher's network with a fresh linear head: its own where it is timm's."""
-    module = copy.deepcopy(teacher.module).requires_grad_(True)
-    if hasattr(module, "forward_head") and hasattr(module, "reset_classifier"):
+    if hasattr(teacher.module, "forward_head") and hasattr(teacher.module, "reset_classifier"):
         module = new_head(teacher, classes)
         heads = _heads_of(module)
         if heads and all(isinstance(head, nn.Linear) and head.in_features == features for head in heads):
@@ -260,8 +259,6 @@ def _targets(source: Source, rows: np.ndarray) -> torch.Tensor:
 
 def _features(teacher: Teacher, source: Source, road: Road, rows: np.ndarray) -> torch.Tensor:
     """Pooled features float32 [N, D] of some unaugmented images."""
-    from ..sources.subset import Subset
-
     parts = []
     for pixels in batches(Subset(source, rows), road.view):
         inputs = to_input(pixels.to(teacher.device), teacher.input_size, teacher.mean, teacher.std)

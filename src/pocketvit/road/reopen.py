@@ -29,7 +29,7 @@ from ..synthesis.bank import find_bank
 from ..training.step import Input
 from .decide import decide, decide_model
 from .images import Road, open_dataset, open_road, scored_of
-from .score import Entry
+from .measuring import Entry
 from .train import GATE
 
 log = logging.getLogger("pocketvit")

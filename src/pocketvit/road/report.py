@@ -18,19 +18,20 @@ from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
 from ..reporting.forecast import told
+from ..reporting.gap import against
 from ..reporting.page import write_report
-from ..reporting.results import Row, read_metrics
+from ..reporting.results import Row
 from ..reporting.saliency import heat_maps
-from ..reporting.verdict import against
 from ..rundir import machine
 from ..settings import listed
 from ..sources.subset import Subset
 from ..sources.tiles import independent, whole
 from ..teachers import Teacher
+from ..training.metrics import read_metrics
 from ..training.predict import plain_pixels
 from .base import Cost, Stage, Walk
 from .images import Road
-from .score import find
+from .measuring import find
 from .ship import INT8, shipped
 
 log = logging.getLogger("pocketvit")

@@ -27,9 +27,10 @@ from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import Teacher, load_teacher
 from ..training.step import Input
-from .decide import USUAL_STUDENT, network_of, view_size
+from .decide import USUAL_STUDENT, network_of
 from .images import Road
 from .starts import NONE, TEACHER
+from .viewing import view_size
 
 PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a plain ViT prunes and exports best
 SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M

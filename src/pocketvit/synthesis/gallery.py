@@ -15,17 +15,16 @@ from .bank import Bank
 
 _GAP = 2  # pixels between pictures
 _ROWS = 20  # classes shown, at most
+_ACROSS = 12  # pictures of each
 
 
-def gallery(bank: Bank, path: Path | str, sentences: Sequence[str] = (), *, across: int = 12, seed: int = 0) -> Path:
-    """Write a PNG with ``across`` random pictures of every class, or of twenty classes spread over all.
+def gallery(bank: Bank, path: Path | str, sentences: Sequence[str] = ()) -> Path:
+    """Write a PNG with twelve random pictures of every class, or of twenty classes spread over all.
 
     Args:
         bank: Finished.
         path: Of the PNG; the page lies beside it, with the ending .html.
         sentences: What the page says of the bank.
-        across: Pictures a row.
-        seed: Of their choice.
 
     Returns:
         The page.
@@ -37,11 +36,11 @@ def gallery(bank: Bank, path: Path | str, sentences: Sequence[str] = (), *, acro
     side = bank.images.shape[1]
     scale = max(1, 64 // side)
     cell = side * scale + _GAP
-    sheet = np.full((len(shown) * cell + _GAP, across * cell + _GAP, 3), 255, np.uint8)
-    random = np.random.Generator(np.random.Philox(seed))
+    sheet = np.full((len(shown) * cell + _GAP, _ACROSS * cell + _GAP, 3), 255, np.uint8)
+    random = np.random.Generator(np.random.Philox(0))
     for row, label in enumerate(shown):
         members = np.flatnonzero(answers == label)
-        for column, member in enumerate(random.permutation(members)[:across]):
+        for column, member in enumerate(random.permutation(members)[:_ACROSS]):
             top, left = row * cell + _GAP, column * cell + _GAP
             picture = bank.images[member].repeat(scale, 0).repeat(scale, 1)
             sheet[top : top + side * scale, left : left + side * scale] = picture

@@ -16,6 +16,8 @@ import torch
 from ..teachers import Teacher
 from .seen import seen_through, surprise
 
+_STEP = 2  # grey levels: whole ones, so that what the teacher saw is what is stored
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -37,7 +39,6 @@ def push(
     *,
     confidence: float = 0.5,
     steps: int = 10,
-    step: int = 2,
 ) -> Pushed:
     """Move pictures towards classes; each stops as soon as the teacher is confident enough.
 
@@ -47,7 +48,6 @@ def push(
         targets: int64 [n], the wanted classes.
         confidence: wanted probability; about 0.5 ends just behind the border.
         steps: the most.
-        step: grey levels a step: whole ones, so that what the teacher saw is what is stored.
     """
     pixels = images.to(teacher.device).float()
     targets = targets.to(teacher.device)
@@ -61,7 +61,7 @@ def push(
         moving = ~(losses.detach() <= -math.log(confidence))
         if more and bool(moving.any()):
             (gradient,) = torch.autograd.grad(losses.sum(), x)
-            pixels[left] = (x.detach() - step * moving[:, None, None, None] * gradient.sign()).clamp_(0, 255)
+            pixels[left] = (x.detach() - _STEP * moving[:, None, None, None] * gradient.sign()).clamp_(0, 255)
         left = left[moving]
         if not len(left):
             break

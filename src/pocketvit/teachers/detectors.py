@@ -213,7 +213,7 @@ def load_detector(
     spec: str | Path,
     *,
     weights: str | Path | None = None,
-    classes: int | Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> DetectorTeacher:
     """Load a detector by name; see `detector_teacher` for ``options``.
@@ -222,23 +222,21 @@ def load_detector(
         spec: ``torchvision:NAME`` with ``weights``; a folder of transformers' (config.json and weights), or
             ``hf-hub:USER/NAME``. (A folder of ours is loaded by `load_teacher`.)
         weights: A file of weights for torchvision's, of which nothing is fetched.
-        classes: Their names, or for torchvision's their number with background.
+        classes: Their names.
 
     Raises:
         PocketError: It cannot be had, or is no detector.
     """
     text = str(spec)
-    names = None if isinstance(classes, int) else classes
     if text.startswith(TORCHVISION):
         name = text.removeprefix(TORCHVISION)
-        module = _torchvision(name, weights, classes if isinstance(classes, int) else None)
-        return detector_teacher(module, **{"name": name, "classes": names} | options)
+        return detector_teacher(_torchvision(name, weights), **{"name": name, "classes": classes} | options)
     name, module, about = open_saved(text, "ObjectDetection")
-    given = {"name": name, "classes": names} | about
+    given = {"name": name, "classes": classes} | about
     return detector_teacher(module, **given | {key: value for key, value in options.items() if value is not None})
 
 
-def _torchvision(name: str, weights: str | Path | None, classes: int | None) -> nn.Module:
+def _torchvision(name: str, weights: str | Path | None) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models.detection)
     known = [one for one in known if "mask" not in one and "keypoint" not in one]
     if name not in known:
@@ -250,7 +248,7 @@ def _torchvision(name: str, weights: str | Path | None, classes: int | None) -> 
             f"torchvision:{name} needs weights: download its file and give it as --weights FILE. (Nothing is fetched.)"
         )
     state = read_weights(weights)
-    count = classes or _classes_in(state)
+    count = _classes_in(state)
     counted = {} if count is None else {"num_classes": count}
     # neither its own weights nor its backbone's are fetched
     module = torchvision.models.get_model(name, weights=None, weights_backbone=None, **counted)

@@ -22,6 +22,7 @@ from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_
 from ..models.grey import in_colour, is_grey, of_brightness
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
+from ..models.names import published_tags
 from ..models.registry import create_model, suggest
 from ..models.saving import activation_of, load_model
 from ..models.vit import LADDER
@@ -53,11 +54,11 @@ def load_teacher(
     Args:
         spec: one of
             - a timm name (``resnet50.a1_in1k``), ``hf-hub:USER/MODEL``, ``local-dir:FOLDER``;
-            - a model folder or a run folder of pocketvit; a folder of transformers' (an image classifier or detector);
+            - a model folder or a run folder of pocketvit; a folder of transformers' (an image classifier,
+              or a detector: see `detectors`);
             - a weights file (.safetensors, or .pth .pt .th holding a state dict) with ``arch``;
             - ``MODULE:FUNCTION`` (or ``FILE.py:FUNCTION``) that makes the network, with ``weights`` or its own;
             - ``torchvision:NAME`` with ``weights``: one of its classifiers or detectors;
-            - a detector in a folder of transformers' (see `detectors`);
             - an ``nn.Module``, which is copied and left as it is; a `Teacher`, which is returned.
         arch: timm (or our) name of the network whose weights ``spec`` holds.
         weights: a weights file for ``MODULE:FUNCTION``, for a timm name (instead of its own), or for a module.
@@ -159,8 +160,8 @@ def _by_text(
             load_weights(module, read_weights(weights), weights, text)
         return text.rsplit(":", 1)[1], module, None
     if path.suffix in WEIGHT_SUFFIXES or "/" in text or "\\" in text:
-        hub = "" if path.suffix in WEIGHT_SUFFIXES else f" A model of the hub is written hf-hub:{text}."
-        raise PocketError(f"there is no model at {text}.{_near_files(path)} Check the path.{hub}")
+        named = "" if path.suffix in WEIGHT_SUFFIXES else f" A model of the hub is written hf-hub:{text}."
+        raise PocketError(f"there is no model at {text}.{_near_files(path)} Check the path.{named}")
     if text in LADDER:
         raise PocketError(
             f"{text} has no published weights. Name a run that trained it (runs/NAME-1), or train one: `pocketvit "
@@ -248,7 +249,7 @@ def _from_torchvision(text: str, weights: str | Path | None, input_size: int | N
 def _from_timm(name: str, input_size: int | None) -> nn.Module:
     base, _, tag = name.partition(".")
     cfg = timm.get_pretrained_cfg(base)
-    tags = [known.split(".", 1)[1] for known in timm.list_pretrained(f"{base}.*") if "." in known]
+    tags = published_tags(base)
     if tag and tag not in tags:
         near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) or tags[:3]
         hint = f" Did you mean {' or '.join(f'{base}.{one}' for one in near)}?" if near else ""

@@ -42,7 +42,7 @@ class Feed:
 
     Epoch ``e`` uses view ``e mod view_count`` (a fresh view each epoch without a count) and shows every image once, in
     an order keyed by (seed, epoch). Partners of a mixed view are shuffled together and never split. Batches are of
-    nearly equal size: a remainder is spread over all of them, so that no batch is a few images short of nothing.
+    nearly equal size: a remainder is spread over all of them, so that none is left with a few images.
 
     Args:
         views: Renders the training source.
@@ -206,9 +206,9 @@ class Feed:
 
     def _read_labels(self, epoch: int) -> _Stored:
         """Read what is stored for this rank's images of an epoch: one of each teacher, then of each layer."""
-        wanted = [(self.labels, name) for name in self.teachers] if self.labels is not None else []
         if epoch in self.hard:
             return [], None
+        wanted = [(self.labels, name) for name in self.teachers] if self.labels is not None else []
         if isinstance(self.features, StoredFeatures):
             wanted += [(self.features.store, key) for key in self.features.keys]
         rows = None

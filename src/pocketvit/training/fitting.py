@@ -62,10 +62,7 @@ def fit(
         chosen: Any = _precision(model, batches, input, Path(folder))
         resolved = dataclasses.replace(config, precision=chosen)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        steps = config.epochs * batches.steps_per_epoch // config.accumulate
-        stepper = Stepper(
-            model, input, loss, resolved, steps, task=task, terms=terms, rank=batches.rank, world=batches.world
-        )
+        stepper = Stepper(model, input, loss, resolved, task=task, terms=terms, rank=batches.rank, world=batches.world)
         run(
             stepper, batches, config, folder, precision=resolved.precision, score=task.score, evaluate=evaluate,
             resume=resume, on_epoch=on_epoch,

@@ -28,7 +28,8 @@ from ..models.norms import small_batch_warning
 from .batches import Batches, Learner
 from .budget import FIRST_STEPS, Clock, next_look, steps_left
 from .checkpoint import read_checkpoint, save_checkpoint
-from .distributed import LOST, barrier, from_rank_zero, is_lost, sum_over_ranks
+from .distributed import barrier, from_rank_zero, sum_over_ranks
+from .failures import explained
 from .interrupt import Interrupt, deterministic
 from .metrics import append_metrics, cut_metrics, read_metrics, stuck_terms
 from .precision import autocast
@@ -233,10 +234,10 @@ class _Run:
                 except (RuntimeError, ValueError) as error:
                     if self.interrupt.wanted and self.batches.world > 1:  # the other ranks have already left
                         break
-                    explained = self._explained(error)
-                    if explained is None:
+                    told = explained(error, self.config, self.batches)
+                    if told is None:
                         raise
-                    raise explained from error
+                    raise told from error
                 self.clock.stepped()
                 self._plan()
                 self._between_steps()
@@ -293,26 +294,6 @@ class _Run:
         warning = small_batch_warning(self.learner.model.train(), images, self.batches.world)
         if warning is not None and self.lead:
             log.warning("warning  %s", warning)
-
-    def _explained(self, error: Exception) -> PocketError | None:
-        """Say what a failure inside torch means, where that is known."""
-        size = self.config.batch_size
-        if self.batches.world > 1 and is_lost(error):
-            return PocketError(LOST)
-        if "more than 1 value per channel" in str(error) or "more than 1 spatial element" in str(error):
-            return PocketError(
-                f"a normalization has a single value a channel to look at, in a batch of {size} of such small pictures."
-                " Use --replace-norm group, which needs neither other images nor other positions, or a larger size."
-            )
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return PocketError(
-                f"a batch of {size} images does not fit into the memory of {self.batches.device}. Use --batch-size "
-                f"{max(1, size // 2)} --accumulate {2 * self.config.accumulate}, which trains alike, or a smaller size."
-            )
-        if self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).strip().splitlines()[0]
-            return PocketError(f"torch.compile does not work here ({reason}). Train without --compile.")
-        return None
 
     def _finish_epoch(self) -> None:
         sums = sum_over_ranks({name: float(value) for name, value in self.sums.items()}, self.batches.world)

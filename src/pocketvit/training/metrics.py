@@ -23,7 +23,7 @@ def append_metrics(path: Path, line: dict[str, Any]) -> None:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines; a last one that a kill left unfinished, and what is no line of ours, end them."""
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..files import human_time
+from ..progress import LINE_SECONDS
 
 log = logging.getLogger("pocketvit")
 
-LINE_SECONDS = 60.0  # between lines within an epoch, where there is no terminal
 _SHORT = 5.0  # seconds; epochs shorter than that do not get a line each
 
 

@@ -22,7 +22,7 @@ class Schedule:
 
     Args:
         config: Gives the kind and the share of the warm-up.
-        total: Steps of the run, or a first guess.
+        total: Steps of the run, as far as one knows now (see `replan`).
     """
 
     def __init__(self, config: TrainConfig, total: int) -> None:

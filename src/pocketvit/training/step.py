@@ -70,7 +70,7 @@ class Stepper:
         input: What it is fed.
         loss: See `Loss`.
         config: With a resolved precision.
-        steps: Optimizer steps of the run, or a first guess.
+        steps: Optimizer steps of the run; `loop.run` plans its own.
         task: Says which answers are right.
         terms: Objectives on features, added to the loss; their projections learn with the model.
         rank, world: This process and their number; the process group must exist when ``world > 1``.
@@ -82,7 +82,7 @@ class Stepper:
         input: Input,
         loss: Loss,
         config: TrainConfig,
-        steps: int,
+        steps: int = 0,
         *,
         task: Task,
         terms: FeatureTerms | None = None,

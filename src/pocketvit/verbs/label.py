@@ -51,7 +51,8 @@ def label(settings: Label) -> Outcome:
 def decide_labels(settings: Label, dataset: Any, teachers: Sequence[Any] = ()) -> tuple[Label, Any]:
     """Return the settings with the views decided, and what they come down to."""
     from ..config import LabelConfig, RunConfig
-    from ..road.decide import decide_view, epochs_for, usual_batch, view_size
+    from ..road.decide import decide_view, epochs_for, usual_batch
+    from ..road.viewing import view_size
     from ..tasks import task_named
 
     task = task_named(dataset.task)
