@@ -226,6 +226,8 @@ def test_pooled_folds_are_what_a_student_is_judged_by():
     assert "60.0 % against 90.0 % of teacher-1, folds pooled" in found.replies[-1].words
     assert "alone, folds pooled has 80.0 % against 60.0 %" in found.advice
     assert "cannot be told from" in verdict([*few, *pooled], chance=0.6).advice
+    whole = [replace(row, chance=0.6) for row in pooled]  # of all images, whatever it is on the test split's few
+    assert "commonest answer (60.0 %" in verdict([*few, *whole], chance=0.5).advice
 
 
 def test_a_network_without_teachers_that_guesses_is_told_too():

@@ -276,6 +276,7 @@ def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
             f"Ship nothing yet: {said(ships, task)} (95 % interval {ends}) cannot be told from chance, which has 0.5. "
             "Use more images, or train longer."
         )
+    chance = chance if ships.chance is None else ships.chance
     if chance is None or ships.accuracy is None or not ships.n:
         return None
     n = ships.groups or ships.n
