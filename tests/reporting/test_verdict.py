@@ -177,6 +177,11 @@ def test_without_figures_nothing_is_claimed():
     blind = verdict([replace(one, accuracy=None, interval=None, n=None) for one in ROWS])
     assert blind.replies[2].yes is None
     assert "nobody knows yet how good it is" in blind.advice
+    dearer = [replace(one, accuracy=None, interval=None, n=None) for one in swapped(INT8, bytes=2_000_000)]
+    dearer = [replace(one, latency_p50=6.0) if one.key == "int8" else one for one in dearer]
+    found = verdict(dearer)  # that saves nothing either
+    assert found.ship == "teacher-1-int8"
+    assert "instead: it taught the student, which is 1.8× larger and 1.5× slower." in found.advice
     lonely = verdict([STUDENT])
     assert lonely.replies == ()
     assert "no teacher was measured beside it" in lonely.advice

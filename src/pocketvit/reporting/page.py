@@ -30,7 +30,6 @@ from .table import Table
 from .text import interval_text, percent, share_text
 from .tried import tried_rows, tried_table
 
-MAX_VIEWS = 24  # pictures as the student sees them
 _NAMED = 28  # classes whose colours are told, of which there are seven
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
@@ -145,7 +144,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     if samples is not None and len(samples.views):
         parts["views"] = [
             {"uri": _data_uri(view), "label": label, "side": view.shape[1]}
-            for view, label in zip(samples.views[:MAX_VIEWS], samples.view_labels, strict=False)
+            for view, label in zip(samples.views, samples.view_labels, strict=False)
         ]
     if samples is not None:
         parts["heat"] = [_heat(results, heat) for heat in samples.heat]
