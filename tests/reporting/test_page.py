@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
         self.attributes += attrs
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.attributes if key == name]
@@ -88,8 +88,12 @@ def test_every_section_is_there(page):
         assert words in text, words
 
 
+def test_a_number_and_its_unit_stay_on_one_line(page):
+    assert "94.4\N{NO-BREAK SPACE}% of 360 test images" in page
+
+
 def test_training_images_of_every_class_are_shown(tmp_path, make_run):
-    """They are stored from first to last, class by class as folders are read: with the last ones cut off, a class is."""
+    """They are stored class by class, as folders are read: with the last ones cut off, a class is."""
     folder = make_run(tmp_path / "run")
     with np.load(folder / "samples.npz") as file:
         arrays = dict(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["whole"] = _whole
     page = environment.get_template("report.html").render(
         runs=runs,
         images=images,
@@ -86,6 +88,11 @@ def write_report(
     )
     write_text(out, page)
     return Path(out)
+
+
+def _whole(text: str) -> str:
+    """Keep numbers and their units on one line."""
+    return re.sub(r"(?<=\d) (?=(?:%|B|kB|MB|GB|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def _gather(results: Results, images: bool, anchor: str) -> Run:
