@@ -198,6 +198,16 @@ def test_predict_on_the_device_answers_as_predict_here(unpacked, plain, tmp_path
     np.testing.assert_allclose([e["score"] for e in theirs], [e["score"] for e in ours], atol=1e-4)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
+def test_predict_ends_quietly_where_its_reader_has_gone(unpacked):
+    process = subprocess.Popen(
+        [sys.executable, "predict.py", "golden.png"], cwd=unpacked, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
 def test_predict_takes_the_file_that_was_packed(unpacked):
     (unpacked / "a.onnx").write_bytes(b"another, earlier in the alphabet")
     assert run_on_device(unpacked, "predict.py", "golden.png").returncode == 0

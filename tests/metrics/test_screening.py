@@ -173,6 +173,15 @@ def test_a_far_grade_costs_more_than_a_near_one():
     assert (one.mae, other.mae) == (0.2, 0.8)
 
 
+def test_labels_that_are_all_right_have_an_interval_too():
+    """Resampling finds no error in 15 images without one; the labels of an image are not independent: 15, not 45."""
+    y = np.random.default_rng(0).integers(0, 2, (15, 3))
+    found = screen_labels(np.where(y, 0.9, 0.1), y)
+    assert (found.accuracy, found.accuracy_interval) == (1.0, wilson_interval(15, 15))
+    patients = screen_labels(np.where(y, 0.9, 0.1), y, groups=np.arange(15) // 3)
+    assert patients.accuracy_interval == wilson_interval(5, 5)
+
+
 def test_labels_of_one_image_are_judged_one_by_one():
     rng = np.random.default_rng(0)
     y = (rng.random((300, 4)) < [0.5, 0.3, 0.1, 0.0]).astype(int)

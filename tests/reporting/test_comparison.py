@@ -57,3 +57,5 @@ def test_the_best_arm_is_named_with_how_sure_that_is():
     )
     assert "the others are compared with it" in compared_words([BASE, WORSE])
     assert compared_words([BASE]) == ""
+    level = arm("kl", [0.35, 0.75], [0.5, 0.6])
+    assert "alone and kl have the highest mean accuracy" in compared_words([BASE, level])

@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
         self.attributes += attrs
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.attributes if key == name]
@@ -86,6 +86,32 @@ def test_every_section_is_there(page):
         "claimed only when it is paired over at least 3 seeds", "21 November 2026, 10:04 UTC", "view_size: 16",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_a_number_and_its_unit_stay_on_one_line(page):
+    assert "94.4\N{NO-BREAK SPACE}% of 360 test images" in page
+
+
+def test_training_images_of_every_class_are_shown(tmp_path, make_run):
+    """They are stored class by class, as folders are read: with the last ones cut off, a class is."""
+    folder = make_run(tmp_path / "run")
+    with np.load(folder / "samples.npz") as file:
+        arrays = dict(file)
+    arrays |= {"views": np.zeros((32, 4, 4, 3), np.uint8), "labels": np.repeat(["cat", "heron"], (26, 6))}
+    np.savez(folder / "samples.npz", **arrays)
+    assert Page(write_report(folder).read_text(encoding="utf-8")).text.count("heron") >= 6
+
+
+def test_a_student_without_a_teacher_is_not_said_to_stand_beside_one(tmp_path, make_run):
+    folder = make_run(tmp_path / "run")
+    value = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    value["rows"] = [row for row in value["rows"] if row["key"] in ("student", "int8")]
+    value["teachers"], value["curves"] = [], {"student": value["curves"]["student"]}
+    (folder / "results.json").write_text(json.dumps(value), encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "Learning curves" in text
+    assert "beside its teachers" not in text
+    assert "different arms" not in text
 
 
 def test_the_end_of_smaller_pictures_is_told_beside_the_curves(page, tmp_path, make_run):

@@ -178,6 +178,11 @@ def test_without_figures_nothing_is_claimed():
     blind = verdict([replace(one, accuracy=None, interval=None, n=None) for one in ROWS])
     assert blind.replies[2].yes is None
     assert "nobody knows yet how good it is" in blind.advice
+    dearer = [replace(one, accuracy=None, interval=None, n=None) for one in swapped(INT8, bytes=2_000_000)]
+    dearer = [replace(one, latency_p50=6.0) if one.key == "int8" else one for one in dearer]
+    found = verdict(dearer)  # that saves nothing either
+    assert found.ship == "teacher-1-int8"
+    assert "instead: it taught the student, which is 1.8× larger and 1.5× slower." in found.advice
     lonely = verdict([STUDENT])
     assert lonely.replies == ()
     assert "no teacher was measured beside it" in lonely.advice
@@ -227,6 +232,8 @@ def test_pooled_folds_are_what_a_student_is_judged_by():
     assert "60.0 % against 90.0 % of teacher-1, folds pooled" in found.replies[-1].words
     assert "alone, folds pooled has 80.0 % against 60.0 %" in found.advice
     assert "cannot be told from" in verdict([*few, *pooled], chance=0.6).advice
+    whole = [replace(row, chance=0.6) for row in pooled]  # of all images, whatever it is on the test split's few
+    assert "commonest answer (60.0 %" in verdict([*few, *whole], chance=0.5).advice
 
 
 def test_a_network_without_teachers_that_guesses_is_told_too():

@@ -30,6 +30,7 @@ def test_pooled_rows_stand_beside_the_runs_own_with_every_image_in_them(folded):
         assert pooled["interval"][0] <= pooled["accuracy"] <= pooled["interval"][1]
         assert sum(one["n"] for one in pooled["by_fold"]) == 60
     assert rows["student"]["n"] < 60
+    assert rows["student-folds"]["chance"] == 1 / 3  # of all images: the test split's classes are not as even
     assert "student, distilled, 3 folds pooled" in str(folded.table)
     assert any("fold by fold: accuracy" in note for note in folded.results["notes"])
 

@@ -310,6 +310,14 @@ def test_the_temperature_is_1_only_where_logits_are_left_out(classes, top_k, obj
     decide.check_served(loss, settings, classes, task="classification")
 
 
+@pytest.mark.parametrize(("task", "classes"), [("multilabel", 3), ("detection", 2), ("classification", 300)])
+def test_a_student_without_a_teacher_needs_no_objective_that_labels_serve(task, classes):
+    """Nothing is stored: the objective that nobody asked for is not refused, whatever the images are."""
+    dataset = dataclasses.replace(pictures(SIDE, SIDE), classes=tuple(map(str, range(classes))), task=task)
+    _, config = decide.decide(Distill("x", teacher="none", epochs=1), dataset)
+    assert config.loss.weight == 0
+
+
 def test_a_plan_times_the_device_that_will_do_the_work(photos, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(begin.torch.cuda, "is_available", lambda: True)

@@ -107,7 +107,7 @@ def report_arms(
     seeds = len(found[against])
     here = machine()
     lines.append(
-        f"Scored on {found[against][0]['n']:,} {source.split} images after the last epoch, {seeds} seeds, "
+        f"Scored on {found[against][0]['n']:,} {source.split} images after the last epoch, {counted(seeds, 'seed')}, "
         f"{len(road.dataset.train):,} training images; {here['cpu']}, {counted(torch.get_num_threads(), 'thread')}, "
         f"torch {here['torch']}, {here['date']}."
     )
@@ -120,8 +120,8 @@ def report_arms(
         rows.append(
             {"key": arm.key, "name": arm.name, "role": "student" if arm.teachers else "baseline",
              "accuracy": float(np.mean(scores_of)), "interval": None, "n": found[arm.key][0]["n"],
-             "ece": _average(found[arm.key], "ece"), "seeds": len(scores_of),
-             "agreement": _average(found[arm.key], "agreement")}
+             "auc": _average(found[arm.key], "auc"), "ece": _average(found[arm.key], "ece"),
+             "seeds": len(scores_of), "agreement": _average(found[arm.key], "agreement")}
         )  # fmt: skip
     compared = comparison(arms, found, against)
     differences = [

@@ -269,10 +269,12 @@ def screen_labels(probabilities: Any, targets: Any, *, groups: Any = None, seed:
         if len(ranked):
             aucs.append(_mean(np.stack([resampled_auc(p_NC[:, c], y_NC[:, c] == 1, drawn) for c in ranked], 1)))
     precisions = [average_precision_score(y_NC[:, c], p_NC[:, c]) for c in ranked]
+    alone_N = np.arange(len(y_NC)) if group_N is None else group_N  # each image counts as one where all are alike
     return Screening(
         n=len(y_NC),
         groups=None if group_N is None else len(np.unique(group_N)),
-        accuracy_interval=percentile_interval(np.concatenate(accuracies)),
+        accuracy_interval=percentile_interval(np.concatenate(accuracies))
+        or share_interval(right_NC.mean(1), alone_N, seed=seed),
         auc=float(np.nanmean(class_auc)) if len(ranked) else None,
         auc_interval=percentile_interval(np.concatenate(aucs)) if aucs else None,
         class_auc=class_auc,

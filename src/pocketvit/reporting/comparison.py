@@ -53,16 +53,19 @@ def compared_words(arms: Sequence[Mapping[str, Any]]) -> str:
     """Return which arm came out best, and how sure that is; nothing without a second arm."""
     if len(arms) < 2:
         return ""
-    best = max(arms, key=lambda arm: arm["accuracy"])
+    highest = max(arm["accuracy"] for arm in arms)
+    level = [arm for arm in arms if arm["accuracy"] > highest - 1e-9]  # equal means differ in their last bit
     baseline = next(arm for arm in arms if arm["difference"] is None)
     seeds = len(baseline["accuracies"])
     over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    names = " and ".join(arm["name"] for arm in level)
     first = (
-        f"Of {len(arms)} arms, {best['name']} has the highest mean accuracy over {over}: {100 * best['accuracy']:.1f} %"
+        f"Of {len(arms)} arms, {names} {'has' if len(level) == 1 else 'have'} the highest mean accuracy over {over}: "
+        f"{100 * highest:.1f} %"
     )
-    if best is baseline:
-        return f"{first}; the others are compared with it."
-    return f"{first}; minus {baseline['name']}: {best['words']}."
+    if baseline in level:
+        return f"{first}; the others are compared with {'it' if len(level) == 1 else baseline['name']}."
+    return f"{first}; minus {baseline['name']}: {level[0]['words']}."
 
 
 def _draw_difference(axes: Axes, place: int, arm: Mapping[str, Any]) -> None:

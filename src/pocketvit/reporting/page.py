@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,6 @@ from .table import Table
 from .text import interval_text, percent, share_text
 from .tried import tried_rows, tried_table
 
-MAX_VIEWS = 24  # pictures as the student sees them
 _NAMED = 28  # classes whose colours are told, of which there are seven
 HEAT_SIDE = 112  # pixels at least of a picture with its heat map
 
@@ -73,6 +73,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["whole"] = _whole
     page = environment.get_template("report.html").render(
         runs=runs,
         images=images,
@@ -88,6 +89,11 @@ def write_report(
     )
     write_text(out, page)
     return Path(out)
+
+
+def _whole(text: str) -> str:
+    """Keep numbers and their units on one line."""
+    return re.sub(r"(?<=\d) (?=(?:%|B|kB|MB|GB|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def _gather(results: Results, images: bool, anchor: str) -> Run:
@@ -146,7 +152,7 @@ def _gather(results: Results, images: bool, anchor: str) -> Run:
     if samples is not None and len(samples.views):
         parts["views"] = [
             {"uri": _data_uri(view), "label": label, "side": view.shape[1]}
-            for view, label in zip(samples.views[:MAX_VIEWS], samples.view_labels, strict=False)
+            for view, label in zip(samples.views, samples.view_labels, strict=False)
         ]
     if samples is not None:
         parts["heat"] = [_heat(results, heat) for heat in samples.heat]

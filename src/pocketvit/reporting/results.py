@@ -66,6 +66,7 @@ class Row:
     licence: str = ""
     file: str = ""  # kept of it, relative to the run, where the verdict would ship it in the student's place
     groups: int | None = None  # that the images come from, where they are not independent
+    chance: float | None = None  # share that the commonest answer gets right, where ``n`` are not the table's images
     auc: float | None = None
     auc_interval: Interval | None = None
     balanced_accuracy: float | None = None
@@ -131,6 +132,7 @@ class Row:
             licence=str(value.get("licence") or value.get("license") or ""),
             file=str(value.get("file") or ""),
             groups=_count(value.get("groups")),
+            chance=_number(value.get("chance")),
             **{key: _number(value.get(key)) for key in _FIGURES},  # type: ignore[arg-type]
             **{key: _interval(value.get(key)) for key in _INTERVALS},  # type: ignore[arg-type]
             class_auc=tuple(map(_number, aucs)) if isinstance(aucs, list) else (),

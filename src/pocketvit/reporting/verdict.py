@@ -159,6 +159,8 @@ class _Rival:
         return cls(ours, theirs, judged, theirs if figure(theirs, task)[0] is not None else stand_in)
 
     def figures(self, task: Task) -> str:
+        if figure(self.level, task)[0] is None:
+            return "it taught the student"
         return f"{said(self.level, task)} against {said(self.judged, task)} of the student"
 
 
@@ -210,6 +212,7 @@ def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
             f"Ship nothing yet: {said(ships, task)} (95 % interval {ends}) cannot be told from chance, which has 0.5. "
             "Use more images, or train longer."
         )
+    chance = chance if ships.chance is None else ships.chance
     if chance is None or ships.accuracy is None or not ships.n:
         return None
     n = ships.groups or ships.n
@@ -223,9 +226,14 @@ def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:
 
 
 def _no_dearer(rival: _Rival, task: Task) -> str:
-    """Return how the student's costs compare where it saves nothing and is not seen to be better; else ""."""
+    """Return how the student's costs compare where it saves nothing and is not seen to be better; else "".
+
+    Where no image has a label nothing is seen of either, and a teacher is at least what its student learned from.
+    """
     difference, costs = gap(rival.judged, rival.level, task), compared(rival.ours, rival.theirs)
-    if difference is None or (difference.value > 0 and difference.seen):
+    if difference is None and (rival.level.role not in ("teacher", "teacher-int8") or figure(rival.judged, task)[0]):
+        return ""
+    if difference is not None and difference.value > 0 and difference.seen:
         return ""
     if any(one.theirs > one.ours * LIKE for one in costs):
         return ""

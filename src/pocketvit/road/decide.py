@@ -274,7 +274,8 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     settings, view = decide_view(settings, dataset, train.epochs)
     settings, loss = decide_loss(settings, dataset, teachers)
     settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
-    check_served(loss, settings, classes, task=dataset.task)
+    if loss.weight:  # without a teacher no labels are stored
+        check_served(loss, settings, classes, task=dataset.task)
     if hasattr(settings, "hard_share") and loss.weight:
         settings = dataclasses.replace(settings, hard_share=hard_share_for(settings, dataset))
         loss = dataclasses.replace(loss, hard_share=settings.hard_share)

@@ -237,6 +237,7 @@ def _pool(state: Walk, folds: Sequence[dict[str, np.ndarray]], dataset: Dataset)
             "role": "other",
         }
         row |= {"status": "measured", "folds": len(folds), **scores.pooled.fields()}
+        row["chance"] = task.chance(together["targets"])  # of all images, not of the test split's few
         row["note"] = "every image answered once, by a network that it was held out from"
         if key.startswith("teacher-") and ready[int(key.removeprefix("teacher-")) - 1]:
             row["note"] = "every image answered once; it was not made anew, and may have learned from these images"

@@ -37,7 +37,7 @@ from .ship import INT8, shipped
 log = logging.getLogger("pocketvit")
 
 _TITLES = {"teacher": "teacher-1", "student": "student", "student without a teacher": "alone"}
-_SAMPLES = 32  # images of each kind that the report shows
+_SAMPLES = 32  # training images that the report shows, from first to last: of every class
 
 
 class Report(Stage):

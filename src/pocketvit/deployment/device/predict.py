@@ -6,6 +6,7 @@ python predict.py photo.jpg --json
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -89,4 +90,10 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `predict.py ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
