@@ -66,7 +66,7 @@ def test_too_few_validation_images_are_not_asked(road, monkeypatch):
     monkeypatch.setattr(rounding, "save_int8", lambda *_: "graph.onnx")
     monkeypatch.setattr(rounding, "_copy", lambda graph: graph)
     score, words = file_score(road, None, "model.onnx")
-    assert words == (" on 240 views of 48 training images, by agreement with fp32 (6 validation images are too few)")
+    assert words == (" on 240 views of 48 training images, by fp32's own odds (6 validation images are too few)")
     assert score(None) == 1.0
 
 

@@ -146,8 +146,6 @@ def reopen(path: Path | str, images: Any = None) -> Reopened:
             f"the {scored.split} images are not those that {origin.folder.name} was measured on: were some added, or "
             f"is {settings.images} another set?"
         )
-    if config.loss.terms:
-        notes.append("recovered from the teachers' answers alone, without their features")
     weights = config.loss.teacher_weights
     if weights in FROM_VALIDATION and not (origin.folder / GATE).is_file():  # of an older version
         notes.append(f"teachers were weighed {weights.replace('_', ' ')}; in recovery they count alike")

@@ -72,7 +72,7 @@ def write_int8(
         model: The network.
         fp32: Its exported file.
         int8: To be written.
-        road: Gives images to check on (validation; without labels there, how many training views are answered alike)
+        road: Gives images to check on (validation; without labels there, what fp32 says of training views)
             and to calibrate with (training).
         input: What the network is fed.
         rounding: How.
@@ -121,7 +121,7 @@ def score_of_files(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str
     """Return what scores a file (0 to 1) under its runtime, and on what, in words.
 
     On validation images it is the task's score. Where they have no labels, or are so few that one of them is more than
-    what may be lost, it is the share of training images that the file answers as the fp32 one does.
+    what may be lost, it is what the file keeps on training images of the answers that the fp32 one gives (`Task.kept`).
     """
     source = road.dataset.val
     count = int(labelled(source.targets).sum()) if source is not None and known(source) else 0
@@ -152,7 +152,7 @@ def _field(road: Road, some: Source, answers: np.ndarray) -> str:
 
 
 def _following(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str]:
-    """Return how much alike a file and its fp32 form answer training images, and on what, in words.
+    """Return how much a file keeps of its fp32 form's answers to training images, and on what, in words.
 
     Few images are seen in further views, until one answer is no more than what may be lost.
     """
@@ -167,8 +167,8 @@ def _following(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str]:
 
     expected = answers(fp32)
     seen = f"{len(some) * (1 + rounds):,} views of " if rounds else ""
-    words = f"{seen}{len(some):,} training images, by agreement with fp32"
-    return lambda path: float(road.task.agreement(expected, answers(path))), words
+    words = f"{seen}{len(some):,} training images, by fp32's own odds"
+    return lambda path: float(road.task.kept(expected, answers(path))), words
 
 
 def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:

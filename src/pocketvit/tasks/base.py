@@ -398,6 +398,14 @@ class Task(ABC):
     def agreement(self, one: np.ndarray, other: np.ndarray) -> float:
         """Return the share of images (or labels) that two networks' probabilities [N, C] answer alike."""
 
+    def kept(self, sure: np.ndarray, other: np.ndarray) -> float:
+        """Return 1 less the share of right answers that ``other`` loses where ``sure`` says how likely each answer is.
+
+        Where no image has a label: another answer costs what ``sure`` gives its own more than that one, much where it
+        is certain, and next to nothing where it hesitates between both. Tasks without such odds count answers alike.
+        """
+        return self.agreement(sure, other)
+
     def chance(self, targets: np.ndarray) -> float | None:
         """Return the score of always giving the commonest answer; None where that says nothing."""
         return None

@@ -128,6 +128,10 @@ class Classification(Task):
     def agreement(self, one: np.ndarray, other: np.ndarray) -> float:
         return float((one.argmax(1) == other.argmax(1)).mean())
 
+    def kept(self, sure: np.ndarray, other: np.ndarray) -> float:
+        theirs = np.take_along_axis(sure, other.argmax(1)[:, None], 1)[:, 0]
+        return 1 - float((sure.max(1) - theirs).mean())
+
     def chance(self, targets: np.ndarray) -> float | None:
         labelled = targets[targets >= 0]
         return float(np.bincount(labelled).max() / len(labelled)) if len(labelled) else None

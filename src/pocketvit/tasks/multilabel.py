@@ -156,6 +156,10 @@ class MultiLabel(Task):
     def agreement(self, one: np.ndarray, other: np.ndarray) -> float:
         return float(((one >= PRESENT) == (other >= PRESENT)).mean())
 
+    def kept(self, sure: np.ndarray, other: np.ndarray) -> float:
+        differs = (sure >= PRESENT) != (other >= PRESENT)
+        return 1 - float((np.abs(2 * sure - 1) * differs).mean())
+
     def said(self, scores: Mapping[str, float]) -> str:
         auc = f", AUC {scores['val_auc']:.3f}" if "val_auc" in scores else ""
         return f"{scores['val_accuracy']:.1%} of the labels right{auc}"
