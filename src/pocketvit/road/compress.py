@@ -84,7 +84,7 @@ class Compress(Stage):
             log.info("recover  %s from %s", epochs, answers)
             model = train_network(road, walk.config, walk.folder, model=model, input=origin.input, **taught._asdict())
             steps.append("recovered")
-            source = f"the teachers' answers that {origin.folder.name} stored" if taught.store else "the images' own labels"
+            source = f"the answers that {origin.folder.name} stored" if taught.store else "the images' own labels"
             walk.notes.append(f"recovered for {epochs} from {source}; no teacher was loaded")
         elif settings.prune or settings.fit or settings.share:
             steps.append("not recovered")
