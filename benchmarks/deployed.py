@@ -72,7 +72,7 @@ def train(images: str, stem: str, folder: Path) -> tuple[Road, nn.Module, nn.Mod
         epochs = max(1, round(shown / len(road.dataset.train)))
         return TrainConfig(epochs, batch_size=64, optimizer="muon", learning_rate=5e-3, precision="fp32")
 
-    teacher = train_teacher(road, TEACHER, learning(TEACHING), input_size=SIDE, optimizer="muon")
+    teacher = train_teacher(road, TEACHER, learning(TEACHING), input_size=SIDE)
     loss = LossConfig("kl", 2.0)  # z-scores cannot be had of two classes
     network = NetworkConfig(STUDENT, stem=stem)  # type: ignore[arg-type]
     config = RunConfig(network=network, view=view, labels=LabelConfig(views=2), loss=loss, train=learning(TAUGHT))

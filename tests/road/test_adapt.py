@@ -201,7 +201,7 @@ def test_light_teachers_are_trained_on_the_labels_and_found_again(tmp_path, capl
     road = open_road(str(photos), config.view, tmp_path / "shared", device="cpu")
     teachers = ready(road)
     assert [teacher.name for teacher in teachers] == list(light.LIGHT)
-    assert "none named: cifar_resnet20 and cifar_rednet11 trained on your labels\n" in caplog.text
+    assert "none named: cifar_resnet20 and cifar_rednet20 trained on your labels\n" in caplog.text
     assert all(teacher.classes == road.dataset.classes for teacher in teachers)
     caplog.clear()
     again = ready(road)

@@ -30,6 +30,6 @@ class LargeTeacher(Stage):
     def run(self, walk: Walk) -> None:
         log.info("teacher  a large one is trained on all labels")
         side = walk.road.view.view_size
-        walk.teachers = [train_teacher(walk.road, self.network, self.train, input_size=side, optimizer="muon")]
+        walk.teachers = [train_teacher(walk.road, self.network, self.train, input_size=side)]
         if walk.road.processes.rank == 0:
             walk.entries = judge_teachers(walk.teachers, walk.road)

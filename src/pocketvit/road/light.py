@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,16 +82,17 @@ def train_teacher(
     *,
     input_size: int,
     view: ViewConfig | None = None,
-    optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> Teacher:
-    """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs."""
+    """Train (or reuse) a teacher from scratch on the dataset's labels; its weights are shared between runs.
+
+    By Muon, whatever the config says: 800 photographs at 32 px, 15 epochs, a convolution network 66.7 and 63.3 % with
+    AdamW, an involution network 56.7 and 50.0.
+    """
     every, road = road.dataset, road.labelled_alone()
     dataset = road.dataset
     train = dataclasses.replace(train, ema=0.0, drop_path=0.0, progressive=0.0)
     if name not in LADDER:
-        batch = train.batch_size
-        rate = 5e-3 * math.sqrt(batch / 64) if optimizer == "muon" else 2e-3 * math.sqrt(batch / 128)
-        train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate)
+        train = dataclasses.replace(train, optimizer="muon", learning_rate=5e-3 * math.sqrt(train.batch_size / 64))
     views = Views(dataset.train, view or road.view, seed=TEACHER_SEED)
     _, mean, std = road.input
     side = (input_size, mean, std)

@@ -228,7 +228,7 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
 
     model: str | Path = setting(
         "any timm model (pretrained: NAME.TAG, hf-hub:NAME, local-dir:FOLDER), cifar_resnet20 to 110, rednet26 to 152, "
-        "cifar_rednet11 to 56, or a pocket_ student; auto is cifar_resnet20, or pocket_m where images have boxes",
+        "cifar_rednet20 to 56, or a pocket_ student; auto is cifar_resnet20, or pocket_m where images have boxes",
         default="auto", metavar="NAME", common=True,
     )  # fmt: skip
     init: str | Path | None = setting(
