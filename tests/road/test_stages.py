@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 from walk_fakes import CHOICES, Own, run_config
@@ -11,6 +13,7 @@ from pocketvit.errors import PocketError
 from pocketvit.files import read_json
 from pocketvit.road import DISTILL, Cost, Label, Open, Score, Stage, Train, Walk, plan, walk
 from pocketvit.road.begin import begin
+from pocketvit.road.images import open_dataset
 from pocketvit.settings import Distill
 
 
@@ -95,3 +98,9 @@ def test_a_task_of_ones_own_walks_the_road_and_is_asked_everywhere(photos, tmp_p
     for place in ("student", "model.onnx"):
         given = open_model(tmp_path / "mine" / place).probabilities(pixels)
         assert np.allclose(given, state.arrays["student"], atol=1e-4)
+
+
+def test_a_run_whose_images_moved_says_where_to_name_them(tmp_path):
+    gone = types.SimpleNamespace(images="parts", resume="runs/parts-1", verb="distill")
+    with pytest.raises(PocketError, match=r"not at parts any more.*`pocketvit distill IMAGES --resume runs/parts-1`"):
+        open_dataset(gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..config import LabelConfig, ViewConfig
 from ..errors import PocketError
 from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
+from ..settings.groups import BUILT_IN
 from ..sources import Dataset, open_images, open_test_images, pack_dataset
 from ..sources.base import Source
 from ..sources.packing import bound_for, pack_bytes
@@ -153,6 +155,13 @@ def open_dataset(settings: Any) -> Dataset:
     beside: dict[str, Any] = {
         name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
     }
+    named = getattr(settings, "resume", False)
+    moved = isinstance(images, str) and images not in BUILT_IN and not Path(images).exists()
+    if moved and named and not isinstance(named, bool):
+        raise PocketError(
+            f"the images of {named} are not at {images} any more. Say where they are: "
+            f"`pocketvit {settings.verb} IMAGES --resume {shlex.quote(str(named))}`."
+        )
     dataset = images if isinstance(images, Dataset) else open_images(
         images, labels=settings.table, window=settings.window, memory=memory_of(settings), **beside
     )  # fmt: skip
