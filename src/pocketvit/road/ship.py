@@ -118,9 +118,10 @@ class Ship(Stage):
         if "student" not in walk.calibrated and follow_teachers(student, road, side, walk.tutors):
             walk.networks["uncalibrated"] = copy.deepcopy(student)
             looked_at = min(FOLLOWED, len(road.dataset.train))
+            often = "" if road.dataset.synthetic else ", and names each class about as often,"
             walk.notes.append(
-                "no labels were free to fit a temperature on: the student is as sure as its teachers are, and names "
-                f"each class about as often, on {looked_at:,} of the images that it learned"
+                "no labels were free to fit a temperature on: the student is as sure as its teachers are"
+                f"{often} on {looked_at:,} of the images that it learned"
             )
         rounding = walk.rounding or USUAL
         kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)
