@@ -144,6 +144,9 @@ def test_classes_that_the_teacher_never_sees_are_named(teacher, tmp_path):
     without = dataclasses.replace(bank, logits=np.where(np.arange(bank.logits.shape[1]) == 1, -9, bank.logits))
     named = f"does the teacher see {synthesis_fakes.CLASSES[1]} (1 of {len(synthesis_fakes.CLASSES)} classes)"
     assert any(named in line for line in words(without))
+    hint = f"the teacher hardly sees {synthesis_fakes.CLASSES[1]} in them"
+    assert any(hint in line and "--method pushed" in line for line in words(without))
+    assert not any("hardly sees" in line for line in words(bank))
 
 
 def test_the_page_shows_every_class_and_what_was_used(teacher, tmp_path):
