@@ -22,10 +22,10 @@ from pathlib import Path
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.road.decide import view_config
 from pocketvit.road.images import open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import LIGHT, train_teacher
+from pocketvit.road.viewing import view_config
 from pocketvit.sources import Dataset, open_images
 from pocketvit.sources.subset import Subset, balanced
 

@@ -35,13 +35,13 @@ from pocketvit.metrics.intervals import wilson_interval
 from pocketvit.road.answering import file_answers, probabilities_of, road_answers
 from pocketvit.road.baselines import without_teachers
 from pocketvit.road.compress import prune_by_loss
-from pocketvit.road.decide import view_config
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
 from pocketvit.road.rounding import USUAL, Rounding, write_int8
 from pocketvit.road.ship import preprocessing_of
 from pocketvit.road.train import train_network
+from pocketvit.road.viewing import view_config
 from pocketvit.rundir import machine
 from pocketvit.sources import Dataset, open_images
 from pocketvit.sources.subset import Subset, balanced

@@ -31,11 +31,11 @@ from pocketvit.deployment.int8 import BITS, open_graph, save_int8
 from pocketvit.errors import NotSmaller, PocketError
 from pocketvit.files import atomic, human_time, read_json, write_json, write_text
 from pocketvit.road.answering import file_answers, road_answers
-from pocketvit.road.decide import view_config
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.rounding import CALIBRATED, Rounding, write_int8
 from pocketvit.road.ship import preprocessing_of
 from pocketvit.road.train import train_network
+from pocketvit.road.viewing import view_config
 from pocketvit.rundir import machine
 from pocketvit.sources import open_images
 from pocketvit.synthesis import DrawnConfig, draw_bank

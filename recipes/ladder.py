@@ -24,12 +24,12 @@ from pocketvit.deployment.latency import measure
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json, write_json, write_text
 from pocketvit.road.answering import file_answers, road_answers
-from pocketvit.road.decide import view_config
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.rounding import USUAL, write_int8
 from pocketvit.road.ship import preprocessing_of
 from pocketvit.road.students import input_of
 from pocketvit.road.train import train_network
+from pocketvit.road.viewing import view_config
 from pocketvit.rundir import machine
 from pocketvit.sources import open_images
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, report_arms, run_arms
-from pocketvit.road.decide import view_size
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.label import label_road
 from pocketvit.road.light import train_teacher
+from pocketvit.road.viewing import view_size
 from pocketvit.sources import open_images
 from pocketvit.teachers import Teacher
 
