@@ -9,7 +9,7 @@ import torch_pruning as tp
 from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, student
 from torch import nn
 
-from pocketvit.compression import cost_of, prune, pruning_steps, shape_of, share
+from pocketvit.compression import cost_of, prune, shape_of, share
 from pocketvit.compression.prune import _narrow
 from pocketvit.compression.shapes import Shape, fit_shape
 from pocketvit.errors import PocketError
@@ -156,11 +156,6 @@ def test_every_student_of_ours_can_be_pruned(about):
     assert type(small) is type(model)
     assert small.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     assert sum(p.numel() for p in small.parameters()) <= 0.6 * sum(p.numel() for p in model.parameters())
-
-
-def test_steps_multiply_to_the_whole():
-    shares = pruning_steps(0.5, 3)
-    assert torch.tensor(shares).prod().item() == pytest.approx(0.5)
 
 
 def test_the_shape_most_like_the_old_one_is_chosen():

@@ -403,3 +403,12 @@ def test_few_images_seen_often_in_a_short_time_vary_lightly():
 
     assert [augment(39), augment(40)] == ["light", "medium"]
     assert [augment(99, hours=0.02), augment(100, hours=0.02)] == ["light", "medium"]
+
+
+def test_classes_that_few_labels_leave_without_one_are_named():
+    dataset = open_images("digits")
+    told = begin.few_words(Distill("digits", few_labels=7), dataset)
+    assert len(told) == 1
+    assert "(3 of 10 classes) is among the 7" in told[0]
+    assert begin.few_words(Distill("digits", few_labels=10), dataset) == []
+    assert begin.few_words(Distill("digits"), dataset) == []

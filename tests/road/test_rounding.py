@@ -15,7 +15,7 @@ from pocketvit.road.rounding import USUAL, Rounding, file_score, write_int8
 from pocketvit.road.ship import FP32
 
 pytestmark = pytest.mark.slow
-VIEWS = " on 240 views of 48 training images, by fp32's own odds"
+VIEWS = " on 240 views of 48 training images, by fp32's own probabilities"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from .fold import before_norms, fold_norms, merge_branches
 from .grid import Grid, round_to_grid
 from .half import to_fp16
 from .integers import write_integers
-from .prune import prune, pruning_steps
+from .prune import prune
 from .quantize import Quantized, answers, mixed_bits, quantize, sensitivity
 from .recover import recovery
 from .shapes import Shape, shape_of
@@ -32,7 +32,6 @@ __all__ = [
     "mixed_bits",
     "noise_views",
     "prune",
-    "pruning_steps",
     "quantizable",
     "quantize",
     "recovery",

@@ -83,11 +83,6 @@ def prunable(model: nn.Module) -> Shape:
     return shape_of(model)
 
 
-def pruning_steps(keep: float, steps: int) -> list[float]:
-    """Return what each of ``steps`` prunings keeps of the network before it, so that ``keep`` is left in the end."""
-    return [keep ** (1 / steps)] * steps
-
-
 def _fit(
     before: Shape,
     recipe: dict[str, Any],

@@ -144,7 +144,8 @@ def kind_of(name: str) -> Kind:
     if name not in TERMS:
         near = difflib.get_close_matches(name, TERMS, n=2, cutoff=0.4)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise PocketError(f"there is no objective {name!r} on features.{hint} There are: {', '.join(TERMS)}.")
+        known = ", ".join(TERMS)
+        raise PocketError(f"--match: there is no objective {name!r} on features.{hint} There are: {known}, and none.")
     return TERMS[name]
 
 

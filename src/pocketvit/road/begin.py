@@ -24,6 +24,7 @@ from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
 from ..settings import dump, listed
 from ..sources import Dataset
+from ..sources.targets import class_counts
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis.bank import find_bank
 from ..tasks import task_for, task_named
@@ -35,7 +36,7 @@ from ..views.preprocessing import Preprocessing
 from .adapt import given_teachers, load_teachers, plan_teachers, with_classes
 from .base import Stage, Walk, plan, walk
 from .baselines import with_weights
-from .decide import class_count, decide
+from .decide import class_count, decide, labels_of
 from .fit import PUBLISHED
 from .folds import check_folds
 from .hours import as_before, fill, given_more, reopened
@@ -240,8 +241,19 @@ def begin(
     notes += check_start(config, dataset, specs)
     notes += check_match(config, dataset, specs)
     check_card(settings, config, dataset)
+    notes += few_words(settings, dataset)
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
+
+
+def few_words(settings: Any, dataset: Dataset) -> list[str]:
+    """Say which classes few labels leave without one, so that only teachers know them."""
+    counts = class_counts(labels_of(settings, dataset).targets, len(dataset.classes))
+    none = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
+    if not none or not getattr(settings, "few_labels", 0):
+        return []
+    named = f"{', '.join(none[:5])}{', ...' if len(none) > 5 else ''}"
+    return [f"labels   no label of {named} ({len(none)} of {len(counts)} classes) is among the {settings.few_labels}"]
 
 
 def with_leaks(dataset: Dataset, teachers: Any) -> Dataset:

@@ -167,7 +167,7 @@ def _following(road: Road, fp32: Path) -> tuple[Callable[[Path], float], str]:
 
     expected = answers(fp32)
     seen = f"{len(some) * (1 + rounds):,} views of " if rounds else ""
-    words = f"{seen}{len(some):,} training images, by fp32's own odds"
+    words = f"{seen}{len(some):,} training images, by fp32's own probabilities"
     return lambda path: float(road.task.kept(expected, answers(path))), words
 
 

@@ -402,7 +402,8 @@ class Task(ABC):
         """Return 1 less the share of right answers that ``other`` loses where ``sure`` says how likely each answer is.
 
         Where no image has a label: another answer costs what ``sure`` gives its own more than that one, much where it
-        is certain, and next to nothing where it hesitates between both. Tasks without such odds count answers alike.
+        is certain, and next to nothing where it hesitates between both. Tasks without such probabilities count answers
+        alike.
         """
         return self.agreement(sure, other)
 

@@ -2,7 +2,7 @@
 
 from .classes import align, align_some, match_classes
 from .detectors import DetectorTeacher, detector_teacher
-from .finetune import head_names, new_head
+from .finetune import new_head
 from .loading import load_teacher
 from .teacher import Teacher
 
@@ -12,7 +12,6 @@ __all__ = [
     "align",
     "align_some",
     "detector_teacher",
-    "head_names",
     "load_teacher",
     "match_classes",
     "new_head",

@@ -41,18 +41,6 @@ def new_head(teacher: Teacher, num_classes: int) -> nn.Module:
     return module.to(device)
 
 
-def head_names(module: nn.Module, num_classes: int) -> set[str]:
-    """Return the names of the parameters that make the head, the ones that a linear probe trains."""
-    get_classifier = getattr(module, "get_classifier", None)
-    if callable(get_classifier):
-        heads = get_classifier()
-        layers = list(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else [heads]
-        own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        return {name for name, parameter in module.named_parameters() if id(parameter) in own}
-    name = _last_linear(module, num_classes)
-    return set() if name is None else {f"{name}.{key}" for key, _ in module.get_submodule(name).named_parameters()}
-
-
 def _last_linear(module: nn.Module, outputs: int) -> str | None:
     names = [
         name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == outputs
