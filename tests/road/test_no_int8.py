@@ -67,7 +67,8 @@ def test_too_few_validation_images_are_not_asked(road, monkeypatch):
     monkeypatch.setattr(rounding, "save_int8", lambda *_: "graph.onnx")
     monkeypatch.setattr(rounding, "_copy", lambda graph: graph)
     score, words = file_score(road, None, "model.onnx")
-    assert words == (" on 240 views of 48 training images, by fp32's own probabilities (6 validation images are too few)")
+    seen = " on 240 views of 48 training images, by fp32's own probabilities"
+    assert words == f"{seen} (6 validation images are too few)"
     assert score(None) == 1.0
 
 

@@ -182,20 +182,55 @@ def begin(
         stages: What a budget of time is to be spent on.
         of: See `go`.
     """
+    _check_names(settings, chosen)
+    dataset, specs = _opened(settings)
+    check_classes(settings, dataset, specs)
+    check_folds(settings, dataset)
+    check_controls(settings, dataset)
+    if getattr(settings, "against", None):
+        if not known(dataset.train):
+            raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
+        check_against(settings.against)
+    notes: list[str] = []
+    if not chosen:
+        settings, notes = _with_flips(settings, dataset, of)
+        settings, told = _fitted(settings, dataset, specs)
+        notes = [*notes, *told]
+    open_ = getattr(settings, "student", None) == "auto" and not getattr(settings, "fit", None)
+    if hasattr(settings, "student"):
+        settings, told = choose_student(settings, dataset, specs)
+        notes = [*notes, *told]
+    if getattr(settings, "time", None) is not None:
+        sized = open_ and settings.student in LADDER
+        settings, told = _timed(settings, stages, dataset, specs, decide_all, sized=sized, of=of)
+        notes = [*notes, *told]
+    settings, config = decide_all(settings, dataset, specs)
+    notes += check_start(config, dataset, specs)
+    notes += check_match(config, dataset, specs)
+    check_card(settings, config, dataset)
+    notes += few_words(settings, dataset)
+    notes += task_named(dataset.task).warnings(dataset.train, config.view)
+    return Begun(settings, config, dataset, specs, notes)
+
+
+def _check_names(settings: Any, chosen: bool) -> None:
+    """Refuse devices and networks that are not there, before anything is loaded or read."""
     check_device(settings.device)
     if not chosen and getattr(settings, "fit", None) and settings.student != "auto":
         raise settings.refused(
             "fit", f"it chooses the student, and --student {settings.student} names one. Leave one away"
         )
-    specs: list[Any] = given_teachers(settings) if hasattr(settings, "teacher") else []
     if hasattr(settings, "student"):
         check_student(settings)
     if getattr(settings, "against", None):
         check_network(settings.against, "--against")
     if getattr(settings, "assistant", None):
         check_assistant(settings.assistant)
-    if specs:
-        specs = list(load_teachers(settings, specs))  # a mistyped one is told before the images are read
+
+
+def _opened(settings: Any) -> tuple[Dataset, list[Any]]:
+    """Open the images, or what stands for those that will be made, and the teachers: a mistyped one is told first."""
+    specs = list(load_teachers(settings, given_teachers(settings))) if hasattr(settings, "teacher") else []
     if getattr(settings, "data_free", False):
         dataset, specs = promised(settings, specs)
     else:
@@ -208,42 +243,29 @@ def begin(
     if not dataset.classes and len({teacher.kind for teacher in specs}) == 1:
         # what is asked of the images is what their teachers answer
         dataset = unlabelled_as(dataset, task_for(specs[0].kind).name, specs[0].num_outputs)
-    dataset = with_leaks(dataset, getattr(settings, "teacher", ()))
-    check_classes(settings, dataset, specs)
-    check_folds(settings, dataset)
-    check_controls(settings, dataset)
-    if getattr(settings, "against", None):
-        if not known(dataset.train):
-            raise settings.refused("against", "it is fine-tuned on labels, and the images have none. Leave it away")
-        check_against(settings.against)
-    settings, notes = (settings, []) if chosen else _with_flips(settings, dataset, of)
-    if not chosen:
-        settings, told = _fitted(settings, dataset, specs)
-        notes = [*notes, *told]
-    open_ = getattr(settings, "student", None) == "auto" and not getattr(settings, "fit", None)
-    if hasattr(settings, "student"):
-        settings, told = choose_student(settings, dataset, specs)
-        notes = [*notes, *told]
-    if getattr(settings, "time", None) is not None:
-        if settings.resume:
-            settings = as_before(settings, Run.newest(settings, settings.name or dataset.name + of))
-        elif settings.epochs is None:
+    return with_leaks(dataset, getattr(settings, "teacher", ())), specs
 
-            def state_of(trial: Any) -> Walk:
-                return _trial(trial, dataset, specs, decide_all)
 
-            sized = open_ and settings.student in LADDER
-            settings, told = fill(settings, stages, state_of, dataset, open_student=sized)
-            notes = [*notes, *told]
-        else:
-            notes = [*notes, f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
-    settings, config = decide_all(settings, dataset, specs)
-    notes += check_start(config, dataset, specs)
-    notes += check_match(config, dataset, specs)
-    check_card(settings, config, dataset)
-    notes += few_words(settings, dataset)
-    notes += task_named(dataset.task).warnings(dataset.train, config.view)
-    return Begun(settings, config, dataset, specs, notes)
+def _timed(
+    settings: Any,
+    stages: Sequence[Stage],
+    dataset: Dataset,
+    specs: list[Any],
+    decide_all: Decide,
+    *,
+    sized: bool,
+    of: str,
+) -> tuple[Any, list[str]]:
+    """Spend a budget of time: the settings that fill it, or those of the run that goes on, and what is to be said."""
+    if settings.resume:
+        return as_before(settings, Run.newest(settings, settings.name or dataset.name + of)), []
+    if settings.epochs is not None:
+        return settings, [f"the length is that of --hours {settings.hours}, not of --epochs {settings.epochs}"]
+
+    def state_of(trial: Any) -> Walk:
+        return _trial(trial, dataset, specs, decide_all)
+
+    return fill(settings, stages, state_of, dataset, open_student=sized)
 
 
 def few_words(settings: Any, dataset: Dataset) -> list[str]:
