@@ -148,7 +148,6 @@ ARMS = {
     ),
     "noise": Kind("noise", "noise"),
     "photograph": Kind("one photograph", "photograph"),
-    "pushed": Kind("drawn, chosen and pushed", "pushed", count=12_000),
     "inverted": Kind("inverted, starting from these", "inverted", count=3_000),
     "generated": Kind("generated, with replay", "generated", count=12_000),
 }
@@ -181,7 +180,7 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
         return draw_bank(place, teacher, DrawnConfig(count, looked_at=1), candidates=Noise(0, teacher.input_size))
     if images == "photograph":
         crops = sample_photograph(0, teacher.input_size)
-        return draw_bank(place, teacher, DrawnConfig(count, looked_at=2), candidates=crops)
+        return draw_bank(place, teacher, DrawnConfig(count, looked_at=2, steps=0), candidates=crops)
     if images == "inverted":
         start = bank_of("drawn", 4 * count, teacher, folder)
         return invert_bank(place, teacher, InversionConfig(count, steps=15), start=start)
@@ -190,7 +189,7 @@ def bank_of(images: str, count: int, teacher: Teacher, folder: Path) -> Bank:
             count, rounds=max(8, count // 300), renewal=10, patience=6, steps=5, replays=5, batch=48, turnover=1.25
         )
         return generate_bank(place, teacher, how)
-    return draw_bank(place, teacher, DrawnConfig(count, steps=8 if images == "pushed" else 0))
+    return draw_bank(place, teacher, DrawnConfig(count))
 
 
 def recipe(images: str | None, folder: Path, small: bool, only: tuple[str, ...] = tuple(ARMS), seeds: int = 1) -> str:

@@ -2,7 +2,7 @@
 
 Shows   the detector of `detection_blood_cells`, learned from its teacher's boxes alone at equal steps: on the real
         training images (the ceiling), on drawn pictures that the teacher chose, on these optimized for layouts of
-        boxes, on these pushed, on crops of one photograph of something else, on noise.
+        boxes, on crops of one photograph of something else, on noise.
 Paper   What Makes a Good Dataset for Knowledge Distillation? (arXiv 2411.12817), for classifiers; no published figure
         is known for small ViT detectors that see no image.
 Data    BCCD, as in `detection_blood_cells`.
@@ -43,7 +43,6 @@ ARMS = {
     "real": "real images, teacher's boxes (the ceiling)",
     "drawn": "drawn pictures, chosen by the teacher",
     "inverted": "drawn, chosen, and optimized for layouts of boxes",
-    "pushed": "drawn, chosen and pushed",
     "photograph": "crops of one photograph",
     "noise": "noise",
     "drawn-matched": "drawn pictures, by the teacher's features, too",
@@ -93,7 +92,7 @@ def bank_of(images: str, real: int, teacher: Teacher, banks: Path) -> Bank:
     if images == "inverted":
         start = bank_of("drawn", real, teacher, banks)
         return invert_bank(place, teacher, InversionConfig.of_boxes(real), start=start)
-    return draw_bank(place, teacher, DrawnConfig(count, looked_at=4, steps=8 if images == "pushed" else 0))
+    return draw_bank(place, teacher, DrawnConfig(count, looked_at=4))
 
 
 def without_images(real: Road, bank: Bank, shared: Path) -> Road:

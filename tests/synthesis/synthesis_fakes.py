@@ -28,6 +28,17 @@ class ColourNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Cut(nn.Module):
+    """A network that no gradient passes through."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.num_classes = network, network.num_classes
+
+    def forward(self, x):
+        return self.network(x).detach()
+
+
 def group_norm(channels):
     return nn.GroupNorm(4, channels)
 

@@ -100,21 +100,10 @@ def test_a_teacher_of_no_use_is_refused_before_anything_is_written(network, tmp_
         with pytest.raises(PocketError, match="gives probabilities"):
             make(teacher=sure, **asked)
         with pytest.raises(PocketError, match="no gradient passes"):
-            make(teacher=_Cut(network).eval(), method="pushed", **asked)
+            make(teacher=synthesis_fakes.Cut(network).eval(), method="inverted", **asked)
         with pytest.raises(PocketError, match="TorchScript, whose layers"):
             make(teacher=torch.jit.trace(network, torch.zeros(1, 3, 16, 16)), method="inverted", **asked)
     assert not list(tmp_path.iterdir())
-
-
-class _Cut(torch.nn.Module):
-    """A network that no gradient passes through."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.num_classes = network, network.num_classes
-
-    def forward(self, x):
-        return self.network(x).detach()
 
 
 def test_a_bank_without_a_teacher_is_refused_though_the_test_images_have_classes(teacher, coloured, tmp_path):
@@ -166,7 +155,7 @@ def test_a_student_of_a_bank_stands_beside_those_of_other_ways(teacher, coloured
     assert rows["noise"] == "student, from noise alone"
     assert rows["inverted"] == "student, from inverted pictures alone"
     assert not (run.folder / "alone").exists()
-    with pytest.raises(PocketError, match="--controls drwan: drwan is none of drawn, pushed"):
+    with pytest.raises(PocketError, match="--controls drwan: drwan is none of drawn, inverted"):
         Distill("photos", controls="drwan")
     assert Distill("photos", controls="none").controls == ()
 

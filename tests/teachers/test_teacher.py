@@ -131,6 +131,8 @@ def test_a_network_without_classes_has_features_only():
         (["crane, bird", "crane, machine"], ["crane"], None),
         (["cat, feline", "dog"], ["cat", "feline"], None),
         (["+", "-"], ["-"], None),
+        (["crane", "+", "crane"], ["crane", "+", "crane"], [0, 1, 2]),
+        (["crane", "+", "crane"], ["+", "crane", "crane"], None),
     ],
 )
 def test_classes_match_by_normalized_name_when_unambiguous(teacher, ours, columns):

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from ..config import TermConfig
 from ..files import BYTE_UNITS
 
-Method = Literal["auto", "drawn", "pushed", "inverted", "generated", "photograph", "noise"]
+Method = Literal["auto", "drawn", "inverted", "generated", "photograph", "noise"]
 
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _TERM = re.compile(rf"([a-z_]+)(?::({_NUMBER}))?(?:@([^>]*)>(.*))?")

@@ -179,7 +179,7 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
     )
     controls: str | Sequence[str] | None = setting(
         "where the images are synthetic and there are real test images: other ways of making them, with commas "
-        "between (drawn, pushed, inverted, generated, photograph, noise), whose students stand beside; none for none",
+        "between (drawn, inverted, generated, photograph, noise), whose students stand beside; none for none",
         default=("noise",), read=read_methods, metavar="METHODS", group="data-free",
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from .bank import Bank, provenance
 from .candidates import Candidates, Mixed, Noise, RealImages, sample_photograph
 from .card import StatisticsCard
 from .check import check_teacher, require_gradient
+from .choose import sees
 from .contest import GenerationConfig
 from .drawn import DrawnConfig, bank_bytes, draw_bank
 from .generation import generate_bank, generation_bytes, generation_seconds
@@ -27,10 +28,10 @@ from .priors import Priors
 from .procedural import Procedural
 from .pruning import cost_share, why_dense
 from .rival import Rival
+from .seen import LEAST, answers, likely
 
 METHODS = {
-    "drawn": "pictures drawn at random, chosen by the teacher",
-    "pushed": "drawn and chosen, then moved a few grey levels to the class that the teacher should see",
+    "drawn": "pictures drawn at random, chosen by the teacher, a few grey levels moved to classes it hardly sees",
     "inverted": "drawn and chosen, then optimized for what the teacher keeps of its data",
     "generated": "made out of noise by a generator that learns what the teacher is sure of and a student is not",
     "photograph": "crops of one photograph (a control, not data-free)",
@@ -38,7 +39,6 @@ METHODS = {
 }
 SAID = {
     "drawn": "drawn pictures",
-    "pushed": "pushed pictures",
     "inverted": "inverted pictures",
     "generated": "generated pictures",
     "photograph": "one photograph",
@@ -46,10 +46,11 @@ SAID = {
 }
 BEST = {"boxes": "inverted"}  # what auto stands for, by kind of teacher: docs/datafree.md, "Measured"; else "drawn"
 OPTIMIZED = ("inverted", "generated")  # for priors, which a statistics card can be one of
-RARE = 0.1  # of a class's share: blood cells, one of them at 1 %: 97.0 and 95.7 % right, pushed 97.2 and 96.7
-_PUSHES, _STEPS = 8, 30  # of gradient, for "pushed" and for "inverted" pictures
+RARE = 0.1  # of a class's share
+_STEPS = 30  # of gradient, for "inverted" pictures
 _CAME = {
     "looked_at": "pictures looked at",
+    "moved": "moved to a class that is hardly seen",
     "rejected": "not of their class and left out",
     "near_duplicates": "near duplicates left out",
     "alarms": "alarms of a generator that collapsed",
@@ -135,11 +136,11 @@ class Request:
         """Of gradient, for each picture."""
         if self.method == "inverted":
             return self.inversion(kind).steps
-        return self.config().steps
+        return self.config().steps if kind != "boxes" else 0
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
-        steps = _PUSHES if self.method == "pushed" else 0
+        steps = DrawnConfig.steps if self.method == "drawn" else 0  # of the others nothing is left, or it is a control
         looked_at = 1.0 if self.method == "noise" else DrawnConfig.looked_at
         return DrawnConfig(self.images, looked_at=looked_at, steps=steps, seed=self.seed)
 
@@ -151,9 +152,8 @@ def check_request(teacher: Teacher, request: Request) -> None:
         PocketError: They cannot; the message says why.
     """
     check = check_teacher(teacher)
-    if request.method in ("pushed", *OPTIMIZED):
-        require_gradient(check, teacher)
     if request.method in OPTIMIZED:
+        require_gradient(check, teacher)
         chosen = request.generation() if request.method == "generated" else request.inversion(teacher.kind)
         with Priors(teacher, chosen.priors, request.card):
             pass
@@ -190,19 +190,22 @@ def bank_cost(teacher: Teacher, request: Request) -> tuple[float, int]:
         return generation_seconds(teacher, config), generation_bytes(teacher, config)
     steps = request.steps(teacher.kind)
     optimized = [teacher, *([request.rival.student] if request.rival else [])] if steps else []
-    drawing, asking, optimizing = _measure(teacher, request.row(teacher.input_size), optimized)
+    drawing, asking, optimizing, unseen = _measure(teacher, request.row(teacher.input_size), optimized)
     chosen, count = request.config(), request.images
     seconds = chosen.candidates * (drawing + asking)
     size = bank_bytes(count, teacher) + chosen.candidates * teacher.num_outputs * 2
-    optimizing *= count * steps
+    optimizing *= count * steps * (unseen if request.method == "drawn" else 1)
     if request.sparse and not why_dense(teacher.module, teacher.input_size):
         optimizing *= cost_share(steps, request.prune_ratio)
     seconds += optimizing
     return seconds, size * (2 if request.method == "inverted" else 1)
 
 
-def _measure(teacher: Teacher, row: Candidates, optimized: Sequence[Teacher]) -> tuple[float, float, float]:
-    """Return seconds an image: drawing one, asking the teacher, and a gradient through each of ``optimized``."""
+def _measure(teacher: Teacher, row: Candidates, optimized: Sequence[Teacher]) -> tuple[float, float, float, float]:
+    """Return seconds an image: drawing one, asking the teacher, and a gradient through each of ``optimized``.
+
+    And about which share of the classes the teacher does not see in what is drawn, whose pictures will be moved.
+    """
     count = max(4, min(_PROBE, _PROBE * 64**2 // teacher.input_size**2))
     images = row.take(np.arange(count))  # to warm up
     start = time.perf_counter()
@@ -211,9 +214,11 @@ def _measure(teacher: Teacher, row: Candidates, optimized: Sequence[Teacher]) ->
     pixels = torch.from_numpy(images)
     teacher.logits(pixels)
     start = time.perf_counter()
-    teacher.logits(pixels).cpu()
+    logits = answers(teacher, images, count)
     asking = time.perf_counter() - start
-    return drawing / count, asking / count, sum(_gradient(one, pixels) for one in optimized) / count
+    found = sees(likely(teacher.kind, logits), LEAST[teacher.kind])
+    unseen = 1 - len(np.unique(found[found >= 0])) / min(count, logits.shape[1])
+    return drawing / count, asking / count, sum(_gradient(one, pixels) for one in optimized) / count, unseen
 
 
 def _gradient(teacher: Teacher, pixels: torch.Tensor) -> float:
@@ -248,13 +253,9 @@ def words(bank: Bank) -> list[str]:
             f"in no image does the teacher see {named} ({len(unseen)} of {len(counts)} classes) above all others, so "
             "that a student may miss these: a few real images, without labels, show them (--method drawn --data FOLDER)"
         )
-    unmoved = bank.kind == "softmax" and record["config"].get("steps") == 0
-    if record["method"] == "drawn" and unmoved and counts.min() < RARE * len(bank) / len(counts):
+    elif bank.kind == "softmax" and counts.min() < RARE * len(bank) / len(counts):
         rarest = bank.classes[counts.argmin()] if bank.classes else f"number {counts.argmin()}"
-        lines.append(
-            f"the teacher hardly sees {rarest} in them, which a student will know least: --method pushed moves "
-            "pictures a few grey levels to such classes"
-        )
+        lines.append(f"the teacher hardly sees {rarest} in them, which a student will know least")
     return lines + ([", ".join(came)] if came else [])
 
 

@@ -263,7 +263,7 @@ class Priors:
         if isinstance(module, torch.jit.ScriptModule):
             raise PocketError(
                 f"{teacher.name} is TorchScript, whose layers nobody can listen to. Choose pictures for it instead: "
-                "--method drawn or pushed."
+                "--method drawn."
             )
         self.config = config
         detects = teacher.kind == "boxes"  # has no one answer for features to be looked at for; its boxes are a hold
