@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 from _cifar import open_cifar
 from datafree_cnn import IMAGES, LIGHT, Kind, bank_of, run_kinds
@@ -33,9 +34,14 @@ from pocketvit.teachers import Teacher, load_teacher
 
 TAUGHT = 20_000  # real images that the teacher learns, and that its card is of
 STEPS = 15  # of inversion, as in datafree_cnn
+_AS_A_RUN: dict[str, Any] = {"stem": "teacher", "schedule": "wsd"}
 ARMS = {
     "real": Kind("real images, light views (the ceiling)", "real", view=LIGHT),
     "drawn": Kind("drawn, chosen by the teacher", "drawn"),
+    "real-matched": Kind(
+        "as a run has it unasked (first layers, features): real images", "real", view=LIGHT, **_AS_A_RUN, matched=1.0
+    ),
+    "drawn-matched": Kind("as a run has it unasked: drawn", "drawn", 12_000, **_AS_A_RUN, matched=3.0),
     "inverted": Kind("inverted, data-free", "inverted", count=3_000),
     "card": Kind("inverted with the card, statistics-assisted", "card", count=3_000),
 }
