@@ -128,9 +128,9 @@ class _Drawing:
             "natural_shares": _ends(counts / len(logits)),
             "as_asked": round(float((logits[rows].argmax(1) == classes).mean()), 4),
         }
-        if self.moves:
-            seen = sees(likely(self.teacher.kind, logits[rows]), self.least)
-            made["moved"] = int((seen != classes).sum())
+        others = int((sees(likely(self.teacher.kind, logits[rows]), self.least) != classes).sum())
+        if self.moves and others:
+            made["moved"] = others
         size, width = self.teacher.input_size, self.teacher.num_outputs
         pieces = self._pieces(rows, classes, logits)
         return self.place.finish(pieces, len(rows), size, width, self.teacher.class_names, ORIGINS, made)
