@@ -13,6 +13,7 @@ from torch import nn
 
 from pocketvit.deployment import check_parity, count_flops, count_parameters, measure, peak_memory
 from pocketvit.deployment.flops import count_bytes
+from pocketvit.deployment.latency import _latency
 from pocketvit.deployment.signature import read_signature, write_signature
 from pocketvit.errors import PocketError
 from pocketvit.models.involution import Involution
@@ -88,6 +89,15 @@ def test_candidates_take_turns_and_slower_ones_read_slower(plain):
     assert found["a"].cpu < found["a"].p50  # sleeping is no processor time
     assert 0 < found["file"].p50 <= found["file"].p90
     assert torch.get_num_threads() == before
+
+
+def test_calls_that_another_program_interrupted_do_not_count():
+    wall, cpu = np.full(30, 3e-3), np.full(30, 2.9e-3)
+    wall[:20] = 11e-3
+    found = _latency(wall, cpu)
+    assert (found.p50, found.p90, found.runs) == (pytest.approx(3), pytest.approx(3), 10)
+    wall[:26] = 11e-3  # hardly one was left alone
+    assert (_latency(wall, cpu).p50, _latency(wall, cpu).runs) == (pytest.approx(11), 30)
 
 
 def test_peak_memory_of_a_fresh_process_grows_with_the_file(plain, tmp_path):

@@ -179,10 +179,22 @@ def test_wrong_names_are_explained(spec, says):
         load_teacher(spec)
 
 
-def test_wrong_files_are_explained(checkpoint, tmp_path):
+def test_a_common_network_is_known_by_its_layers(checkpoint):
+    """So that weights files of several architectures can be named together."""
     path = checkpoint[1]
+    teacher = load_teacher(path, input_size=32)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = load_teacher(path, arch="cifar_resnet20", input_size=32)
+    assert torch.equal(teacher.logits(pixels), expected.logits(pixels))
+    assert "its layers are those of cifar_resnet20, which it is taken for (--arch)" in teacher.notes[0]
+    assert any("normalization assumed" in note for note in teacher.notes)
+
+
+def test_wrong_files_are_explained(checkpoint, tmp_path):
+    path, other = checkpoint[1], tmp_path / "other.pth"
+    torch.save({"weight": torch.ones(2, 2)}, other)
     for call, says in [
-        (lambda: load_teacher(path), "--arch NAME"),
+        (lambda: load_teacher(other), "not those of a common network.*--arch NAME"),
         (lambda: load_teacher(path, arch="cifar_resnet21"), r"Did you mean .*cifar_resnet20"),
         (lambda: load_teacher(path, arch="cifar_resnet32"), r"are not those of cifar_resnet32.*--arch cifar_resnet20"),
         (lambda: load_teacher(tmp_path / "mime.pth", arch="cifar_resnet20"), r"Did you mean \S*mine\.pth"),

@@ -229,9 +229,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
     differences = list(_differences(own, state))
     if differences:
         shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
-        fits = _fitting(state)
+        fits = architecture_of(state)
         others = None if fits else _of_torchvision(state)
-        hint = f"They fit --arch {fits}." if fits else "Give the --arch (and --teacher-size) that they were trained as."
+        hint = (
+            f"They fit --arch {fits}, which is found where --arch is left away."
+            if fits
+            else "Give the --arch (and --teacher-size) that they were trained as."
+        )
         if others:
             hint = f"They are torchvision's: --teacher torchvision:{others} --weights {where}."
         raise PocketError(f"the weights in {where} are not those of {name}: {shown}. {hint}")
@@ -273,7 +277,8 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
 
 
-def _fitting(state: Mapping[str, Tensor]) -> str | None:
+def architecture_of(state: Mapping[str, Tensor]) -> str | None:
+    """Return a common architecture whose layers weights have, name by name and shape by shape; None for none."""
     for name in _COMMON:
         with torch.device("meta"):
             model = timm.create_model(name)

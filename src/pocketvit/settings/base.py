@@ -329,6 +329,8 @@ def check_path(one: Setting, value: Any) -> None:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         if one.name == "images" and value == "demo":
             hint = " `pocketvit demo` is a command of its own."
+        if one.name == "teacher" and "," in value and all(map(os.path.exists, value.split(","))):
+            hint = " Repeat --teacher for several."
         where = "" if one.positional else f"{one.flag}: "
         raise PocketError(f"{where}there is no {value}.{hint}" + (f" Give {one.exists}." if one.exists else ""))
     if one.regular and not os.path.isfile(value):

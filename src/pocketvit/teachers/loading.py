@@ -18,7 +18,14 @@ import torchvision
 from torch import nn
 
 from ..errors import PocketError
-from ..models.checkpoint import WEIGHT_SUFFIXES, load_weights, outputs_in, read_weights, weights_among
+from ..models.checkpoint import (
+    WEIGHT_SUFFIXES,
+    architecture_of,
+    load_weights,
+    outputs_in,
+    read_weights,
+    weights_among,
+)
 from ..models.grey import in_colour, is_grey, of_brightness
 from ..models.hub import explain, hub
 from ..models.inputs import config_of, input_stats, parse_norm
@@ -202,11 +209,15 @@ def _folder(path: Path, input_size: int | None) -> tuple[str, nn.Module, Sequenc
 def _from_file(
     path: Path, arch: str | None, input_size: int | None, norm: Norm, notes: list[str]
 ) -> tuple[str, nn.Module, Sequence[str] | None]:
-    state = read_weights(path)
+    state, guessed = read_weights(path), arch is None
     if arch is None:
-        raise PocketError(
-            f"{path} holds weights only: say of which network with --arch NAME (of timm, or cifar_resnet56)."
-        )
+        arch = architecture_of(state)
+        if arch is None:
+            raise PocketError(
+                f"{path} holds weights only, and not those of a common network as it is usually made: say of which one "
+                "with --arch NAME (of timm, or cifar_resnet56)."
+            )
+        notes.append(f"{path.name}: its layers are those of {arch}, which it is taken for (--arch).")
     cfg = timm.get_pretrained_cfg(arch.split(".", 1)[0]) if timm.is_model(arch.split(".", 1)[0]) else None
     sample = create_model(arch, num_classes=cfg.num_classes if cfg else 10, image_size=input_size)
     state = weights_among(sample.state_dict(), state, path)
@@ -221,7 +232,7 @@ def _from_file(
     load_weights(module, state, path, arch)
     if input_size is None:
         notes.append(f"{path.name}: input size assumed {input_stats(module).input_size} px, {arch}'s (--teacher-size).")
-    if outputs != own and norm is None:  # trained on other images: the architecture's own statistics are a guess
+    if (outputs != own or guessed) and norm is None:  # of other images: the architecture's own statistics are a guess
         notes.append(f"{path.name}: normalization assumed mean {input_stats(module).mean}, {arch}'s (--teacher-norm).")
     return path.stem, module, None
 
