@@ -15,6 +15,7 @@ from PIL import Image
 import pocketvit
 from pocketvit.compression.cost import count_parameters
 from pocketvit.errors import PocketError
+from pocketvit.files import read_json
 from pocketvit.models import load_model
 from pocketvit.road.reopen import reopen
 from pocketvit.teachers import teacher as teachers
@@ -62,9 +63,11 @@ def test_every_step_is_smaller_on_disk(chain, place):
     assert counts[2] < 0.75 * counts[1]
 
 
-def test_the_table_has_what_was_and_what_became_of_it(chain):
+def test_the_table_has_what_was_and_what_became_of_it(chain, place):
     rows = {row["key"]: row for row in chain[0].results["rows"]}
     assert {"teacher-1", "before-1", "before-1-int8", "student", "int8"} <= set(rows)
+    before = {row["key"]: row for row in read_json(place / "results.json")["rows"]}["student"]
+    assert rows["before-1-int8"]["calibrated"] == rows["before-1"]["calibrated"] == before["calibrated"]
     for key in ("before-1", "before-1-int8", "student", "int8"):
         assert rows[key]["accuracy"] is not None
         assert rows[key]["interval"]

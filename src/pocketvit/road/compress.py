@@ -26,7 +26,6 @@ from ..labels import LabelStore
 from ..models.detector import Detector
 from ..models.saving import load_model, save_model
 from ..objectives import Gate
-from ..rundir import Run
 from ..training.feed import Feed
 from ..training.step import Input
 from .answering import file_answers
@@ -294,17 +293,17 @@ def calibrate_rounded(walk: Walk, rounded: nn.Module) -> bool:
 
 def _files_before(origin: Reopened, folder: Path) -> list[Entry]:
     """The rows of the run that was compressed, and of those before it, measured again beside the new ones."""
-    return [
-        Entry(f"before-{number}{key}", f"{run.folder.name}{name}", "other", origin.input[0],
-              file_answers(run.folder / file), None, run.folder / file,
-              extra=_counted(run) | {"file": relative(run.folder / file, folder)})
-        for number, run in enumerate(origin.chain, start=1)
-        for key, name, file in (("", ", student", FP32), ("-int8", ", int8 file", INT8))
-        if (run.folder / file).is_file()
-    ]  # fmt: skip
-
-
-def _counted(run: Run) -> dict[str, Any]:
-    """Return the parameters and operations of a run's student, as it counted them."""
-    row = find(run.results["rows"], "student")
-    return {name: row.get(name) for name in ("parameters", "flops")}
+    entries = []
+    for number, run in enumerate(origin.chain, start=1):
+        row = find(run.results["rows"], "student")
+        sizes = {name: row.get(name) for name in ("parameters", "flops")}
+        for key, name, file in (("", ", student", run.folder / FP32), ("-int8", ", int8 file", run.folder / INT8)):
+            if file.is_file():
+                entries.append(
+                    Entry(
+                        f"before-{number}{key}", f"{run.folder.name}{name}", "other", origin.input[0],
+                        file_answers(file), None, file, row.get("calibrated") is not False,
+                        extra=sizes | {"file": relative(file, folder)},
+                    )
+                )  # fmt: skip
+    return entries
