@@ -17,8 +17,8 @@ def scans(photos, tmp_path):
     """Ten scans in one folder, and a function that writes a table and opens both."""
     folder = photos("scans", folder=tmp_path) / "scans"
 
-    def opened(text, **options):
-        (tmp_path / "scans.csv").write_text(text, encoding="utf-8")
+    def opened(text, encoding="utf-8", **options):
+        (tmp_path / "scans.csv").write_text(text, encoding=encoding)
         return open_images(folder, labels=tmp_path / "scans.csv", val_fraction=0, **options)
 
     return opened
@@ -36,6 +36,7 @@ def rows(end=".png", mark=","):
         "Image;Diagnosis\r\n" + rows(mark=";").replace("\n", "\r\n") + "\r\n\r\n",
         "\ufeffimage_id,class\n" + rows(end=""),
         "path\ttarget\n" + rows(mark="\t"),
+        "sep=;\r\nfile;label\r\n" + rows(mark=";").replace("\n", "\r\n"),
         "label,file\n" + "\n".join(",".join(reversed(row.split(","))) for row in rows().split("\n")),
         "file,label\n" + "\n".join(reversed(rows().split("\n"))),
     ],
@@ -45,6 +46,13 @@ def test_headings_delimiters_endings_and_order_are_understood(scans, text):
     assert dataset.classes == ("sick", "well")
     assert dataset.train.targets.tolist() == [0, 1, 1, 0, 1, 1, 0, 1, 1, 0]
     assert dataset.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
+
+
+def test_excels_unicode_text_is_understood(scans):
+    found = scans("file\tlabel\n" + rows(mark="\t"), encoding="utf-16")
+    assert found.train.fingerprint == scans("file,label\n" + rows()).train.fingerprint
+    with pytest.raises(PocketError, match=r"scans\.csv line 3 has 1 columns of 2"):
+        scans("sep=,\nfile,label\n000.png\n")
 
 
 def test_the_headings_of_clinics_are_understood(scans):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -262,16 +263,18 @@ def _rows(table: Path) -> list[tuple[int, list[str]]]:
     if not table.is_file() or table.stat().st_size > _MOST_BYTES:
         raise PocketError(f"{table} is no regular file of at most {_MOST_BYTES:,} bytes: give a CSV file")
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        data = table.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PocketError(f"{table} cannot be read as text ({error}): save it as CSV in UTF-8") from error
     first = text.split("\n", 1)[0]
-    delimiter = Counter({mark: first.count(mark) for mark in ",;\t"}).most_common(1)[0][0]
+    said = re.fullmatch(r"sep=([,;\t])", first.rstrip("\r"))  # as Excel is told
+    delimiter = said[1] if said else Counter({mark: first.count(mark) for mark in ",;\t"}).most_common(1)[0][0]
     # Not split into lines here: a cell may hold any of the marks that Python takes as the end of one.
     before = csv.field_size_limit(_MOST_CELL)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)][1 if said else 0 :]
     except csv.Error as error:
         raise PocketError(f"{table} is no CSV that can be read ({error}): save it as CSV in UTF-8") from error
     finally:
