@@ -285,7 +285,7 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     network = network_of(settings, settings.student, side)
     if network.stem == "teacher" and teachers:
         network = with_stem(network, teachers[0], view.view_size)
-    elif settings.stem == "auto" and teachers and (network.stem == "conv" or dataset.synthetic):
+    elif settings.stem == "auto" and teachers:
         network = with_usual_stem(network, settings, teachers[0], dataset)
     if network.stem == "teacher" and train.progressive and getattr(asked, "progressive", None) is None:
         # Layers that stay as they are do not learn smaller pictures: 71.0 %, whole ones 72.6 (recipes/datafree_cnn.md).

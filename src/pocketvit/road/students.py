@@ -103,12 +103,12 @@ def _smaller_than(settings: Any, side: int, teachers: Sequence[Any]) -> str:
 
 
 def _from_scratch(images: int, settings: Any) -> str:
-    behind = "stays far behind" if images < 20_000 else "needs hours to come near"
-    layers = " Or let it begin with the first layers of a convolutional teacher: --stem teacher."
+    named = bool(listed(getattr(settings, "teacher", None)))
+    what = "what it cannot take from its teacher it learns from scratch" if named else "it learns from scratch"
+    behind = f"stays {'' if named else 'far '}behind" if images < 20_000 else "needs hours to come near"
     return (
-        f"it learns from scratch, which with {images:,} images {behind} a pretrained one. Give weights that you have "
-        f"as --student {_small_teacher(settings) or 'local-dir:FOLDER.'}"
-        f"{layers if listed(getattr(settings, 'teacher', None)) else ''}"
+        f"{what}, which with {images:,} images {behind} a pretrained one. Give weights that you have as --student "
+        f"{_small_teacher(settings) or 'local-dir:FOLDER.'}"
     )
 
 
