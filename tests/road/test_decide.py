@@ -79,7 +79,7 @@ def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     assert stem(stem="shifted") == "shifted"
 
 
-def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_first_layers():
+def test_students_begin_with_their_teachers_first_layers_where_these_are_not_heavy():
     real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
     large = dataclasses.replace(pictures(96, 96), classes=("a", "b"))
     made = dataclasses.replace(large, synthetic="data-free")
@@ -94,7 +94,9 @@ def test_a_small_student_and_one_of_made_pictures_begin_with_their_teachers_firs
         assert (chosen.stem, chosen.cut["layer"]) == ("teacher", "layer2")
     deep = load_teacher(create_model("cifar_resnet56", num_classes=2))  # three times the student's multiply-adds
     assert [network(dataset, deep).stem for dataset in (real, made)] == ["conv", "teacher"]
-    assert network(large, convolutional).stem == "hybrid"  # stock timm
+    assert network(large, convolutional).stem == "hybrid"  # six times its multiply-adds
+    light = load_teacher(create_model("mobilenetv2_100", num_classes=2), input_size=128)
+    assert (network(large, light).stem, network(large, light, stem="hybrid").stem) == ("teacher", "hybrid")
     others = [{"stem": "conv"}, {"tokens": 1}, {"assistant": "pocket_m"}, {"settings": Compare, "methods": "kl"}]
     assert all(network(real, convolutional, **changes).stem == "conv" for changes in others)
     assert network(real, vit).stem == "conv"
@@ -205,6 +207,9 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
     assert matched(resnet, dataset=made, stem="hybrid") == matched(resnet, student="resnet18", size=64) == stored
     assert matched(resnet, match="rkd") == (["rkd"], None)
     assert matched(resnet, dataset=made, init_from="none") == stored
+    light = load_teacher(create_model("mobilenetv2_100", num_classes=2), input_size=128)
+    assert matched(light, size=128) == stored  # behind its first layers
+    assert matched(light, size=128, stem="hybrid") == matched(resnet, size=128) == ([], None)
     assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
 
 

@@ -27,8 +27,8 @@ def with_usual_stem(config: NetworkConfig, settings: Any, teacher: Teacher, data
     That is where they are convolutions that have seen pictures of about this size; methods are compared on one student,
     and an assistant is another teacher. CIFAR-10, a ResNet-20 as teacher, 1,500 steps: 84.7 % with them, 72.4 with
     convolutions of its own; from drawn pictures, which cannot teach first layers better, 72.6 and 49.9
-    (recipes/datafree_cnn.md). Those of a deep teacher make a student slow: where real images can teach it as well, they
-    are taken up to `HEAVIER`.
+    (recipes/datafree_cnn.md); 720 photographs, MobileNetV2, 20 epochs: 90.3 and 74.7 % (recipes/photographs.md). Those
+    of a deep teacher make a student slow: where real images can teach it as well, they are taken up to `HEAVIER`.
     """
     task, side = task_named(dataset.task), settings.size
     if config.name not in LADDER or config.stem == "patch" or config.tokens or not task.finetunes:

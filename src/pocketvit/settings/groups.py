@@ -198,8 +198,8 @@ class Architecture(Settings, group="student"):
     tokens: int = setting("distillation tokens of the student: 0, 1, or one per teacher", default=0, low=0, high=64)
     stem: Stem = setting(
         "how the student cuts pictures up: plain patches; hybrid, a convolution before them (stock timm); conv, "
-        "residual convolutions before them (the default up to 64 pixels, else hybrid); teacher, the first layers of "
-        "a convolutional teacher, as they are; shifted ones (of the picture "
+        "residual convolutions before them; teacher, the first layers of a convolutional teacher, as they are (the "
+        "default where these are light; else conv up to 64 pixels, and hybrid); shifted ones (of the picture "
         "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
         "convolution and an involution before its patches, one for each teacher's token", default="auto",
     )  # fmt: skip
