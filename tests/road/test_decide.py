@@ -13,6 +13,7 @@ from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide, viewing
+from pocketvit.road.stems import words_on_stem
 from pocketvit.road.train import describe, hard_epochs
 from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
@@ -106,6 +107,21 @@ def test_students_begin_with_their_teachers_first_layers_where_these_are_not_hea
     assert (again.stem, again.cut, again.init_from) == ("teacher", cut, "teacher")
     convolutional.input_size = 224
     assert network(real, convolutional).stem == "conv"  # it has seen other pictures
+
+
+def test_layers_that_were_left_away_for_their_cost_are_named():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+
+    def told(name, **changes):
+        teacher = load_teacher(create_model(name, num_classes=2), input_size=32)
+        settings, config = decide.decide(Distill(images="x", teacher="t", **changes), real, [teacher])
+        return words_on_stem(config.network, settings, [teacher], real)
+
+    assert (
+        "begin with the layers of CifarResNet up to layer2: more is learned of few images, for 2.9 times"
+        in told("cifar_resnet56")[0]
+    )
+    assert told("cifar_resnet20") == told("cifar_resnet56", stem="conv") == told("cifar_resnet56", tokens=1) == []
 
 
 def test_students_from_scratch_see_smaller_pictures_first():

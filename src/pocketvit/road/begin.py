@@ -46,6 +46,7 @@ from .matched import check_match
 from .mirrors import with_safe_flips
 from .promised import for_bank, promised
 from .statistics import check_card
+from .stems import words_on_stem
 from .students import check_start, choose_student
 from .synthesize import check_controls
 
@@ -206,6 +207,7 @@ def begin(
         notes = [*notes, *told]
     settings, config = decide_all(settings, dataset, specs)
     notes += check_start(config, dataset, specs)
+    notes += words_on_stem(config.network, settings, specs, dataset)
     notes += check_match(config, dataset, specs)
     check_card(settings, config, dataset)
     notes += few_words(settings, dataset)

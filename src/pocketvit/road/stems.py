@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
@@ -30,21 +31,52 @@ def with_usual_stem(config: NetworkConfig, settings: Any, teacher: Teacher, data
     (recipes/datafree_cnn.md); 720 photographs, MobileNetV2, 20 epochs: 90.3 and 74.7 % (recipes/photographs.md). Those
     of a deep teacher make a student slow: where real images can teach it as well, they are taken up to `HEAVIER`.
     """
-    task, side = task_named(dataset.task), settings.size
-    if config.name not in LADDER or config.stem == "patch" or config.tokens or not task.finetunes:
+    chosen = _possible_stem(config, settings, teacher, dataset)
+    if chosen is None:
         return config
-    if hasattr(settings, "methods") or getattr(settings, "assistant", None) or teacher.input_size > 2 * side:
-        return config
+    return chosen if dataset.synthetic or _times(config, chosen, settings, dataset) <= HEAVIER else config
+
+
+def words_on_stem(config: NetworkConfig, settings: Any, teachers: Sequence[Any], dataset: Dataset) -> list[str]:
+    """Say what a teacher's first layers would cost that were left away for it; nothing where there was no such choice.
+
+    Args:
+        config: As it was decided.
+        settings: Of the verb.
+        teachers: Named ones.
+        dataset: What is learned from.
+    """
+    if getattr(settings, "stem", "") != "auto" or config.stem == "teacher" or not teachers:
+        return []
+    chosen = _possible_stem(config, settings, teachers[0], dataset)
+    if chosen is None or chosen.cut is None or config.init_from is not None:
+        return []
+    times = _times(config, chosen, settings, dataset)
+    return [
+        f"student  --stem teacher would begin with the layers of {teachers[0].name} up to {chosen.cut['layer']}: more "
+        f"is learned of few images, for {times:.1f} times the multiply-adds"
+    ]
+
+
+def _possible_stem(config: NetworkConfig, settings: Any, teacher: Teacher, dataset: Dataset) -> NetworkConfig | None:
+    """Return the network with its teacher's first layers; None where it cannot have them, or they are of no use."""
+    if config.name not in LADDER or config.stem == "patch" or config.tokens or not task_named(dataset.task).finetunes:
+        return None
+    if hasattr(settings, "methods") or getattr(settings, "assistant", None) or teacher.input_size > 2 * settings.size:
+        return None
     if isinstance(teacher.module, VisionTransformer) and stem_in(teacher.module) is None:
-        return config
+        return None
     try:
-        chosen = with_stem(dataclasses.replace(config, stem="teacher"), teacher, side)
+        return with_stem(dataclasses.replace(config, stem="teacher"), teacher, settings.size)
     except PocketError:  # it is no convolutional network, or none that can be made again
-        return config
-    if dataset.synthetic:
-        return chosen
-    usual, heavier = (count_flops(task.network(one, classes=2, side=side), side) for one in (config, chosen))
-    return chosen if heavier <= HEAVIER * usual else config
+        return None
+
+
+def _times(usual: NetworkConfig, chosen: NetworkConfig, settings: Any, dataset: Dataset) -> float:
+    """Return how many times the multiply-adds of one network another has."""
+    task, side = task_named(dataset.task), settings.size
+    mine, other = (count_flops(task.network(one, classes=2, side=side), side) for one in (usual, chosen))
+    return other / mine
 
 
 def with_stem(config: NetworkConfig, teacher: Teacher, side: int) -> NetworkConfig:
