@@ -11,7 +11,6 @@ import pytest
 from pocketvit.errors import NotSmaller, PocketError
 from pocketvit.road import rounding, ship
 from pocketvit.road.rounding import Rounding, calibrating, file_score
-from pocketvit.settings import Compress, Distill
 from pocketvit.tasks import task_named
 
 
@@ -76,19 +75,3 @@ def test_synthetic_images_are_not_called_real(road):
     bank = dataclasses.replace(road, dataset=dataclasses.replace(road.dataset, synthetic="drawn"))
     assert calibrating(road).text() == "48 real images"
     assert calibrating(bank).text() == "48 synthetic images"
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (Distill("a", fit="1KB"), "model.onnx needs 1,500 bytes, 500 B too much for --fit 1KB: ask for less"),
-        (Compress("a", fit="1KB"), "model.onnx needs 1,500 bytes, 500 B too much for --fit 1KB: raise --max-drop, or"),
-        (Distill("a", fit="2KB"), None),
-        (Distill("a", fit="3ms"), None),
-        (Distill("a"), None),
-    ],
-)
-def test_a_file_that_misses_the_size_it_was_to_fit_says_so(tmp_path, settings, words):
-    (tmp_path / ship.FP32).write_bytes(bytes(1500))
-    told = ship.too_large(types.SimpleNamespace(settings=settings, folder=tmp_path))
-    assert [line[: len(words or "")] for line in told] == ([] if words is None else [words])

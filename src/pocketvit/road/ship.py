@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..deployment.budget import Budget
 from ..deployment.export import export_onnx
 from ..deployment.package import write_device_zip
 from ..deployment.parity import check_parity
@@ -96,19 +95,6 @@ def shipped(folder: Path) -> Path:
     return folder / INT8 if (folder / INT8).is_file() else folder / FP32
 
 
-def too_large(walk: Walk) -> list[str]:
-    """Say by how much the file that ships misses the size of ``--fit``: layers that stay in fp32 are not foreseen."""
-    budget = getattr(walk.settings, "budget", None)
-    file = shipped(walk.folder)
-    excess = None if budget is None else Budget(**vars(budget)).excess(file.stat().st_size)
-    if excess is None:
-        return []
-    others = "raise --max-drop, or " if hasattr(walk.settings, "max_drop") else ""
-    told = f"{file.name} {excess} for --fit {walk.settings.fit}: {others}ask for less"
-    log.warning("warning  %s", told)
-    return [told]
-
-
 class Ship(Stage):
     """The student's files."""
 
@@ -140,4 +126,3 @@ class Ship(Stage):
         rounding = walk.rounding or USUAL
         kept = write_student(student, road, walk.folder, side, rounding, rounded=rounded)
         walk.notes.append(f"the int8 file: {kept}")
-        walk.notes += too_large(walk)
