@@ -9,16 +9,18 @@ import pytest
 from walk_fakes import SIDE, Own
 
 import pocketvit
-from pocketvit.config import NetworkConfig, RunConfig, ViewConfig
+from pocketvit.config import NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide, viewing
-from pocketvit.road.stems import words_on_stem
+from pocketvit.road.rates import step_rate
+from pocketvit.road.stems import with_stem, words_on_stem
 from pocketvit.road.train import describe, hard_epochs
 from pocketvit.settings import Compare, Distill
 from pocketvit.sources import open_images
 from pocketvit.tasks import task_named
 from pocketvit.teachers import load_teacher
+from pocketvit.views import Views
 from pocketvit.views.synthetic import hard_views
 
 
@@ -433,3 +435,15 @@ def test_classes_that_few_labels_leave_without_one_are_named():
     assert "(3 of 10 classes) is among the 7" in told[0]
     assert begin.few_words(Distill("digits", few_labels=10), dataset) == []
     assert begin.few_words(Distill("digits"), dataset) == []
+
+
+def test_a_step_is_timed_with_the_layers_that_are_trained():
+    """A student of its teacher's first layers was given twice the time that it took."""
+    teacher = create_model("cifar_resnet20", num_classes=2).requires_grad_(False)
+    network = with_stem(NetworkConfig("pocket_xs", stem="teacher"), load_teacher(teacher, input_size=32), 32)
+    student = task_named("classification").network(network, classes=2, side=32)
+    views, train = Views(pictures(32, 32).train, ViewConfig(view_size=32)), TrainConfig(batch_size=4)
+    assert step_rate(student, views, train, 32) > 0
+    assert not any(weight.requires_grad for weight in student.patch_embed.layers.parameters())
+    assert student.head.weight.requires_grad
+    assert step_rate(teacher, views, train, 32) > 0

@@ -25,7 +25,9 @@ def step_rate(model: nn.Module, views: Views, train: TrainConfig, side: int) -> 
     device = next(model.parameters()).device
     batch = min(train.batch_size, _IMAGES, len(views.order(0)))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    model.train().requires_grad_(True)
+    model.train()
+    if not any(weight.requires_grad for weight in model.parameters()):  # a teacher's; a student keeps frozen layers so
+        model.requires_grad_(True)
     taken = []
     for _ in range(4):  # the first one warms up
         start = time.perf_counter()
