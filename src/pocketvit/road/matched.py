@@ -35,8 +35,9 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
     (recipes/datafree_cnn.md); a ViT, whose patches make a map, too, 83.1 and 80.4 (recipes/datafree_vit.md); a detector
     of ours, mAP .198 and .152 (recipes/detection_datafree.md). From real pictures, small ones, with convolutional
     teachers: 10,000 images in 12 epochs, 82.3 and 77.7 %, behind the first layers 87.6 and 84.2 (docs/which-method.md);
-    of 720 photographs of 128 px, behind the first layers, 93.3 and 90.3 %; with the hybrid stem no difference was seen
-    (recipes/photographs.md). Methods are compared by what they name, and an assistant is another teacher.
+    of 720 photographs of 128 px, behind the first layers, 93.3 and 91.3 % (three seeds); with the hybrid stem no
+    difference was seen (recipes/photographs.md). Methods are compared by what they name, and an assistant is another
+    teacher.
     """
     task, elsewhere = task_named(dataset.task), hasattr(settings, "methods") or getattr(settings, "assistant", None)
     ours = all(isinstance(getattr(teacher, "module", None), Detector) for teacher in teachers)
