@@ -272,9 +272,11 @@ def _timed(
 
 def few_words(settings: Any, dataset: Dataset) -> list[str]:
     """Say which classes few labels leave without one, so that only teachers know them."""
+    if not getattr(settings, "few_labels", 0):
+        return []
     counts = class_counts(labels_of(settings, dataset).targets, len(dataset.classes))
     none = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
-    if not none or not getattr(settings, "few_labels", 0):
+    if not none:
         return []
     named = f"{', '.join(none[:5])}{', ...' if len(none) > 5 else ''}"
     return [f"labels   no label of {named} ({len(none)} of {len(counts)} classes) is among the {settings.few_labels}"]

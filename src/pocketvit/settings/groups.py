@@ -199,7 +199,7 @@ class Architecture(Settings, group="student"):
     stem: Stem = setting(
         "how the student cuts pictures up: plain patches; hybrid, a convolution before them (stock timm); conv, "
         "residual convolutions before them; teacher, the first layers of a convolutional teacher, as they are (the "
-        "default where these are light; else conv up to 64 pixels, and hybrid); shifted ones (of the picture "
+        "default where these are light; else conv to 64 pixels, hybrid above); shifted ones (of the picture "
         "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
         "convolution and an involution before its patches, one for each teacher's token", default="auto",
     )  # fmt: skip

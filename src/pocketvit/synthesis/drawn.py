@@ -79,7 +79,7 @@ def draw_bank(
         return open_bank(folder)
     check = check_teacher(teacher)
     log.info("         %s", check.words)
-    if moves(teacher, config) and not check.differentiable:
+    if moves(teacher.kind, config) and not check.differentiable:
         log.info("         no gradient passes through %s: no picture is moved to a class it hardly sees", teacher.name)
         config = dataclasses.replace(config, steps=0)
     bank = _Drawing(place, teacher, config, row, progress).run()
@@ -87,9 +87,9 @@ def draw_bank(
     return bank
 
 
-def moves(teacher: Teacher, config: DrawnConfig) -> bool:
-    """Whether pictures are moved: not a detector's, whose student learns less from them (.109 mAP, unmoved .136)."""
-    return config.steps > 0 and teacher.kind != "boxes"
+def moves(kind: str, config: DrawnConfig) -> bool:
+    """Whether pictures are moved: not for detectors, whose students learn less from them (.109 mAP, unmoved .136)."""
+    return config.steps > 0 and kind != "boxes"
 
 
 def teacher_record(teacher: Teacher) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class _Drawing:
         self, place: BankFolder, teacher: Teacher, config: DrawnConfig, row: Candidates, progress: bool
     ) -> None:
         self.place, self.teacher, self.config, self.row = place, teacher, config, row
-        self.moves = moves(teacher, config)
+        self.moves = moves(teacher.kind, config)
         self.hidden = None if progress else True  # of tqdm's bars
         self.chunk = max(32, CHUNK_PIXELS // teacher.input_size**2)
         self.batch = default_batch(teacher.input_size, [teacher])

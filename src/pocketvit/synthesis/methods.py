@@ -20,7 +20,7 @@ from .card import StatisticsCard
 from .check import check_teacher, require_gradient
 from .choose import sees
 from .contest import GenerationConfig
-from .drawn import DrawnConfig, bank_bytes, draw_bank
+from .drawn import DrawnConfig, bank_bytes, draw_bank, moves
 from .generation import generate_bank, generation_bytes, generation_seconds
 from .generator import Network
 from .inversion import InversionConfig, invert_bank
@@ -136,7 +136,8 @@ class Request:
         """Of gradient, for each picture."""
         if self.method == "inverted":
             return self.inversion(kind).steps
-        return self.config().steps if kind != "boxes" else 0
+        config = self.config()
+        return config.steps if moves(kind, config) else 0
 
     def config(self) -> DrawnConfig:
         """How they are chosen."""
