@@ -55,11 +55,13 @@ class Reader(NamedTuple):
         make: Writes whole files into a folder, and returns the one that is broken.
         read: Reads that file as the program does.
         text: "json" where values are exchanged too.
+        slow: How many times fewer inputs it is given, where reading one means making a network.
     """
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
     text: str = ""
+    slow: int = 1
 
 
 READERS: dict[str, Reader] = {name: Reader(*parts) for name, parts in readers.ALL.items()}
@@ -110,8 +112,8 @@ def exchanged(draw: st.DrawFn, data: bytes) -> bytes:
             del owner[key]
         else:
             other, name = draw(st.sampled_from(places))
-            moved = json.loads(json.dumps(other[name])) if what == "moved" else draw(st.sampled_from(_VALUES))
-            owner[key] = moved
+            value = other[name] if what == "moved" else draw(st.sampled_from(_VALUES))
+            owner[key] = json.loads(json.dumps(value))  # a copy: the next edit may be inside it
     return json.dumps(tree).encode()
 
 
@@ -203,7 +205,8 @@ def main() -> int:
     failed = False
     for name in [given.only] if given.only else READERS:
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_alone, args=(name, given.inputs, given.seed, given.kept, there))
+        inputs = -(-given.inputs // READERS[name].slow)
+        process = context.Process(target=_alone, args=(name, inputs, given.seed, given.kept, there))
         process.start()
         there.close()
         try:

@@ -196,6 +196,7 @@ ALL = {
         lambda folder: _student(folder) / "config.json",
         lambda path: load_model(path.parent),
         "json",
+        10,
     ),
     "student, weights": (lambda folder: _student(folder) / "model.safetensors", lambda path: load_model(path.parent)),
     "ONNX": (_onnx, OnnxModel),

@@ -154,6 +154,13 @@ def test_a_flipped_byte_in_the_weights_is_noticed(plain, tmp_path):
         OnnxModel(tmp_path / "flipped.onnx")
 
 
+def test_a_flipped_byte_in_the_description_is_noticed(plain, tmp_path):
+    data = plain.fp32.read_bytes().replace(b'"preprocessing"', b'"preproce\xff\xffing"')
+    (tmp_path / "flipped.onnx").write_bytes(data)
+    with pytest.raises(PocketError, match=r"flipped\.onnx is damaged: what it says of itself is no text"):
+        OnnxModel(tmp_path / "flipped.onnx")
+
+
 def test_the_exporters_notes_are_stripped_and_nothing_lies_beside(plain):
     model = onnx.load(plain.fp32, load_external_data=False)
     assert not any(node.metadata_props for node in model.graph.node)

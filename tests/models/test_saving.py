@@ -141,6 +141,7 @@ def test_broken_folders_are_explained(tmp_path):
         ({"label_names": 5}, "its label_names are no list"),
         ({"label_names": ["a"]}, "names 1 of 3 classes"),
         ({"pocketvit": {}, "pretrained_cfg": {"std": "x"}}, "what pictures it is fed cannot be read"),
+        ({"pocketvit": {}, "pretrained_cfg": {"input_size": {"a": 1}}}, "what pictures it is fed cannot be read"),
         ({"pocketvit": {"preprocessing": {"view_size": 16}}}, "preprocessing cannot be read"),
         ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "std": [1, 0, 1]}}}, "std above 0"),
         ({"pocketvit": {"preprocessing": {**ABOUT.to_dict(), "gamma": 2}}}, "gamma, which this version does not know"),

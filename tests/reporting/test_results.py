@@ -61,6 +61,12 @@ def test_figures_of_the_wrong_kind_are_missing_and_not_guessed():
     assert (row.auc, row.auc_interval, row.kappa, row.mae, row.groups) == (None, None, None, 0.5, 3)
 
 
+def test_figures_that_none_of_their_kind_can_be_are_missing():
+    row = Row.read({"key": "a", "accuracy": 1.5, "chance": -0.1, "ece": 1, "n": -3, "parameters": 10**400, "bytes": 7})
+    assert (row.accuracy, row.chance, row.ece, row.n, row.parameters, row.bytes) == (None, None, 1.0, None, None, 7)
+    assert parse_results({"dataset": {"chance": 2}}).chance is None
+
+
 @pytest.mark.parametrize("spoiled", [None, [], {"confidence": [0.5]}, "x"])
 def test_a_reliability_curve_is_whole_or_not_there(spoiled):
     whole = {"confidence": [0.5, 0.9], "accuracy": [0.6, 1.0], "counts": [30, 31]}

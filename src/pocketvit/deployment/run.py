@@ -144,7 +144,11 @@ class OnnxModel(FileModel):
 
     def __init__(self, path: Path | str) -> None:
         session = open_session(path)
-        signature = parse_signature(session.get_modelmeta().custom_metadata_map, path)
+        try:
+            metadata = session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise PocketError(f"{path} is damaged: what it says of itself is no text. Copy it again.") from error
+        signature = parse_signature(metadata, path)
         if signature.weights and digest(onnx.load(path)) != signature.weights:
             raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
         source = session.get_inputs()[0]

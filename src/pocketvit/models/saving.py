@@ -260,7 +260,7 @@ def load_model(path: Path | str, input_size: int | None = None) -> LoadedModel:
             preprocessing = dataclasses.replace(preprocessing, view_size=input_size, input_size=input_size)
     except PocketError as error:
         raise PocketError(f"{config_file}: {error}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise PocketError(f"{config_file}: what pictures it is fed cannot be read ({error}). {_RESTORE}") from error
     return LoadedModel(model.eval(), classes, preprocessing, task_in(own), config)
 

@@ -1,6 +1,7 @@
 """What a run folder says about itself: ``results.json``, read into frozen rows that every output here is made of.
 
-A figure that is missing, or not finite, is ``None`` and later reads "–", "unknown" or "not run"; it is never guessed.
+A figure that is missing, or that none of its kind can be, is ``None`` and later reads "–", "unknown" or "not run"; it
+is never guessed.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Row:
         if role == "baseline" and value.get("key") == "against":  # as versions before 0.2 wrote it
             role = "against"
         lowest = _pair(value.get("min_class"))
-        lowest_accuracy = _number(lowest[1]) if lowest else None
+        lowest_accuracy = _share(lowest[1]) if lowest else None
         aucs = value.get("class_auc")
         latency = value.get("latency_ms")
         latency = latency if isinstance(latency, Mapping) else {}
@@ -114,11 +115,11 @@ class Row:
             name=name,
             role=role if role in get_args(Role) else "other",
             measured=value.get("status", "measured") == "measured",
-            accuracy=_number(value.get("accuracy")),
+            accuracy=_share(value.get("accuracy")),
             interval=_interval(value.get("interval")),
             n=_count(value.get("n")),
-            agreement=_number(value.get("agreement")),
-            ece=_number(value.get("ece")),
+            agreement=_share(value.get("agreement")),
+            ece=_share(value.get("ece")),
             calibrated=value.get("calibrated") is not False,
             min_class=(str(lowest[0]), lowest_accuracy) if lowest_accuracy is not None else None,
             parameters=_count(value.get("parameters")),
@@ -132,7 +133,7 @@ class Row:
             licence=str(value.get("licence") or value.get("license") or ""),
             file=str(value.get("file") or ""),
             groups=_count(value.get("groups")),
-            chance=_number(value.get("chance")),
+            chance=_share(value.get("chance")),
             **{key: _number(value.get(key)) for key in _FIGURES},  # type: ignore[arg-type]
             **{key: _interval(value.get(key)) for key in _INTERVALS},  # type: ignore[arg-type]
             class_auc=tuple(map(_number, aucs)) if isinstance(aucs, list) else (),
@@ -247,7 +248,7 @@ class Results:
     @property
     def chance(self) -> float | None:
         """Share of the scored images that the commonest answer gets right; None where nobody counted, or it is idle."""
-        return _number(self.dataset.get("chance"))
+        return _share(self.dataset.get("chance"))
 
     @property
     def research(self) -> bool:
@@ -353,14 +354,21 @@ def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:  # a whole number of hundreds of digits
         return None
-    return float(value)
+    return number if math.isfinite(number) else None
+
+
+def _share(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 def _count(value: Any) -> int | None:
     number = _number(value)
-    return None if number is None else round(number)
+    return round(number) if number is not None and number >= 0 else None
 
 
 def _interval(value: Any) -> Interval | None:

@@ -31,10 +31,10 @@ class Model(Network):
         self.path = path
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise SystemExit(f"error: {path}: {str(error).splitlines()[0]}") from error
         name = session.get_inputs()[0].name
-        metadata = session.get_modelmeta().custom_metadata_map
         if "pocketvit" not in metadata:
             raise SystemExit(f"error: {path} was not exported by PocketViT: it does not say how it is fed")
         about = json.loads(metadata["pocketvit"])
