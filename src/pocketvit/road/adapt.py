@@ -15,6 +15,7 @@ from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..metrics import wilson_interval
 from ..settings import listed
+from ..settings.groups import Adapting, Teachers
 from ..sources import Dataset
 from ..sources.targets import labelled
 from ..tasks import task_named
@@ -33,12 +34,12 @@ _HARDLY = 0.02  # AP50 on which a detector is warned of: random weights, and cla
 METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
-def given_teachers(settings: Any) -> list[Any]:
+def given_teachers(settings: Teachers) -> list[Any]:
     """Return the teachers as settings name them, one after the other."""
     return [] if settings.untaught else list(listed(settings.teacher))
 
 
-def load_teachers(settings: Any, specs: Sequence[Any], device: str = "cpu") -> list[Teacher]:
+def load_teachers(settings: Teachers, specs: Sequence[Any], device: str = "cpu") -> list[Teacher]:
     """Load every teacher as the settings say; one that was loaded before is only moved to ``device``."""
     teachers: list[Teacher] = []
     for spec in specs:
@@ -82,7 +83,7 @@ def ready_teachers(walk: Walk) -> list[Teacher]:
     return teachers
 
 
-def _wanted(settings: Any) -> bool | None:
+def _wanted(settings: Adapting) -> bool | None:
     """Whether to fine-tune: True where it was asked for, False for a probe, None to decide."""
     return True if settings.fine_tune else False if settings.freeze else None
 
@@ -258,7 +259,7 @@ def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
     return entries
 
 
-def plan_teachers(settings: Any, specs: Sequence[Any], dataset: Dataset, side: int, device: str) -> list[Teacher]:
+def plan_teachers(settings: Teachers, specs: Sequence[Any], dataset: Dataset, side: int, device: str) -> list[Teacher]:
     """Return the teachers as far as a plan needs them: loaded, or untrained light ones."""
     if specs:
         return load_teachers(settings, specs, device)

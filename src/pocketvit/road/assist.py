@@ -13,6 +13,7 @@ from typing import Any
 from ..config import RunConfig
 from ..labels import plan_labels
 from ..models.names import is_pretrained
+from ..settings.verbs import Distilling
 from ..teachers import Teacher
 from .answering import teacher_answers
 from .base import Cost, Stage, Walk
@@ -29,7 +30,7 @@ from .train import describe, pupils, train_network
 log = logging.getLogger("pocketvit")
 
 
-def assistant_config(settings: Any, config: RunConfig) -> RunConfig:
+def assistant_config(settings: Distilling, config: RunConfig) -> RunConfig:
     """Return how the assistant is trained: as the student is, in its own shape, without a match of features.
 
     Args:

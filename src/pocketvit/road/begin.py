@@ -22,7 +22,8 @@ from ..models.names import is_pretrained, published_tags
 from ..models.registry import LADDER_STEMS, suggest
 from ..models.variants import is_vision_transformer
 from ..rundir import Outcome, Run
-from ..settings import dump, listed
+from ..settings import Distill, Label, Settings, Train, dump, listed
+from ..settings.verbs import Distilling
 from ..sources import Dataset
 from ..sources.targets import class_counts
 from ..sources.unlabelled import unlabelled_as
@@ -82,7 +83,7 @@ def check_network(name: str, option: str = "--student") -> None:
     raise PocketError(f"{option}: unknown model {name!r}.{suggest(name)} The sizes are {', '.join(LADDER)}.")
 
 
-def check_student(settings: Any, option: str = "--student") -> None:
+def check_student(settings: Distilling | Train, option: str = "--student") -> None:
     """Refuse a student, or a stem or attention that it cannot have, before anything is read."""
     name, stem, attention = str(getattr(settings, option[2:])), settings.stem, settings.attention
     if name != "auto":
@@ -105,7 +106,7 @@ def check_student(settings: Any, option: str = "--student") -> None:
         )
 
 
-def check_published(settings: Any) -> None:
+def check_published(settings: Train) -> None:
     """Refuse ``train --init pretrained`` of a model whose published weights cannot be had, before anything is read."""
     if settings.init != PUBLISHED:
         return
@@ -135,7 +136,7 @@ def check_assistant(name: str) -> None:
             raise PocketError(f"--assistant {name}: {error} Or take one of {', '.join(LADDER)}.") from error
 
 
-def check_classes(settings: Any, dataset: Dataset, specs: Sequence[Any]) -> None:
+def check_classes(settings: Settings, dataset: Dataset, specs: Sequence[Any]) -> None:
     """Refuse images that nothing can be learned from: without labels or a teacher, or all of one class."""
     if not known(dataset.train) and not specs and hasattr(settings, "teacher"):
         raise PocketError(
@@ -249,7 +250,7 @@ def _opened(settings: Any) -> tuple[Dataset, list[Any]]:
 
 
 def _timed(
-    settings: Any,
+    settings: Distill | Train,
     stages: Sequence[Stage],
     dataset: Dataset,
     specs: list[Any],
@@ -257,7 +258,7 @@ def _timed(
     *,
     sized: bool,
     of: str,
-) -> tuple[Any, list[str]]:
+) -> tuple[Distill | Train, list[str]]:
     """Spend a budget of time: the settings that fill it, or those of the run that goes on, and what is to be said."""
     if settings.resume:
         return as_before(settings, Run.newest(settings, settings.name or dataset.name + of)), []
@@ -270,16 +271,17 @@ def _timed(
     return fill(settings, stages, state_of, dataset, open_student=sized)
 
 
-def few_words(settings: Any, dataset: Dataset) -> list[str]:
+def few_words(settings: Settings, dataset: Dataset) -> list[str]:
     """Say which classes few labels leave without one, so that only teachers know them."""
-    if not getattr(settings, "few_labels", 0):
+    few = getattr(settings, "few_labels", 0)
+    if not few:
         return []
     counts = class_counts(labels_of(settings, dataset).targets, len(dataset.classes))
     none = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if not none:
         return []
     named = f"{', '.join(none[:5])}{', ...' if len(none) > 5 else ''}"
-    return [f"labels   no label of {named} ({len(none)} of {len(counts)} classes) is among the {settings.few_labels}"]
+    return [f"labels   no label of {named} ({len(none)} of {len(counts)} classes) is among the {few}"]
 
 
 def with_leaks(dataset: Dataset, teachers: Any) -> Dataset:
@@ -330,7 +332,7 @@ def _fitted(settings: Any, dataset: Dataset, teachers: Sequence[Any]) -> tuple[A
     return dataclasses.replace(settings, student=choice.candidate.name), list(choice.notes)
 
 
-def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, of: str = "") -> Run:
+def go(settings: Distill | Train, stages: Sequence[Stage], *, decide_all: Decide = decide, of: str = "") -> Run:
     """Walk the stages into a new run folder, or go on with an unfinished one; return the run.
 
     Args:
@@ -340,12 +342,12 @@ def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, o
         of: What stands in the run's name behind that of the images.
     """
     began = time.monotonic()
-    named = not isinstance(settings.resume, bool)  # a run to go on with, whose settings these are
-    if named and Run(settings.resume).finished and not given_more(settings):
-        return Run(settings.resume)
-    begun = begin(settings, decide_all, chosen=named, stages=stages, of=of)
+    old = None if isinstance(settings.resume, bool) else Run(settings.resume)  # whose settings these are
+    if old is not None and old.finished and not given_more(settings, old):
+        return old
+    begun = begin(settings, decide_all, chosen=old is not None, stages=stages, of=of)
     run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
-    more = getattr(begun.settings, "time", None) is not None and begun.settings.hours != run.settings.hours
+    more = begun.settings.time is not None and begun.settings.hours != run.settings.hours
     if more or not run.finished:
         with run.alone(), run.logging(), reopened(run, dump(begun.settings)) if more else contextlib.nullcontext():
             run.say(begun.notes)
@@ -353,7 +355,7 @@ def go(settings: Any, stages: Sequence[Stage], *, decide_all: Decide = decide, o
     return run
 
 
-def plan_of(settings: Any, stages: Sequence[Stage], decide_all: Decide = decide) -> Outcome:
+def plan_of(settings: Distill | Label, stages: Sequence[Stage], decide_all: Decide = decide) -> Outcome:
     """Return images, split, hours and bytes of a walk; write nothing."""
     begun = begin(settings, decide_all, stages=stages)
     dataset = begun.dataset

@@ -21,6 +21,7 @@ from ..files import human_bytes, write_json
 from ..models import load_model
 from ..reporting.device import Measured
 from ..rundir import Run
+from ..settings import Bench, listed
 from ..sources import Dataset, for_test_alone, open_test_images
 from ..sources.base import Source
 from ..tasks import Task, task_named
@@ -33,7 +34,7 @@ from .measuring import Entry, measure_rows
 log = logging.getLogger("pocketvit")
 
 
-def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
+def bench_models(settings: Bench) -> tuple[list[dict[str, Any]], Dataset | None]:
     """Return a row per model, and the images that they were scored on; None without.
 
     Every model sees the images as it was made to: size, aspect, kernel, window and tiles are its own.
@@ -46,7 +47,7 @@ def bench_models(settings: Any) -> tuple[list[dict[str, Any]], Dataset | None]:
         if source is None or not len(source):
             splits = ", ".join(dataset.splits)
             raise PocketError(f"{settings.images} has no {settings.split} images; it has {splits} (--split).")
-    models = measurable(settings.models)
+    models = measurable(listed(settings.models))
     if source is not None:
         source = completed(models, source)
     there = [] if settings.on is None else measure_there(models, settings.on)  # a device that is off says so at once
@@ -70,12 +71,12 @@ def _opened(settings: Any) -> Dataset:
     return open_dataset(settings)
 
 
-def _as_split(settings: Any) -> Dataset | None:
+def _as_split(settings: Bench) -> Dataset | None:
     """Return the images as the first run of these very images has them split; None where no run is of them.
 
     A split of its own would put images to the test that the run has learned from.
     """
-    for model in settings.models:
+    for model in listed(settings.models):
         folder = run_folder(model)
         origin = None if folder is None else Run(folder).settings
         own = getattr(origin, "images", None)
@@ -157,7 +158,7 @@ def _empty(model: Any) -> bool:
 
 
 def _entry(
-    settings: Any, role: str, number: int, model: Any, source: Source | None, task: Task, numbers: Mapping[str, int]
+    settings: Bench, role: str, number: int, model: Any, source: Source | None, task: Task, numbers: Mapping[str, int]
 ) -> Entry:
     name, role = str(model.folder if isinstance(model, Run) else model), "teacher" if role == "teacher" else "other"
     key = f"{role}-{number}"

@@ -8,7 +8,6 @@ import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +25,7 @@ from ..labels import LabelStore
 from ..models.detector import Detector
 from ..models.saving import load_model, save_model
 from ..objectives import Gate
+from ..settings import devices
 from ..training.feed import Feed
 from ..training.step import Input
 from .answering import file_answers
@@ -156,7 +156,7 @@ def labels_of(walk: Walk, origin: Reopened) -> Taught:
         return Taught()
 
 
-def with_rounding(walk: Walk, model: nn.Module, settings: Any) -> nn.Module:
+def with_rounding(walk: Walk, model: nn.Module, settings: devices.Compress) -> nn.Module:
     """Return a network that is trained with the rounding of its file."""
     kept = before_norms(model, walk.input[0])  # in the file they have the norm in them: stored in 8 bits
     pixels, bits = calibrating(walk.road).pixels, rounding_of(settings).bits
@@ -209,7 +209,7 @@ def prune_by_loss(
     return prune(work, keep, of=of, batches=batches, loss=loss, input=input).cpu()
 
 
-def done(settings: Any) -> list[str]:
+def done(settings: devices.Compress) -> list[str]:
     """Return what the settings do to the network, in words."""
     words = []
     if settings.prune:
@@ -234,13 +234,13 @@ def names_of(steps: Sequence[str], quantize: str, before: str) -> dict[str, str]
     return {"student": ", ".join(steps), "int8": f"{kind}, {', '.join(steps)}"}
 
 
-def trains(settings: Any) -> bool:
+def trains(settings: devices.Compress) -> bool:
     """Whether anything is trained again."""
     changed = settings.quantize == "qat" or settings.prune or settings.fit or settings.share
     return bool(settings.recover and changed)
 
 
-def refuse(settings: Any, model: nn.Module) -> None:
+def refuse(settings: devices.Compress, model: nn.Module) -> None:
     """Refuse a student that cannot be made smaller in the ways that are asked for, before a run is begun.
 
     Raises:
@@ -257,7 +257,7 @@ def refuse(settings: Any, model: nn.Module) -> None:
         share(model, settings.share)
 
 
-def rounding_of(settings: Any) -> Rounding:
+def rounding_of(settings: devices.Compress) -> Rounding:
     """Return how the settings want an int8 file."""
     static = settings.quantize in ("static", "qat")
     asked = ""
@@ -269,7 +269,7 @@ def rounding_of(settings: Any) -> Rounding:
     return Rounding("static" if static else "dynamic", min(settings.bits, BITS), settings.max_drop, asked)
 
 
-def recovered(config: RunConfig, settings: Any) -> RunConfig:
+def recovered(config: RunConfig, settings: devices.Compress) -> RunConfig:
     """Return the config with which a compressed student is trained again."""
     step: Step = "prune" if settings.prune or settings.fit else "share" if settings.share else "quantize"
     train = recovery(config.train, step, settings.epochs)

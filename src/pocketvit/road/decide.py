@@ -10,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TermConfig, TrainConfig, ViewConfig
+from ..config import LabelConfig, LossConfig, NetworkConfig, RunConfig, Stem, TermConfig, TrainConfig, ViewConfig
 from ..errors import PocketError
 from ..labels.record import choose_k
 from ..models import LADDER
 from ..models.names import is_pretrained
 from ..models.norms import ENOUGH_IMAGES
 from ..objectives.terms import kind_of
-from ..settings import listed
+from ..settings import Compare, Distill, Settings, Train, listed
+from ..settings.groups import Architecture, Views
+from ..settings.verbs import Distilling
 from ..sources import Dataset, Source
 from ..sources.subset import few_labelled
 from ..sources.targets import class_counts, labelled
@@ -42,6 +44,10 @@ WORN, HARD = 4, 1 / 3  # times that each of two stored views at most is seen, fr
 GATED = 100  # labelled validation images from which a gate is fitted to several teachers
 ENOUGH = 0.5  # of the images that are seen unasked: in less time a student is smaller, and less is asked of it
 LONG = 40  # epochs from which a student gains by more than light augmentation (recipes/biomedical.md)
+
+L = TypeVar("L", bound=Distilling | Train)
+V = TypeVar("V", bound=Views)
+D = TypeVar("D", bound=Distilling)
 
 
 def images_for(side: int) -> float:
@@ -84,7 +90,7 @@ def learning_rate_for(optimizer: str, batch: int, *, pretrained: bool) -> float:
     return 1e-3 * math.sqrt(batch / 128)
 
 
-def labels_of(settings: Any, dataset: Dataset) -> Source:
+def labels_of(settings: Settings, dataset: Dataset) -> Source:
     """Return the training images with the labels that a student sees."""
     few = getattr(settings, "few_labels", 0)
     return few_labelled(dataset.train, few) if few else dataset.train
@@ -106,11 +112,11 @@ def class_weights(source: Source, balance: str) -> tuple[float, ...]:
     return tuple(float(counts.sum() / (len(counts) * max(count, 1))) for count in counts)
 
 
-def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | None = None) -> tuple[Any, TrainConfig]:
+def decide_training(settings: L, dataset: Dataset, *, name: str, side: int | None = None) -> tuple[L, TrainConfig]:
     """Return the settings with epochs, batch, optimizer and rate decided, and the optimization they come down to.
 
     Args:
-        settings: With the group Training.
+        settings: Of a verb that trains.
         dataset: Its training images decide epochs and batch.
         name: Of the network: one with weights of its own is trained gently.
         side: Of the views.
@@ -131,7 +137,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
         more = SMALLER_FIRST if progressive else 1.0
         epochs = round(more * epochs_for(count, side, task.shown, least))
     rate = settings.lr or learning_rate_for(optimizer, batch, pretrained=pretrained)
-    decided = {"epochs": epochs, "batch_size": batch, "lr": rate, "optimizer": optimizer}
+    decided: dict[str, Any] = {"epochs": epochs, "batch_size": batch, "lr": rate, "optimizer": optimizer}
     decided |= {"progressive": progressive} if hasattr(settings, "progressive") else {}
     settings = dataclasses.replace(settings, **decided)
     return settings, TrainConfig(
@@ -144,7 +150,7 @@ def decide_training(settings: Any, dataset: Dataset, *, name: str, side: int | N
     )  # fmt: skip
 
 
-def schedule_for(settings: Any, task: Task, optimizer: str) -> Literal["cosine", "wsd"]:
+def schedule_for(settings: Distilling | Train, task: Task, optimizer: str) -> Literal["cosine", "wsd"]:
     """Return how the learning rate goes: a cosine for weights that have learned already, and for detectors.
 
     CIFAR-10, 10,000 images by their labels, pocket_xs, Muon, 12 epochs: 75.9 % with the schedule that stays up and goes
@@ -154,7 +160,7 @@ def schedule_for(settings: Any, task: Task, optimizer: str) -> Literal["cosine",
     return "wsd" if stays or getattr(settings, "time", None) is not None else "cosine"
 
 
-def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[Any, ViewConfig]:
+def decide_view(settings: V, dataset: Dataset, epochs: int | None) -> tuple[V, ViewConfig]:
     """Return the settings with the views' size and augmentation decided, and the views they come down to."""
     augment = settings.augment
     if augment == "auto" and dataset.synthetic:
@@ -169,7 +175,7 @@ def decide_view(settings: Any, dataset: Dataset, epochs: int | None) -> tuple[An
     return dataclasses.replace(settings, size=size, augment=augment), task_named(dataset.task).view(view)
 
 
-def _long(settings: Any, dataset: Dataset) -> float:
+def _long(settings: Views, dataset: Dataset) -> float:
     """Return the epochs from which views vary more: `LONG`, and in a budget of time half of the usual ones as well.
 
     Few images are seen forty times in few steps. 560 spectrograms of 64 px, pocket_xxs, --hours 0.02: 71.8 % with light
@@ -181,11 +187,11 @@ def _long(settings: Any, dataset: Dataset) -> float:
     return max(LONG, ENOUGH * epochs_for(len(dataset.train), side, task_named(dataset.task).shown))
 
 
-def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) -> tuple[Any, LossConfig]:
+def decide_loss(settings: D, dataset: Dataset, teachers: Sequence[Teacher]) -> tuple[D, LossConfig]:
     """Return the settings with objective and temperature decided, and the loss they come down to."""
     task = task_named(dataset.task)
-    if getattr(settings, "untaught", False):
-        balanced = class_weights(labels_of(settings, dataset), settings.balance)
+    balanced = class_weights(labels_of(settings, dataset), getattr(settings, "balance", "none"))
+    if settings.untaught:
         return settings, LossConfig(weight=0.0, label_smoothing=task.smoothing, class_weights=balanced)
     classes = class_count(dataset, teachers)
     whole = choose_k(classes, settings.top_k) == 0
@@ -203,15 +209,15 @@ def decide_loss(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) ->
         temperature=temperature,
         weight=settings.teacher_share,
         teacher_weights=weights,
-        class_weights=class_weights(labels_of(settings, dataset), getattr(settings, "balance", "none")),
+        class_weights=balanced,
         terms=checked_terms(settings),
     )
-    decided = {"temperature": temperature, "teacher_weights": weights}
+    decided: dict[str, Any] = {"temperature": temperature, "teacher_weights": weights}
     decided |= {"objective": objective} if hasattr(settings, "objective") else {}
     return dataclasses.replace(settings, **decided), loss
 
 
-def _usual_weights(settings: Any, dataset: Dataset, teachers: Sequence[Teacher]) -> Literal["fixed", "learned"]:
+def _usual_weights(settings: Distilling, dataset: Dataset, teachers: Sequence[Teacher]) -> Literal["fixed", "learned"]:
     """Return how several teachers are weighed: by what validation images say of them, where these are enough.
 
     Digits, 100 labels, a teacher of convolutions (95 %) and one of involutions that learned too briefly (42 %): the
@@ -242,7 +248,7 @@ def hard_share_for(settings: Any, dataset: Dataset) -> float:
     return HARD if fits and worn and bool(labelled(targets).all()) else 0.0
 
 
-def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
+def checked_terms(settings: Distilling) -> tuple[TermConfig, ...]:
     """Return the objectives on features that are asked for; refuse those that cannot be."""
     terms = getattr(settings, "terms", ())
     for term in terms:
@@ -253,7 +259,9 @@ def checked_terms(settings: Any) -> tuple[TermConfig, ...]:
     return terms
 
 
-def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) -> tuple[Any, RunConfig]:
+def decide(
+    settings: Distill | Compare, dataset: Dataset, teachers: Sequence[Teacher] = ()
+) -> tuple[Distill | Compare, RunConfig]:
     """Return the settings with every open choice made, and what they come down to. Deciding again changes nothing.
 
     Args:
@@ -269,35 +277,36 @@ def decide(settings: Any, dataset: Dataset, teachers: Sequence[Teacher] = ()) ->
     asked = settings
     if settings.student == "auto":
         settings = dataclasses.replace(settings, student=USUAL_STUDENT)
+    name = str(settings.student)
     side = settings.size or view_size(dataset.train)
-    settings, train = decide_training(settings, dataset, name=settings.student, side=side)
+    settings, train = decide_training(settings, dataset, name=name, side=side)
     settings, view = decide_view(settings, dataset, train.epochs)
     settings, loss = decide_loss(settings, dataset, teachers)
-    settings = dataclasses.replace(settings, views=min(train.epochs, settings.views or VIEWS))
+    views = min(train.epochs, settings.views or VIEWS)
+    settings = dataclasses.replace(settings, views=views)
     if loss.weight:  # without a teacher no labels are stored
         check_served(loss, settings, classes, task=dataset.task)
-    if hasattr(settings, "hard_share") and loss.weight:
-        settings = dataclasses.replace(settings, hard_share=hard_share_for(settings, dataset))
-        loss = dataclasses.replace(loss, hard_share=settings.hard_share)
-    labels = LabelConfig(
-        settings.views, settings.top_k, settings.approximate_tail, getattr(settings, "store_features", None)
-    )
-    network = network_of(settings, settings.student, side)
+    if isinstance(settings, Distill) and loss.weight:
+        share = hard_share_for(settings, dataset)
+        settings, loss = dataclasses.replace(settings, hard_share=share), dataclasses.replace(loss, hard_share=share)
+    stored = getattr(settings, "store_features", None)
+    labels = LabelConfig(views, settings.top_k, settings.approximate_tail, stored)
+    network = network_of(settings, name, side)
     if network.stem == "teacher" and teachers:
         network = with_stem(network, teachers[0], view.view_size)
     elif settings.stem == "auto" and teachers:
         network = with_usual_stem(network, settings, teachers[0], dataset)
-    if network.stem == "teacher" and train.progressive and getattr(asked, "progressive", None) is None:
+    if network.stem == "teacher" and train.progressive and isinstance(asked, Distill) and asked.progressive is None:
         # Layers that stay as they are do not learn smaller pictures: 71.0 %, whole ones 72.6 (recipes/datafree_cnn.md).
         return decide(dataclasses.replace(asked, progressive=0.0), dataset, teachers)
     if teachers:
         network = with_usual_start(network, settings, teachers[0], dataset)
     config = RunConfig(network, view, labels, loss, train)
-    matched = with_usual_match(settings, config, dataset, teachers)
+    matched: dict[str, Any] = with_usual_match(settings, config, dataset, teachers)
     return decide(dataclasses.replace(asked, **matched), dataset, teachers) if matched else (settings, config)
 
 
-def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, RunConfig]:
+def decide_model(settings: Train, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Train, RunConfig]:
     """Return the settings of `train` with every open choice made, and what they come down to."""
     if not dataset.classes:
         raise PocketError(
@@ -323,7 +332,7 @@ def decide_model(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) 
     return settings, RunConfig(network=network, view=view, loss=loss, train=training)
 
 
-def network_of(settings: Any, name: str, side: int) -> NetworkConfig:
+def network_of(settings: Architecture, name: str, side: int) -> NetworkConfig:
     """Return the network that a name and the group Student describe, for images of ``side`` pixels."""
     stem = settings.stem
     if stem == "auto":
@@ -334,7 +343,7 @@ def network_of(settings: Any, name: str, side: int) -> NetworkConfig:
     )
 
 
-def _usual_stem(settings: Any, name: str, *, small: bool) -> str:
+def _usual_stem(settings: Architecture, name: str, *, small: bool) -> Stem:
     """Convolutions before the patches where the student can have them: it learns faster with them (docs/students.md).
 
     Residual ones where images are ``small``; of synthetic images, too (recipes/datafree_cnn.md). 28 seconds, labels
@@ -346,7 +355,7 @@ def _usual_stem(settings: Any, name: str, *, small: bool) -> str:
     return "conv" if settings.tokens or (small and settings.patch is None) else "hybrid"
 
 
-def check_served(loss: LossConfig, settings: Any, classes: int, *, task: str) -> None:
+def check_served(loss: LossConfig, settings: Distilling, classes: int, *, task: str) -> None:
     """Refuse an objective that labels of so many classes will not serve, before any is made."""
     k = choose_k(classes, settings.top_k)
     needs = task_named(task).objective(loss.objective).needs_at(loss.temperature)

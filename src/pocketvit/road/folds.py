@@ -19,6 +19,7 @@ from ..errors import PocketError
 from ..files import human_time, read_arrays, read_json, write_json
 from ..metrics import OperatingPoint
 from ..metrics.crossvalidation import FoldScores, OutOfFold, pool_folds, write_predictions
+from ..settings import Distill, Settings
 from ..sources import Dataset, open_folds, pack_dataset
 from ..sources.packing import bound_for
 from ..sources.targets import labelled
@@ -87,9 +88,9 @@ def labelled_images(dataset: Dataset) -> int:
     return sum(int(labelled(whole(source).targets).sum()) for source in dataset.splits.values())
 
 
-def check_folds(settings: Any, dataset: Dataset) -> None:
+def check_folds(settings: Settings, dataset: Dataset) -> None:
     """Refuse folds that were asked for and cannot be made, rather than after the student's training."""
-    if getattr(settings, "folds", None):
+    if isinstance(settings, Distill) and settings.folds:
         fold_datasets(settings, dataset, memory_of(settings))
 
 

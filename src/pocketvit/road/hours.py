@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import PocketError
 from ..files import atomic, human_time, read_json, write_json, write_text
 from ..rundir import Run
-from ..settings import NO_TEACHER
+from ..settings import NO_TEACHER, Distill, Train
 from ..sources import Dataset
 from ..sources.targets import labelled
 from ..tasks import task_named
@@ -80,8 +80,8 @@ def fill_hours(settings: Any, stages: Sequence[Stage], state_of: Callable[[Any],
 
 
 def fill_with_student(
-    settings: Any, stages: Sequence[Stage], state_of: Callable[[Any], Walk], images: int, side: int
-) -> tuple[Any, list[str]]:
+    settings: Distill, stages: Sequence[Stage], state_of: Callable[[Any], Walk], images: int, side: int
+) -> tuple[Distill, list[str]]:
     """Fill the time as `fill_hours` does, with the size of student that learns most in it; say where that is another.
 
     A small student sees more images in the same time, and where they are few that counts for more than its size: after
@@ -116,7 +116,12 @@ def fill_with_student(
 
 
 def fill(
-    settings: Any, stages: Sequence[Stage], state_of: Callable[[Any], Walk], dataset: Dataset, *, open_student: bool
+    settings: Distill | Train,
+    stages: Sequence[Stage],
+    state_of: Callable[[Any], Walk],
+    dataset: Dataset,
+    *,
+    open_student: bool,
 ) -> tuple[Any, list[str]]:
     """Fill the time as `fill_hours` does; leave out what would not pay in it, and say so.
 
@@ -131,7 +136,7 @@ def fill(
         dataset: Opened.
         open_student: Whether the student's size is, too.
     """
-    images, side = len(dataset.train), getattr(settings, "size", None) or view_size(dataset.train)
+    images, side = len(dataset.train), settings.size or view_size(dataset.train)
 
     def filled(settings: Any) -> tuple[Any, list[str]]:
         if open_student:
@@ -152,10 +157,10 @@ def fill(
     return fewer, [why, *notes]
 
 
-def _without_light(settings: Any, dataset: Dataset) -> Any | None:
+def _without_light(settings: Distill | Train, dataset: Dataset) -> Distill | None:
     """Return the settings without any teacher; None where one is named or needed, or was not asked about."""
     task, targets = task_named(dataset.task), dataset.train.targets
-    if not hasattr(settings, "unlabelled") or settings.teacher or settings.views or settings.few_labels:
+    if not isinstance(settings, Distill) or settings.teacher or settings.views or settings.few_labels:
         return None
     if not task.finetunes or not labelled(targets).all():
         return None
@@ -213,10 +218,9 @@ class Hours(Stage):
         )
 
 
-def given_more(settings: Any) -> bool:
-    """Whether a named run is given another budget of time than it had."""
-    budget = getattr(settings, "time", None)
-    return budget is not None and (budget.more or settings.hours != Run(settings.resume).settings.hours)
+def given_more(settings: Distill | Train, run: Run) -> bool:
+    """Whether a run is given another budget of time than it had."""
+    return settings.time is not None and (settings.time.more or settings.hours != run.settings.hours)
 
 
 def as_before(settings: Any, run: Run) -> Any:

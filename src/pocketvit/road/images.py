@@ -16,7 +16,8 @@ from ..config import LabelConfig, ViewConfig
 from ..errors import PocketError
 from ..files import sha256_of
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
-from ..settings.groups import BUILT_IN
+from ..settings import Bench, Pack, Settings
+from ..settings.groups import BUILT_IN, Images, Reading
 from ..sources import Dataset, open_images, open_test_images, pack_dataset
 from ..sources.base import Source
 from ..sources.packing import bound_for, pack_bytes
@@ -146,14 +147,14 @@ def open_road(images: Any, view: ViewConfig, shared: Path, *, device: str | None
     return Road(dataset, Views(dataset.train, view, seed=VIEW_SEED), shared, join_processes(device or "auto"))
 
 
-def open_dataset(settings: Any) -> Dataset:
+def open_dataset(settings: Images | Pack | Bench) -> Dataset:
     """Open what the settings name: the images, and what of group, tiles and other sets a verb has."""
     images = settings.images
     bank = find_bank(images)
     if bank is not None:
         return _open_bank(bank, settings)
     beside: dict[str, Any] = {
-        name: getattr(settings, name, None) for name in ("group", "tile", "val", "test", "unlabelled")
+        name: getattr(settings, name, None) for name in ("window", "group", "tile", "val", "test", "unlabelled")
     }
     named = getattr(settings, "resume", False)
     moved = isinstance(images, str) and images not in BUILT_IN and not Path(images).exists()
@@ -163,21 +164,21 @@ def open_dataset(settings: Any) -> Dataset:
             f"`pocketvit {settings.verb} IMAGES --resume {shlex.quote(str(named))}`."
         )
     dataset = images if isinstance(images, Dataset) else open_images(
-        images, labels=settings.table, window=settings.window, memory=memory_of(settings), **beside
+        images, labels=settings.table, memory=memory_of(settings), **beside
     )  # fmt: skip
-    if getattr(settings, "modality", None) is not None:
-        dataset = dataclasses.replace(dataset, modality=None if settings.modality == PHOTO else settings.modality)
+    modality = getattr(settings, "modality", None)
+    if modality is not None:
+        dataset = dataclasses.replace(dataset, modality=None if modality == PHOTO else modality)
     return dataset
 
 
-def memory_of(settings: Any) -> Path | None:
+def memory_of(settings: Settings) -> Path | None:
     """Where is remembered what was found of the files; nowhere where nothing is to be written."""
-    if getattr(settings, "plan", False) or getattr(settings, "out", None) is None:
-        return None
-    return Path(settings.out) / "shared" / "checked"
+    out = getattr(settings, "out", None)
+    return None if out is None or getattr(settings, "plan", False) else Path(out) / "shared" / "checked"
 
 
-def _open_bank(file: Path, settings: Any) -> Dataset:
+def _open_bank(file: Path, settings: Reading) -> Dataset:
     """Open synthetic images: all are for training, and real test images are of any kind and size."""
     more = find_bank(getattr(settings, "unlabelled", None))
     for name in ("val", "group", "tile", "table", *(["unlabelled"] if more is None else [])):
@@ -193,7 +194,7 @@ def _open_bank(file: Path, settings: Any) -> Dataset:
     return dataclasses.replace(made, classes=test.classes, test=test.test)
 
 
-def _joined(made: Dataset, bank: Bank, more: Bank, settings: Any) -> Dataset:
+def _joined(made: Dataset, bank: Bank, more: Bank, settings: Settings) -> Dataset:
     """Return the images of two banks of one teacher, as those of a first and a second round."""
     if (bank.kind, bank.images.shape[1:], bank.logits.shape[1]) != (
         more.kind, more.images.shape[1:], more.logits.shape[1],

@@ -16,6 +16,7 @@ from ..models.detector import Detector
 from ..models.names import is_pretrained
 from ..models.taps import Layers, list_layers
 from ..objectives.terms import FeatureTerms, deepest
+from ..settings import Compare, Distill
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers.layer import LayerTeacher, heard
@@ -27,7 +28,9 @@ STORED = "4GB"  # that features may take unasked; a quarter of it for one view o
 LIGHT = 3.0  # times the multiply-adds of the student that a teacher may have to answer every batch unasked
 
 
-def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) -> dict[str, str]:
+def with_usual_match(
+    settings: Distill | Compare, config: RunConfig, dataset: Dataset, teachers: Sequence[Any]
+) -> dict[str, str]:
     """Return what to change in the settings for a student that matches features; nothing where it should not.
 
     It does where the last maps of all named teachers can be stored with their answers, or these are light. From made
@@ -39,9 +42,11 @@ def with_usual_match(settings: Any, config: RunConfig, dataset: Dataset, teacher
     difference was seen (recipes/photographs.md). Methods are compared by what they name, and an assistant is another
     teacher.
     """
-    task, elsewhere = task_named(dataset.task), hasattr(settings, "methods") or getattr(settings, "assistant", None)
+    if isinstance(settings, Compare) or settings.assistant or not teachers:
+        return {}
+    task = task_named(dataset.task)
     ours = all(isinstance(getattr(teacher, "module", None), Detector) for teacher in teachers)
-    if elsewhere or not teachers or not (task.finetunes or (dataset.synthetic and ours)):
+    if not (task.finetunes or (dataset.synthetic and ours)):
         return {}
     asked = settings.match is not None or settings.store_features is not None or settings.hard_share
     network, side, made = config.network, config.view.view_size, bool(dataset.synthetic)

@@ -14,6 +14,7 @@ from ..deployment.parity import Parity, check_parity
 from ..errors import NotSmaller, PocketError
 from ..files import whole_folder
 from ..rundir import Run
+from ..settings import Export
 from ..views import Views
 from .reopen import reopen
 from .rounding import Rounding, write_int8
@@ -22,7 +23,7 @@ from .ship import FP32, INT8, preprocessing_of
 log = logging.getLogger("pocketvit")
 
 
-def export_phone(settings: Any, folder: Path | None) -> tuple[Path, dict[str, Parity], str]:
+def export_phone(settings: Export, folder: Path | None) -> tuple[Path, dict[str, Parity], str]:
     """Write ``model.onnx``, ``model-int8.onnx`` (QDQ) and ``device.zip``; return folder, parity and what int8 costs.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import PocketError
 from ..files import counted, sha256_of
+from ..settings import Distill
 from ..sources import Checks, Dataset, Source
 from ..sources.subset import shared_images
 from ..sources.unlabelled import unlabelled_as
@@ -51,7 +52,7 @@ class Promised(Source):
         return self._drawn[position % DRAWN], -1
 
 
-def promised(settings: Any, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
+def promised(settings: Distill, teachers: Sequence[Teacher]) -> tuple[Dataset, list[Teacher]]:
     """Return what will be learned from before it is made, and the teachers in its classes.
 
     The classes are those of the test images, where these were given and labelled: matched by name, or by number or in

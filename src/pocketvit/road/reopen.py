@@ -6,10 +6,10 @@ import dataclasses
 import logging
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from ..models import load_model
 from ..models.saving import LoadedModel
 from ..objectives.gating import FROM_VALIDATION, Gate
 from ..rundir import Run
-from ..settings.base import settings_of
-from ..settings.groups import BUILT_IN
+from ..settings import Distill, Train, settings_of
+from ..settings.groups import BUILT_IN, Place
 from ..sources import Dataset
 from ..sources.tiles import whole
 from ..synthesis.bank import find_bank
@@ -33,6 +33,8 @@ from .measuring import Entry
 from .train import GATE
 
 log = logging.getLogger("pocketvit")
+
+P = TypeVar("P", bound=Place)
 
 
 class Taught(NamedTuple):
@@ -58,7 +60,7 @@ class Reopened:
     """
 
     chain: tuple[Run, ...]
-    settings: Any
+    settings: Distill | Train
     config: RunConfig
     student: LoadedModel
     input: Input
@@ -102,7 +104,8 @@ class Reopened:
 _SIZES = {"parameters", "flops", "bytes"}
 # Of a row: what its entry says itself, and what another minute would measure otherwise.
 _OF_THE_MOMENT = {"key", "name", "role", "status", "note", "calibrated", "latency_ms", "memory_mb", "file"}
-_DECIDES = {"distill": decide, "train": decide_model}  # the verbs that train a student
+# The verbs that train a student.
+_DECIDES: dict[str, Callable[..., tuple[Any, RunConfig]]] = {"distill": decide, "train": decide_model}
 
 
 def reopen(path: Path | str, images: Any = None) -> Reopened:
@@ -214,7 +217,7 @@ def _beside(path: Any, folder: Path) -> Path:
     raise PocketError(f"{folder} was compressed from {path}, which is gone. Put it back, or begin with another run.")
 
 
-def _rebased(settings: Any, folder: Path) -> Any:
+def _rebased(settings: P, folder: Path) -> P:
     """Return a run's settings with relative paths as they were when it was made, whatever the working folder is now.
 
     That was where ``out`` leads from to the run; where it is not known, or nothing is there, paths stay as they are.
@@ -224,7 +227,7 @@ def _rebased(settings: Any, folder: Path) -> Any:
     if out.is_absolute() or runs.parts[len(runs.parts) - depth :] != out.parts:
         return settings
     base = Path(*runs.parts[: len(runs.parts) - depth])
-    found = {}
+    found: dict[str, Any] = {}
     for one in settings_of(type(settings)):
         value = getattr(settings, one.name)
         if one.exists and isinstance(value, str | Path) and str(value) not in BUILT_IN and (base / value).exists():

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ..deployment.runtimes import RUNTIMES, Exported, Runtime
 from ..errors import NotSmaller, PocketError
 from ..files import whole_folder
 from ..rundir import Run
+from ..settings import Export
 from ..views import Views
 from .images import Road
 from .reopen import Reopened, reopen
@@ -54,7 +55,7 @@ class Ported:
     images: str
 
 
-def export_runtime(settings: Any, folder: Path | None, **given: Any) -> Ported:
+def export_runtime(settings: Export, folder: Path | None, **given: Any) -> Ported:
     """Write ``model`` and ``model-int8`` in the form of a runtime, for one picture at a time, and an example beside.
 
     A run is checked on its own images; anything else, and a run with another input or other class names, on drawn ones.
@@ -160,7 +161,7 @@ class _Files:
         return check_parity(self.module, file, self.pixels, self.runtime.tolerance)
 
 
-def _is_run(path: Any) -> bool:
+def _is_run(path: Any) -> TypeGuard[str | Path]:
     return isinstance(path, str | Path) and (Path(path).expanduser() / "config.yaml").is_file()
 
 

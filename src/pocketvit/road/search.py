@@ -31,6 +31,7 @@ from ..deployment.latency import measure
 from ..errors import PocketError
 from ..files import counted, human_bytes, read_json, write_json
 from ..models.saving import load_model, save_model
+from ..settings import Compress
 from ..training.distributed import from_rank_zero
 from .base import Stage, Walk
 from .compress import labels_of, prune_by_loss, recovered, rounding_of, with_rounding
@@ -138,7 +139,7 @@ class Search(Stage):
         return told | {"before": asdict(first), "ways": [asdict(way) for way in tried]}
 
 
-def ways(settings: Any, origin: Reopened) -> list[Tried]:
+def ways(settings: Compress, origin: Reopened) -> list[Tried]:
     """Return what may be tried beside pruning, the simplest first: what the settings say, or else all that can be.
 
     Raises:
@@ -157,7 +158,7 @@ def ways(settings: Any, origin: Reopened) -> list[Tried]:
     ]
 
 
-def write_file(walk: Walk, model: nn.Module, settings: Any, folder: Path) -> Path:
+def write_file(walk: Walk, model: nn.Module, settings: Compress, folder: Path) -> Path:
     """Write the int8 file of a network into a folder, every layer in integers; return its path.
 
     Args:
@@ -191,7 +192,7 @@ def _shares(model: nn.Module) -> list[int]:
     return [2]
 
 
-def _settings(walk: Walk, way: Tried) -> Any:
+def _settings(walk: Walk, way: Tried) -> Compress:
     return dataclasses.replace(walk.settings, share=way.share, quantize=way.quantize, bits=way.bits)
 
 
@@ -275,7 +276,7 @@ def _brief(config: RunConfig) -> RunConfig:
     )
 
 
-def _rest(config: RunConfig, settings: Any) -> RunConfig:
+def _rest(config: RunConfig, settings: Compress) -> RunConfig:
     """Return the config of what is left of a recovery after its brief part."""
     if not settings.recover:
         return config
@@ -303,7 +304,7 @@ def _save(walk: Walk, model: nn.Module, folder: Path) -> None:
     save_model(model, folder, classes=walk.road.dataset.classes, preprocessing=about, task=walk.road.task)
 
 
-def _costs(walk: Walk, model: nn.Module, settings: Any, *, timed: bool) -> tuple[int, float | None]:
+def _costs(walk: Walk, model: nn.Module, settings: Compress, *, timed: bool) -> tuple[int, float | None]:
     """Return the bytes of a network's file and, where they count, the milliseconds of one image."""
     with tempfile.TemporaryDirectory() as folder:
         network = _stirred(model)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from ..config import RunConfig
 from ..models.names import is_pretrained
+from ..settings import Settings
 from ..sources import Dataset
 from ..sources.tiles import independent
 from ..synthesis.card import FEW, FILE, measure_card, read_card, why_no_card
@@ -19,7 +19,7 @@ from .rates import training_seconds
 log = logging.getLogger("pocketvit")
 
 
-def check_card(settings: Any, config: RunConfig, dataset: Dataset) -> None:
+def check_card(settings: Settings, config: RunConfig, dataset: Dataset) -> None:
     """Refuse a card of a network that has no use for one, before it is trained."""
     network = config.network
     if not getattr(settings, "statistics_card", False) or network.replace_norm is not None:

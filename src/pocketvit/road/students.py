@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -23,6 +23,8 @@ from ..models.renorm import replace_norm
 from ..models.selection import select_weights, vit_in
 from ..settings import listed
 from ..settings.base import near
+from ..settings.groups import Architecture, Teachers
+from ..settings.verbs import Distilling
 from ..sources import Dataset
 from ..tasks import task_named
 from ..teachers import Teacher, load_teacher
@@ -36,8 +38,10 @@ PRETRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # 5.7 M, Apache-2.0: a
 SMALL = 7_000_000  # parameters up to which a network is a student's size: pocket_xl has 6.3 M
 PHOTOGRAPHS = 96  # pixels of a side from which such weights are at home
 
+D = TypeVar("D", bound=Distilling)
 
-def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Any, list[str]]:
+
+def choose_student(settings: D, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[D, list[str]]:
     """Return the settings with a student, and what is to be said of its weights.
 
     Pretrained where weights are named, which must be there before anything long is done; where nothing is named, a
@@ -81,7 +85,7 @@ def choose_student(settings: Any, dataset: Dataset, teachers: Sequence[Any] = ()
     return dataclasses.replace(settings, student=PRETRAINED), [chosen]
 
 
-def _smaller_than(settings: Any, side: int, teachers: Sequence[Any]) -> str:
+def _smaller_than(settings: Architecture, side: int, teachers: Sequence[Any]) -> str:
     """Return `USUAL_STUDENT`, or of a ViT as first teacher that is no larger the next size below.
 
     It is no deeper and no wider, so that it can start from that one's weights; nor as large, which would be a copy.
@@ -102,8 +106,8 @@ def _smaller_than(settings: Any, side: int, teachers: Sequence[Any]) -> str:
     return next(filter(fits, reversed(sizes)), sizes[0])
 
 
-def _from_scratch(images: int, settings: Any) -> str:
-    named = bool(listed(getattr(settings, "teacher", None)))
+def _from_scratch(images: int, settings: Teachers) -> str:
+    named = bool(listed(settings.teacher))
     what = "what it cannot take from its teacher it learns from scratch" if named else "it learns from scratch"
     behind = f"stays {'' if named else 'far '}behind" if images < 20_000 else "needs hours to come near"
     return (
@@ -112,9 +116,9 @@ def _from_scratch(images: int, settings: Any) -> str:
     )
 
 
-def _small_teacher(settings: Any) -> str:
+def _small_teacher(settings: Teachers) -> str:
     """Return the teacher's own name and size, where it has weights that are small enough for a student's; or ""."""
-    named = [one for one in listed(getattr(settings, "teacher", None)) if isinstance(one, str | Path)]
+    named = [one for one in listed(settings.teacher) if isinstance(one, str | Path)]
     if not named or not is_pretrained(str(named[0])):
         return ""
     try:

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..errors import PocketError
 from ..files import locked, sha256_of
-from ..settings import listed
+from ..settings import Settings, listed, verbs
+from ..settings.groups import Synthesis
 from ..sources import Dataset, open_images, pack_dataset
 from ..sources.unlabelled import unlabelled_as
 from ..synthesis import Bank, Rival, StatisticsCard, gallery, read_card
@@ -40,12 +41,12 @@ LAYOUTS = 200  # that are optimized for layouts of boxes: each takes long, and s
 SEED = 0  # of the images, so that students of every seed share a bank
 
 
-def method_for(settings: Any, teacher: Teacher) -> str:
+def method_for(settings: Synthesis, teacher: Teacher) -> str:
     """How they are made: as was said, else as teachers of its kind teach most."""
     return BEST.get(teacher.kind, "drawn") if settings.method == "auto" else settings.method
 
 
-def count_for(settings: Any, teacher: Teacher) -> int:
+def count_for(settings: Synthesis, teacher: Teacher) -> int:
     """How many images are made: as many as was said, else `COUNT` of 32 px, fewer of larger ones."""
     if settings.count:
         return settings.count
@@ -55,7 +56,7 @@ def count_for(settings: Any, teacher: Teacher) -> int:
     return max(1000, least, round(COUNT * min(1.0, 32 / teacher.input_size)))
 
 
-def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request:
+def request_of(settings: verbs.Distill | verbs.Synthesize, teacher: Teacher, *, data: bool = True) -> Request:
     """Return what the settings ask for, with their real images or without."""
     few = None
     if data and settings.data is not None:
@@ -67,7 +68,7 @@ def request_of(settings: Any, teacher: Teacher, *, data: bool = True) -> Request
     )  # fmt: skip
 
 
-def card_of(settings: Any, teacher: Teacher) -> StatisticsCard | None:
+def card_of(settings: verbs.Distill | verbs.Synthesize, teacher: Teacher) -> StatisticsCard | None:
     """Return the statistics card that the settings name, or the one in the teacher's folder; None where none is asked.
 
     Raises:
@@ -75,8 +76,8 @@ def card_of(settings: Any, teacher: Teacher) -> StatisticsCard | None:
     """
     if not settings.statistics:
         return None
-    path = settings.statistics
-    if path is True:
+    path = None if settings.statistics is True else settings.statistics
+    if path is None:
         given = listed(settings.teacher)[0]
         folder = Path(str(given).removeprefix("local-dir:")).expanduser() if isinstance(given, str | Path) else None
         places = [folder / FILE, folder / "student" / FILE] if folder is not None else []
@@ -188,10 +189,11 @@ def _dataset(asked: Dataset, bank: Bank) -> Dataset:
     )
 
 
-def check_controls(settings: Any, dataset: Dataset) -> None:
+def check_controls(settings: Settings, dataset: Dataset) -> None:
     """Refuse controls that would be taught otherwise than the student that they stand beside."""
-    assisted = getattr(settings, "assistant", None) is not None and hasattr(settings, "controls")
-    if assisted and dataset.synthetic and dataset.test is not None and settings.baseline and settings.controls:
+    if not isinstance(settings, verbs.Distill) or settings.assistant is None:
+        return
+    if dataset.synthetic and dataset.test is not None and settings.baseline and settings.controls:
         raise settings.refused(
             "assistant",
             "the controls beside a student of synthetic images learn from the teacher itself. Leave it away, or give "
