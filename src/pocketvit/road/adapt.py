@@ -15,7 +15,7 @@ from ..errors import PocketError
 from ..files import human_time, sha256_of
 from ..metrics import wilson_interval
 from ..settings import listed
-from ..settings.groups import Adapting, Teachers
+from ..settings.teachers import Adapting, Teachers
 from ..sources import Dataset
 from ..sources.targets import labelled
 from ..tasks import task_named

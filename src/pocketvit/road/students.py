@@ -23,7 +23,8 @@ from ..models.renorm import replace_norm
 from ..models.selection import select_weights, vit_in
 from ..settings import listed
 from ..settings.base import near
-from ..settings.groups import Architecture, Teachers
+from ..settings.groups import Architecture
+from ..settings.teachers import Teachers
 from ..settings.verbs import Distilling
 from ..sources import Dataset
 from ..tasks import task_named

@@ -4,7 +4,7 @@ from .base import Settings, listed, setting, settings_of
 from .calling import gather, speak, verb
 from .configfile import differences, dump, load, plain
 from .devices import Bench, Compress, Export, Predict, Report, Serve
-from .groups import NO_TEACHER
+from .teachers import NO_TEACHER
 from .values import Budget, Hours, parse_budget
 from .verbs import VERBS, Compare, Demo, Distill, Label, Pack, RunRecipe, Synthesize, Train
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 from ..errors import PocketError
 from .base import ImageSet, Model, Picture, RunFolder, Settings, find, listed, setting
-from .groups import BUILT_IN, IMAGES, Device, Loading, Pictures, Reading, Resumable, check_model
+from .groups import BUILT_IN, IMAGES, Device, Pictures, Reading, Resumable
+from .teachers import Loading, check_model
 from .values import (
     Budget,
     parse_budget,

@@ -17,9 +17,6 @@ from .devices import Bench, Compress, Export, Predict, Report, Serve
 from .groups import (
     BUILT_IN,
     IMAGES,
-    LIGHT_TEACHERS,
-    TEACHER,
-    Adapting,
     Architecture,
     Device,
     Evidence,
@@ -33,11 +30,10 @@ from .groups import (
     Resumable,
     Steps,
     Synthesis,
-    Teachers,
     Training,
     Views,
-    check_model,
 )
+from .teachers import LIGHT_TEACHERS, TEACHER, Adapting, Teachers, check_model
 from .values import (
     Budget,
     parse_budget,
