@@ -96,7 +96,8 @@ class Score(Stage):
     everyone = False
 
     def cost(self, walk: Walk) -> Cost:
-        seconds = 15.0  # about a second of timing per row, and a few of memory
+        # About a second of timing per row, and a few of memory; a teacher is exported, too.
+        seconds = 15.0 + 4.0 * len(walk.teachers)
         source = walk.road.scored
         if source is not None:  # everyone answers it; a teacher twice, with its int8 file
             seconds += 2 * len(source) * sum(forward_seconds(teacher, walk.road.views) for teacher in walk.teachers)

@@ -14,8 +14,8 @@ from .base import Model, Settings, check_path, find, listed, setting
 
 Norm = Literal["imagenet", "half", "none"]
 TEACHER = (
-    "timm name, hf-hub:NAME, local-dir:FOLDER, a weights file (with --arch) or MODULE:FUNCTION; in Python also an "
-    "nn.Module"
+    "timm name, hf-hub:NAME, local-dir:FOLDER, a weights file (with --arch where its layers do not say what it is) or "
+    "MODULE:FUNCTION; in Python also an nn.Module"
 )
 LIGHT_TEACHERS = 2  # that are trained on the user's labels where none is named
 NO_TEACHER = "none"  # in place of a teacher's name
