@@ -211,6 +211,8 @@ def test_a_teacher_that_ran_in_pytorch_is_not_raced_against_a_file():
     assert "of its teacher's weights" in str(found.replies[0])
     assert found.replies[1].yes is None
     assert "ran in PyTorch, and not as a file" in str(found.replies[1])
+    untimed = replace(TEACHER, latency_p50=None, latency_p90=None)  # of a run that was compressed without it
+    assert "its teacher was not timed beside it" in str(verdict([untimed, STUDENT, INT8]).replies[1])
 
 
 def test_as_good_takes_an_interval_that_says_so():

@@ -267,8 +267,11 @@ def _praise(ships: Row, replies: Sequence[Reply], task: Task) -> str:
 def _cheaper(question: str, ours: Row, theirs: Row, cost: str) -> Reply:
     found = [one for one in compared(ours, theirs) if one.cost == cost]
     if not found:
-        live = cost == "latency_p50" and is_live(theirs)
-        why = "its teacher ran in PyTorch, and not as a file" if live else "not measured for both at one precision"
+        why = "not measured for both at one precision"
+        if cost == "latency_p50" and is_live(theirs):
+            why = "its teacher ran in PyTorch, and not as a file"
+        elif cost == "latency_p50" and theirs.latency_p50 is None:  # as where a run was compressed without it
+            why = "its teacher was not timed beside it"
         return Reply(question, None, why)
     (one,) = found
     show = human_bytes if cost == "bytes" else _ms
