@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -93,6 +94,88 @@ def test_a_signal_between_weights_and_their_average_cuts_no_step_in_two(tmp_path
         with pytest.raises(Terminated if wanted == signal.SIGTERM else KeyboardInterrupt):
             train(tmp_path / "broken")
     assert same_weights(train(tmp_path / "broken", resume=True), unbroken)
+
+
+def test_a_second_signal_does_not_wait_and_nothing_is_saved_of_a_step_cut_in_two(tmp_path, monkeypatch):
+    unbroken = train(tmp_path / "unbroken")
+    update = WeightAverage.update
+
+    def pressed_twice(self, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightAverage, "update", pressed_twice)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "broken")
+    assert same_weights(train(tmp_path / "broken", resume=True), unbroken)
+
+
+@pytest.mark.parametrize("where", ["save_checkpoint", "append_metrics"])
+def test_a_signal_while_an_epoch_is_written_loses_none_of_it(tmp_path, monkeypatch, where):
+    write = getattr(loop, where)
+
+    def pressed(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        write(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, where, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, epochs=1)
+    train(tmp_path, epochs=1, resume=True)
+    assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    assert load_weights(tiny_vit(), tmp_path, "best")["epoch"] == 1
+
+
+def test_what_a_program_makes_of_sigterm_is_heard_and_the_state_saved(tmp_path, monkeypatch):
+    """As of containers and clusters: `sys.exit` in a handler of one's own."""
+    unbroken = train(tmp_path / "unbroken")
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    take = Stepper.take
+
+    def told(self, batches):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, batches)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "take", told)
+            with pytest.raises(SystemExit):
+                train(tmp_path / "broken")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_checkpoint(tmp_path / "broken" / "checkpoints" / "last.safetensors")[1]["step"] == 5
+    assert same_weights(train(tmp_path / "broken", resume=True), unbroken)
+
+
+def test_a_run_of_few_steps_can_be_made_longer(tmp_path):
+    """No step of it was taken in the decay, so that there is nothing to go back before."""
+    train(tmp_path, schedule="wsd", epochs=3, batch_size=64)
+    assert not (tmp_path / "checkpoints" / "stable.safetensors").exists()
+    train(tmp_path, schedule="wsd", epochs=6, batch_size=64, resume=True)
+    assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_in_its_first_longer_step_a_run_goes_on_as_the_longer_one(tmp_path, monkeypatch):
+    """Its metrics were cut to where it goes on from: so must its checkpoint be."""
+    train(tmp_path / "unbroken", schedule="wsd", epochs=4)
+    whole = train(tmp_path / "unbroken", schedule="wsd", epochs=8, resume=True)
+    train(tmp_path / "killed", schedule="wsd", epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "take", lambda self, batches: os._exit(9))
+        process = multiprocessing.get_context("fork").Process(
+            target=train, args=(tmp_path / "killed",), kwargs={"schedule": "wsd", "epochs": 8, "resume": True}
+        )
+        process.start()
+        process.join()
+    assert process.exitcode == 9
+    assert same_weights(train(tmp_path / "killed", schedule="wsd", epochs=8, resume=True), whole)
+    assert metrics_without_times(tmp_path / "killed") == metrics_without_times(tmp_path / "unbroken")
+    assert len((tmp_path / "killed" / "extended.jsonl").read_text().splitlines()) == 1
 
 
 def test_two_that_train_in_one_folder_take_turns(tmp_path, caplog):

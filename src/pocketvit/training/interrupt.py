@@ -18,10 +18,15 @@ class Interrupt:
     """Ctrl-C waits for the end of a step, and so does SIGTERM where the program hears it; a second one does not.
 
     A step that is cut in two (weights moved, but not yet their average or the count of steps) must never be saved.
+
+    Attributes:
+        wanted: The signal that came last; None before any.
+        cut: Whether a second one came into what was to be finished first, so that what is there is not whole.
     """
 
     def __init__(self) -> None:
         self.wanted: signal.Signals | None = None
+        self.cut = False
         self._postpone = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -41,6 +46,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: Any) -> None:
         again, self.wanted = self.wanted is not None, signal.Signals(number)
+        self.cut |= again and self._postpone
         if again or not self._postpone:
             self.stop()
 

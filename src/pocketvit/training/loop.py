@@ -154,6 +154,8 @@ class _Run:
         self.decaying = self.stable.exists() and schedule.decays(step)
         self.look_at = step + (FIRST_STEPS if self.config.seconds and step < schedule.total else 0)
         if self.lead:
+            if extended:  # before its metrics go, the shorter run is no longer the last: a kill between loses neither
+                self._write(self.last)
             cut_metrics(metrics, self.epoch)
         barrier(self.batches.world)
         self.progress.goto(step, schedule.total)
@@ -183,7 +185,7 @@ class _Run:
         path = self.last
         schedule = self.learner.schedule
         schedule.restore(state["schedule"])
-        if schedule.decays(state["step"]):
+        if schedule.decays(state["step"]) and self.stable.exists():  # else no step was taken at a lower rate
             path = self.stable
             lines = read_metrics(self.folder / "metrics.jsonl")
             if self.lead and lines and state["step"] >= schedule.total:
@@ -209,9 +211,10 @@ class _Run:
             while self.learner.step < self.learner.schedule.total or self.told < self.learner.step:
                 self._train_epoch()
                 self._finish_epoch()
-        except KeyboardInterrupt:
-            self.clock.other()
-            self.save()
+        except (KeyboardInterrupt, SystemExit):  # what a program makes of SIGTERM
+            if not self.interrupt.cut:
+                self.clock.other()
+                self.save()
             raise
 
     def _train_epoch(self) -> None:
@@ -259,6 +262,7 @@ class _Run:
         if now - self._saved > SAVE_SECONDS:
             self.clock.trained()
             self.save()
+            self.clock.other()
             self._saved = now
 
     def _plan(self) -> None:
@@ -286,6 +290,7 @@ class _Run:
             self._check_finite()
             self.clock.trained()
             self._write(self.stable)
+            self.clock.other()
 
     def _warn_of_small_batches(self, images: int) -> None:
         asked = self.config.batch_size // self.batches.world
@@ -309,18 +314,11 @@ class _Run:
                 self.clock.evaluated()
             line["elapsed"] = round(self.clock.total, 3)
             score = line.get(self.score)
-            if score is not None and (self.best is None or score > self.best):
-                self.best = score
-                weights = {f"model.{name}": value for name, value in evaluated.state_dict().items()}
-                state = {"epoch": self.epoch + 1, "step": self.learner.step, "score": score}
-                save_checkpoint(self.last.with_name("best.safetensors"), weights, state)
-        # Metrics before the checkpoint: a kill between the two leaves a line that is cut and written again.
-        self.epoch += 1
-        self.told = self.learner.step
-        self.sums, self.clock.epoch = {}, 0.0
+        with self.interrupt.postponed():
+            self._keep_epoch(line, score)
+        if self.interrupt.wanted:
+            self.interrupt.stop()
         if self.lead:
-            append_metrics(self.folder / "metrics.jsonl", line)
-            self._write(self.last)
             ended = self.learner.step >= self.learner.schedule.total
             if self.epoch == 3 or ended:
                 for warning in stuck_terms(read_metrics(self.folder / "metrics.jsonl")):
@@ -329,6 +327,20 @@ class _Run:
             if self.on_epoch is not None:
                 self.on_epoch(line)
         barrier(self.batches.world)
+
+    def _keep_epoch(self, line: dict[str, Any], score: float | None) -> None:
+        """Count an epoch and write what it came to: all of it, or a resumed run would lack the rest."""
+        if self.lead and score is not None and (self.best is None or score > self.best):
+            weights = {f"model.{name}": value for name, value in self.learner.evaluated.state_dict().items()}
+            state = {"epoch": self.epoch + 1, "step": self.learner.step, "score": score}
+            save_checkpoint(self.last.with_name("best.safetensors"), weights, state)
+            self.best = score
+        self.epoch += 1
+        self.told = self.learner.step
+        self.sums, self.clock.epoch = {}, 0.0
+        if self.lead:  # a kill between the two leaves a line of metrics that is cut and written again
+            append_metrics(self.folder / "metrics.jsonl", line)
+            self._write(self.last)
 
     def _line(self, sums: dict[str, float]) -> dict[str, Any]:
         images = sums.pop("images")
