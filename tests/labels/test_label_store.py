@@ -123,6 +123,17 @@ def test_other_library_versions_only_warn(tmp_path):
     assert verify(store, FakeSource(), FakeViews(FakeSource(), True), [FakeTeacher("a")], records=20)[0].warnings
 
 
+def test_labels_made_elsewhere_excuse_no_teacher_of_a_similar_name(tmp_path):
+    teachers = [FakeTeacher("a"), FakeTeacher("ab", seed=1)]
+    path = label(tmp_path, teachers=teachers).folder / LabelStore(tmp_path).key("ab") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"environment": manifest["environment"] | {"torch": "1.0"}}))
+    source = FakeSource()
+    here, elsewhere = verify(LabelStore(tmp_path), source, FakeViews(source, mixed=True), teachers, records=20)
+    assert not here.warnings
+    assert here.tolerance < elsewhere.tolerance
+
+
 def test_shards_and_teachers_of_another_store_are_refused(tmp_path):
     """Copying goes wrong when the images or views are others: it is said before anything is learned from it."""
     store = label(tmp_path / "a")

@@ -92,7 +92,7 @@ def verify(
                 worst.append(record.difference(stored.index(rows), record.ask(live, seen.pixels)))
         difference = torch.cat(worst)
         precision = str(teacher.fingerprint.get("precision", "fp32"))
-        elsewhere = tuple(line for line in warnings if teacher.name in line)
+        elsewhere = tuple(line for line in warnings if line.startswith(f"labels by {teacher.name} were made"))
         tolerance = TOLERANCE.get(precision, TOLERANCE["bf16"]) * (ELSEWHERE_FACTOR if elsewhere else 1)
         result = Verification(key, len(difference), float(difference.max()), tolerance, elsewhere)
         share = float((~(difference <= tolerance)).float().mean())
