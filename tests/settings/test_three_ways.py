@@ -99,7 +99,7 @@ def possible(values):
         changed.pop("rival", None)
     elif values.get("prune_ratio") or values.get("statistics") or values.get("rival"):
         changed["method"] = "inverted"
-    if values.get("match"):
+    if values.get("match") or values.get("hours"):
         changed.pop("hard_share", None)
     if "data_free" in values:
         divided = ("images", "val", "table", "group", "tile", "unlabelled", "few_labels", "folds", "hard_share")

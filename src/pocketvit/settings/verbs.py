@@ -198,6 +198,10 @@ class Distill(Distilling, Synthesis, Training, Evidence, Output, Resumable, verb
         if self.hard_share and (self.data_free or self.terms):
             why = "images made from the teacher have no labels" if self.data_free else "--match compares every batch"
             raise self.refused("hard_share", f"{why}. Leave one of them away")
+        if self.hard_share and self.hours is not None:
+            raise self.refused(
+                "hard_share", "by the clock nobody knows where the middle is. Name --epochs, not --hours"
+            )
         if self.teacher_labels is not None and self.teacher:
             raise self.refused("teacher_labels", "they stand in a teacher's place. Leave --teacher away")
         if self.data_free and self.assistant is not None:
