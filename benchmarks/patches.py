@@ -23,8 +23,8 @@ from _timing import alternate, print_table, run
 from timm.layers import PatchEmbed
 from torch import nn
 
-from pocketvit.deployment.flops import count_flops
 from pocketvit.models import create_student
+from pocketvit.models.flops import count_flops
 from pocketvit.models.patches import ShiftedEmbed
 
 _DIM = 128

@@ -23,7 +23,6 @@ from typing import Any
 from torch import nn
 
 from pocketvit.compression import recovery, share
-from pocketvit.compression.cost import count_parameters
 from pocketvit.compression.recover import Step
 from pocketvit.config import LabelConfig, LossConfig, NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.deployment.export import export_onnx
@@ -32,6 +31,7 @@ from pocketvit.errors import PocketError
 from pocketvit.files import human_bytes, human_time, read_json, write_json, write_text
 from pocketvit.labels import LabelStore
 from pocketvit.metrics.intervals import wilson_interval
+from pocketvit.models.flops import count_parameters
 from pocketvit.road.answering import file_answers, probabilities_of, road_answers
 from pocketvit.road.baselines import without_teachers
 from pocketvit.road.compress import prune_by_loss

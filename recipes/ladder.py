@@ -19,10 +19,10 @@ import torch
 
 from pocketvit.config import NetworkConfig, RunConfig, Stem, TrainConfig, ViewConfig
 from pocketvit.deployment.export import export_onnx
-from pocketvit.deployment.flops import count_flops, count_parameters
 from pocketvit.deployment.latency import measure
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json, write_json, write_text
+from pocketvit.models.flops import count_flops, count_parameters
 from pocketvit.road.answering import file_answers, road_answers
 from pocketvit.road.images import Road, open_road
 from pocketvit.road.rounding import USUAL, write_int8

@@ -9,7 +9,8 @@ import torch_pruning as tp
 from compression_fakes import CLASSES, INPUT, OTHERS, PIXELS, SIDE, student
 from torch import nn
 
-from pocketvit.compression import cost_of, prune, shape_of, share
+from pocketvit.compression import prune, shape_of, share
+from pocketvit.compression.cost import MEASURES
 from pocketvit.compression.prune import _narrow
 from pocketvit.compression.shapes import Shape, fit_shape
 from pocketvit.errors import PocketError
@@ -38,7 +39,7 @@ def cross_entropy(heads, batch):
 def test_the_cost_is_what_was_asked_for_in_widths_that_kernels_like(of):
     model = create_student("pocket_xs", num_classes=4, image_size=SIDE)
     small = prune(model, 0.5, of=of)
-    ratio = getattr(cost_of(small, SIDE), of) / getattr(cost_of(model, SIDE), of)
+    ratio = MEASURES[of](small, SIDE) / MEASURES[of](model, SIDE)
     assert 0.4 < ratio <= 0.5
     shape = shape_of(small)
     assert all(width % 8 == 0 for width in (shape.embed_dim, shape.mlp_dim, shape.head_dim))

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from pocketvit.deployment import check_parity, count_flops, count_parameters, measure, peak_memory
-from pocketvit.deployment.flops import count_bytes
 from pocketvit.deployment.latency import _latency
 from pocketvit.deployment.signature import read_signature, write_signature
 from pocketvit.errors import PocketError
+from pocketvit.models.flops import count_bytes
 from pocketvit.models.involution import Involution
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from pocketvit.deployment import check_parity, export_onnx
-from pocketvit.deployment.flops import count_flops, count_parameters
 from pocketvit.errors import PocketError
 from pocketvit.models import (
     combined_logits,
@@ -19,6 +18,7 @@ from pocketvit.models import (
     scale_heads,
 )
 from pocketvit.models.coadvise import CoadviseEmbed, stem_width
+from pocketvit.models.flops import count_flops, count_parameters
 
 
 def student(name="pocket_xs", **changes):

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pocketvit.config import TrainConfig
 from pocketvit.deployment import check_parity, export_onnx
-from pocketvit.deployment.flops import count_flops, count_parameters
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student, forward_heads, load_model, patches, save_model
+from pocketvit.models.flops import count_flops, count_parameters
 from pocketvit.models.patches import (
     ConcatenatedEmbed,
     ShiftedEmbed,

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pocketvit.deployment.flops import count_flops
 from pocketvit.models import create_model
 from pocketvit.models.checkpoint import read_weights
+from pocketvit.models.flops import count_flops
 from pocketvit.models.involution import Involution
 from pocketvit.teachers import load_teacher
 

@@ -141,7 +141,7 @@ def test_without_transformers_the_line_that_installs_it_is_said(monkeypatch):
 
 
 def test_its_cost_can_be_counted():
-    from pocketvit.deployment.flops import count_flops
+    from pocketvit.models.flops import count_flops
 
     detector = tiny()
     plain = count_flops(detector.body, SIDE)

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from pocketvit.deployment.flops import count_parameters
+from pocketvit.models.flops import count_parameters
 from pocketvit.road.classic import SupportVectors, greys
 
 

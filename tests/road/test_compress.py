@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import pocketvit
-from pocketvit.compression.cost import count_parameters
 from pocketvit.errors import PocketError
 from pocketvit.files import read_json
 from pocketvit.models import load_model
+from pocketvit.models.flops import count_parameters
 from pocketvit.road.reopen import reopen
 from pocketvit.teachers import teacher as teachers
 

@@ -1,7 +1,7 @@
 """A student in, a smaller student out: pruned, with shared weights, quantized; trained again by the ordinary loop."""
 
 from .calibration import Calibration, calibration_views, check_calibration, noise_views
-from .cost import Cost, cost_of, weight_bytes
+from .cost import weight_bytes
 from .fakequant import fake_quantize, freeze, grids_of, quantizable
 from .fold import before_norms, fold_norms, merge_branches
 from .grid import Grid, round_to_grid
@@ -15,7 +15,6 @@ from .share import share
 
 __all__ = [
     "Calibration",
-    "Cost",
     "Grid",
     "Quantized",
     "Shape",
@@ -23,7 +22,6 @@ __all__ = [
     "before_norms",
     "calibration_views",
     "check_calibration",
-    "cost_of",
     "fake_quantize",
     "fold_norms",
     "freeze",

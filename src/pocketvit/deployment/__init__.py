@@ -1,8 +1,8 @@
 """The end of the road: one file that runs on a device, checked against the model it came from, and measured."""
 
+from ..models.flops import count_flops, count_parameters
 from .budget import Budget, Choice, choose, parse_budget
 from .export import export_onnx
-from .flops import count_flops, count_parameters
 from .int8 import quantize_int8
 from .latency import Latency, measure, peak_memory
 from .model import Model, Network

@@ -24,10 +24,10 @@ from ..config import NetworkConfig
 from ..errors import PocketError
 from ..files import BYTE_UNITS, human_bytes, read_json, sha256_of, write_json
 from ..models import LADDER
+from ..models.flops import count_parameters
 from ..tasks import Task
 from ..views.preprocessing import Preprocessing
 from .export import OPSET, export_onnx
-from .flops import count_parameters
 from .int8 import quantize_int8
 from .latency import measure
 from .signature import CLASSIFICATION, Signature

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..config import RunConfig
-from ..deployment.flops import count_flops, count_parameters
 from ..files import human_time, read_json, write_json
 from ..labels import LabelStore
+from ..models.flops import count_flops, count_parameters
 from ..road.answering import network_answers, probabilities_of, road_answers
 from ..road.images import Road
 from ..road.mutual import train_mutual

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from ..config import RunConfig
-from ..deployment.flops import count_flops
 from ..errors import PocketError
 from ..files import parse_bytes
 from ..labels import record_of
 from ..models.detector import Detector
+from ..models.flops import count_flops
 from ..models.names import is_pretrained
 from ..models.taps import Layers, list_layers
 from ..objectives.terms import FeatureTerms, deepest

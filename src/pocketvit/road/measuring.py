@@ -15,10 +15,10 @@ from torch import nn
 
 from ..compression import merge_branches
 from ..deployment.export import export_onnx
-from ..deployment.flops import count_bytes, count_flops, count_parameters
 from ..deployment.latency import measure as measure_latency
 from ..deployment.latency import peak_memory
 from ..deployment.opening import size_of
+from ..models.flops import count_bytes, count_flops, count_parameters
 from ..sources.base import Source
 from ..sources.tiles import whole
 from ..tasks import Task

@@ -12,12 +12,12 @@ import numpy as np
 from torch import nn
 
 from ..deployment.export import export_onnx
-from ..deployment.flops import count_parameters
 from ..deployment.int8 import quantize_int8
 from ..deployment.latency import measure as measure_latency
 from ..errors import PocketError
 from ..metrics.calibration import ECE_BINS, reliability
 from ..metrics.following import following
+from ..models.flops import count_parameters
 from ..models.inputs import input_stats
 from ..sources.base import Source
 from ..sources.targets import labelled

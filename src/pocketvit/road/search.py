@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from ..compression import fake_quantize, fold_norms, freeze, quantize, share, weight_bytes
-from ..compression.cost import count_parameters
 from ..compression.fakequant import quantized
 from ..compression.prune import prunable
 from ..config import RunConfig
@@ -30,6 +29,7 @@ from ..deployment.int8 import open_graph, quantize_int8, save_int8
 from ..deployment.latency import measure
 from ..errors import PocketError
 from ..files import counted, human_bytes, read_json, write_json
+from ..models.flops import count_parameters
 from ..models.saving import load_model, save_model
 from ..settings import Compress
 from ..training.distributed import from_rank_zero

@@ -9,9 +9,9 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 
 from ..config import NetworkConfig
-from ..deployment.flops import count_flops
 from ..errors import PocketError
 from ..models import LADDER
+from ..models.flops import count_flops
 from ..models.saving import recipe_of
 from ..models.teacher_stem import TeacherStem, choose_layer, stem_in
 from ..models.vit import default_patch

@@ -17,6 +17,7 @@ from ..models import forward_heads
 from ..models.taps import Taps
 from ..objectives.terms import FeatureTerms
 from ..tasks import Task
+from ..views.preprocessing import Input
 from ..views.resize import to_input
 from .optim import build_optimizer
 from .parts import Parts, WeightAverage
@@ -26,9 +27,6 @@ from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .feed import Batch
-
-Input = tuple[int, Sequence[float], Sequence[float]]
-"""What a network is fed: side of the square in pixels, and the mean and standard deviation of each channel (of 1)."""
 
 Loss = Callable[[tuple[torch.Tensor, ...], "Batch"], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 """From the heads' float32 logits and a batch to the scalar that is minimized and its detached parts."""
