@@ -345,6 +345,7 @@ class _Run:
     def _line(self, sums: dict[str, float]) -> dict[str, Any]:
         images = sums.pop("images")
         right, known = sums.pop("correct", None), sums.pop("known", 0.0)
+        seen = self.batches.world * float(self.sums["images"])  # a resumed run has forgotten what other ranks had seen
         return {
             "epoch": self.epoch + 1,
             "step": self.learner.step,
@@ -352,7 +353,7 @@ class _Run:
             "terms": {name: value / images for name, value in sums.items()},
             "lr": self.config.learning_rate * self.learner.schedule.factor(self.learner.step - 1),
             **({"train_accuracy": right / known} if right is not None and known else {}),
-            "images_per_second": round(images / self.clock.epoch, 1),
+            "images_per_second": round(seen / self.clock.epoch, 1),
             "seconds": round(self.clock.epoch, 3),
             **({"smaller": True} if self.learner.smaller else {}),
         }
