@@ -126,6 +126,22 @@ def test_chance_changes_no_order():
         assert class_order.best_order(swapped, targets, classes).tolist() == [1, 0, *range(2, classes)]
 
 
+@pytest.mark.parametrize("classes", [20, 60, 100, 200])
+def test_the_order_of_folders_that_are_numbers_is_found_for_many_classes(classes):
+    """Folders stand as text does (0, 1, 10, 11, ...), a teacher of numbered classes knows them as numbers."""
+    rng = np.random.default_rng(0)
+    order = np.array(sorted(range(classes), key=str))
+    everything = np.repeat(np.arange(classes), 50)
+    targets = everything[class_order._some_of_each(everything, classes)]
+    known = rng.random(len(targets)) < 0.75
+    answers = np.where(known, order[targets], rng.integers(0, classes, len(targets)))
+    found = class_order.best_order(answers, targets, classes)
+    assert found is not None
+    assert (found == order).mean() > 0.99
+    right = np.where(known, targets, rng.integers(0, classes, len(targets)))
+    assert class_order.best_order(right, targets, classes) is None
+
+
 def test_without_labels_a_teacher_needs_classes_of_its_own(road):
     bare = unlabelled(road)
     (kept,) = ready(bare, tiny(), size=32)

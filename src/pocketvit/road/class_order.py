@@ -13,8 +13,7 @@ from ..teachers import Teacher
 from .answering import answers, teacher_answers
 from .images import Road, known
 
-_A_CLASS, _IN_ALL = 64, 256  # training images that are asked about
-_SAY = 5  # images of a class, fewer of which have no say
+_MOST, _IN_ALL, _LEAST = 64, 2048, 8  # training images that are asked about: of a class, in all, of a class at least
 _CHANCE = 1e-3  # of so many answers for the better in the half of them that did not choose the order
 
 
@@ -57,24 +56,22 @@ def best_order(answered: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
         classes: Their number, and that of the outputs.
     """
     chooses = np.arange(len(targets)) % 2 == 0
-    seen = np.eye(classes)  # where nothing speaks against it, the order stays
+    seen = np.eye(classes) / 2  # where nothing speaks against it, the order stays; one image does
     np.add.at(seen, (targets[chooses], answered[chooses]), 1.0)
     columns = linear_sum_assignment(seen, maximize=True)[1]
     before = answered[~chooses] == targets[~chooses]
     after = answered[~chooses] == columns[targets[~chooses]]
     better, worse = int((after & ~before).sum()), int((before & ~after).sum())
-    moved = np.flatnonzero(columns != np.arange(classes))
-    hits = [after[targets[~chooses] == one] for one in moved]
     if not better or binomtest(better, better + worse, alternative="greater").pvalue > _CHANCE:
         return None
-    if any(len(hit) >= _SAY and hit.mean() < 0.5 for hit in hits):  # mostly wrong either way: no order is plain
+    if after.mean() < 0.5:  # mostly wrong either way: no order is plain
         return None
     return columns.astype(np.int64)
 
 
 def _some_of_each(targets: np.ndarray, classes: int) -> np.ndarray:
     """Rows of up to some images of each class, the same every time, those of a class one after the other."""
-    each = max(2, min(_A_CLASS, _IN_ALL // classes))
+    each = max(_LEAST, min(_MOST, _IN_ALL // classes))
     found = []
     for number in range(classes):
         rows = np.flatnonzero(targets == number)
