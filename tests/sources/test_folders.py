@@ -381,6 +381,30 @@ def test_folders_of_splits_may_be_called_sets(photos, tmp_path):
     assert len(dataset.test) == 20
 
 
+def test_held_out_images_in_a_folder_of_no_class_are_left_out_in_one_line(photos, tmp_path):
+    """Tiny ImageNet's own val/images, whose labels stand in a table, and Kaggle's test/unknown."""
+    photos("cat", "dog", folder=tmp_path / "train")
+    photos("images", folder=tmp_path / "val")
+    photos("unknown", folder=tmp_path / "test")
+    dataset = open_images(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 20
+    (test, val) = (note for note in dataset.notes if "are in no folder of a class" in note)
+    assert "10 images of val" in val
+    assert "--test FILE.csv" in test
+    photos("bird", folder=tmp_path / "val")
+    with pytest.raises(PocketError, match="class 'bird' is in"):
+        open_images(tmp_path)
+
+
+def test_the_folder_that_an_archive_was_unpacked_into_is_named(photos, tmp_path):
+    photos("cat", "dog", folder=tmp_path / "dataset")
+    with pytest.raises(
+        PocketError, match=r"holds one folder, 'dataset', and the images are sorted in it: give .*dataset"
+    ):
+        open_images(tmp_path)
+
+
 def test_a_folder_too_many_is_no_class(photos, tmp_path):
     photos("cat", "dog", folder=tmp_path / "train" / "train")
     with pytest.raises(PocketError, match=r"one class folder only, 'train'.*move what is in"):

@@ -48,6 +48,18 @@ def test_an_image_of_another_depth_is_named_and_left_out_of_account():
     assert not any("orders of magnitude" in note for note in open_images((deep(), [0, 1] * 20)).notes)
 
 
+def test_a_few_bright_images_do_not_dim_the_others():
+    """Exposures of a fluorescence microscope: the middle image had 36 of 256 grey levels."""
+    rng = np.random.default_rng(0)
+    bright = np.exp(0.7 * rng.normal(size=(120, 1, 1)))
+    bright[:3] = 7
+    images = (1000 * bright * rng.random((120, 40, 40))).astype(np.uint16)
+    dataset = open_images((images, [0, 1] * 60))
+    levels = [len(np.unique(dataset.train.rgb(np.array([row])))) for row in range(len(dataset.train))]
+    assert np.median(levels) > 75
+    assert "images reach beyond it and are clipped" in window_note(dataset)
+
+
 def test_test_images_do_not_decide_the_window():
     images = deep(20, 2000)
     pairs = {"train": (images, np.arange(20) % 2), "test": (deep(4, 9000), np.arange(4) % 2)}

@@ -142,6 +142,11 @@ def list_folder(folder: Path) -> Listing:
         notes.append(f"{len(loose):,} images beside the class folders were left out, {loose[0]} first")
     classes = _class_folders(folder, places, images, "")
     if len(classes) < 2:
+        inside = folder / classes[0]
+        if len(folders_in(inside)) > 1:  # of an archive that was unpacked into it
+            raise PocketError(
+                f"{folder} holds one folder, {classes[0]!r}, and the images are sorted in it: give {inside}"
+            )
         raise PocketError(
             f"{folder} has one class folder only, {classes[0]!r}: add the others, or give {folder / classes[0]} "
             "for images without labels"
@@ -187,6 +192,7 @@ def _split_folders(
             raise PocketError(f"{folder} has {' and '.join(both)}, which both mean {split}: keep one")
     classes: tuple[str, ...] = ()
     inner = {place: folders_in(places[place]) for place in splits}
+    unsorted: list[str] = []  # held-out splits whose images are in one folder of no class
     train = next((place for place, split in splits.items() if split == "train"), None)
     if train is None:  # images for a test alone, which may lack classes
         given = [_class_folders(places[place], inner[place], images, f"{place}/") for place in splits]
@@ -199,7 +205,11 @@ def _split_folders(
                 f"too many, move what is in {places[train] / classes[0]} one up"
             )
         for place in splits:
-            unknown = sorted(set(_class_folders(places[place], inner[place], images, f"{place}/")) - set(classes))
+            found = set(_class_folders(places[place], inner[place], images, f"{place}/"))
+            unknown = sorted(found - set(classes))
+            if len(found) == len(unknown) == 1 and place != train:  # Tiny ImageNet's val/images, Kaggle's test/unknown
+                unsorted.append(place)
+                continue
             if unknown:
                 raise PocketError(
                     f"class {unknown[0]!r} is in {places[place]} but not in {places[train]}: add training images of "
@@ -212,12 +222,20 @@ def _split_folders(
         if not key or (classes and "/" not in key):
             loose.append(name)
             continue
+        if place in unsorted:
+            continue
         names.append(name)
         keys.append(key)
         rows.append(splits[place])
         targets.append(index[key.split("/")[0]] if classes else -1)
     if loose:
         notes.append(f"{len(loose):,} images beside the class folders were left out, {loose[0]} first")
+    for place in unsorted:
+        count = sum(name.startswith(f"{place}/") for name in images)
+        notes.append(
+            f"{count:,} images of {place} are in no folder of a class and were left out (a table of their labels: "
+            f"--{splits[place]} FILE.csv)"
+        )
     return _listing(folder, classes, names, keys, rows, targets, images, notes)
 
 

@@ -15,6 +15,7 @@ from .listing import Listing
 
 SHARES = (0.001, 0.999)  # of an image's pixels, below and above which intensities may be cut off
 _SAMPLE = 1 << 20  # pixels that tell an image's percentiles
+_MOST = 0.95  # of the images: the others are clipped where they alone would take half of the grey levels
 _FAR = 8  # times the usual reach: 12-bit images among 16-bit ones are 16 times apart
 
 
@@ -92,8 +93,12 @@ def _odd(findings: Findings, deep: np.ndarray, deciding: np.ndarray) -> np.ndarr
 
 def _robust(findings: Findings, deciding: np.ndarray, odd: np.ndarray) -> Window:
     usual = deciding[~odd[deciding]]
-    low = float(findings.robust[usual, 0].min())
-    high = float(findings.robust[usual, 1].max())
+    lows, highs = findings.robust[usual, 0], findings.robust[usual, 1]
+    low = float(np.quantile(lows, 1 - _MOST, method="nearest"))
+    high = float(np.quantile(highs, _MOST, method="nearest"))
+    span = high - low
+    low = float(lows.min()) if high - lows.min() <= 2 * span else low
+    high = float(highs.max()) if highs.max() - low <= 2 * span else high
     return (low, high if high > low else low + 1)
 
 
