@@ -1,5 +1,6 @@
 """Teachers from everything a user has; each mistake gets one sentence that says what to do."""
 
+import re
 import sys
 import textwrap
 
@@ -14,7 +15,7 @@ from pocketvit.models import create_model, create_student, save_model
 from pocketvit.models import hub as hub_module
 from pocketvit.models.innermost import channels_innermost
 from pocketvit.synthesis import Priors
-from pocketvit.teachers import Teacher, load_teacher
+from pocketvit.teachers import Teacher, load_teacher, loading
 from pocketvit.teachers.teacher import hash_tensors
 from pocketvit.views.preprocessing import Preprocessing
 
@@ -354,6 +355,9 @@ def test_weights_of_torchvision_are_told_and_load(tmp_path):
     torch.save(network.state_dict(), path)
     with pytest.raises(PocketError, match=r"--teacher torchvision:mobilenet_v3_small --weights .*mine\.pth"):
         load_teacher(path, arch="mobilenetv3_small_100", input_size=32)
+    found = load_teacher(path, input_size=32)
+    assert "torchvision's mobilenet_v3_small, which it is taken for" in str(found.notes)
+    assert found.num_outputs == 3
     teacher = load_teacher("torchvision:mobilenet_v3_small", weights=path, input_size=32)
     assert (teacher.name, teacher.num_outputs) == ("mobilenet_v3_small", 3)
     x = torch.randn(2, 3, 32, 32)
@@ -362,6 +366,18 @@ def test_weights_of_torchvision_are_told_and_load(tmp_path):
         load_teacher("torchvision:mobilenet_v3_small")
     with pytest.raises(PocketError, match="Did you mean torchvision:mobilenet_v3_small"):
         load_teacher("torchvision:mobilenetv3_small", weights=path)
+
+
+def test_a_network_of_the_hub_is_made_for_the_size_that_is_asked_for(tmp_path, monkeypatch):
+    save_model(create_model("vit_tiny_patch16_224", num_classes=3, image_size=32), tmp_path)
+    monkeypatch.setattr(loading, "_HUB", re.compile("hf-hub:.*"))
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **given: create(name.replace("hf-hub:", "local-dir:"), **given)
+    )
+    teacher = load_teacher(f"hf-hub:{tmp_path}", input_size=64)
+    assert teacher.input_size == 64
+    assert teacher.module.pos_embed.shape[1] == 1 + 4 * 4
 
 
 def test_a_function_may_be_named_by_its_file(tmp_path):

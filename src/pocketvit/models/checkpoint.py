@@ -46,8 +46,9 @@ _COMMON = (
 )
 # The same of torchvision, whose names of weights are not timm's.
 _OF_TORCHVISION = (
-    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s"),
-    *("convnext_tiny", "vit_b_16", "swin_t", "shufflenet_v2_x1_0"),
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_b1"),
+    *("efficientnet_v2_s", "convnext_tiny", "convnext_small", "vit_b_16", "vit_b_32", "swin_t", "swin_s"),
+    *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "alexnet", "vgg16", "vgg16_bn"),
 )
 
 
@@ -230,7 +231,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path | st
     if differences:
         shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
         fits = architecture_of(state)
-        others = None if fits else _of_torchvision(state)
+        others = None if fits else torchvision_of(state)
         hint = (
             f"They fit --arch {fits}, which is found where --arch is left away."
             if fits
@@ -292,10 +293,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _of_torchvision(state: Mapping[str, Tensor]) -> str | None:
+def torchvision_of(state: Mapping[str, Tensor]) -> str | None:
+    """Return the classifier of torchvision's whose layers weights have, under a head of any width; None for none."""
     for name in _OF_TORCHVISION:
         with torch.device("meta"):
             own = torchvision.models.get_model(name, weights=None).state_dict()
-        if set(own) == set(state) | _counters(own):
+        if set(own) != set(state) | _counters(own):
+            continue
+        head = list(own)[-1].rpartition(".")[0]
+        if all(own[key].shape == value.shape for key, value in state.items() if not key.startswith(head)):
             return name
     return None

@@ -24,6 +24,7 @@ from ..models.checkpoint import (
     load_weights,
     outputs_in,
     read_weights,
+    torchvision_of,
     weights_among,
 )
 from ..models.grey import in_colour, is_grey, of_brightness
@@ -150,7 +151,7 @@ def _by_text(
         source, place = text.split(":", 1)
         if source == "local-dir":
             return _folder(Path(place).expanduser(), input_size)
-        return place.rsplit("/", 1)[-1], _from_hub(text), None
+        return place.rsplit("/", 1)[-1], _from_hub(text, input_size), None
     if path.is_dir():
         return _folder(path, input_size)
     if path.is_file():
@@ -212,6 +213,10 @@ def _from_file(
     state, guessed = read_weights(path), arch is None
     if arch is None:
         arch = architecture_of(state)
+        theirs = torchvision_of(state) if arch is None else None
+        if theirs is not None:
+            notes.append(f"{path.name}: its layers are those of torchvision's {theirs}, which it is taken for.")
+            return path.stem, _from_torchvision(TORCHVISION + theirs, path, input_size), None
         if arch is None:
             raise PocketError(
                 f"{path} holds weights only, and not those of a common network as it is usually made: say of which one "
@@ -273,10 +278,13 @@ def _from_timm(name: str, input_size: int | None) -> nn.Module:
     return create_model(name, num_classes=classes, image_size=input_size, pretrained=True)
 
 
-def _from_hub(text: str) -> nn.Module:
+def _from_hub(text: str, input_size: int | None) -> nn.Module:
     with hub() as reachable:
         try:
-            return timm.create_model(text, pretrained=True)
+            module = timm.create_model(text, pretrained=True)
+            if input_size is not None and config_of(module).get("fixed_input_size"):  # positions are resampled
+                module = timm.create_model(text, pretrained=True, img_size=input_size)
+            return module
         except Exception as error:  # the hub's client, its transport and timm each raise their own
             raise PocketError(explain(text, reachable, error)) from error
 
