@@ -93,9 +93,16 @@ def test_fit_temperature_finds_the_temperature_the_labels_were_drawn_at():
 
 
 def test_fit_temperature_takes_the_probabilities_that_others_give():
-    z = np.random.default_rng(0).normal(size=(400, 5))
+    z = np.random.default_rng(0).normal(size=(4000, 5))
     p = np.exp(z / 2.5)
     assert fit_temperature(z, p / p.sum(1, keepdims=True)) == pytest.approx(2.5, rel=0.01)
+
+
+def test_a_few_images_that_are_all_right_make_no_answer_certain():
+    """The likelihood alone would: the bound of 0.05 was folded into students of small sets."""
+    z = np.eye(5)[[0, 1, 2, 3]] * 3
+    assert 0.4 < fit_temperature(z, np.arange(4)) < 1
+    assert 0.4 < fit_label_temperature(2 * z - 1, np.eye(5)[:4]) < 1
 
 
 def test_fit_answers_finds_scale_and_shift_of_another_networks_answers():
