@@ -71,6 +71,31 @@ def test_synthetic_images_are_seen_hard_unless_said_otherwise():
         assert decide.decide_view(decided, made, 50) == (decided, view)
 
 
+def test_long_images_are_stretched_unless_said_otherwise():
+    """Of a spectrogram of 60 x 200 the middle would be less than a third."""
+    long = pictures(60, 200)
+    for settings, fit, words in (
+        (Distill("x"), "stretch", "images 3.3 times as long as wide are stretched to squares (--aspect crop cuts"),
+        (Distill("x", aspect="crop"), "crop", "are seen in the middle 30% of their length (--aspect stretch shows"),
+        (Distill("x", aspect="pad"), "pad", None),
+    ):
+        decided, view = decide.decide_view(settings, long, 5)
+        assert (decided.aspect, view.fit) == (fit, fit)
+        assert view.view_size == 60
+        told = viewing.words_on_aspect(long.train, view)
+        assert words in told[0] if words else not told
+    decided, view = decide.decide_view(Distill("x"), pictures(60, 90), 5)
+    assert view.fit == "crop"
+    assert not viewing.words_on_aspect(pictures(60, 90).train, view)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "convnext_atto"])
+def test_any_network_of_patches_may_be_the_teacher_of_made_pictures(name):
+    made = dataclasses.replace(pictures(SIDE, SIDE), synthetic="data-free")
+    teacher = load_teacher(create_model(name, num_classes=2))
+    assert decide.decide(Distill("x", teacher="t", size=SIDE), made, [teacher])[1].network.name == "pocket_s"
+
+
 def test_small_images_get_a_convolutional_stem_and_larger_ones_stock_timm():
     def stem(side=32, **changes):
         return decide.network_of(Distill("x", **changes), "pocket_s", side).stem

@@ -50,6 +50,7 @@ from .statistics import check_card
 from .stems import words_on_stem
 from .students import check_start, choose_student
 from .synthesize import check_controls
+from .viewing import words_on_aspect
 
 Decide = Callable[[Any, Dataset, Sequence[Any]], "tuple[Any, RunConfig]"]
 
@@ -212,6 +213,7 @@ def begin(
     notes += check_match(config, dataset, specs)
     check_card(settings, config, dataset)
     notes += few_words(settings, dataset)
+    notes += words_on_aspect(dataset.train, config.view) if task_named(dataset.task).finetunes else []
     notes += task_named(dataset.task).warnings(dataset.train, config.view)
     return Begun(settings, config, dataset, specs, notes)
 

@@ -33,7 +33,7 @@ from .matched import with_usual_match
 from .smaller import SMALL, SMALLER_FIRST, progressive_for
 from .starts import NONE, with_usual_start
 from .stems import with_stem, with_usual_stem
-from .viewing import view_config, view_size
+from .viewing import usual_aspect, view_config, view_size
 
 # What a student sees by default: minutes to half an hour on two processor cores, by its size and that of the images.
 IMAGE_BUDGET = 250_000  # of 32 px; fewer of larger ones
@@ -167,12 +167,15 @@ def decide_view(settings: V, dataset: Dataset, epochs: int | None) -> tuple[V, V
         augment = "hard"
     elif augment == "auto":
         augment = "medium" if epochs is not None and epochs >= _long(settings, dataset) else "light"
-    size = task_named(dataset.task).side(view_size(dataset.train)) if settings.size is None else settings.size
+    task, aspect = task_named(dataset.task), settings.aspect
+    size = task.side(view_size(dataset.train)) if settings.size is None else settings.size
+    if aspect == "auto":
+        aspect = usual_aspect(dataset.train) if task.finetunes else "crop"
     view = view_config(
         dataset, size=size, augment=augment, flip=settings.flip, vertical_flip=settings.vertical_flip,
-        resample=settings.resample, aspect=settings.aspect,
+        resample=settings.resample, aspect=aspect,
     )  # fmt: skip
-    return dataclasses.replace(settings, size=size, augment=augment), task_named(dataset.task).view(view)
+    return dataclasses.replace(settings, size=size, augment=augment, aspect=aspect), task.view(view)
 
 
 def _long(settings: Views, dataset: Dataset) -> float:

@@ -52,7 +52,8 @@ def _with_patches(config: NetworkConfig, settings: Any, teacher: Teacher) -> Net
     """
     module: Any = teacher.module
     asked = (settings.stem, settings.patch, getattr(settings, "fit", None)) != ("auto", None, None)
-    if asked or type(getattr(module, "patch_embed", None)) is not PatchEmbed or module.cls_token is None:
+    plain = type(getattr(module, "patch_embed", None)) is PatchEmbed and getattr(module, "cls_token", None) is not None
+    if asked or not plain:
         return config
     patch = max(module.patch_embed.patch_size[0], default_patch(settings.size))
     return dataclasses.replace(config, stem="patch", patch=patch)

@@ -11,7 +11,10 @@ from ..sources import Dataset, Source
 from ..sources.listing import FileSource
 from ..sources.targets import sizes_of
 from ..views.kinds import PHOTO, careful
+from ..views.preprocessing import Aspect
 from ..views.synthetic import hard_views
+
+LONG = 2.0  # times the short side that a long one may have for the middle to be most of an image
 
 
 def view_size(source: Source) -> int:
@@ -19,18 +22,44 @@ def view_size(source: Source) -> int:
 
     Images under 16 px are doubled, so that their patches are more than single pixels.
     """
-    if source.size is not None:
-        side = min(source.size) if max(source.size) > 64 else max(source.size)
-    else:
-        some = np.unique(np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int))
-        known = sizes_of(source.targets)
-        if known is None and isinstance(source, FileSource):
-            known = source.findings.shapes[:, :2]
-        sizes = np.array([source[int(i)][0].shape[:2] for i in some]) if known is None else known[some]
-        side = int(np.median(sizes.min(1)))
+    sizes = _some_sizes(source)
+    side = int(np.median(sizes.min(1)))
+    if source.size is not None and max(source.size) <= 64:
+        side = max(source.size)
     if side < 16:
         return 2 * side
     return side if side <= 64 else min(224, side // 16 * 16)
+
+
+def usual_aspect(source: Source) -> Aspect:
+    """Return how images become square where nobody says: of long ones, as spectrograms, the middle would be a part."""
+    return "stretch" if _length(source) >= LONG else "crop"
+
+
+def words_on_aspect(source: Source, view: ViewConfig) -> list[str]:
+    """Say what long images become, which is nothing that a user would guess."""
+    length = _length(source)
+    if length < LONG or view.fit == "pad":
+        return []
+    done = "stretched to squares" if view.fit == "stretch" else f"seen in the middle {1 / length:.0%} of their length"
+    others = "crop cuts the middle out" if view.fit == "stretch" else "stretch shows all of them"
+    return [f"views    images {length:.1f} times as long as wide are {done} (--aspect {others}, pad adds borders)"]
+
+
+def _length(source: Source) -> float:
+    sizes = _some_sizes(source)
+    return float(np.median(sizes.max(1) / np.maximum(sizes.min(1), 1)))
+
+
+def _some_sizes(source: Source) -> np.ndarray:
+    """Return the sizes of up to 64 images, int [n, 2]."""
+    if source.size is not None:
+        return np.array([source.size])
+    some = np.unique(np.linspace(0, len(source) - 1, num=min(len(source), 64)).astype(int))
+    known = sizes_of(source.targets)
+    if known is None and isinstance(source, FileSource):
+        known = source.findings.shapes[:, :2]
+    return np.array([source[int(i)][0].shape[:2] for i in some]) if known is None else known[some]
 
 
 def view_config(

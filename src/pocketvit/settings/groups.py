@@ -91,9 +91,10 @@ class Views(Settings, group="views"):
         "known MedMNIST file, else photo", default=None,
     )  # fmt: skip
     resample: Resample = setting("how images are brought to the view's size; lanczos has 5 lobes", default="lanczos")
-    aspect: Literal["crop", "pad", "stretch"] = setting(
-        "how other shapes become square: the middle cut out, black borders, or stretched", default="crop"
-    )
+    aspect: Literal["auto", "crop", "pad", "stretch"] = setting(
+        "how other shapes become square: the middle cut out, black borders, or stretched; auto is crop, and stretch "
+        "where images are twice as long as wide or longer", default="auto",
+    )  # fmt: skip
 
 
 class Labels(Settings, group="labels"):
