@@ -53,6 +53,20 @@ def test_a_network_is_called_what_init_names_whatever_the_model_is(photos, pretr
     assert [row["name"] for row in run.results["rows"]][:2] == ["published", "published, int8 file"]
 
 
+@pytest.mark.parametrize("name", ["repvit_m0_9", "dla46_c"])
+def test_a_network_whose_head_is_no_linear_layer_is_trained_and_saved(photos, tmp_path, name):
+    """RepViT's and LeViT's have a norm in them, those of big-transfer ResNets are convolutions."""
+    torch.manual_seed(0)
+    published = save_model(create_model(name, num_classes=7), tmp_path / "published")
+    choices = {"model": f"local-dir:{published}", "size": 32, "epochs": 1, "out": str(tmp_path / "runs")}
+    with pytest.raises(PocketError, match=r"--freeze: the head of .* is no linear layer"):
+        pocketvit.train(str(photos), freeze=True, **choices | {"epochs": None})
+    run = pocketvit.train(str(photos), **choices)
+    assert "trained from its own weights, under a new head" in run.results["notes"]
+    again = timm.create_model(f"local-dir:{run.folder / 'student'}", pretrained=True)
+    assert again.num_classes == len(COLOURS)
+
+
 def test_for_boxes_the_weights_that_are_named_become_a_detector(photos, pretrained, tmp_path):
     dataset = dataclasses.replace(open_images(str(photos), progress=False), task="detection")
     asked = Distill(images=str(photos), teacher=Own(), student=f"local-dir:{pretrained}", size=64)

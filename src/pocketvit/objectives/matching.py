@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PocketError
-from ..models.taps import Layers
+from ..models.taps import Layers, channels_last
 from .alignment import pooled, projection, shrink
 from .annealing import cskd
 from .attention import minilm, split_qkv
@@ -202,7 +202,7 @@ def answer_places(layers: Layers, name: str, map_BChw: Tensor) -> Tensor:
         logits = classifier(places)  # type: ignore[misc]
     elif len(layers.shapes[name]) == 2:
         logits = model.forward_head(places[:, None].expand(-1, layers.prefix + 1, -1))
-    elif getattr(model, "output_fmt", "NCHW") == "NHWC":
+    elif channels_last(model):
         logits = model.forward_head(places[:, None, None])
     else:
         logits = model.forward_head(places[:, :, None, None])

@@ -127,7 +127,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
     log.info("         it has %s, the images have %d: %s", has, len(classes), what)
     asked = [teacher.fingerprint, learned_from(road.dataset), changed(road.view), fine_tune]
     key = sha256_of([*asked, METHOD])[:10]
-    folder = road.shared / "teachers" / f"{_plain(teacher.name)}-{key}"
+    folder = road.shared / "teachers" / f"{plain_name(teacher.name)}-{key}"
     adapted = adapt(teacher, road, folder, fine_tune=fine_tune)
     score = f", {adapted.score} on validation" if adapted.score else ""
     verb = "reused from an earlier run, saved" if adapted.reused else "done in"
@@ -319,5 +319,6 @@ def _outputs(teacher: Teacher) -> str:
     return f"{teacher.num_outputs} output{'' if teacher.num_outputs == 1 else 's'}"
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a teacher's name as a part of a folder's."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)[-60:]

@@ -6,11 +6,15 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import torch
+
 from ..models.names import is_pretrained
+from ..models.saving import recipe_of
 from ..teachers import load_teacher
+from ..teachers.finetune import new_head
 from .base import Cost, Stage, Walk
 from .convert import converted
-from .probe import adapt, gentle_loss
+from .probe import adapt, gentle_loss, has_linear_head
 from .rates import training_seconds
 from .students import input_of
 from .train import describe, train_network
@@ -58,9 +62,19 @@ class Fit(Stage):
         loss = config.loss
         if settings.label_smoothing is None:  # gently, for the network has learned already
             loss = dataclasses.replace(loss, label_smoothing=gentle_loss(road.task).label_smoothing)
+        walk.input = (teacher.input_size, teacher.mean, teacher.std)
+        if not has_linear_head(teacher):  # a probe on its features would be a network that timm cannot make again
+            recipe_of(teacher.module)  # nor can it all: told now, and not after the training
+            if settings.freeze:
+                raise settings.refused("freeze", f"the head of {teacher.name} is no linear layer. Leave it away")
+            config = dataclasses.replace(config, loss=loss)
+            torch.manual_seed(config.train.seed)
+            model = new_head(teacher, len(road.dataset.classes))
+            walk.networks["student"] = train_network(road, config, walk.folder, model=model, input=walk.input)
+            walk.notes.append("trained from its own weights, under a new head")
+            return
         learned = adapt(
             teacher, road, walk.folder / "adapted", fine_tune=not settings.freeze, train=config.train, loss=loss
         )
         walk.networks["student"] = learned.module
-        walk.input = (teacher.input_size, teacher.mean, teacher.std)
         walk.notes.append(learned.method)

@@ -246,6 +246,14 @@ def with_head(teacher: Teacher, features: int, classes: int) -> nn.Module:
     return HeadOnFeatures(copy.deepcopy(teacher.module).requires_grad_(True), features, classes)
 
 
+def has_linear_head(teacher: Teacher) -> bool:
+    """Whether a probe on its features can become its own head, as of most of timm's networks."""
+    pixels = torch.zeros(1, 3, teacher.input_size, teacher.input_size, device=teacher.device)
+    with torch.no_grad():
+        features = _pooled(teacher.module, pixels).shape[1]
+    return not isinstance(with_head(teacher, features, 2), HeadOnFeatures)
+
+
 def _heads_of(module: nn.Module) -> list[nn.Linear]:
     """Return a network's classifier; of one with distillation tokens a head for each."""
     head: Any = module.get_classifier()  # type: ignore[operator]

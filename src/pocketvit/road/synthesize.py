@@ -25,6 +25,7 @@ from ..synthesis.methods import BEST, SAID, Request, bank_cost, make_bank, words
 from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
+from .adapt import plain_name
 from .base import Cost, Stage, Walk
 from .features import stored_layers
 from .images import shared_folder
@@ -142,8 +143,8 @@ def bank_folder(shared: Path, teacher: Teacher, request: Request) -> Path:
         asked |= {"chosen": vars(request.config()), "row": request.row(teacher.input_size).provenance}
         if request.method == "inverted" and teacher.kind == "boxes":
             asked |= {"inversion": request.inversion(teacher.kind).record}
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in teacher.name)[-60:]
-    return shared / "banks" / f"{name}-{request.method}-{sha256_of([asked, few, teacher.fingerprint])[:10]}"
+    made = sha256_of([asked, few, teacher.fingerprint])[:10]
+    return shared / "banks" / f"{plain_name(teacher.name)}-{request.method}-{made}"
 
 
 class Synthesize(Stage):

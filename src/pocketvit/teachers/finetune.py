@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 from torch import nn
@@ -22,7 +23,9 @@ def new_head(teacher: Teacher, num_classes: int) -> nn.Module:
     module: Any = copy.deepcopy(teacher.module).requires_grad_(True)
     device = teacher.device
     if callable(getattr(module, "reset_classifier", None)):
-        module.reset_classifier(num_classes)
+        both = "distillation" in inspect.signature(module.reset_classifier).parameters
+        second = any("head_dist" in name for name in module.state_dict())  # of LeViT and RepViT, which timm would drop
+        module.reset_classifier(num_classes, **({"distillation": True} if both and second else {}))
         recipe = getattr(module, "pocket_recipe", None)
         if recipe is not None:
             args = {**recipe["model_args"], "num_classes": num_classes}

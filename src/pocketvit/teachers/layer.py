@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.taps import Layers, Taps
+from ..models.taps import Layers, Taps, channels_last
 from .teacher import Teacher
 
 
@@ -62,7 +62,7 @@ class LayerTeacher:
         self.name = f"{teacher.name}@{layer}"
         shape = layers.shapes[layer]
         # As the module returns it: Layers lists maps channels first.
-        nhwc = len(shape) == 3 and getattr(teacher.module, "output_fmt", "NCHW") == "NHWC"
+        nhwc = len(shape) == 3 and channels_last(teacher.module)
         self.shape = (shape[1], shape[2], shape[0]) if nhwc else tuple(shape)
         self.num_outputs = int(torch.Size(self.shape).numel())
         self.input_size = teacher.input_size
