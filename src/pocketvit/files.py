@@ -204,6 +204,14 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
         raise PocketError(f"could not read {path}: {error}") from error
 
 
+def is_archive(path: Path | str) -> bool:
+    """Whether a file is a zip archive; one whose end is damaged is none, though zipfile may raise of it."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def require_space(folder: Path | str, needed: int, purpose: str) -> None:
     """Raise ``PocketError`` when fewer than ``needed`` bytes (and a reserve of 1 %) are free where ``folder`` is."""
     place = Path(folder).absolute()

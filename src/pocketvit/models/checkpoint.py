@@ -18,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ..errors import PocketError
+from ..files import is_archive
 from .inputs import config_of
 from .rednet import checkpoint_filter_fn as rednet_names
 
@@ -95,13 +96,11 @@ def _runs_code(error: Exception) -> bool:
 
 def _is_script(path: Path) -> bool:
     """Whether the file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # a damaged archive, as reading its weights will say
+        return False  # none, or a damaged one, as reading its weights will say
 
 
 def _conversion(path: Path) -> str:
@@ -150,7 +149,7 @@ def _wrapper_key(path: Path) -> str | None:
 
 
 def _pickle_bytes(path: Path) -> bytes:
-    if zipfile.is_zipfile(path):
+    if is_archive(path):
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             return archive.read(name)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PocketError
-from ..files import human_bytes
+from ..files import human_bytes, is_archive
 from . import medmnist
 from .base import SPLITS
 from .findings import DEPTHS
@@ -46,7 +46,7 @@ def list_npz(path: Path) -> Listing:
     Raises:
         PocketError: not such a file, or one with volumes, or Python objects.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         raise PocketError(f"{path} is not a readable .npz file (no zip archive): copy it again")
     try:
         claimed = sum(member.file_size for member in zipfile.ZipFile(path).infolist())

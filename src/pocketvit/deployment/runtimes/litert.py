@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...errors import PocketError
+from ...files import is_archive
 from ..export import first_line
 from ..run import Run
 from ..signature import KEY
@@ -66,7 +67,7 @@ def load(path: Path, threads: int) -> tuple[str, Run]:
 
 
 def _metadata(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         return ""
     with zipfile.ZipFile(path) as archive:
         return archive.read(METADATA).decode() if METADATA in archive.namelist() else ""
