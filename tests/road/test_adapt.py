@@ -253,6 +253,18 @@ def test_whether_to_fine_tune_is_decided_once(road, tmp_path, monkeypatch):
     """A stopwatch decides; a resumed run on a busier machine must not choose otherwise."""
     from pocketvit.road import probe
 
-    assert probe._wanted(tmp_path, None, expected=10.0, can_choose=True, name="t", who=road.processes)
-    assert probe._wanted(tmp_path, None, expected=10_000.0, can_choose=True, name="t", who=road.processes)
-    assert not probe._wanted(tmp_path / "other", None, expected=10_000.0, can_choose=True, name="t", who=road.processes)
+    def decided(folder, epochs, each, asked=None):
+        return probe._wanted(folder, asked, epochs, each, can_choose=True, name="t", who=road.processes)
+
+    assert decided(tmp_path, 7, 1.0) == (True, 7)
+    assert decided(tmp_path, 5, 2000.0) == decided(tmp_path, 5, 1.0) == (True, 7)
+    assert decided(tmp_path, 5, 1.0, asked=False) == (False, 7)
+    assert decided(tmp_path / "other", 5, 2000.0) == (False, 5)
+
+
+def test_few_images_are_seen_more_often_in_fine_tuning_as_long_as_that_is_short():
+    from pocketvit.road.probe import EPOCHS, tuning_epochs
+
+    assert tuning_epochs(546, each=1.0) == 23  # 200 steps of 64
+    assert tuning_epochs(546, each=15.0) == 8
+    assert tuning_epochs(546, each=500.0) == tuning_epochs(50_000, each=0.1) == EPOCHS

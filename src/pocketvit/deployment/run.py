@@ -145,17 +145,17 @@ class OnnxModel(FileModel):
     def __init__(self, path: Path | str) -> None:
         session = open_session(path)
         try:
-            metadata = session.get_modelmeta().custom_metadata_map
+            metadata, source = session.get_modelmeta().custom_metadata_map, session.get_inputs()[0]
+            name, one = source.name, source.shape[0] == 1
         except UnicodeDecodeError as error:
             raise PocketError(f"{path} is damaged: what it says of itself is no text. Copy it again.") from error
         signature = parse_signature(metadata, path)
         if signature.weights and digest(onnx.load(path)) != signature.weights:
             raise PocketError(f"{path} is damaged: its weights are not those it was written with. Copy it again.")
-        source = session.get_inputs()[0]
-        self.batch = "1" if source.shape[0] == 1 else "batch"
+        self.batch = "1" if one else "batch"
         one_by_one = signature.precision == "int8" or self.batch == "1"
         at_once = max(1, min(8, os.cpu_count() or 1))
-        run = partial(_run_session, session, source.name)
+        run = partial(_run_session, session, name)
         super().__init__(path, signature, run, one_by_one=one_by_one, at_once=at_once)
 
 

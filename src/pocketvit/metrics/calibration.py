@@ -131,14 +131,14 @@ def fit_answers(logits: Any, expected: Any) -> tuple[float, np.ndarray]:
 def _least(losses: Callable[[float], np.ndarray], n: int) -> float:
     """The temperature of the least mean loss over ``n`` images.
 
-    A prior N(0, 1) on its logarithm holds it near 1 where images say little: of a few that are all right, the
-    likelihood wants every answer to be certain.
+    A prior, half of an N(0, 1) on its logarithm, keeps answers from getting surer where images say little: of a few
+    that are all right, the likelihood wants every answer to be certain.
     """
     if n == 0:
         return 1.0
     low, high = (math.log(bound) for bound in TEMPERATURES)
     found = minimize_scalar(
-        lambda power: float(losses(math.exp(power)).mean()) + 0.5 * power**2 / n,
+        lambda power: float(losses(math.exp(power)).mean()) + 0.5 * min(power, 0.0) ** 2 / n,
         bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-4},

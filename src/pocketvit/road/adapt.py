@@ -25,13 +25,13 @@ from .class_order import in_labelled_order, may_be_in_another
 from .images import Road, known
 from .light import learned_from, light_side, light_training, told_of_light, train_light_teachers
 from .measuring import Entry, teacher_entry
-from .probe import PATIENCE, adapt
+from .probe import PATIENCE, adapt, tuning_epochs
 from .rates import forward_seconds, step_rate
 
 log = logging.getLogger("pocketvit")
 
 _HARDLY = 0.02  # AP50 on which a detector is warned of: random weights, and classes in a wrong order, have less
-METHOD = 3  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
+METHOD = 4  # of probing and fine-tuning: what an older version adapted in another way is not taken for ours
 
 
 def given_teachers(settings: Teachers) -> list[Any]:
@@ -310,7 +310,9 @@ def _adapting(teacher: Teacher, road: Road, wanted: bool | None) -> float:
     forward = forward_seconds(teacher, road.views)
     seen = [source for split, source in dataset.splits.items() if split != "test"]
     probe = forward * sum(map(len, seen))
-    tuning = 3.5 * 5 * forward * int(labelled(dataset.train.targets).sum())
+    images = int(labelled(dataset.train.targets).sum())
+    each = 3.5 * forward * images
+    tuning = each * tuning_epochs(images, each)
     tunes = wanted if wanted is not None else tuning <= PATIENCE
     return probe + (tuning if tunes else 0.0)
 
