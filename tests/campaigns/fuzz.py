@@ -55,7 +55,7 @@ class Reader(NamedTuple):
         make: Writes whole files into a folder, and returns the one that is broken.
         read: Reads that file as the program does.
         text: "json" where values are exchanged too.
-        slow: How many times fewer inputs it is given, where reading one means making a network.
+        slow: How many times fewer inputs it is given, where one is large, or reading it makes a network.
     """
 
     make: Callable[[Path], Path]

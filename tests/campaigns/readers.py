@@ -198,7 +198,12 @@ ALL = {
         "json",
         10,
     ),
-    "student, weights": (lambda folder: _student(folder) / "model.safetensors", lambda path: load_model(path.parent)),
+    "student, weights": (
+        lambda folder: _student(folder) / "model.safetensors",
+        lambda path: load_model(path.parent),
+        "",
+        10,  # two megabytes each, of which hypothesis keeps some
+    ),
     "ONNX": (_onnx, OnnxModel),
     "config.yaml": (_config, load),
     "results.json": (_results, _read_results, "json"),
