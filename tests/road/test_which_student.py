@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import load_file
 from walk_fakes import CHOICES, COLOURS, SIDE, Own, tiny
 
@@ -124,7 +125,7 @@ def test_a_student_is_smaller_than_a_vit_that_teaches_it(photos, name, stem, cho
     assert begun.init_from == ("teacher" if stem == "conv" else None)
 
 
-def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, pretrained, offline, monkeypatch):
+def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, pretrained, offline, tmp_path, monkeypatch):
     dataset = open_images(str(photos))
     asked = Distill(images=str(photos), teacher=Own())
     small, said = choose_student(asked, dataset)
@@ -135,6 +136,11 @@ def test_photographs_get_a_pretrained_student_where_one_can_be_had(photos, pretr
     assert "it learns from scratch, which with" in said[0]
     own = dataclasses.replace(large, teacher=f"local-dir:{pretrained}")
     assert f"as --student local-dir:{pretrained}: the teacher itself has 0." in choose_student(own, dataset)[1][0]
+    theirs = tmp_path / "theirs.pth"  # of torchvision, which teaches and cannot be saved as one of timm's
+    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), theirs)
+    assert "--student local-dir:FOLDER" in choose_student(dataclasses.replace(large, teacher=theirs), dataset)[1][0]
+    with pytest.raises(PocketError, match=r"--student .*theirs\.pth: SqueezeNet is not a timm model"):
+        choose_student(dataclasses.replace(large, student=str(theirs)), dataset)
     monkeypatch.setattr(students, "load_teacher", lambda name: name)
     chosen, said = choose_student(large, dataset)
     assert chosen.student == PRETRAINED

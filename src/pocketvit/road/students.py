@@ -16,10 +16,12 @@ from torch import nn
 from ..config import NetworkConfig, RunConfig
 from ..errors import PocketError
 from ..models import LADDER
+from ..models.flops import count_parameters
 from ..models.inputs import input_stats
 from ..models.names import is_pretrained
 from ..models.norms import zero_init_last
 from ..models.renorm import replace_norm
+from ..models.saving import recipe_of
 from ..models.selection import select_weights, vit_in
 from ..settings import listed
 from ..settings.base import near
@@ -59,7 +61,9 @@ def choose_student(settings: D, dataset: Dataset, teachers: Sequence[Any] = ()) 
         task = task_named(dataset.task)
         try:
             teacher = load_teacher(name)
-            if not task.finetunes:  # it may be of a form that this task has no use for
+            if task.finetunes:  # what cannot be made again cannot be saved
+                recipe_of(teacher.module)
+            else:  # it may be of a form that this task has no use for
                 side = settings.size or task.side(view_size(dataset.train))
                 task.started(teacher, classes=max(1, len(dataset.classes)), side=side, detector=settings.detector)
         except PocketError as error:
@@ -123,9 +127,11 @@ def _small_teacher(settings: Teachers) -> str:
     if not named or not is_pretrained(str(named[0])):
         return ""
     try:
-        weights = sum(weight.numel() for weight in load_teacher(str(named[0])).module.parameters())
+        module = load_teacher(str(named[0])).module
+        recipe_of(module)
     except PocketError:
         return ""
+    weights = count_parameters(module)
     if weights > SMALL:
         return ""
     return f"{shlex.quote(str(named[0]))}: the teacher itself has {weights / 1e6:.1f} M parameters."
