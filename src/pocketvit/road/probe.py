@@ -246,13 +246,13 @@ def _wanted(
     barrier(who.world)
     decided = read_json(choice)
     if asked is not None:
-        return asked, decided["epochs"]
+        return asked, decided.get("epochs", epochs)  # which older versions did not write
     seconds = human_time(decided["expected_seconds"])
     if decided["fine_tune"]:
         log.info("         fine-tuning %s: about %s", name, seconds)
     else:
         log.info("         fine-tuning would take about %s; --fine-tune asks for it", seconds)
-    return decided["fine_tune"], decided["epochs"]
+    return decided["fine_tune"], decided.get("epochs", epochs)
 
 
 class HeadOnFeatures(nn.Module):
