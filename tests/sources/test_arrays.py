@@ -158,7 +158,11 @@ def test_a_damaged_file_says_so(npz, tmp_path):
     data[600] ^= 1
     (tmp_path / "flipped.npz").write_bytes(data)
     (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:900])
-    for name in ("no", "flipped", "half"):
+    locked = bytearray(whole.read_bytes())
+    for entry, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # a bit says that a member is encrypted
+        locked[locked.index(entry) + flags] |= 1
+    (tmp_path / "locked.npz").write_bytes(locked)
+    for name in ("no", "flipped", "half", "locked"):
         with pytest.raises(PocketError, match=f"{name}.npz is not a readable .npz file .*copy it again"):
             open_images(tmp_path / f"{name}.npz")
 

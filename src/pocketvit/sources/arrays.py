@@ -69,7 +69,7 @@ def list_npz(path: Path) -> Listing:
                     splits[split] = (archive[f"{split}_images"], labels)
             classes = tuple(str(name) for name in archive["classes"]) if "classes" in found else None
             synthetic = str(archive["synthetic"][0]) if "synthetic" in found else ""
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if "pickle" in str(error):
             raise PocketError(
                 f"{path} holds Python objects, which are not read because they could run code: "
