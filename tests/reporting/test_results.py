@@ -65,6 +65,7 @@ def test_figures_that_none_of_their_kind_can_be_are_missing():
     row = Row.read({"key": "a", "accuracy": 1.5, "chance": -0.1, "ece": 1, "n": -3, "parameters": 10**400, "bytes": 7})
     assert (row.accuracy, row.chance, row.ece, row.n, row.parameters, row.bytes) == (None, None, 1.0, None, None, 7)
     assert parse_results({"dataset": {"chance": 2}}).chance is None
+    assert Row.read({"key": "a", "n": 2**70}).n is None
 
 
 @pytest.mark.parametrize("spoiled", [None, [], {"confidence": [0.5]}, "x"])

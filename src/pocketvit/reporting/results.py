@@ -368,7 +368,7 @@ def _share(value: Any) -> float | None:
 
 def _count(value: Any) -> int | None:
     number = _number(value)
-    return round(number) if number is not None and number >= 0 else None
+    return round(number) if number is not None and 0 <= number <= 2**53 else None  # what a float counts exactly
 
 
 def _interval(value: Any) -> Interval | None:
