@@ -218,8 +218,8 @@ def tuning_batch(images: int) -> int:
 def tuning_epochs(images: int, each: float) -> int:
     """Return the epochs of fine-tuning where nobody says: `EPOCHS`, of few images as many as `STEPS` take.
 
-    BreastMNIST (546 images), a CIFAR-10 ResNet-56: 79.5 % after 5 epochs at a third of the rate, which a linear probe
-    has, too, and 87.8 after 20 (n = 156).
+    BreastMNIST (546 images), a CIFAR-10 ResNet-56: 79.5 % after 5 epochs at a rate of 0.0001, which is its linear
+    probe; after 20 at 0.0001 83.3, at 0.0005 87.8; unasked now 85.9 (n = 156).
 
     Args:
         images: Labelled ones.
