@@ -37,6 +37,7 @@ sys.path.append(str(TESTS))
 from walk_fakes import CHOICES, draw_photos  # noqa: E402
 
 from pocketvit import cli  # noqa: E402
+from pocketvit.errors import PocketError  # noqa: E402
 from pocketvit.files import read_arrays, read_json  # noqa: E402
 from pocketvit.training import loop  # noqa: E402
 
@@ -202,7 +203,11 @@ def judged(world: World, first: Ended, mend: Mend, unbroken: dict[str, object]) 
     for _ in range(4):
         again = world.run()
         if again.code == 0:
-            found = outcome(world.run_folder)
+            try:
+                found = outcome(world.run_folder)
+            except PocketError as told:  # whoever reads a finished run hears of it
+                again = Ended(2, f"error: {told}")
+        if again.code == 0:
             other = sorted(key for key in found.keys() | unbroken.keys() if found.get(key) != unbroken.get(key))
             if other:
                 return f"lost: other {', '.join(other[:4])} ({len(other)} in all)"

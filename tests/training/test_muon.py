@@ -35,15 +35,22 @@ def test_the_short_cut_is_the_iteration_whatever_the_spectrum(shape, spread):
     torch.testing.assert_close(orthogonalize(matrices).double(), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_singular_values_come_close_to_one_and_singular_vectors_stay():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_come_close_to_one_and_singular_vectors_stay(dtype):
     matrix = noise(1, 12, 30)
-    found = orthogonalize(matrix)[0]
+    found = orthogonalize(matrix, dtype)[0]
+    assert found.dtype == torch.float32
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3
     u, _, v = torch.linalg.svd(matrix[0], full_matrices=False)
     polar = u @ v
     assert (found * polar).sum() / (found.norm() * polar.norm()) > 0.98
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_matrices_are_turned_in_the_arithmetic_of_the_run(precision, dtype):
+    assert build_optimizer(tiny_vit(), config(optimizer="muon", precision=precision)).dtype == dtype
 
 
 def test_nothing_becomes_of_nothing():

@@ -37,6 +37,7 @@ class Muon(torch.optim.Optimizer):
         momentum: mu, of matrices.
         betas: Of AdamW.
         eps: Of AdamW.
+        dtype: Of the products that make a matrix orthogonal: bfloat16 where a device has units for it, else float32.
 
     Raises:
         TypeError: Parameters in place of groups: which of them are matrices to be made orthogonal, nobody would know.
@@ -50,6 +51,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         defaults = {"muon": False, "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas}
         # torch reads `fused` when it restores a state: a fused AdamW counts its steps on the device.
@@ -60,6 +62,7 @@ class Muon(torch.optim.Optimizer):
                 "pocketvit.training.build_optimizer makes them of a model."
             )
         super().__init__(groups, {**defaults, "eps": eps, "parts": None, "fused": True})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -74,7 +77,7 @@ class Muon(torch.optim.Optimizer):
                 self._add_matrices(group, matrices)
             else:
                 self._adamw(group)
-        matrices.update()
+        matrices.update(self.dtype)
         return loss
 
     def _add_matrices(self, group: dict[str, Any], matrices: _ByShape) -> None:
@@ -138,22 +141,24 @@ class _ByShape:
         length = -rate * 0.2 * max(rows, columns) ** 0.5
         self.kinds[tuple(laid.shape[1:])].append((weight, laid, length))  # type: ignore[index]
 
-    def update(self) -> None:
+    def update(self, dtype: torch.dtype) -> None:
         for (short, _), entries in self.kinds.items():
-            turned = orthogonalize(torch.cat([laid for _, laid, _ in entries]))
+            turned = orthogonalize(torch.cat([laid for _, laid, _ in entries]), dtype)
             for (weight, laid, length), one in zip(entries, turned.split([len(e[1]) for e in entries]), strict=True):
                 upright = one if weight.shape[0] // len(laid) == short else one.mT
                 weight.add_(upright.reshape(weight.shape), alpha=length)
 
 
-def orthogonalize(matrices: Tensor, steps: int = _STEPS) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32, steps: int = _STEPS) -> Tensor:
     """Return the nearest matrices with (about) orthonormal rows, by a Newton-Schulz iteration.
 
     X <- (a I + b A + c A^2) X with A = X X^T, from X = G / |G|. All its factors are polynomials of the first A, so that
-    wide matrices need only two products with X: the iteration runs on [n, n] and its product is applied at the end.
+    wide matrices need only two products with X: in float32 the iteration runs on [n, n] and its product is applied at
+    the end.
 
     Args:
-        matrices: [B, n, m] with n <= m, of any scale. The arithmetic is bfloat16 on CUDA, else float32.
+        matrices: [B, n, m] with n <= m, of any scale.
+        dtype: Of the products, float32 or bfloat16.
         steps: Of the iteration.
 
     Returns:
@@ -162,8 +167,8 @@ def orthogonalize(matrices: Tensor, steps: int = _STEPS) -> Tensor:
     a, b, c = _COEFFICIENTS
     x = matrices.to(torch.float32)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    if x.shape[2] < 1.5 * x.shape[1] or x.is_cuda:
-        x = x.to(torch.bfloat16) if x.is_cuda else x
+    if x.shape[2] < 1.5 * x.shape[1] or dtype != torch.float32:
+        x = x.to(dtype)
         for _ in range(steps):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -40,7 +40,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig, beside: nn.Module | N
         groups = [{**matrices, "weight_decay": config.weight_decay}, *groups]
     groups = [{**group, "initial_lr": group.get("lr", rate)} for group in groups if group["params"]]
     if config.optimizer == "muon":
-        return Muon(groups)
+        half = config.precision == "bf16" or any(p.is_cuda for p in parts)
+        return Muon(groups, dtype=torch.bfloat16 if half else torch.float32)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=rate, fused=True)

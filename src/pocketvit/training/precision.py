@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..files import read_json, write_json
 
@@ -25,6 +27,21 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
         return contextlib.nullcontext()
     # The weight cache only helps when a weight is used twice under one context; it costs memory and a stale-copy risk.
     return torch.autocast(device.type, dtype=DTYPES[precision], cache_enabled=False)
+
+
+@contextlib.contextmanager
+def training(precision: str, device: torch.device) -> Iterator[None]:
+    """Be `autocast` for a forward pass whose gradients are wanted.
+
+    The gradient of torch's fused attention is slow on a processor in bfloat16 (five to ten times slower than the
+    products that it is made of, where these have units of their own): there attention is taken apart.
+    """
+    with autocast(precision, device):
+        if device.type == "cpu" and precision != "fp32":
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
 
 
 def choose_precision(forward: nn.Module, batch: int, view_size: int, folder: Path, device: torch.device) -> str:
@@ -56,7 +73,7 @@ def _measure(forward: nn.Module, batch: int, view_size: int, device: torch.devic
 
     def run(precision: str) -> float:
         start = time.perf_counter()
-        with autocast(precision, device):
+        with training(precision, device):
             heads = trial(pixels)
         sum(head.float().square().mean() for head in heads).backward()
         trial.zero_grad(set_to_none=True)

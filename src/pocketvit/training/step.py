@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config import TrainConfig
 from ..errors import PocketError
 from ..models import forward_heads
+from ..models.innermost import layout_of, planes_for_group_norm
 from ..models.taps import Taps
 from ..objectives.terms import FeatureTerms
 from ..tasks import Task
@@ -21,7 +22,7 @@ from ..views.preprocessing import Input
 from ..views.resize import to_input
 from .optim import build_optimizer
 from .parts import Parts, WeightAverage
-from .precision import autocast
+from .precision import autocast, training
 from .progressive import Progressive, smaller_side
 from .schedule import Schedule
 
@@ -39,9 +40,11 @@ class FromPixels(nn.Module):
         super().__init__()
         self.model = model
         self.size, self.mean, self.std = input
+        self.layout = layout_of(model)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return forward_heads(self.model, to_input(pixels, self.size, self.mean, self.std))
+        images = to_input(pixels, self.size, self.mean, self.std)
+        return forward_heads(self.model, images.contiguous(memory_format=self.layout))
 
 
 class WithFeatures(nn.Module):
@@ -104,6 +107,7 @@ class Stepper:
         self._progressive = None if smaller is None else Progressive(forward, smaller)
         forward = self._progressive or forward
         self._average_forward = None if averaged is None else FromPixels(averaged, input)
+        self._hooks = planes_for_group_norm(model) if self.device.type == "cpu" else []
         self._taps = None
         if terms is not None:
             if terms.needs_average and self.average is None:
@@ -174,7 +178,7 @@ class Stepper:
 
     def _backward(self, batch: Batch, count: int, sums: dict[str, torch.Tensor]) -> None:
         projected: list[list[torch.Tensor]] = []
-        with autocast(self.config.precision, self.device):
+        with training(self.config.precision, self.device):
             heads = self.forward(batch.pixels)
             if self.terms is not None:
                 heads, projected = heads
@@ -211,6 +215,8 @@ class Stepper:
 
     def close(self) -> None:
         """Take the hooks out of the model, which others go on to use."""
+        for hook in self._hooks:
+            hook.remove()
         if self._taps is not None:
             self._taps.remove()
 
