@@ -220,7 +220,7 @@ def test_the_same_seed_gives_the_same_student(road, tmp_path):
 
 def test_students_of_one_road_share_their_arithmetic(road, tmp_path, monkeypatch):
     measured = iter([{"fp32": 3.0, "bf16": 1.0}, {"fp32": 1.0, "bf16": 3.0}])  # as on a machine that is busy by turns
-    monkeypatch.setattr("pocketvit.training.precision._measure", lambda *_: next(measured))
+    monkeypatch.setattr("pocketvit.training.precision.pass_seconds", lambda *_: next(measured))
     config = run_config(train=TrainConfig(epochs=1, batch_size=16, warmup=0.0, precision="auto"))
     for name in ("one", "two"):
         train_network(road, config, tmp_path / name)

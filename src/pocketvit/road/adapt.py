@@ -20,6 +20,7 @@ from ..sources import Dataset
 from ..sources.targets import labelled
 from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
+from .arithmetic import in_fast_arithmetic
 from .base import Cost, Stage, Walk
 from .class_order import in_labelled_order, may_be_in_another
 from .images import Road, known
@@ -219,6 +220,7 @@ class Adapt(Stage):
         walk.road = with_classes(walk.road, walk.teachers)
         if walk.road.processes.rank == 0:
             walk.entries = judge_teachers(walk.teachers, walk.road)
+        walk.teachers = in_fast_arithmetic(walk.teachers, walk.road, walk.config)
 
 
 def judge_teachers(teachers: Sequence[Teacher], road: Road) -> list[Entry]:
@@ -283,7 +285,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
             teacher.raw_outputs = max(1, teacher.raw_outputs)
             aligned = teacher.with_columns(np.zeros(classes, np.int64))
         result.append(aligned)
-    return result
+    return in_fast_arithmetic(result, walk.road, walk.config)
 
 
 def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..config import TrainConfig
+from ..models.innermost import channels_innermost, planes_for_group_norm
 from ..objectives.terms import term_needs
 from ..teachers import Teacher
 from ..teachers.given import GivenTeacher
+from ..training.optim import build_optimizer
+from ..training.precision import pass_seconds
 from ..training.progressive import relative_cost
+from ..training.step import FromPixels
 from ..views import Views
 from .base import Walk
 from .students import input_of, make_network
@@ -21,24 +28,43 @@ _IMAGES = 32  # of the measured step at most
 
 
 def step_rate(model: nn.Module, views: Views, train: TrainConfig, side: int) -> float:
-    """Images per second of a training step on the model's device, views rendered with it: the fastest of three."""
+    """Images per second of a training step on the model's device, views rendered with it: the fastest of three.
+
+    In the arithmetic and the layout that it would have, with its optimizer; the model stays as it is.
+    """
     device = next(model.parameters()).device
     batch = min(train.batch_size, _IMAGES, len(views.order(0)))
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    model.train()
-    if not any(weight.requires_grad for weight in model.parameters()):  # a teacher's; a student keeps frozen layers so
-        model.requires_grad_(True)
-    taken = []
-    for _ in range(4):  # the first one warms up
-        start = time.perf_counter()
-        views.render(np.arange(batch), 0)
-        model(torch.zeros(batch, 3, side, side, device=device)).float().square().mean().backward()
+    trial = channels_innermost(copy.deepcopy(model), side)
+    if not any(weight.requires_grad for weight in trial.parameters()):  # a teacher's; a student keeps frozen layers so
+        trial.requires_grad_(True)
+    if device.type == "cpu":
+        planes_for_group_norm(trial)
+    names = ("fp32", "bf16") if train.precision == "auto" else (train.precision,)
+    forward = FromPixels(trial, (side, (0.5,) * 3, (0.25,) * 3))
+    seconds = pass_seconds(forward, batch, side, device, names)
+    fastest = min(seconds, key=seconds.__getitem__)
+    optimizer = build_optimizer(trial, dataclasses.replace(train, precision=fastest))  # type: ignore[arg-type]
+
+    def update() -> None:
+        for weight in trial.parameters():
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         optimizer.step()
-        optimizer.zero_grad()
+
+    positions = np.arange(batch)
+    rendering = _fastest(lambda: views.render(positions, 0), device)
+    return 1 / ((seconds[fastest] + rendering) / batch + _fastest(update, device) / train.batch_size)
+
+
+def _fastest(call: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of the fastest of three calls, after one to warm up: a busy machine disturbs it least."""
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
         if device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
-    return batch / min(taken[1:])  # a busy machine disturbs it least
+    return min(taken[1:])
 
 
 def forward_seconds(teacher: Teacher, views: Views) -> float:

@@ -180,6 +180,12 @@ class Teacher:
         other.kind = kind
         return other
 
+    def in_precision(self, precision: str) -> Teacher:
+        """Return the same network (shared), answering in "fp32", or by "bf16" or "fp16" autocast."""
+        other = self.with_columns(self.columns)
+        other.precision = precision
+        return other
+
     def to(self, device: torch.device | str) -> Teacher:
         """Move the network, in place."""
         self.module.to(device)

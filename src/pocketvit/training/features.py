@@ -37,7 +37,7 @@ class LiveFeatures:
             logits = teacher.logits(batch.pixels)
         finally:
             taps.remove()
-        return FullLabels(logits), taps.take()
+        return FullLabels(logits), {name: features.float() for name, features in taps.take().items()}
 
 
 class StoredFeatures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..files import read_json, write_json
+from ..models.innermost import planes_for_group_norm
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _IMAGES = {"cpu": 64, "cuda": 512}  # of the measurement, at most: enough for the matrices to be as wide as in training
@@ -57,7 +58,10 @@ def choose_precision(forward: nn.Module, batch: int, view_size: int, folder: Pat
     path = folder / "choices.json"
     choices: dict[str, Any] = read_json(path) if path.exists() else {}
     if "precision" not in choices:
-        seconds = _measure(forward, min(batch, _IMAGES.get(device.type, 64)), view_size, device)
+        trial = copy.deepcopy(forward).to(device)
+        if device.type == "cpu":
+            planes_for_group_norm(trial)
+        seconds = pass_seconds(trial, min(batch, _IMAGES.get(device.type, 64)), view_size, device)
         faster = seconds.get("bf16", float("inf")) * _GAIN < seconds["fp32"]
         choices["precision"] = "bf16" if faster else "fp32"
         choices["precision_seconds"] = {name: round(value, 6) for name, value in seconds.items()}
@@ -65,28 +69,40 @@ def choose_precision(forward: nn.Module, batch: int, view_size: int, folder: Pat
     return choices["precision"]
 
 
-def _measure(forward: nn.Module, batch: int, view_size: int, device: torch.device) -> dict[str, float]:
-    """Return the best of a few seconds for a forward and backward pass in each precision, taken alternately."""
-    trial = copy.deepcopy(forward).to(device).train()
+def pass_seconds(
+    forward: nn.Module, batch: int, view_size: int, device: torch.device, names: Sequence[str] = ("fp32", "bf16")
+) -> dict[str, float]:
+    """Return the best of three times of a forward and backward pass in each precision, taken alternately.
+
+    One that this device has no units for is left out.
+
+    Args:
+        forward: From uint8 pixels [B, 3, S, S] to a tuple of logits, on ``device``; its running statistics change.
+        batch: B.
+        view_size: S.
+        device: Where it trains.
+        names: Of the precisions.
+    """
+    forward.train()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, 3, view_size, view_size), generator=generator, dtype=torch.uint8).to(device)
 
     def run(precision: str) -> float:
         start = time.perf_counter()
         with training(precision, device):
-            heads = trial(pixels)
+            heads = forward(pixels)
         sum(head.float().square().mean() for head in heads).backward()
-        trial.zero_grad(set_to_none=True)
+        forward.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    names = ["fp32"]
-    if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
-        names.append("bf16")
-    # A processor without bf16 units emulates it many times slower: the warm-up already tells.
+    names = list(names)
+    if device.type == "cuda" and "bf16" in names and not torch.cuda.is_bf16_supported(including_emulation=False):
+        names.remove("bf16")
     warm = {name: run(name) for name in names for _ in range(2)}
-    if warm.get("bf16", 0.0) > 2 * warm["fp32"]:
+    # A processor without bf16 units emulates it many times slower: the warm-up already tells.
+    if {"fp32", "bf16"} <= warm.keys() and warm["bf16"] > 2 * warm["fp32"]:
         names.remove("bf16")
     seconds = {name: float("inf") for name in names}
     for _ in range(3):
