@@ -21,6 +21,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "datafree": {"DRAWN": 8, "INVERTED": 2, "STEPS": 5},
     "deployed": {"SIDE": 16, "TAUGHT": 64, "TEACHING": 64, "STUDENT": "pocket_xxs", "TEACHER": "cifar_resnet20"},
     "detection": {"BATCH": 2, "IMAGES": 8},
+    "half_precision": {"BATCH": 2},
     "involution": {"_SHAPES": ((8, 32), (7, 32)), "_TURNS": {1: 1, 8: 1, 32: 1}},
     "methods": {"BATCH": 4},
     "muon": {"BATCH": 2},

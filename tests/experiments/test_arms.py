@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from walk_fakes import run_config
+from walk_fakes import SIDE, Own, run_config
 
 from pocketvit.config import TrainConfig, ViewConfig
 from pocketvit.experiments import Arm, arms, tables
 from pocketvit.files import read_json
 from pocketvit.road.images import open_road
 from pocketvit.sources import open_images
+from pocketvit.teachers import load_teacher
 from pocketvit.training.metrics import read_metrics
 
 
@@ -62,6 +63,26 @@ def test_seeds_are_the_outer_loop_and_an_interruption_costs_one_arm(road, two, t
         arms.run_arms(road, two, [0, 1], tmp_path)
     arms.run_arms(road, two, [0, 1], tmp_path)
     assert order == [("plain", 0), ("small", 0), ("plain", 1), ("small", 1), ("small", 1)]
+
+
+def test_teachers_of_a_single_group_have_no_interval_and_arms_say_whether_they_are_calibrated(
+    road, two, tmp_path, monkeypatch
+):
+    found = {arm.key: [one | {"calibrated": False} for one in records(0.9)] for arm in two}
+    teacher = load_teacher(Own(), input_size=SIDE, norm="half", classes=("blue", "green", "red"))
+    judge = type(road.task).judge
+
+    def one_group(self, *given, **others):
+        judged = judge(self, *given, **others)
+        return dataclasses.replace(judged, scores=dataclasses.replace(judged.scores, interval=None))
+
+    monkeypatch.setattr(type(road.task), "judge", one_group)
+    text = tables.report_arms(road, two, found, tmp_path, against="plain", title="One", teachers=[teacher])
+    assert "no interval: one group of images" in text
+    assert "| 90.00 |" in text  # of one seed, without a spread
+    rows = read_json(tmp_path / "results.json")["rows"]
+    assert [row["interval"] for row in rows] == [None] * 3
+    assert [row["calibrated"] for row in rows] == [False] * 3
 
 
 def test_differences_are_paired_over_the_seeds_that_both_have(two):

@@ -72,6 +72,10 @@ def test_an_assistant_stands_for_the_teachers_and_two_students_for_each_other():
     assert [method.shown for method in (whole, both, pair)] == ["assistant (with zscore)", "kl+assistant", "mutual"]
 
 
+def test_the_same_parts_in_another_order_are_one_method():
+    assert [one.name for one in names("kl+rkd,rkd+kl,kl")] == ["kl+rkd", "kl"]
+
+
 def test_what_a_method_does_not_say_is_shown():
     assert [method.shown for method in names("alone,kl,rkd,kl+rkd")] == [
         "alone", "kl", "rkd (with zscore), live teachers", "kl+rkd, live teachers",
@@ -107,6 +111,9 @@ def test_alone_is_the_baseline_of_distill_and_keeps_what_is_added_to_it(road):
         ("alone+assistant", "alone is without a teacher"),
         ("kl+mutual", "two students and no teacher"),
         (" , ", "names no method"),
+        ("rkd+rkd", "stands there once"),
+        ("alone+alone", "stands there once"),
+        ("kl+", "stands there once"),
     ],
 )
 def test_methods_that_make_no_sense_are_refused(asked, says):

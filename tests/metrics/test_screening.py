@@ -88,7 +88,7 @@ def test_groups_widen_the_intervals_of_images_that_repeat():
         (("malignant", "normal, benign"), 0),
         (("Healthy", "Sick"), 1),
         (("covid", "No finding"), 0),
-        (("benign", "normal"), 1),
+        (("benign", "normal"), 0),
         (("0", "1"), 1),
         (("normal", "abnormal"), 1),
         (("abnormal", "normal"), 0),
@@ -104,6 +104,10 @@ def test_groups_widen_the_intervals_of_images_that_repeat():
         (("healthy", "unhealthy"), 1),
         (("normal", "non-normal"), 1),
         (("sick", "well"), 0),
+        (("DR", "NoDR"), 0),
+        (("fire", "nofire"), 0),
+        (("Cancer", "NotCancer"), 0),
+        (("AbnormalCXR", "NormalCXR"), 0),
     ],
 )
 def test_the_positive_class_is_what_one_looks_for(classes, positive):
@@ -217,3 +221,18 @@ def test_what_does_not_fit_says_so():
         screen(p, np.full(10, 7))
     with pytest.raises(PocketError, match="same shape"):
         screen_labels(p, np.ones((10, 2), int))
+
+
+def test_of_two_classes_sure_answers_are_ranked_by_the_positive_one():
+    """Rounded to 1 they tie in the other column, where the rest of them still differs."""
+    positive_N = np.array([1e-9, 1e-10, 1e-11, 1e-12], np.float32)
+    answers = np.stack([1 - positive_N, positive_N], 1).astype(np.float32)
+    found = screen(answers, [1, 1, 0, 0])
+    assert found.auc == 1.0
+    assert found.class_auc.tolist() == [1.0, 1.0]
+
+
+def test_answers_of_one_grade_leave_no_kappa_and_no_warning(recwarn):
+    found = screen(np.tile([0.0, 1.0, 0.0], (4, 1)), [1, 1, 1, 1], ordinal=True)
+    assert found.kappa is None
+    assert not [warning for warning in recwarn if "UndefinedMetric" in str(warning.category)]

@@ -225,17 +225,31 @@ def test_as_good_takes_an_interval_that_says_so():
 
 def test_pooled_folds_are_what_a_student_is_judged_by():
     few = [row(one.key, one.role, 0.75, one.bytes, one.latency_p50, n=12) for one in ROWS]
-    pooled = [
-        replace(row(f"{key}-folds", "other", accuracy, None, None, n=400), name=f"{key}, folds pooled")
-        for key, accuracy in (("teacher-1", 0.9), ("student", 0.6), ("alone", 0.8))
-    ]
+
+    def folds(*accuracies):
+        return [
+            replace(row(f"{key}-folds", "other", accuracy, None, None, n=400), name=f"{key}, folds pooled")
+            for key, accuracy in zip(("teacher-1", "student", "alone"), accuracies, strict=True)
+        ]
+
+    pooled = folds(0.9, 0.6, 0.8)
     found = verdict([*few, *pooled], chance=0.5)
     assert found.replies[-1].yes is False
     assert "60.0 % against 90.0 % of teacher-1, folds pooled" in found.replies[-1].words
     assert "alone, folds pooled has 80.0 % against 60.0 %" in found.advice
-    assert "cannot be told from" in verdict([*few, *pooled], chance=0.6).advice
-    whole = [replace(row, chance=0.6) for row in pooled]  # of all images, whatever it is on the test split's few
+    guesses = folds(0.6, 0.6, 0.6)
+    assert "cannot be told from" in verdict([*few, *guesses], chance=0.6).advice
+    whole = [replace(row, chance=0.6) for row in guesses]  # of all images, whatever it is on the test split's few
     assert "commonest answer (60.0 %" in verdict([*few, *whole], chance=0.5).advice
+
+
+def test_where_the_student_guesses_and_a_row_beside_it_is_good_that_is_shipped():
+    guessing = [row(one.key, one.role, 0.33, one.bytes, one.latency_p50) if one.role in ("student", "int8") else one
+                for one in ROWS]  # fmt: skip
+    found = verdict(guessing, chance=0.33)
+    assert found.ship is not None
+    assert not found.advice.startswith("Ship nothing")
+    assert verdict([one for one in guessing if one.role in ("student", "int8")], chance=0.33).ship is None
 
 
 def test_a_network_without_teachers_that_guesses_is_told_too():

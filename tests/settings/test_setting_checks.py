@@ -131,6 +131,7 @@ def test_a_long_value_is_shortened_in_its_message():
         (lambda: Label(plan=True, verify=True), "--plan and --verify exclude each other"),
         (lambda: Distill("photos", data_free=True), "--data-free uses no images"),
         (lambda: Compare("photos", teacher="a", tokens=2), "which is 1 here"),
+        (lambda: Train("photos", tokens=2), "nobody teaches here. Give 0 or 1"),
         (lambda: Compress("run", bits=4), "Add --quantize qat"),
         (lambda: Compress("run", bits=3, quantize="qat"), "--bits 3: give 8, 4 or 2"),
         (lambda: Export("a", picture="99999999x99999999"), "1 to 8192 pixels"),

@@ -38,6 +38,8 @@ def place(walked, photos, tmp_path, monkeypatch):
 
 
 MISTAKES = {
+    f"distill photos {OWN} --student done/student --patch 2": "say what shape it has",
+    f"distill photos {OWN} --student done/student --tokens 1": "say what shape it has",
     # images
     "distill nowhere --teacher resnet18": "there is no nowhere",
     "distill": "name the images, as in `pocketvit distill",

@@ -102,7 +102,8 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
         model = train_network(road, config, place, teachers=arm.teachers, store=arm.store, live=arm.live)
     lines = read_metrics(place / "metrics.jsonl")
     side = input_of(config.network, model, road)
-    if not calibrate(model, road, side):
+    calibrated = calibrate(model, road, side)
+    if not calibrated:
         follow_teachers(model, road, side, arm.teachers)
     source = road.scored
     assert source is not None
@@ -117,6 +118,7 @@ def _train(road: Road, arm: Arm, seed: int, place: Path, consensus: Callable[[],
         "parameters": count_parameters(model),
         "flops": count_flops(model, side[0]),
         "ece": scores.ece,
+        "calibrated": calibrated,
         "min_class": scores.min_class[1] if scores.min_class else None,
         "agreement": scores.agreement,
         "seconds": lines[-1]["elapsed"] if lines else 0.0,  # over all interruptions

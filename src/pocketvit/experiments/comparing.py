@@ -77,6 +77,9 @@ def compare_methods(settings: Any) -> Outcome:
             f"{counted(config.train.epochs, 'epoch')}; the student "
             "alone and live teachers see a fresh one every epoch."
         )
+    untaught = [arm.name for arm in arms if not arm.teachers]
+    if untaught and len(untaught) < len(arms) and "teacher" in (config.network.init_from, config.network.stem):
+        notes.append(f"Weights of the teacher are where the others start, and not {' or '.join(untaught)}.")
     seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
     text = report_arms(
         state.road, arms, found, folder, against=against, teachers=state.teachers, notes=notes,

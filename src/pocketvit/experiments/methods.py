@@ -63,11 +63,16 @@ def parse_methods(asked: str | Sequence[str], loss: LossConfig, *, teachers: int
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     if not names:
         raise PocketError("--methods names no method. Name some, as in --methods alone,kl,zscore.")
-    return [_method(name, loss, teachers) for name in dict.fromkeys(names)]
+    methods: dict[frozenset[str], Method] = {}
+    for name in names:
+        methods.setdefault(frozenset(name.split("+")), _method(name, loss, teachers))
+    return list(methods.values())
 
 
 def _method(name: str, loss: LossConfig, teachers: int) -> Method:
     parts = name.split("+")
+    if "" in parts or len(set(parts)) < len(parts):
+        raise PocketError(f"--methods {name}: every part between + stands there once, as in kl+rkd.")
     for part in parts:
         _check_known(part, [ALONE, MUTUAL, ASSISTANT, *OBJECTIVES, *WEIGHTS, *TERMS])
     if MUTUAL in parts:

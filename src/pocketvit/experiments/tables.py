@@ -49,8 +49,8 @@ def table(arms: Sequence[Arm], found: Mapping[str, Sequence[dict[str, Any]]], ag
 
 
 def _spread(scores: Sequence[float]) -> str:
-    deviation = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
-    return f"{100 * np.mean(scores):.2f} ± {100 * deviation:.2f}"
+    deviation = f" ± {100 * np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+    return f"{100 * np.mean(scores):.2f}{deviation}"
 
 
 def _mean(records: Sequence[dict[str, Any]], key: str, text: str, scale: float = 1) -> str | None:
@@ -95,14 +95,14 @@ def report_arms(
     rows: list[dict[str, Any]] = []
     for name, scores in judged.items():
         assert scores.accuracy is not None
-        assert scores.interval is not None
-        low, high = scores.interval
-        lines.append(
-            f"Teacher {name}: {100 * scores.accuracy:.2f} % ({100 * low:.2f} to {100 * high:.2f}, n = {scores.n:,})."
-        )
+        span = "no interval: one group of images"  # or groups with equal shares, of which drawing them says nothing
+        if scores.interval is not None:
+            span = f"{100 * scores.interval[0]:.2f} to {100 * scores.interval[1]:.2f}"
+        lines.append(f"Teacher {name}: {100 * scores.accuracy:.2f} % ({span}, n = {scores.n:,}).")
         rows.append(
             {"key": name, "name": f"teacher: {name}", "role": "teacher", "accuracy": scores.accuracy,
-             "interval": [low, high], "n": scores.n, "ece": scores.ece, "calibrated": False}
+             "interval": list(scores.interval) if scores.interval else None, "n": scores.n, "ece": scores.ece,
+             "calibrated": False}
         )  # fmt: skip
     seeds = len(found[against])
     here = machine()
@@ -121,6 +121,7 @@ def report_arms(
             {"key": arm.key, "name": arm.name, "role": "student" if arm.teachers else "baseline",
              "accuracy": float(np.mean(scores_of)), "interval": None, "n": found[arm.key][0]["n"],
              "auc": _average(found[arm.key], "auc"), "ece": _average(found[arm.key], "ece"),
+             "calibrated": all(record.get("calibrated", True) for record in found[arm.key]),
              "seeds": len(scores_of), "agreement": _average(found[arm.key], "agreement")}
         )  # fmt: skip
     compared = comparison(arms, found, against)

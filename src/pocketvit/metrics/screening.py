@@ -113,15 +113,23 @@ def positive_class(classes: Sequence[str]) -> int:
     """Return which of two classes a screening looks for: the second, unless it reads like "normal" and the first not.
 
     MedMNIST's pneumonia has (normal, pneumonia) and its breast has (malignant, normal or benign); folders in the order
-    of the alphabet (melanoma, not melanoma) and (infected, uninfected).
+    of the alphabet (melanoma, not melanoma), (infected, uninfected) and (DR, NoDR). Of two that both read like it,
+    "normal" is the more so: (benign, normal).
     """
     if len(classes) != 2:
         return 1
-    first, second = (re.findall(r"[a-z]+", name.lower()) for name in classes)
+    first, second = (_words(name) for name in classes)
     if _negates(second, first) or _negates(first, second):
         plain, negated = (0, 1) if _negates(second, first) else (1, 0)
         return negated if _normal((first, second)[plain]) else plain  # healthy and unhealthy
-    return 0 if _normal(second) and not _normal(first) else 1
+    if _normal(first) and _normal(second):
+        return 0 if "normal" in second and "normal" not in first else 1
+    return 0 if _normal(second) else 1
+
+
+def _words(name: str) -> list[str]:
+    """Words of a name in small letters, which spaces, signs or capitals divide: NoCOVID is no covid."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
 def _normal(words: list[str]) -> bool:
@@ -132,7 +140,8 @@ def _negates(words: list[str], others: list[str]) -> bool:
     """Whether a name is another one's negation: not melanoma, non_cancer, uninfected."""
     name, other = "".join(words), "".join(others)
     left = [word for word in words if word not in _NOT]
-    return bool(other) and ((len(left) < len(words) and left == others) or name in (f"un{other}", f"non{other}"))
+    glued = any(name == f"{no}{other}" for no in ("un", *_NOT))
+    return bool(other) and ((len(left) < len(words) and left == others) or glued)
 
 
 def choose_point(
@@ -203,7 +212,9 @@ def screen(
     if 1 < classes <= MOST_CLASSES and len(present) > 1:
         # Of two classes the curves mirror each other, and one is enough to resample.
         ranked = present if classes > 2 else np.array([positive])
-        class_auc = np.array([_auc(y_N == c, p_NC[:, c]) for c in range(classes)])
+        # Sure answers round to 1, where the rest still tells them apart: the positive class's column is what counts.
+        asked = range(classes) if classes > 2 else [positive] * 2
+        class_auc = np.array([_auc(y_N == c, p_NC[:, c]) for c in asked])
     recalls_NC = np.zeros((len(y_N), len(present)), np.float32)
     recalls_NC[np.arange(len(y_N)), np.searchsorted(present, y_N)] = 1
     both_N2C = np.concatenate([recalls_NC * right_N[:, None], recalls_NC], 1)
@@ -219,8 +230,9 @@ def screen(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an answer may be a class that no image of these has
         balanced_accuracy = float(balanced_accuracy_score(y_N, answer_N))
+        # All answers and truths of one grade leave nothing to agree on.
+        kappa = cohen_kappa_score(y_N, answer_N, labels=range(classes), weights="quadratic") if ordinal else np.nan
     truth_N = y_N == positive
-    kappa = cohen_kappa_score(y_N, answer_N, labels=range(classes), weights="quadratic") if ordinal else np.nan
     return Screening(
         n=len(y_N),
         groups=None if group_N is None else len(np.unique(group_N)),

@@ -98,11 +98,12 @@ def verdict(
         if guessing is not None and replies[-1].yes:
             replies = (*replies[:-1], dataclasses.replace(replies[-1], yes=None))
     told = (*replies, *_worth(given, student, task))
-    if guessing is not None:
-        return Verdict(told, guessing, None)
-    if student.role == "model":  # nothing was distilled: what could be said of it stands in its row
+    model = student.role == "model"  # nothing was distilled: what could be said of it stands in its row
+    if model and guessing is None:
         return None
-    better = _better(given, student, ships, teacher, task)
+    better = None if model else _better(given, student, ships, teacher, task)
+    if guessing is not None and (better is None or _guesses(better[1], given, task, chance)):
+        return Verdict(told, guessing, None)
     if better is not None:
         advice, key = better
         file = next((row.file for row in given if row.key == key), "")
@@ -199,6 +200,14 @@ def _better(rows: Sequence[Row], student: Row, ships: Row, teacher: Row | None, 
     if without and alone is not None:
         return f"Ship the student without a teacher instead: {without}.", alone.key
     return None
+
+
+def _guesses(key: str, rows: Sequence[Row], task: Task, chance: float | None) -> bool:
+    """Whether what might be shipped in the student's place is no better than none either, as far as it was scored."""
+    row = _pooled(rows).get(key) or next(row for row in rows if row.key == key)
+    if figure(row, task)[0] is None:  # as the network whose file it is
+        row = next((other for other in rows if other.key == key.removesuffix("-int8")), row)
+    return figure(row, task)[0] is None or _guessing(row, task, chance) is not None
 
 
 def _guessing(ships: Row, task: Task, chance: float | None) -> str | None:

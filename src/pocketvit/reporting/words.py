@@ -176,7 +176,8 @@ def not_measured(results: Results, missing: tuple[str, ...] = ()) -> list[str]:
     small = min((row.n for row in measured if row.n), default=None)
     if small is not None and small < 500:
         pooled = any(row.key.endswith("-folds") for row in measured)
-        more = ", and pooled folds would use every image" if results.task.pools and not pooled else ""
+        pools = distilled and results.task.pools and not pooled
+        more = ", and pooled folds would use every image" if pools else ""
         sentences.append(f"The figures rest on {small} images; fewer than 500 leave wide intervals{more}.")
     if results.scored_on != "test":
         sentences.append(

@@ -95,6 +95,10 @@ def check_student(settings: Distilling | Train, option: str = "--student") -> No
         if getattr(settings, "assistant", None):
             raise settings.refused("stem", "with --assistant the student's teacher is not the one that is named. Leave "
                                    "one away")  # fmt: skip
+    if name != "auto" and is_pretrained(name):
+        for one, usual in (("patch", None), ("tokens", 0)):
+            if getattr(settings, one) != usual:
+                raise settings.refused(one, f"the weights of {name} say what shape it has. Leave one of the two away")
     changed = stem not in ("auto", "patch") or attention != "plain"
     if not changed or name in LADDER or name == "auto":
         return

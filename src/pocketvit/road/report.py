@@ -13,7 +13,7 @@ import numpy as np
 import timm
 
 from ..deployment.budget import Budget
-from ..files import atomic, human_bytes, write_json
+from ..files import atomic, counted, human_bytes, write_json
 from ..metrics import paired_difference
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
@@ -61,12 +61,14 @@ class Report(Stage):
         if before:
             walk.extra["lead"] = f"{before[:1].upper()}{before[1:]}."
         taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
+        # What weights of a folder are of, they say themselves.
+        network = walk.names["student"] if walk.names.get("student") and not walk.teachers else config.network.name
         write_results(
             walk.folder,
             road,
             walk.rows,
             walk.arrays,
-            title=f"{road.dataset.name}: {config.network.name}{taught}",
+            title=f"{road.dataset.name}: {network}{taught}",
             curves={"student": walk.folder / "metrics.jsonl", "alone": walk.folder / "alone" / "metrics.jsonl"},
             notes=[*walk.notes, *_notes(walk, beyond)],
             teachers=_teachers(walk),
@@ -180,8 +182,9 @@ def _differences(rows: Sequence[dict[str, Any]], controls: Mapping[str, str]) ->
 def _notes(walk: Walk, beyond: str | None) -> list[str]:
     config, settings, notes = walk.config, walk.settings, []
     if walk.teachers:
-        uses = config.train.epochs / config.labels.views
-        views = f"{config.labels.views} augmented views per image were labelled once and stored"
+        epochs = len(read_metrics(walk.folder / "metrics.jsonl")) if config.train.seconds else config.train.epochs
+        uses = epochs / config.labels.views
+        views = f"{counted(config.labels.views, 'augmented view')} per image were labelled once and stored"
         notes.append(views + (f"; each was shown {uses:.3g} times" if uses > 1 else ", one per epoch"))
         if uses <= 1:
             notes.append(

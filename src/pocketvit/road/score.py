@@ -147,7 +147,7 @@ class Score(Stage):
         walk.answered = answered
         after = answered if "student" in walk.calibrated else None
         walk.extra["reliability"] = reliability_report(raw.probabilities, after, road.scored, road.task)
-        if walk.config.network.tokens >= 2 and road.scored is not None:
+        if walk.config.network.tokens >= 2 and len(walk.tutors) >= 2 and road.scored is not None:
             teachers = [entry for entry in walk.entries if entry.role == "teacher"]
             walk.extra["tokens"] = token_report(student, teachers, road, side)
             log.info("tokens   %s", walk.extra["tokens"]["words"])

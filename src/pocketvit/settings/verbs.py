@@ -255,6 +255,8 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
 
     def check(self) -> None:
         super().check()
+        if self.tokens > 1:
+            raise self.refused("tokens", "one per teacher is for `distill`, and nobody teaches here. Give 0 or 1")
         for one in settings_of(Architecture):
             if self.init is not None and getattr(self, one.name) != one.default:
                 raise self.refused(one.name, f"--init {self.init} says what shape the network has. Leave one away")
