@@ -10,9 +10,12 @@ from walk_fakes import SIDE, Own, run_config
 
 from pocketvit.config import LabelConfig, TrainConfig
 from pocketvit.labels import teacher_key, verify
-from pocketvit.road import arithmetic
+from pocketvit.road import arithmetic, synthesize
 from pocketvit.road.arithmetic import in_fast_arithmetic
+from pocketvit.road.base import Walk
 from pocketvit.road.label import label_road
+from pocketvit.settings import Distill
+from pocketvit.synthesis.methods import Request
 from pocketvit.teachers import load_teacher
 
 
@@ -25,7 +28,7 @@ def teacher():
 def seconds(monkeypatch):
     """What an image is said to take in each precision."""
     told = {"fp32": 30.0, "bf16": 10.0}
-    monkeypatch.setattr(arithmetic, "forward_seconds", lambda one, _: told[one.precision])
+    monkeypatch.setattr(arithmetic, "_timed", lambda one, pixels: (one.logits(pixels), told[one.precision]))
     return told
 
 
@@ -75,3 +78,14 @@ def test_what_is_stored_already_decides_and_is_replayed(road, teacher, seconds, 
     assert again.precision == precision
     assert store.key(again) == teacher_key(again)
     assert [one.records for one in verify(store, road.dataset.train, road.views, [again], 4)] == [4]
+
+
+def test_drawn_pictures_are_chosen_in_bfloat16_and_found_again(teacher, seconds, tmp_path):
+    request = Request("drawn", 12, None, seed=0)
+    walk = Walk(Distill(data_free=True, teacher=teacher, images=None), config(), tmp_path / "runs" / "a-1")
+    walk.specs = [teacher]
+    seconds.update({"fp32": 1.0, "bf16": 0.1})
+    first = synthesize._made(walk, request)
+    assert first.provenance["provenance"]["teacher"]["precision"] == "bf16"
+    seconds.update({"fp32": 0.1, "bf16": 1.0})  # as on a machine that is busy by turns
+    assert synthesize._made(walk, request).folder == first.folder

@@ -285,7 +285,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
             teacher.raw_outputs = max(1, teacher.raw_outputs)
             aligned = teacher.with_columns(np.zeros(classes, np.int64))
         result.append(aligned)
-    return in_fast_arithmetic(result, walk.road, walk.config)
+    return in_fast_arithmetic(result, walk.road, walk.config, tell=False)
 
 
 def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:

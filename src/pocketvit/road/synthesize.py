@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import PocketError
 from ..files import locked, sha256_of
@@ -26,6 +27,7 @@ from ..teachers import Teacher, align, load_teacher
 from ..teachers.classes import match_classes, without_background
 from ..training.distributed import join_processes, lead_first
 from .adapt import plain_name
+from .arithmetic import faster
 from .base import Cost, Stage, Walk
 from .features import stored_layers
 from .images import shared_folder
@@ -173,7 +175,14 @@ def _made(walk: Walk, request: Request) -> Bank:
     """Make a bank in the folder that runs share, or open it there."""
     processes = join_processes(walk.device or "auto")
     teacher: Teacher = walk.specs[0].to(processes.device)
-    folder = bank_folder(shared_folder(walk), teacher, request)
+    shared = shared_folder(walk)
+    if request.method == "drawn" and getattr(walk.settings, "precision", "auto") != "fp32":  # what moves is exact
+        row, chosen = request.row(teacher.input_size), request.config()
+        teacher = faster(
+            teacher, lambda one: bank_folder(shared, one, request).is_dir(),
+            lambda: (torch.from_numpy(row.take(np.arange(16))), chosen.candidates), processes, "it chooses pictures",
+        )  # fmt: skip
+    folder = bank_folder(shared, teacher, request)
     log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.method, teacher.name, folder)
     with lead_first(processes), locked(folder, waiting=f"         another run makes the bank {folder}: waiting for it"):
         bank = make_bank(folder, teacher, request)
