@@ -13,6 +13,7 @@ from pocketvit.config import NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide, viewing
+from pocketvit.road.matched import check_match
 from pocketvit.road.rates import step_rate
 from pocketvit.road.stems import with_stem, words_on_stem
 from pocketvit.road.train import describe, hard_epochs
@@ -254,6 +255,18 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
     assert matched(light, size=128) == stored  # behind its first layers
     assert matched(light, size=128, stem="hybrid") == matched(resnet, size=128) == ([], None)
     assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
+    assert matched(resnet, store_features="1MB") == (["fitnets"], "1MB")  # a limit of one's own is no other choice
+
+
+def test_features_are_not_stored_where_none_are_matched():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    vit = load_teacher(create_student("pocket_m", num_classes=2, image_size=32, stem="conv"))
+    heavy = load_teacher(create_model("cifar_resnet110", num_classes=2), input_size=32)
+    for teacher, changes in ((vit, {}), (heavy, {"match": "none"}), (heavy, {"store_features": "1kB"})):
+        asked = Distill("x", teacher="t", **{"store_features": "1GB"} | changes)
+        config = decide.decide(asked, real, [teacher])[1]
+        with pytest.raises(PocketError, match=r"--store-features 1.B: no features of a teacher are matched here"):
+            check_match(config, real, [teacher])
 
 
 def test_maps_that_cannot_be_stored_are_matched_where_the_teacher_is_light(monkeypatch):
