@@ -65,6 +65,18 @@ def test_the_student_that_fit_chose_for_a_run_is_chosen_again(write):
     assert own.student == "pocket_xs"
 
 
+def test_one_length_is_given_and_that_of_a_runs_file_makes_room(write):
+    both = {"images": "digits", "hours": "1", "epochs": 3}
+    refused(lambda: gather(Distill, both), "--hours 1.0: --epochs 3 is another length. Leave one of the two away.")
+    refused(lambda: gather(Train, both), "--hours 1.0: --epochs 3 is another length.")
+    refused(lambda: gather(Distill, {"config": write("images: digits\nepochs: 3\n"), "hours": 1}), "another length")
+    assert gather(Distill, {**both, "resume": True}).epochs == 3
+    file = write(dump(Distill("digits", hours=1, epochs=7)))  # a run by the clock, whose epochs were chosen
+    for given, expected in (({}, (1, 7)), ({"hours": 2}, (2, None)), ({"epochs": 5}, (None, 5))):
+        made = gather(Distill, {"config": file, **given})
+        assert (made.hours, made.epochs) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -248,6 +249,12 @@ class Training(Steps, group="training"):
     def time(self) -> Hours | None:
         """The time budget."""
         return None if self.hours is None else parse_hours(self.hours)
+
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        both = None not in (self.hours, self.epochs) and {"hours", "epochs"} <= set(given)
+        if both and not getattr(self, "resume", False):  # a run that goes on was given them
+            raise self.refused("hours", f"--epochs {self.epochs} is another length. Leave one of the two away")
 
     def look(self) -> None:
         super().look()
