@@ -78,6 +78,30 @@ def test_one_length_is_given_and_that_of_a_runs_file_makes_room(write):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("views", 3), ("top_k", 5), ("store_features", "1GB"), ("temperature", 4), ("teacher_share", 0.2),
+        ("teacher_weights", "learned"), ("approximate_tail", True), ("hard_share", 0.3),
+    ],
+)  # fmt: skip
+def test_what_only_a_teacher_can_use_is_not_given_beside_none(write, name, value):
+    given = {"images": "digits", "teacher": "none", name: value}
+    refused(lambda: gather(Distill, given), f"--{name.replace('_', '-')}", "--teacher none wants none")
+    file = write(dump(Distill(**given)))  # as runs of earlier versions have it, and with views all of them
+    assert getattr(gather(Distill, {"config": file}), name) == getattr(load(file), name) == value
+
+
+def test_a_run_that_matched_features_is_done_again_without_them_or_its_teacher(write):
+    chosen = Distill("digits", teacher="x", match="fitnets", store_features="4GB", views=3, objective="zscore",
+                     temperature=2, teacher_weights="fixed", hard_share=0, epochs=7)  # fmt: skip
+    file = write(dump(chosen))
+    made = gather(Distill, {"config": file, "teacher": "none"})
+    assert made == Distill("digits", teacher="none", epochs=7)
+    made = gather(Distill, {"config": file, "match": "none"})
+    assert (made.match, made.store_features, made.views) == ("none", None, 3)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("epcohs: 3\n", ["has no setting 'epcohs'", "Did you mean epochs?"]),

@@ -281,6 +281,7 @@ def test_none_in_a_teachers_place_is_alone_and_wants_nothing_that_needs_one():
     refused(lambda: Distill(images="digits", teacher=["none", "resnet18"]), "--teacher none", "no teacher at all")
     for name, value in {"assistant": "pocket_m", "match": "rkd", "objective": "kl", "freeze": True}.items():
         refused(lambda: Distill(images="digits", teacher="none", **{name: value}), f"--{name}", "--teacher none")  # noqa: B023
+    assert not Distill(images="digits", teacher="none", match="none").terms
     refused(lambda: Distill(images="digits", teacher="none", stem="teacher"), "--stem teacher", "--teacher none")
     refused(lambda: Compare(images="digits", teacher="none"), "alone")
 

@@ -6,7 +6,7 @@ A class's text is what ``--help`` and Python's ``help`` say of the verb; its fir
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,12 @@ from .values import (
     read_methods,
     read_names,
 )
+
+_UNTAUGHT = "this is for a student with a teacher, and --teacher none wants none"
+_FOR_TAUGHT = (  # ignored in files of runs that hold them; `_check_untaught` has what is not
+    "views", "top_k", "store_features", "temperature", "teacher_share", "teacher_weights", "approximate_tail",
+    "hard_share",
+)  # fmt: skip
 
 
 class Demo(Resumable, Pictures, Place, verb="demo"):
@@ -104,14 +110,20 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
         """Refuse what needs a teacher where there is to be none."""
         if len(listed(self.teacher)) > 1:
             raise self.refused("teacher", "none stands for no teacher at all. Leave it or the others away")
-        needs: dict[str, Any] = {"assistant": None, "match": None, "unlabelled": None, "teacher_labels": None}
+        needs: dict[str, Any] = {"assistant": None, "terms": (), "unlabelled": None, "teacher_labels": None}
         needs |= {"tokens": 0, "data_free": False, "objective": "auto", "fine_tune": False, "freeze": False}
         for name, usual in needs.items():
             if getattr(self, name, usual) != usual:
-                raise self.refused(name, "this is for a student with a teacher, and --teacher none wants none")
+                raise self.refused("match" if name == "terms" else name, _UNTAUGHT)
         for name in ("stem", "init_from"):
             if getattr(self, name) == "teacher":
                 raise self.refused(name, "--teacher none wants no teacher. Leave one of the two away")
+
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        for one in settings_of(type(self)) if self.untaught else ():
+            if one.name in given and one.name in _FOR_TAUGHT and getattr(self, one.name) != one.default:
+                raise self.refused(one.name, _UNTAUGHT)
 
     def look(self) -> None:
         super().look()
