@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -50,6 +51,16 @@ def test_the_run_folder_holds_what_the_readme_says(walked):
     assert not [name for name in names if name.endswith(".part")]
     log = (walked.run.folder / "train.log").read_text()
     assert all(line.strip().splitlines()[0] in log for line in walked.said[-3:])
+
+
+def test_a_finished_run_is_shown_without_pictures_once_they_are_not_wanted(walked, tmp_path):
+    folder = shutil.copytree(walked.run.folder, tmp_path / walked.run.folder.name)
+    assert "data:image" in (folder / "report.html").read_text()
+    again = pocketvit.distill(resume=str(folder), no_images=True)
+    assert "data:image" not in (folder / "report.html").read_text()
+    assert again.settings == dataclasses.replace(walked.run.settings, no_images=True)
+    pocketvit.distill(resume=str(folder))  # and stays so
+    assert "data:image" not in (folder / "report.html").read_text()
 
 
 def test_the_users_module_is_unchanged(walked):
