@@ -429,6 +429,23 @@ def test_several_teachers_are_weighed_by_a_gate_where_validation_images_fit_it()
         assert (decided.teacher_weights, loss.teacher_weights) == (expected, expected)
 
 
+def test_teachers_that_count_for_nothing_are_refused():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    made = dataclasses.replace(real, synthetic="data-free")
+    vit = load_teacher(create_student("pocket_m", num_classes=2, image_size=32, stem="conv"))
+    resnet = load_teacher(create_model("cifar_resnet20", num_classes=2))
+
+    def weight(teacher=vit, dataset=real, **changes):
+        asked = Distill("x", **{"teacher": "t", "teacher_share": 0} | changes)
+        return decide.decide(asked, dataset, [teacher])[1].loss.weight
+
+    with pytest.raises(PocketError, match=r"--teacher-share 0\.0: .* learn nothing of its teachers.* --teacher none\."):
+        weight()
+    with pytest.raises(PocketError, match="learn nothing of its teachers"):
+        weight(resnet, match="none")
+    assert weight(resnet) == weight(match="rkd") == weight(few_labels=4) == weight(dataset=made) == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "share"),
     [
