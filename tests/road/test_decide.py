@@ -49,7 +49,8 @@ def test_each_strength_of_augmentation_adds_to_the_one_before():
             dataset, size=None, augment=augment, **({"flip": True, "vertical_flip": False} | changes)
         )
 
-    assert view("none") == ViewConfig(view_size=SIDE)
+    assert view("none", flip=None) == view("none", flip=False) == ViewConfig(view_size=SIDE)
+    assert view("none", vertical_flip=True) == ViewConfig(view_size=SIDE, flip=0.5, vertical_flip=0.5)
     assert view("light") == ViewConfig(view_size=SIDE, flip=0.5, crop="padded", crop_padding=2)
     assert view("medium").randaugment_ops == 2
     assert not view("medium").mixes

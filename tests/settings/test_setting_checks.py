@@ -25,6 +25,8 @@ from pocketvit.settings import (
     Settings,
     Synthesize,
     Train,
+    dump,
+    gather,
     listed,
     setting,
     settings_of,
@@ -268,6 +270,15 @@ def test_a_head_alone_needs_finished_features(tmp_path):
     refused(lambda: look(Train(tmp_path, freeze=True)), "--freeze trains a head on finished features")
     for model in ("resnet18.a1_in1k", "hf-hub:timm/resnet18"):
         look(Train(tmp_path, model=model, freeze=True))
+
+
+def test_a_head_alone_sees_no_augmented_views(tmp_path):
+    frozen = {"images": str(tmp_path), "model": "resnet18.a1_in1k", "freeze": True}
+    for name, value in {"augment": "strong", "flip": True, "vertical_flip": False}.items():
+        refused(lambda: gather(Train, {**frozen, name: value}), name.replace("_", "-"), "--freeze fits the head")  # noqa: B023
+    chosen = Train(**frozen, augment="light")
+    (tmp_path / "config.yaml").write_text(dump(chosen), encoding="utf-8")
+    assert gather(Train, {"config": tmp_path / "config.yaml"}) == chosen
 
 
 def test_more_hours_are_for_a_run_that_goes_on(tmp_path):

@@ -46,10 +46,7 @@ from .values import (
 )
 
 _UNTAUGHT = "this is for a student with a teacher, and --teacher none wants none"
-_FOR_TAUGHT = (  # ignored in files of runs that hold them; `_check_untaught` has what is not
-    "views", "top_k", "store_features", "temperature", "teacher_share", "teacher_weights", "approximate_tail",
-    "hard_share",
-)  # fmt: skip
+_FROZEN = "--freeze fits the head at once, in no such steps. Leave one of them away"
 
 
 class Demo(Resumable, Pictures, Place, verb="demo"):
@@ -122,7 +119,8 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
     def check_given(self, given: Collection[str]) -> None:
         super().check_given(given)
         for one in settings_of(type(self)) if self.untaught else ():
-            if one.name in given and one.name in _FOR_TAUGHT and getattr(self, one.name) != one.default:
+            used = one.group in ("labels", "objective") and one.name != "match"  # of which none is no objective
+            if used and one.name in given and getattr(self, one.name) != one.default:
                 raise self.refused(one.name, _UNTAUGHT)
 
     def look(self) -> None:
@@ -271,12 +269,18 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
             if self.init is not None and getattr(self, one.name) != one.default:
                 raise self.refused(one.name, f"--init {self.init} says what shape the network has. Leave one away")
 
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        for name in ("augment", "flip", "vertical_flip") if self.freeze else ():
+            if name in given and getattr(self, name) not in ("auto", None):
+                raise self.refused(name, _FROZEN)
+
     def look(self) -> None:
         super().look()
         for one in settings_of(type(self)) if self.freeze else ():
             used = one.group != "training" or one.name in ("balance", "precision", "seed")
             if not used and getattr(self, one.name) != one.default:
-                raise self.refused(one.name, "--freeze fits the head at once, in no such steps. Leave one of them away")
+                raise self.refused(one.name, _FROZEN)
         check_model(self, "model", self.model)
         plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
         if self.drop_path and (self.init is not None or not plain):
