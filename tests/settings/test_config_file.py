@@ -155,9 +155,12 @@ def test_differences_name_old_and_new_but_not_what_no_result_depends_on():
     old = Distill("photos", epochs=3, name="a", device="cpu", teacher=["x", "y"])
     new = Distill("photos", lr=0.5, name="b", no_images=True, resume=True, flip=False)
     assert differences(old, new) == [
-        "flip: not given -> false", "teacher: x, y -> none", "epochs: 3 -> not given", "lr: not given -> 0.5",
+        "flip: not given -> false", "teacher: x, y -> not given", "epochs: 3 -> not given", "lr: not given -> 0.5",
     ]  # fmt: skip
     assert differences(old, Train("photos")) == ["verb: distill -> train"]
+    assert differences(Distill(teacher="none"), Distill(controls="none")) == [
+        "teacher: none -> not given", "controls: noise -> none",
+    ]  # fmt: skip
 
 
 # A named run goes on with its own settings.

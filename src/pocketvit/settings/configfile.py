@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
-from .base import Settings, find, listed, near, settings_of
+from .base import Setting, Settings, find, listed, near, settings_of
 from .teachers import NO_TEACHER
 from .verbs import VERBS
 
@@ -98,9 +98,11 @@ def differences(old: Settings, new: Settings) -> list[str]:
     if old.verb != new.verb:
         return [f"verb: {old.verb} -> {new.verb}"]
     before, after = plain(old), plain(new)
-    compared = [one.name for one in settings_of(type(new)) if one.saved and one.compared]
+    compared = [one for one in settings_of(type(new)) if one.saved and one.compared]
     return [
-        f"{name}: {_said(before[name])} -> {_said(after[name])}" for name in compared if before[name] != after[name]
+        f"{one.name}: {_said(before[one.name], one)} -> {_said(after[one.name], one)}"
+        for one in compared
+        if before[one.name] != after[one.name]
     ]
 
 
@@ -157,10 +159,11 @@ def plain_value(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "none"
-    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _said(value: Any, one: Setting) -> str:
+    """A value in words; an empty list, where that is the default, is none that was given."""
+    if isinstance(value, list) and (value or one.default != ()):
+        return ", ".join(_said(each, one) for each in value) or "none"
+    return "not given" if value in (None, []) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _line(name: str, value: Any) -> str:
