@@ -112,7 +112,7 @@ def _chosen(values: dict[Any, Any], given: Mapping[str, Any]) -> list[str]:
     names += [
         other for one, other in (("hours", "epochs"), ("epochs", "hours")) if given.get(one) and not given.get(other)
     ]
-    names += ["store_features"] if given.get("match") == "none" else []
+    names += ["store_features"] if listed(given.get("match")) == ("none",) else []
     untaught = any(isinstance(one, str) and one == NO_TEACHER for one in listed(given.get("teacher")))
     return [*names, *(_OF_TAUGHT if untaught else ())]
 
