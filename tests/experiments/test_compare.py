@@ -259,3 +259,10 @@ def test_an_objective_that_the_labels_cannot_serve_is_refused_before_any_work(ph
     with pytest.raises(PocketError, match="--top-k 0"):
         compare(str(photos), teacher=teacher(), methods="alone,dist", top_k=2, out=str(tmp_path / "runs"))
     assert {path.name for path in tmp_path.glob("runs/*/*")} <= {"checked"}  # what was found of the files, no more
+
+
+def test_a_method_whose_teachers_count_for_nothing_is_refused_before_any_work(photos, tmp_path):
+    asked = {"teacher": teacher(), "teacher_share": 0, "out": str(tmp_path), **CHOICES}
+    with pytest.raises(PocketError, match=r"--teacher-share 0\.0: the student would learn nothing"):
+        compare(str(photos), methods="alone,kl", **asked)
+    assert not list(tmp_path.glob("*compare*"))

@@ -13,6 +13,7 @@ from pocketvit.config import NetworkConfig, RunConfig, TrainConfig, ViewConfig
 from pocketvit.errors import PocketError
 from pocketvit.models import create_model, create_student
 from pocketvit.road import begin, decide, viewing
+from pocketvit.road.matched import check_match
 from pocketvit.road.rates import step_rate
 from pocketvit.road.stems import with_stem, words_on_stem
 from pocketvit.road.train import describe, hard_epochs
@@ -48,7 +49,8 @@ def test_each_strength_of_augmentation_adds_to_the_one_before():
             dataset, size=None, augment=augment, **({"flip": True, "vertical_flip": False} | changes)
         )
 
-    assert view("none") == ViewConfig(view_size=SIDE)
+    assert view("none", flip=None) == view("none", flip=False) == ViewConfig(view_size=SIDE)
+    assert view("none", vertical_flip=True) == ViewConfig(view_size=SIDE, flip=0.5, vertical_flip=0.5)
     assert view("light") == ViewConfig(view_size=SIDE, flip=0.5, crop="padded", crop_padding=2)
     assert view("medium").randaugment_ops == 2
     assert not view("medium").mixes
@@ -254,6 +256,18 @@ def test_the_maps_of_convolutional_teachers_are_matched_unasked():
     assert matched(light, size=128) == stored  # behind its first layers
     assert matched(light, size=128, stem="hybrid") == matched(resnet, size=128) == ([], None)
     assert matched(resnet, match="vkd", store_features="1MB") == (["vkd"], "1MB")
+    assert matched(resnet, store_features="1MB") == (["fitnets"], "1MB")  # a limit of one's own is no other choice
+
+
+def test_features_are_not_stored_where_none_are_matched():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    vit = load_teacher(create_student("pocket_m", num_classes=2, image_size=32, stem="conv"))
+    heavy = load_teacher(create_model("cifar_resnet110", num_classes=2), input_size=32)
+    for teacher, changes in ((vit, {}), (heavy, {"match": "none"}), (heavy, {"store_features": "1kB"})):
+        asked = Distill("x", teacher="t", **{"store_features": "1GB"} | changes)
+        config = decide.decide(asked, real, [teacher])[1]
+        with pytest.raises(PocketError, match=r"--store-features 1.B: no features of a teacher are matched here"):
+            check_match(config, real, [teacher])
 
 
 def test_maps_that_cannot_be_stored_are_matched_where_the_teacher_is_light(monkeypatch):
@@ -414,6 +428,23 @@ def test_several_teachers_are_weighed_by_a_gate_where_validation_images_fit_it()
     ):
         decided, loss = decide.decide_loss(settings, dataset, ())
         assert (decided.teacher_weights, loss.teacher_weights) == (expected, expected)
+
+
+def test_teachers_that_count_for_nothing_are_refused():
+    real = dataclasses.replace(pictures(32, 32), classes=("a", "b"))
+    made = dataclasses.replace(real, synthetic="data-free")
+    vit = load_teacher(create_student("pocket_m", num_classes=2, image_size=32, stem="conv"))
+    resnet = load_teacher(create_model("cifar_resnet20", num_classes=2))
+
+    def weight(teacher=vit, dataset=real, **changes):
+        asked = Distill("x", **{"teacher": "t", "teacher_share": 0} | changes)
+        return decide.decide(asked, dataset, [teacher])[1].loss.weight
+
+    with pytest.raises(PocketError, match=r"--teacher-share 0\.0: .* learn nothing of its teachers.* --teacher none\."):
+        weight()
+    with pytest.raises(PocketError, match="learn nothing of its teachers"):
+        weight(resnet, match="none")
+    assert weight(resnet) == weight(match="rkd") == weight(few_labels=4) == weight(dataset=made) == 0
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_a_run_by_the_clock_is_extended_from_where_its_curve_stood(photos, tmp_p
 
     monkeypatch.setattr(Stepper, "take", taking)
     images = {"images": str(photos), "teacher": Own(), "out": str(tmp_path)}
-    asked = {**images, **CHOICES, "epochs": 4, "baseline": False}
+    asked = {**images, **CHOICES, "epochs": None, "baseline": False}
     run = pocketvit.distill(hours="20min", **asked)
     first, shorter = read_json(run.folder / "hours.json"), read_metrics(run.folder / "metrics.jsonl")
     assert shorter[-1]["elapsed"] == pytest.approx(first["each"], rel=0.05)

@@ -14,6 +14,7 @@ from pocketvit.files import read_json
 from pocketvit.road import DISTILL, Cost, Label, Open, Score, Stage, Train, Walk, plan, walk
 from pocketvit.road.begin import begin
 from pocketvit.road.images import open_dataset
+from pocketvit.road.report import _approximated
 from pocketvit.settings import Distill
 
 
@@ -37,7 +38,8 @@ class Count(Stage):
 
 def start(photos, folder, **changes) -> Walk:
     """Where `distill` starts its walk."""
-    settings = Distill(images=str(photos), teacher=Own(), out=str(folder), device="cpu", **CHOICES | changes)
+    asked = {"teacher": Own(), **CHOICES, **changes}
+    settings = Distill(images=str(photos), out=str(folder), device="cpu", **asked)
     return begin(settings).walk(folder / "mine")
 
 
@@ -98,6 +100,20 @@ def test_a_task_of_ones_own_walks_the_road_and_is_asked_everywhere(photos, tmp_p
     for place in ("student", "model.onnx"):
         given = open_model(tmp_path / "mine" / place).probabilities(pixels)
         assert np.allclose(given, state.arrays["student"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "approximated"),
+    [
+        ({"top_k": 2, "objective": "zscore"}, True),
+        ({"top_k": 2, "objective": "kl", "temperature": 1}, False),  # which needs no others
+        ({"objective": "zscore"}, False),  # all are stored
+        ({"top_k": 2, "teacher": "none"}, False),
+    ],
+)
+def test_logits_are_approximated_where_some_are_missing(photos, tmp_path, changes, approximated):
+    state = walk([Open()], start(photos, tmp_path, approximate_tail=True, **changes))
+    assert _approximated(state) is approximated
 
 
 def test_a_run_whose_images_moved_says_where_to_name_them(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -50,6 +51,16 @@ def test_the_run_folder_holds_what_the_readme_says(walked):
     assert not [name for name in names if name.endswith(".part")]
     log = (walked.run.folder / "train.log").read_text()
     assert all(line.strip().splitlines()[0] in log for line in walked.said[-3:])
+
+
+def test_a_finished_run_is_shown_without_pictures_once_they_are_not_wanted(walked, tmp_path):
+    folder = shutil.copytree(walked.run.folder, tmp_path / walked.run.folder.name)
+    assert "data:image" in (folder / "report.html").read_text()
+    again = pocketvit.distill(resume=str(folder), no_images=True)
+    assert "data:image" not in (folder / "report.html").read_text()
+    assert again.settings == dataclasses.replace(walked.run.settings, no_images=True)
+    pocketvit.distill(resume=str(folder))  # and stays so
+    assert "data:image" not in (folder / "report.html").read_text()
 
 
 def test_the_users_module_is_unchanged(walked):
@@ -281,7 +292,7 @@ def test_without_any_teacher_the_student_learns_the_labels_alone(photos, tmp_pat
     monkeypatch.setattr(light, "train_teacher", lambda *a, **k: pytest.fail("a teacher was made"))
     run = pocketvit.distill(
         str(photos), teacher="none", out=str(tmp_path),
-        **{name: value for name, value in CHOICES.items() if not name.startswith("teacher_")},
+        **{name: value for name, value in CHOICES.items() if not name.startswith(("teacher_", "views"))},
     )  # fmt: skip
     assert [row["key"] for row in read_json(run.folder / "results.json")["rows"]] == ["student", "int8"]
     assert "without a teacher" not in str(run.table)

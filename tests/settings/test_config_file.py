@@ -65,6 +65,43 @@ def test_the_student_that_fit_chose_for_a_run_is_chosen_again(write):
     assert own.student == "pocket_xs"
 
 
+def test_one_length_is_given_and_that_of_a_runs_file_makes_room(write):
+    both = {"images": "digits", "hours": "1", "epochs": 3}
+    refused(lambda: gather(Distill, both), "--hours 1.0: --epochs 3 is another length. Leave one of the two away.")
+    refused(lambda: gather(Train, both), "--hours 1.0: --epochs 3 is another length.")
+    refused(lambda: gather(Distill, {"config": write("images: digits\nepochs: 3\n"), "hours": 1}), "another length")
+    assert gather(Distill, {**both, "resume": True}).epochs == 3
+    file = write(dump(Distill("digits", hours=1, epochs=7)))  # a run by the clock, whose epochs were chosen
+    for given, expected in (({}, (1, 7)), ({"hours": 2}, (2, None)), ({"epochs": 5}, (None, 5))):
+        made = gather(Distill, {"config": file, **given})
+        assert (made.hours, made.epochs) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("views", 3), ("top_k", 5), ("store_features", "1GB"), ("temperature", 4), ("teacher_share", 0.2),
+        ("teacher_weights", "learned"), ("approximate_tail", True), ("hard_share", 0.3),
+    ],
+)  # fmt: skip
+def test_what_only_a_teacher_can_use_is_not_given_beside_none(write, name, value):
+    given = {"images": "digits", "teacher": "none", name: value}
+    refused(lambda: gather(Distill, given), f"--{name.replace('_', '-')}", "--teacher none wants none")
+    file = write(dump(Distill(**given)))  # as runs of earlier versions have it, and with views all of them
+    assert getattr(gather(Distill, {"config": file}), name) == getattr(load(file), name) == value
+
+
+def test_a_run_that_matched_features_is_done_again_without_them_or_its_teacher(write):
+    chosen = Distill("digits", teacher="x", match="fitnets", store_features="4GB", views=3, objective="zscore",
+                     temperature=2, teacher_weights="fixed", hard_share=0, epochs=7)  # fmt: skip
+    file = write(dump(chosen))
+    made = gather(Distill, {"config": file, "teacher": "none"})
+    assert made == Distill("digits", teacher="none", epochs=7)
+    for none in ("none", ["none"]):  # which the shell gives
+        made = gather(Distill, {"config": file, "match": none})
+        assert (made.match, made.store_features, made.views) == ("none", None, 3)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -119,9 +156,12 @@ def test_differences_name_old_and_new_but_not_what_no_result_depends_on():
     old = Distill("photos", epochs=3, name="a", device="cpu", teacher=["x", "y"])
     new = Distill("photos", lr=0.5, name="b", no_images=True, resume=True, flip=False)
     assert differences(old, new) == [
-        "flip: not given -> false", "teacher: x, y -> none", "epochs: 3 -> not given", "lr: not given -> 0.5",
+        "flip: not given -> false", "teacher: x, y -> not given", "epochs: 3 -> not given", "lr: not given -> 0.5",
     ]  # fmt: skip
     assert differences(old, Train("photos")) == ["verb: distill -> train"]
+    assert differences(Distill(teacher="none"), Distill(controls="none")) == [
+        "teacher: none -> not given", "controls: noise -> none",
+    ]  # fmt: skip
 
 
 # A named run goes on with its own settings.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.settings import VERBS, Compress, Distill, Synthesize, settings_of
+from pocketvit.settings import VERBS, Compare, Compress, Distill, Synthesize, settings_of
 from pocketvit.settings.pages import groups_of, page, summary
 
 KINDS = [*VERBS.values(), Synthesize, Compress]
@@ -52,6 +52,12 @@ def test_only_verbs_that_train_teachers_say_that_they_do():
     """`label` and `synthesize` refuse to start without one."""
     said = {kind.verb for kind in KINDS if "two light ones are trained" in " ".join(page(kind, "all").split())}
     assert said == {"distill", "compare"}
+
+
+def test_what_is_not_chosen_in_a_comparison_is_said():
+    said = {one.name: one.help for one in settings_of(Compare)}
+    for name in ("teacher_weights", "init_from", "stem"):
+        assert "not in compare" in said[name]
 
 
 def test_help_on_something_else_names_the_groups():

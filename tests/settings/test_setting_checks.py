@@ -25,6 +25,8 @@ from pocketvit.settings import (
     Settings,
     Synthesize,
     Train,
+    dump,
+    gather,
     listed,
     setting,
     settings_of,
@@ -271,6 +273,15 @@ def test_a_head_alone_needs_finished_features(tmp_path):
         look(Train(tmp_path, model=model, freeze=True))
 
 
+def test_a_head_alone_sees_no_augmented_views(tmp_path):
+    frozen = {"images": str(tmp_path), "model": "resnet18.a1_in1k", "freeze": True}
+    for name, value in {"augment": "strong", "flip": True, "vertical_flip": False}.items():
+        refused(lambda: gather(Train, {**frozen, name: value}), name.replace("_", "-"), "--freeze fits the head")  # noqa: B023
+    chosen = Train(**frozen, augment="light")
+    (tmp_path / "config.yaml").write_text(dump(chosen), encoding="utf-8")
+    assert gather(Train, {"config": tmp_path / "config.yaml"}) == chosen
+
+
 def test_more_hours_are_for_a_run_that_goes_on(tmp_path):
     refused(lambda: look(Distill(tmp_path, hours="+1")), "--hours +1.0: only a run that goes on")
     look(Distill(tmp_path, hours="+1", resume=True))
@@ -282,6 +293,7 @@ def test_none_in_a_teachers_place_is_alone_and_wants_nothing_that_needs_one():
     refused(lambda: Distill(images="digits", teacher=["none", "resnet18"]), "--teacher none", "no teacher at all")
     for name, value in {"assistant": "pocket_m", "match": "rkd", "objective": "kl", "freeze": True}.items():
         refused(lambda: Distill(images="digits", teacher="none", **{name: value}), f"--{name}", "--teacher none")  # noqa: B023
+    assert not Distill(images="digits", teacher="none", match="none").terms
     refused(lambda: Distill(images="digits", teacher="none", stem="teacher"), "--stem teacher", "--teacher none")
     refused(lambda: Compare(images="digits", teacher="none"), "alone")
 

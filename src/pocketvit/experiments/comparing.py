@@ -16,7 +16,7 @@ from ..road import Adapt, Assist, LabelAgain, Open, Walk, walk
 from ..road.answering import probabilities_of
 from ..road.baselines import without_teachers
 from ..road.begin import Begun, begin
-from ..road.decide import decide
+from ..road.decide import check_share, decide
 from ..road.images import Road, known
 from ..road.label import label_road
 from ..road.train import describe
@@ -124,6 +124,8 @@ def _methods(begun: Begun) -> list[Method]:
     asked = settings.methods or [*served(classes, whole, heat), *[ASSISTANT] * (settings.assistant is not None)]
     chosen = parse_methods(asked, config.loss, teachers=len(begun.specs) or 2)
     for method in chosen:
+        if method.taught:
+            check_share(method.loss, settings, begun.dataset)
         reason = why_not(method.loss.objective, classes, whole or method.live, heat)
         if method.taught and reason:
             raise PocketError(f"--methods {method.name}: {method.loss.objective} cannot be learned here: {reason}.")

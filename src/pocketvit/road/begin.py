@@ -15,12 +15,13 @@ import torch
 from ..config import RunConfig
 from ..deployment.budget import Budget, choose
 from ..errors import PocketError
-from ..files import human_bytes, human_time
+from ..files import human_bytes, human_time, write_text
 from ..models import LADDER
 from ..models.cifar_resnet import IMAGENET_MEAN, IMAGENET_STD
 from ..models.names import is_pretrained, published_tags
 from ..models.registry import LADDER_STEMS, suggest
 from ..models.variants import is_vision_transformer
+from ..reporting.page import write_report
 from ..rundir import Outcome, Run
 from ..settings import Distill, Label, Settings, Train, dump, listed
 from ..settings.verbs import Distilling
@@ -350,7 +351,7 @@ def go(settings: Distill | Train, stages: Sequence[Stage], *, decide_all: Decide
     began = time.monotonic()
     old = None if isinstance(settings.resume, bool) else Run(settings.resume)  # whose settings these are
     if old is not None and old.finished and not given_more(settings, old):
-        return old
+        return as_shown(old, settings)
     begun = begin(settings, decide_all, chosen=old is not None, stages=stages, of=of)
     run = Run.begin(settings.name or begun.dataset.name + of, begun.settings)
     more = begun.settings.time is not None and begun.settings.hours != run.settings.hours
@@ -358,6 +359,17 @@ def go(settings: Distill | Train, stages: Sequence[Stage], *, decide_all: Decide
         with run.alone(), run.logging(), reopened(run, dump(begun.settings)) if more else contextlib.nullcontext():
             run.say(begun.notes)
             walk(stages, dataclasses.replace(begun.walk(run.folder), began=began))
+        return run
+    return as_shown(run, settings)
+
+
+def as_shown(run: Run, settings: Any) -> Run:
+    """Return a finished run; without the pictures in its report where they are no longer wanted."""
+    own = run.settings
+    if settings.no_images and not own.no_images:
+        with run.alone():
+            write_report(run.folder, images=False)
+            write_text(run.folder / "config.yaml", dump(dataclasses.replace(own, no_images=True)))
     return run
 
 

@@ -306,7 +306,11 @@ def decide(
         network = with_usual_start(network, settings, teachers[0], dataset)
     config = RunConfig(network, view, labels, loss, train)
     matched: dict[str, Any] = with_usual_match(settings, config, dataset, teachers)
-    return decide(dataclasses.replace(asked, **matched), dataset, teachers) if matched else (settings, config)
+    if matched:
+        return decide(dataclasses.replace(asked, **matched), dataset, teachers)
+    if isinstance(settings, Distill):  # methods that are compared have losses of their own
+        check_share(loss, settings, dataset)
+    return settings, config
 
 
 def decide_model(settings: Train, dataset: Dataset, teachers: Sequence[Any] = ()) -> tuple[Train, RunConfig]:
@@ -356,6 +360,16 @@ def _usual_stem(settings: Architecture, name: str, *, small: bool) -> Stem:
     if name not in LADDER or settings.attention != "plain" or settings.patch not in (None, 4, 8, 16):
         return "patch"
     return "conv" if settings.tokens or (small and settings.patch is None) else "hybrid"
+
+
+def check_share(loss: LossConfig, settings: Distilling, dataset: Dataset) -> None:
+    """Refuse teachers that count for nothing: answers of no weight, no features, and labels for every image."""
+    if settings.untaught or loss.weight or loss.terms or dataset.synthetic:
+        return
+    if labelled(labels_of(settings, dataset).targets).all():
+        raise settings.refused(
+            "teacher_share", "the student would learn nothing of its teachers. Give more, or --teacher none"
+        )
 
 
 def check_served(loss: LossConfig, settings: Distilling, classes: int, *, task: str) -> None:

@@ -15,7 +15,7 @@ from ..models.detector import Detector
 from ..models.flops import count_flops
 from ..models.names import is_pretrained
 from ..models.taps import Layers, list_layers
-from ..objectives.terms import FeatureTerms, deepest
+from ..objectives.terms import FeatureTerms, deepest, term_needs
 from ..settings import Compare, Distill
 from ..sources import Dataset
 from ..tasks import task_named
@@ -48,7 +48,7 @@ def with_usual_match(
     ours = all(isinstance(getattr(teacher, "module", None), Detector) for teacher in teachers)
     if not (task.finetunes or (dataset.synthetic and ours)):
         return {}
-    asked = settings.match is not None or settings.store_features is not None or settings.hard_share
+    asked = settings.match is not None or settings.hard_share
     network, side, made = config.network, config.view.view_size, bool(dataset.synthetic)
     small = side <= SMALL and network.stem != "hybrid"
     helps = made or (network.init_from is None and (small or network.stem == "teacher"))
@@ -61,8 +61,9 @@ def with_usual_match(
         return {}
     match = MADE if made and task.finetunes else MATCHED
     a_view = len(dataset.train) * sum(record_of(layer).bytes_per_image for layer in known)
-    if max(config.labels.views, 4) * a_view <= parse_bytes(STORED, "--store-features"):
-        return {"match": match, "store_features": STORED}
+    allowed = settings.store_features or STORED
+    if max(config.labels.views, 4) * a_view <= parse_bytes(allowed, "--store-features"):
+        return {"match": match, "store_features": allowed}
     costs = sum(count_flops(teacher.module, teacher.input_size) for teacher in teachers)
     return {"match": match} if costs <= LIGHT * count_flops(student, side) else {}
 
@@ -71,8 +72,15 @@ def check_match(config: RunConfig, dataset: Dataset, teachers: Sequence[Any]) ->
     """Try the objectives on features with the networks, before anything long; return what is to be said of them.
 
     Raises:
-        PocketError: A layer that is named is not there, a teacher has none to compare, or they do not fit together.
+        PocketError: A layer that is named is not there, a teacher has none to compare, they do not fit together, or
+            features are to be stored and none are matched.
     """
+    stored = config.labels.store_features
+    if stored is not None and "features" not in term_needs(config.loss):
+        raise PocketError(
+            f"--store-features {stored}: no features of a teacher are matched here. Name objectives with --match, as "
+            "in --match fitnets, or leave it away."
+        )
     if not config.loss.terms or not teachers or is_pretrained(config.network.name):
         return []
     for teacher in teachers:

@@ -14,7 +14,9 @@ import timm
 
 from ..deployment.budget import Budget
 from ..files import atomic, counted, human_bytes, write_json
+from ..labels.record import choose_k
 from ..metrics import paired_difference
+from ..objectives.combine import needs
 from ..reporting.card import write_card
 from ..reporting.evidence import shown_positions
 from ..reporting.forecast import told
@@ -194,7 +196,7 @@ def _notes(walk: Walk, beyond: str | None) -> list[str]:
     if config.train.seconds and val is not None and walk.road.task.exclusive:
         lines, shorter = (read_metrics(walk.folder / f"{name}.jsonl") for name in ("metrics", "extended"))
         notes += filter(None, [told(lines, independent(val), shorter)])
-    if config.labels.approximate_tail:
+    if _approximated(walk):
         notes.append("logits that were not stored were approximated (--approximate-tail)")
     if getattr(settings, "fit", None) and not beyond:
         file = shipped(walk.folder)
@@ -204,6 +206,18 @@ def _notes(walk: Walk, beyond: str | None) -> list[str]:
     if not walk.extra.get("compressed_from") or (walk.folder / "metrics.jsonl").is_file():
         notes.append(f"seed {config.train.seed}; the last checkpoint counts, not the best on the test set")
     return notes
+
+
+def _approximated(walk: Walk) -> bool:
+    """Whether the objective was given logits that no label holds."""
+    labels, loss = walk.config.labels, walk.config.loss
+    some = choose_k(len(walk.road.dataset.classes), labels.top_k) > 0
+    return (
+        labels.approximate_tail
+        and some
+        and not walk.untaught
+        and needs(walk.road.task.objective(loss.objective), loss) == "full"
+    )
 
 
 def _is_too_large(walk: Walk) -> bool:

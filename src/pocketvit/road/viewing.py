@@ -91,6 +91,7 @@ def view_config(
     kind = dataset.modality or PHOTO
     coloured = any("grey" not in mode and "black" not in mode for mode in dataset.checks.modes)
     if augment == "none":
+        plain = dataclasses.replace(plain, flip=0.5 * bool(flip), vertical_flip=0.5 * bool(vertical_flip))  # if asked
         return careful(plain, kind, augment, coloured=coloured)
     values = {**vars(plain), "flip": 0.5}
     whole = side <= 64 or aspect != "crop"

@@ -20,7 +20,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, Union, dataclass_transform, get_args, get_origin
@@ -237,6 +237,12 @@ class Settings:
         """Refuse combinations that cannot be, from the values alone. Groups extend it and call ``super().check()``."""
         if self.config is not None:
             raise self.refused("config", "verbs read this file; settings.load(FILE) gives the settings that it holds")
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse combinations of what the user gave, by name. Beside it a run's file may hold what was chosen for it.
+
+        It is no part of `check`, so that this file can be read. Groups extend it as they do `check`.
+        """
 
     def look(self) -> None:
         """Refuse what is missing, before a verb starts: a path that is not there, something that must be named.

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import PocketError
 from .base import Settings, check_path, find, listed, settings_of
-from .configfile import load, plain_value, read_values
+from .configfile import load, of_a_run, plain_value, read_values
 from .pages import docstring
 
 P = ParamSpec("P")
@@ -64,8 +64,11 @@ def gather(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
     """
     values = {find(kind, name).name: value for name, value in given.items()}
     config = values.pop("config", None)
+    asked = set(values)
     if config is not None:
-        values = {**_still_there(config, read_values(config, kind), values), **values}
+        held = _still_there(config, read_values(config, kind, values), values)
+        asked |= set() if of_a_run(config) else set(held)
+        values = {**held, **values}
     if "resume" in values:
         values = _of_the_run(kind, values)
     for one in settings_of(kind):
@@ -74,6 +77,7 @@ def gather(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
             raise PocketError(f"{one.flag} is missing: `pocketvit {kind.verb} {usage}`. It is: {one.help}.")
     settings = kind(**values)
     if not isinstance(getattr(settings, "resume", None), str):  # a finished run opens when its images are gone
+        settings.check_given(asked)
         settings.look()
     return settings
 

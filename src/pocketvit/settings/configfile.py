@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import PocketError
-from .base import Settings, find, listed, near, settings_of
+from .base import Setting, Settings, find, listed, near, settings_of
+from .teachers import NO_TEACHER
 from .verbs import VERBS
 
+_NOTHING: Mapping[str, Any] = {}
+# What is chosen for a student with a teacher, and cannot be given beside --teacher none.
+_OF_TAUGHT = ("match", "store_features", "views", "objective", "temperature", "teacher_weights", "hard_share")
 _LARGEST = 100_000  # bytes of a file
 _OLD = (
     "was written by an earlier version, whose settings cannot be taken over. `pocketvit predict`, `report`, `bench` "
@@ -52,8 +57,18 @@ def load(path: Path | str) -> Settings:
     return _within(path, lambda: kind(**_known(kind, values)))
 
 
-def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
+def of_a_run(path: Path | str) -> bool:
+    """Whether `dump` wrote a file, which then holds what was chosen for a run besides what was asked for."""
+    return "pocketvit" in _mapping(path)
+
+
+def read_values(path: Path | str, kind: type[Settings], given: Mapping[str, Any] = _NOTHING) -> dict[str, Any]:
     """Return the values in a file for a verb, which may be `dump`'s or a user's own with a few lines.
+
+    Args:
+        path: Of the file.
+        kind: The settings class of the verb.
+        given: What goes over these values: of a run's, those that were chosen for others are left out.
 
     Raises:
         PocketError: It cannot be read, is of another verb, or has a setting that there is not, or a value that cannot
@@ -66,8 +81,8 @@ def read_values(path: Path | str, kind: type[Settings]) -> dict[str, Any]:
         if verb in VERBS:
             right = f"`pocketvit {verb} --config {shlex.quote(str(path))}`."
         raise PocketError(f"{path} has settings of `{verb}`, not of `{kind.verb}`: {right}")
-    if "pocketvit" in values and values.get("fit"):
-        values.pop("student", None)  # a run's, which --fit chose and will choose again
+    for name in _chosen(values, given) if "pocketvit" in values else ():
+        values.pop(name, None)
 
     def taken() -> dict[str, Any]:
         known = _known(kind, values)
@@ -83,10 +98,23 @@ def differences(old: Settings, new: Settings) -> list[str]:
     if old.verb != new.verb:
         return [f"verb: {old.verb} -> {new.verb}"]
     before, after = plain(old), plain(new)
-    compared = [one.name for one in settings_of(type(new)) if one.saved and one.compared]
+    compared = [one for one in settings_of(type(new)) if one.saved and one.compared]
     return [
-        f"{name}: {_said(before[name])} -> {_said(after[name])}" for name in compared if before[name] != after[name]
+        f"{one.name}: {_said(before[one.name], one)} -> {_said(after[one.name], one)}"
+        for one in compared
+        if before[one.name] != after[one.name]
     ]
+
+
+def _chosen(values: dict[Any, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the settings in a run's file that will be chosen again, or are not wanted beside what is given."""
+    names = ["student"] if values.get("fit") else []
+    names += [
+        other for one, other in (("hours", "epochs"), ("epochs", "hours")) if given.get(one) and not given.get(other)
+    ]
+    names += ["store_features"] if listed(given.get("match")) == ("none",) else []
+    untaught = any(isinstance(one, str) and one == NO_TEACHER for one in listed(given.get("teacher")))
+    return [*names, *(_OF_TAUGHT if untaught else ())]
 
 
 def _mapping(path: Path | str) -> dict[str, Any]:
@@ -131,10 +159,11 @@ def plain_value(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "none"
-    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _said(value: Any, one: Setting) -> str:
+    """A value in words; an empty list, where that is the default, is none that was given."""
+    if isinstance(value, list) and (value or one.default != ()):
+        return ", ".join(_said(each, one) for each in value) or "none"
+    return "not given" if value in (None, []) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _line(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -120,8 +121,8 @@ class Architecture(Settings, group="student"):
     stem: Stem = setting(
         "how the student cuts pictures up: plain patches; hybrid, a convolution before them (stock timm); conv, "
         "residual convolutions before them; teacher, the first layers of a convolutional teacher, as they are (the "
-        "default where these are light; else conv to 64 pixels, hybrid above); shifted ones (of the picture "
-        "and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
+        "default where these are light, not in compare; else conv to 64 pixels, hybrid above); shifted ones (of the "
+        "picture and its four half-patch shifts), both summed, or both concatenated; coadvise, with --tokens 2, puts a "
         "convolution and an involution before its patches, one for each teacher's token", default="auto",
     )  # fmt: skip
     attention: Attention = setting(
@@ -134,7 +135,7 @@ class Architecture(Settings, group="student"):
     init_from: str | Path | None = setting(
         "start the student from evenly spaced layers and channels of this larger ViT: teacher, for the first one, or "
         "weights as --teacher takes them; none is from scratch; by default the teacher, where it is a ViT at least "
-        "as large, of the same stem or one that images are made from", default=None, metavar="NAME",
+        "as large, of the same stem or one that images are made from (not in compare)", default=None, metavar="NAME",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -155,7 +156,7 @@ class Objective(Settings, group="objective"):
     teacher_weights: Literal["auto", "fixed", "confidence", "agreement", "per_class", "learned"] = setting(
         "how several teachers are weighed for each image: equally (fixed), by confidence, by agreement with the "
         "others, by validation accuracy on the class, or by a gate fitted on the validation split (learned); auto is "
-        "the gate where 100 labelled validation images fit it, else fixed", default="auto",
+        "the gate where 100 labelled validation images fit it (not in compare), else fixed", default="auto",
     )  # fmt: skip
     approximate_tail: bool = setting(
         "let objectives that need all logits use top-k labels with an approximated rest", default=False
@@ -248,6 +249,12 @@ class Training(Steps, group="training"):
     def time(self) -> Hours | None:
         """The time budget."""
         return None if self.hours is None else parse_hours(self.hours)
+
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        both = None not in (self.hours, self.epochs) and {"hours", "epochs"} <= set(given)
+        if both and not getattr(self, "resume", False):  # a run that goes on was given them
+            raise self.refused("hours", f"--epochs {self.epochs} is another length. Leave one of the two away")
 
     def look(self) -> None:
         super().look()

@@ -6,7 +6,7 @@ A class's text is what ``--help`` and Python's ``help`` say of the verb; its fir
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,9 @@ from .values import (
     read_methods,
     read_names,
 )
+
+_UNTAUGHT = "this is for a student with a teacher, and --teacher none wants none"
+_FROZEN = "--freeze fits the head at once, in no such steps. Leave one of them away"
 
 
 class Demo(Resumable, Pictures, Place, verb="demo"):
@@ -104,14 +107,21 @@ class Distilling(Images, Views, Teachers, Adapting, Labels, Architecture, Object
         """Refuse what needs a teacher where there is to be none."""
         if len(listed(self.teacher)) > 1:
             raise self.refused("teacher", "none stands for no teacher at all. Leave it or the others away")
-        needs: dict[str, Any] = {"assistant": None, "match": None, "unlabelled": None, "teacher_labels": None}
+        needs: dict[str, Any] = {"assistant": None, "terms": (), "unlabelled": None, "teacher_labels": None}
         needs |= {"tokens": 0, "data_free": False, "objective": "auto", "fine_tune": False, "freeze": False}
         for name, usual in needs.items():
             if getattr(self, name, usual) != usual:
-                raise self.refused(name, "this is for a student with a teacher, and --teacher none wants none")
+                raise self.refused("match" if name == "terms" else name, _UNTAUGHT)
         for name in ("stem", "init_from"):
             if getattr(self, name) == "teacher":
                 raise self.refused(name, "--teacher none wants no teacher. Leave one of the two away")
+
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        for one in settings_of(type(self)) if self.untaught else ():
+            used = one.group in ("labels", "objective") and one.name != "match"  # of which none is no objective
+            if used and one.name in given and getattr(self, one.name) != one.default:
+                raise self.refused(one.name, _UNTAUGHT)
 
     def look(self) -> None:
         super().look()
@@ -261,12 +271,18 @@ class Train(Images, Views, Architecture, Training, Output, Resumable, verb="trai
             if self.init is not None and getattr(self, one.name) != one.default:
                 raise self.refused(one.name, f"--init {self.init} says what shape the network has. Leave one away")
 
+    def check_given(self, given: Collection[str]) -> None:
+        super().check_given(given)
+        for name in ("augment", "flip", "vertical_flip") if self.freeze else ():
+            if name in given and getattr(self, name) not in ("auto", None):
+                raise self.refused(name, _FROZEN)
+
     def look(self) -> None:
         super().look()
         for one in settings_of(type(self)) if self.freeze else ():
             used = one.group != "training" or one.name in ("balance", "precision", "seed")
             if not used and getattr(self, one.name) != one.default:
-                raise self.refused(one.name, "--freeze fits the head at once, in no such steps. Leave one of them away")
+                raise self.refused(one.name, _FROZEN)
         check_model(self, "model", self.model)
         plain = re.fullmatch(r"\w+", str(self.model)) and not Path(self.model).is_dir()
         if self.drop_path and (self.init is not None or not plain):

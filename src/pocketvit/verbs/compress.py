@@ -16,7 +16,7 @@ def compress(settings: Compress) -> Run:
     No teacher is loaded. The new run lies beside the old one and may be compressed again.
     """
     from ..road.base import Walk, walk
-    from ..road.begin import check_device
+    from ..road.begin import as_shown, check_device
     from ..road.compress import Compress as Shrink
     from ..road.compress import Reopen, recovered, refuse, trains
     from ..road.reopen import reopen
@@ -26,7 +26,7 @@ def compress(settings: Compress) -> Run:
     from ..road.ship import Ship
 
     if isinstance(settings.resume, str) and Run(settings.resume).finished:
-        return Run(settings.resume)
+        return as_shown(Run(settings.resume), settings)
     check_device(settings.device)
     folder = Path(settings.model.folder if isinstance(settings.model, Run) else str(settings.model))
     folder = folder if folder.name not in ("", "..") else folder.resolve()  # `compress .` inside a run
@@ -37,7 +37,9 @@ def compress(settings: Compress) -> Run:
         # Labels that are gone are told before a run is begun, and of the images once it is.
         source.labels(source.road(settings.device, tell=False))
     run = Run.begin(settings.name or f"{folder.name}-{settings.tag}", settings)
-    if not run.finished:
+    if run.finished:
+        as_shown(run, settings)
+    else:
         with run.alone(), run.logging():
             run.say([f"the student of {folder}, without its teachers", *source.notes])
             config = source.config if settings.fit else recovered(source.config, settings)
