@@ -7,9 +7,10 @@ from torch import nn
 from training_fakes import CLASSES, INPUT, TASK, config
 
 from pocketvit.config import LossConfig
+from pocketvit.models import create_student
 from pocketvit.models.innermost import planes_for_group_norm
 from pocketvit.training import Stepper
-from pocketvit.training.precision import autocast, training
+from pocketvit.training.precision import autocast, few_tokens, training
 
 CPU = torch.device("cpu")
 
@@ -29,12 +30,19 @@ def test_attention_taken_apart_has_the_gradients_of_the_fused_one():
     exact = gradients(model, x)
     norms = sum(g.square().sum() for g in exact.values()).sqrt()
     off = {}
-    for name, context in (("fused", autocast), ("apart", training)):
-        with context("bf16", CPU):
+    for name, context in (("fused", autocast("bf16", CPU)), ("apart", training("bf16", CPU, apart=few_tokens(model)))):
+        with context:
             found = gradients(model, x)
         off[name] = float(sum((found[k] - exact[k]).square().sum() for k in exact).sqrt() / norms)
     assert off["apart"] < 0.03
     assert off["apart"] < 1.5 * off["fused"]
+
+
+def test_attention_over_many_tokens_stays_fused_for_what_it_would_hold():
+    assert few_tokens(create_student("pocket_xxs", num_classes=2, image_size=32, stem="conv"))
+    assert few_tokens(create_student("pocket_xxs", num_classes=2, image_size=160, stem="hybrid"))
+    assert not few_tokens(create_student("pocket_xxs", num_classes=2, image_size=224, stem="hybrid"))
+    assert not few_tokens(nn.Linear(2, 2))
 
 
 def group_norm_net() -> nn.Module:

@@ -19,6 +19,7 @@ from ..models.innermost import planes_for_group_norm
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _IMAGES = {"cpu": 64, "cuda": 512}  # of the measurement, at most: enough for the matrices to be as wide as in training
+_FEW = 128  # tokens; attention that is taken apart holds their square for the gradient
 _GAIN = 1.15  # bf16 must be this much faster to give up fp32's digits; below, a busy machine would decide
 
 
@@ -30,15 +31,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=DTYPES[precision], cache_enabled=False)
 
 
+def few_tokens(model: nn.Module) -> bool:
+    """Whether a network's attention is over few enough tokens to be taken apart; where nobody knows, it is not."""
+    counts = [getattr(getattr(module, "patch_embed", None), "num_patches", None) for module in model.modules()]
+    known = [count for count in counts if isinstance(count, int)]
+    return bool(known) and max(known) <= _FEW
+
+
 @contextlib.contextmanager
-def training(precision: str, device: torch.device) -> Iterator[None]:
+def training(precision: str, device: torch.device, *, apart: bool) -> Iterator[None]:
     """Be `autocast` for a forward pass whose gradients are wanted.
 
-    The gradient of torch's fused attention is slow on a processor in bfloat16 (five to ten times slower than the
-    products that it is made of, where these have units of their own): there attention is taken apart.
+    The gradient of torch's fused attention is slow on a processor in bfloat16, where that has units of its own: five
+    times slower over 64 tokens than the products that it is made of. Over 200 it is as fast, and holds less.
+
+    Args:
+        precision: See `autocast`.
+        device: Where it runs.
+        apart: Whether attention is taken apart there (`few_tokens`).
     """
     with autocast(precision, device):
-        if device.type == "cpu" and precision != "fp32":
+        if apart and device.type == "cpu" and precision != "fp32":
             with sdpa_kernel(SDPBackend.MATH):
                 yield
         else:
@@ -84,12 +97,13 @@ def pass_seconds(
         names: Of the precisions.
     """
     forward.train()
+    apart = few_tokens(forward)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, 3, view_size, view_size), generator=generator, dtype=torch.uint8).to(device)
 
     def run(precision: str) -> float:
         start = time.perf_counter()
-        with training(precision, device):
+        with training(precision, device, apart=apart):
             heads = forward(pixels)
         sum(head.float().square().mean() for head in heads).backward()
         forward.zero_grad(set_to_none=True)

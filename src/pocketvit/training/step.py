@@ -22,7 +22,7 @@ from ..views.preprocessing import Input
 from ..views.resize import to_input
 from .optim import build_optimizer
 from .parts import Parts, WeightAverage
-from .precision import autocast, training
+from .precision import autocast, few_tokens, training
 from .progressive import Progressive, smaller_side
 from .schedule import Schedule
 
@@ -107,6 +107,7 @@ class Stepper:
         self._progressive = None if smaller is None else Progressive(forward, smaller)
         forward = self._progressive or forward
         self._average_forward = None if averaged is None else FromPixels(averaged, input)
+        self._apart = few_tokens(model)
         self._hooks = planes_for_group_norm(model) if self.device.type == "cpu" else []
         self._taps = None
         if terms is not None:
@@ -178,7 +179,7 @@ class Stepper:
 
     def _backward(self, batch: Batch, count: int, sums: dict[str, torch.Tensor]) -> None:
         projected: list[list[torch.Tensor]] = []
-        with training(self.config.precision, self.device):
+        with training(self.config.precision, self.device, apart=self._apart):
             heads = self.forward(batch.pixels)
             if self.terms is not None:
                 heads, projected = heads
