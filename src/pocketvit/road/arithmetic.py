@@ -21,7 +21,7 @@ from .images import Road
 _LONG = 60.0  # seconds of answers from which a faster arithmetic is looked for: below, it is not worth a digit
 _GAIN = 1.5  # times as fast as float32 it must be: a busy machine may seem to be a little faster
 _OFF = 0.05  # of the spread of its logits, by which they may be off on average
-_TRIED = 32  # pictures
+_TRIED, _FEWEST, _SECONDS = 32, 8, 4.0  # pictures that are tried: at most, at least, and in about so many seconds
 
 log = logging.getLogger("pocketvit")
 
@@ -87,11 +87,14 @@ def faster(
 
 def _measured(teacher: Teacher, half: Teacher, pixels: Tensor, images: float) -> str:
     """Say how much faster bfloat16 is and how far off; nothing where it is not worth it."""
-    right, exact = _timed(teacher, pixels)
+    few = pixels[:2]
+    _timed(teacher, few)  # to warm up
+    exact = _timed(teacher, few)[1]
     whole = exact * images
-    if whole < _LONG:
+    if whole < _LONG or _timed(half, few)[1] > 2 * exact:  # it is emulated here, many times slower
         return ""
-    rough, quick = _timed(half, pixels)
+    some = pixels[: max(_FEWEST, int(_SECONDS / exact))]
+    (right, exact), (rough, quick) = _timed(teacher, some), _timed(half, some)
     spread = right.std(0, correction=0).mean().clamp_min(torch.finfo(torch.float32).tiny)
     off = float((rough - right).abs().mean() / spread)
     if exact < _GAIN * quick or off > _OFF:
@@ -101,8 +104,7 @@ def _measured(teacher: Teacher, half: Teacher, pixels: Tensor, images: float) ->
 
 
 def _timed(teacher: Teacher, pixels: Tensor) -> tuple[Tensor, float]:
-    """Return answers, and the seconds that one takes, after some to warm up."""
-    teacher.logits(pixels[:2])
+    """Return answers, and the seconds that one took."""
     start = time.perf_counter()
     logits = teacher.logits(pixels)
     return logits, (time.perf_counter() - start) / len(pixels)

@@ -180,7 +180,7 @@ def _made(walk: Walk, request: Request) -> Bank:
         row, chosen = request.row(teacher.input_size), request.config()
         teacher = faster(
             teacher, lambda one: bank_folder(shared, one, request).is_dir(),
-            lambda: (torch.from_numpy(row.take(np.arange(16))), chosen.candidates), processes, "it chooses pictures",
+            lambda: (torch.from_numpy(row.take(np.arange(32))), chosen.candidates), processes, "it chooses pictures",
         )  # fmt: skip
     folder = bank_folder(shared, teacher, request)
     log.info("make     %s images (%s) from %s in %s", f"{request.images:,}", request.method, teacher.name, folder)
