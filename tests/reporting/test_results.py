@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pocketvit.errors import PocketError
-from pocketvit.reporting.results import Curve, Row, load_results, parse_results
+from pocketvit.reporting.results import Curve, Row, load_results, parse_results, with_company
 
 
 def test_an_unfinished_run_says_what_to_do(tmp_path):
@@ -83,3 +83,10 @@ def test_a_reliability_curve_is_whole_or_not_there(spoiled):
 def test_lists_of_the_wrong_kind_are_empty(wrong):
     results = parse_results({"dataset": {"classes": wrong}, "teachers": wrong, "comparison": wrong, "notes": wrong})
     assert (results.classes, results.teachers, results.comparison, results.notes) == ((), (), (), ())
+
+
+@pytest.mark.parametrize("prefix", ["", "run-2-"])
+def test_nobody_asks_for_the_twin_of_a_compressed_student_not_even_in_an_overview(prefix):
+    rows = [Row(f"{prefix}before-1", "student", "other"), Row(f"{prefix}student", "student, pruned", "student")]
+    assert "baseline" not in {row.role for row in with_company(rows)}
+    assert "baseline" in {row.role for row in with_company(rows[1:])}

@@ -346,7 +346,8 @@ def with_company(rows: Iterable[Row | Mapping[str, Any]]) -> tuple[Row, ...]:
         result.append(row if key == row.key else replace(row, key=key))
     roles = {row.role for row in result}
     if "student" in roles:
-        if "baseline" not in roles and not any(row.key.startswith("before-") for row in result):
+        compressed = any("-before-" in f"-{row.key}" for row in result)  # an overview puts its run before a key
+        if "baseline" not in roles and not compressed:
             result.append(Row("baseline", "student without a teacher", "baseline", measured=False))
         if "teacher" not in roles:
             result.insert(0, Row("teacher", "teacher", "teacher", measured=False))
