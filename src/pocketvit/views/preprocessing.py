@@ -27,6 +27,7 @@ Input = tuple[int, Sequence[float], Sequence[float]]
 """What a network is fed: side of the square in pixels, and the mean and standard deviation of each channel (of 1)."""
 
 _LARGEST = 4096  # pixels: no view and no input is larger
+_LARGEST_TILE = 16_384
 _FILLED = 0.25  # share of the window below which a picture is suspiciously dark (a 12-bit picture on 16-bit: 0.06)
 _OUTSIDE = 0.1  # share of the values beyond the window above which too much is cut off
 
@@ -64,8 +65,10 @@ class Preprocessing:
             )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise PocketError(f"preprocessing: a window runs from a lower to a higher intensity, not {self.window}.")
-        if self.tile is not None and self.tile < SMALLEST:
-            raise PocketError(f"preprocessing: tiles have {SMALLEST} pixels a side or more, not {self.tile}.")
+        if self.tile is not None and (type(self.tile) is not int or not SMALLEST <= self.tile <= _LARGEST_TILE):
+            raise PocketError(
+                f"preprocessing: tiles have {SMALLEST} to {_LARGEST_TILE} pixels a side, not {self.tile!r}."
+            )
         if self.aspect not in ("crop", "pad", "stretch"):
             raise PocketError(f"preprocessing: aspect must be crop, pad or stretch, not {self.aspect!r}.")
         if self.resample not in ("lanczos", "bicubic", "bilinear", "nearest") or not 1 <= self.lobes <= 16:
