@@ -1,7 +1,8 @@
 """Resizing: two separable matrix products, the same bits for any batch and any number of threads.
 
 Horizontally first and then vertically, with an 8-bit picture rounded and clamped in between, as Pillow did (from 13
-on it begins with what is cheaper). Widths and heights that shrink are antialiased. Measured in ``benchmarks/lanczos.py``.
+on it begins with what is cheaper). Widths and heights that shrink are antialiased. Measured in
+``benchmarks/lanczos.py``.
 """
 
 from __future__ import annotations
