@@ -108,7 +108,8 @@ class Stepper:
         forward = self._progressive or forward
         self._average_forward = None if averaged is None else FromPixels(averaged, input)
         self._apart = few_tokens(model)
-        self._hooks = planes_for_group_norm(model) if self.device.type == "cpu" else []
+        plain = self.device.type == "cpu" and not config.compile  # which lays maps out itself
+        self._hooks = planes_for_group_norm(model) if plain else []
         self._taps = None
         if terms is not None:
             if terms.needs_average and self.average is None:
