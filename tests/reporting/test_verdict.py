@@ -40,6 +40,12 @@ def swapped(old, **changes):
     return [replace(one, **changes) if one is old else one for one in ROWS]
 
 
+def test_a_class_that_is_never_right_is_named():
+    blind = swapped(INT8, min_class=("forest", 0.0))
+    assert verdict(blind).advice.endswith("But it is never right on forest: look at that class first.")
+    assert "never" not in verdict(swapped(INT8, min_class=("forest", 0.1))).advice
+
+
 def test_a_student_that_is_smaller_faster_and_as_good_is_to_ship():
     found = verdict(ROWS)
     assert found.ship == "int8"

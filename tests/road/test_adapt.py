@@ -106,10 +106,10 @@ def test_nameless_classes_in_another_order_are_told_from_labels(road, caplog, or
 
 
 def test_a_plan_says_that_labels_have_a_say_in_the_order(road):
-    told = adapt._told(load_teacher(Own(), input_size=16), road.dataset, None)
+    told = adapt._told(load_teacher(Own(), input_size=16), road.dataset, None, 16)
     assert told[-1].endswith("the run tries that on labelled images, and takes the order they plainly say")
     assert "no names" in told[-2]
-    assert "plainly" not in str(adapt._told(load_teacher(Own(), input_size=16), unlabelled(road).dataset, None))
+    assert "plainly" not in str(adapt._told(load_teacher(Own(), input_size=16), unlabelled(road).dataset, None, 16))
 
 
 def test_chance_changes_no_order():
@@ -132,7 +132,7 @@ def test_the_order_of_folders_that_are_numbers_is_found_for_many_classes(classes
     rng = np.random.default_rng(0)
     order = np.array(sorted(range(classes), key=str))
     everything = np.repeat(np.arange(classes), 50)
-    targets = everything[class_order._some_of_each(everything, classes)]
+    targets = everything[class_order.some_of_each(everything, classes)]
     known = rng.random(len(targets)) < 0.75
     answers = np.where(known, order[targets], rng.integers(0, classes, len(targets)))
     found = class_order.best_order(answers, targets, classes)

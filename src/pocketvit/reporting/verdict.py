@@ -108,7 +108,9 @@ def verdict(
         advice, key = better
         file = next((row.file for row in given if row.key == key), "")
         return Verdict(told, f"{advice} Its file, from the run's folder: {file}." if file else advice, key)
-    return Verdict(told, _praise(ships, replies, task), ships.key)
+    return Verdict(
+        told, _praise(ships, replies, task) + _never_right(_pooled(given).get(student.key, ships)), ships.key
+    )
 
 
 def _pooled(rows: Sequence[Row]) -> dict[str, Row]:
@@ -259,6 +261,13 @@ def _did_not_help(alone: Row, own: Row, task: Task) -> str:
         f"the teacher's labels did not help: {alone.name} has {said(alone, task)} against {said(own, task)} "
         f"({difference.words}{unseen})"
     )
+
+
+def _never_right(row: Row) -> str:
+    """Name a class of which not one image is right."""
+    if row.min_class is None or row.min_class[1] > 0:
+        return ""
+    return f" But it is never right on {row.min_class[0]}: look at that class first."
 
 
 def _praise(ships: Row, replies: Sequence[Reply], task: Task) -> str:

@@ -21,6 +21,7 @@ from ..sources.targets import labelled
 from ..tasks import task_named
 from ..teachers import Teacher, align, load_teacher
 from .arithmetic import in_fast_arithmetic
+from .assumed import as_labels_say, may_be_otherwise
 from .base import Cost, Stage, Walk
 from .class_order import in_labelled_order, may_be_in_another
 from .images import Road, known
@@ -112,7 +113,7 @@ def answering(teacher: Teacher, road: Road, fine_tune: bool | None) -> Teacher:
             "yes against no, let it return two: torch.cat([0 * z, z], 1)."
         )
     if aligned is not None and aligned.kind == kind:
-        aligned = in_labelled_order(aligned, road)
+        aligned = in_labelled_order(as_labels_say(aligned, road), road)
         for note in aligned.notes[len(teacher.notes) :]:
             log.info("         %s", note)
         return aligned
@@ -211,7 +212,9 @@ class Adapt(Stage):
         return Cost(
             seconds,
             told=tuple(
-                line for teacher in walk.teachers for line in _told(teacher, road.dataset, _wanted(walk.settings))
+                line
+                for teacher in walk.teachers
+                for line in _told(teacher, road.dataset, _wanted(walk.settings), road.view.view_size)
             ),
         )
 
@@ -288,7 +291,7 @@ def answering_plan(walk: Walk) -> list[Teacher]:
     return in_fast_arithmetic(result, walk.road, walk.config, tell=False)
 
 
-def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
+def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None, side: int) -> list[str]:
     """Say what the teacher is taken for, and whether it has to learn the classes first."""
     lines = [f"teacher  {teacher.described}", *teacher.notes]
     aligned = task_named(dataset.task).aligned(teacher, dataset) if dataset.classes else teacher
@@ -297,6 +300,8 @@ def _told(teacher: Teacher, dataset: Dataset, wanted: bool | None) -> list[str]:
     if aligned is None:
         has = _outputs(teacher) if teacher.num_outputs else "features and no classes"
         return [*lines, f"it has {has}, the images have {len(dataset.classes)} classes: it will learn them first"]
+    if dataset.classes and known(dataset.train) and may_be_otherwise(aligned, side):
+        lines.append(f"{teacher.name}: the run tries what was assumed of it on labelled images")
     lines += aligned.notes[len(teacher.notes) :]
     if dataset.classes and may_be_in_another(aligned, dataset.train):
         lines.append(f"{teacher.name}: the run tries that on labelled images, and takes the order they plainly say")

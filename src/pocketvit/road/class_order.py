@@ -32,7 +32,7 @@ def in_labelled_order(teacher: Teacher, road: Road) -> Teacher:
     if not may_be_in_another(teacher, source):
         return teacher
     targets = np.asarray(source.targets)
-    rows = _some_of_each(np.where(labelled(targets), targets, -1), len(classes))
+    rows = some_of_each(np.where(labelled(targets), targets, -1), len(classes))
     given = {"": teacher_answers(teacher, road.task)}
     answered = answers(given, Subset(source, rows), road.view, road.task)[""].argmax(1)
     columns = best_order(answered, targets[rows], len(classes))
@@ -69,9 +69,9 @@ def best_order(answered: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
     return columns.astype(np.int64)
 
 
-def _some_of_each(targets: np.ndarray, classes: int) -> np.ndarray:
+def some_of_each(targets: np.ndarray, classes: int, most: int = _IN_ALL) -> np.ndarray:
     """Rows of up to some images of each class, the same every time, those of a class one after the other."""
-    each = max(_LEAST, min(_MOST, _IN_ALL // classes))
+    each = max(_LEAST, min(_MOST, most // classes))
     found = []
     for number in range(classes):
         rows = np.flatnonzero(targets == number)

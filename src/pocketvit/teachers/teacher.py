@@ -186,6 +186,16 @@ class Teacher:
         other.precision = precision
         return other
 
+    def seeing(
+        self, *, input_size: int | None = None, norm: tuple[Sequence[float], Sequence[float]] | None = None
+    ) -> Teacher:
+        """Return the same network (shared) that is shown its pictures at another size, or with another (mean, std)."""
+        other = self.with_columns(self.columns)
+        other.input_size = input_size or self.input_size
+        if norm is not None:
+            other.mean, other.std = tuple(norm[0]), tuple(norm[1])
+        return other
+
     def to(self, device: torch.device | str) -> Teacher:
         """Move the network, in place."""
         self.module.to(device)
