@@ -85,3 +85,11 @@ def test_a_folder_of_test_images_alone_is_scored_whole(walked, photos, tmp_path)
         shutil.copytree(folder, place / folder.name)
     row = pocketvit.bench(walked.run.folder, images=str(tmp_path / "alone")).data["rows"][0]
     assert row["n"] == sum(len(list(folder.iterdir())) for folder in classes)
+
+
+def test_classes_without_names_are_to_be_named_first(road):
+    source, task = road.dataset.train, task_named("classification")
+    unnamed = [f"class {number}" for number in range(len(source.classes))]
+    with pytest.raises(PocketError, match="pocketvit export runs/a-1 --classes") as caught:
+        _check_same("runs/a-1", unnamed, task, source, task)
+    assert ",".join(source.classes) in str(caught.value)

@@ -409,3 +409,8 @@ def test_a_folder_too_many_is_no_class(photos, tmp_path):
     photos("cat", "dog", folder=tmp_path / "train" / "train")
     with pytest.raises(PocketError, match=r"one class folder only, 'train'.*move what is in"):
         open_images(tmp_path)
+
+
+def test_a_hidden_folder_of_images_is_told(photos):
+    notes = open_images(photos("cat", "dog", ".bird")).notes
+    assert ".bird/ is hidden, and its 10 images passed over: rename it if they count" in notes

@@ -70,3 +70,13 @@ def test_a_run_speaks(tmp_path, caplog):
     caplog.set_level(logging.INFO, "pocketvit")
     train(tmp_path, epochs=1)
     assert "epoch 1: loss" in caplog.text
+
+
+def test_another_score_than_the_accuracy_is_named(caplog, monkeypatch):
+    caplog.set_level("INFO", logger="pocketvit")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    progress = Progress(4, shown=True)
+    progress.epoch(1, {"loss": 0.5, "train_accuracy": 0.67, "seconds": 2.0}, 1.0, True, "val_auc")
+    progress.epoch(1, {"loss": 0.5, "seconds": 2.0}, 0.457, True, "val_map")
+    assert "train 67.0%, val AUC 1.000" in caplog.text
+    assert "val mAP 0.457" in caplog.text

@@ -188,6 +188,8 @@ def _entry(
     loaded = load_teacher(
         model, arch=settings.arch, weights=settings.weights, input_size=settings.input_size, norm=settings.norm
     )
+    for note in loaded.notes:
+        log.info("%s", note)
     given = None
     if source is not None:
         aligned = align(loaded, source.classes, numbers)
@@ -214,9 +216,12 @@ def _check_same(name: str, classes: Sequence[str], made_for: Task, source: Sourc
     if made_for.kind != task.kind:
         raise PocketError(f"{name} answers a {made_for.name} task, and the images are a {task.name} set.")
     if sorted(classes) != sorted(source.classes):
+        advice = "Score it on images with its own classes."
+        if len(classes) == len(source.classes) and tuple(classes) == tuple(f"class {n}" for n in range(len(classes))):
+            named = shlex.join(["pocketvit", "export", name, "--classes", ",".join(source.classes), "--out", "named"])
+            advice = f"If these are they, in this order, name them first: `{named}`, and score what that writes."
         raise PocketError(
-            f"{name} was made for the classes {_some(classes)}, but the images have {_some(source.classes)}. Score it "
-            "on images with its own classes."
+            f"{name} was made for the classes {_some(classes)}, but the images have {_some(source.classes)}. {advice}"
         )
 
 

@@ -153,6 +153,9 @@ def list_arrays(name: str, splits: dict[str, Split], classes: tuple[str, ...] | 
     joined = one_of_many(np.concatenate(targets), notes)
     single = one_label(name, joined, classes)
     classes, joined, task = numbered(name, joined, classes, notes)
+    blank = int((~labelled(joined)).sum())
+    if 0 < blank < len(joined):
+        notes.append(f"{blank:,} images have no label (-1): they train without one")
     return Listing(name, classes, names, keys, rows, joined, Arrays(parts), notes, task=task, single=single)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -111,7 +112,7 @@ def list_folder(folder: Path) -> Listing:
     """
     files = find_files(folder)
     images = images_among(files)
-    notes = _ignored(files, images)
+    notes = [*_ignored(files, images), *_hidden(folder)]
     if not images:
         if any(name.lower().endswith((".nii", ".nii.gz")) for name in files):
             raise PocketError(f"no images in {folder}: NIfTI volumes are not read: save the slices you mean as PNG")
@@ -278,6 +279,17 @@ def _ignored(files: dict[str, Path], images: dict[str, Path]) -> list[str]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(3))
     what = "file that is no image was" if others.total() == 1 else "files that are not images were"
     return [f"{others.total():,} {what} ignored ({kinds})"]
+
+
+def _hidden(folder: Path) -> list[str]:
+    """Say which folders beside those of classes hold images and are passed over, by their names' dot."""
+    notes = []
+    for place in sorted(folder.glob(".*/")):
+        with contextlib.suppress(OSError):
+            count = sum(is_image(path.name) and is_visible(path.name) for path in place.iterdir())
+            if count:
+                notes.append(f"{place.name}/ is hidden, and its {count:,} images passed over: rename it if they count")
+    return notes
 
 
 def _listing(

@@ -323,7 +323,7 @@ class _Run:
             if self.epoch == 3 or ended:
                 for warning in stuck_terms(read_metrics(self.folder / "metrics.jsonl")):
                     log.warning("warning  %s", warning)
-            self.progress.epoch(self.epoch, line, score, ended)
+            self.progress.epoch(self.epoch, line, score, ended, self.score)
             if self.on_epoch is not None:
                 self.on_epoch(line)
         barrier(self.batches.world)

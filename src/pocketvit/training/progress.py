@@ -54,7 +54,9 @@ class Progress:
         if self._lines and time.monotonic() - self._told >= LINE_SECONDS:
             self._say(f"epoch {epoch}, step {step:,} of {total:,}: {self._text()}, about {human_time(left)} left")
 
-    def epoch(self, epoch: int, line: dict[str, Any], score: float | None, last: bool) -> None:
+    def epoch(
+        self, epoch: int, line: dict[str, Any], score: float | None, last: bool, name: str = "val_accuracy"
+    ) -> None:
         """Tell what an epoch came to.
 
         Args:
@@ -62,12 +64,14 @@ class Progress:
             line: Of its metrics.
             score: On the validation split.
             last: Whether it is the run's last.
+            name: Of the score, as in ``val_accuracy``; another one than the accuracy is said.
         """
         self._values["loss"] = f"{line['loss']:.3f}"
         if "train_accuracy" in line:
             self._values["train"] = f"{line['train_accuracy']:.1%}"
         if score is not None:
-            self._values["val"] = f"{score:.1%}"
+            other = {"val_accuracy": "", "val_map": "mAP"}.get(name, name.removeprefix("val_").upper())
+            self._values[f"val {other}".rstrip()] = f"{score:.3f}" if other else f"{score:.1%}"
         if self._lines and (last or time.monotonic() - self._told >= _SHORT):
             self._say(f"epoch {epoch}: {self._text()}, {human_time(line['seconds'])}")
 
