@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import timm
+import torchvision
 from torch import nn
 
 from ..config import Attention, Stem
@@ -26,7 +27,9 @@ LADDER_STEMS = ("coadvise", "conv", "hybrid", "teacher")  # made for the sizes o
 
 
 def suggest(name: str) -> str:
-    """Return ``Did you mean ...?`` for a mistyped model name, or an empty text."""
+    """Return ``Did you mean ...?`` for a mistyped model name, or what to do with one of torchvision's; or nothing."""
+    if name in torchvision.models.list_models(module=torchvision.models):
+        return f" It is torchvision's: as a teacher, name torchvision:{name} and its file with --weights."
     known = [*LADDER, *timm.list_models()]
     base = name.split(".", 1)[0]
     near = difflib.get_close_matches(base, known, n=3, cutoff=0.6)

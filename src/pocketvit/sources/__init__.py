@@ -183,6 +183,12 @@ def find_images(images: Any, labels: str | Path | None, group: str | None) -> Li
         return list_npz(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         return list_table(path, path.parent, group)
+    packed = "unpack it, and " * (path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"))
+    if path.suffix.lower() in (".parquet", ".arrow"):
+        raise PocketError(
+            f"{path} is a table of the Hugging Face hub's: open it in Python with `datasets`, and give that dataset to "
+            "pocketvit.distill(dataset, ...)."
+        )
     raise PocketError(
-        f"{path} cannot be opened as images: give a folder, a .npz, .csv, .json or .yaml file, or 'digits'"
+        f"{path} cannot be opened as images: {packed}give a folder, a .npz, .csv, .json or .yaml file, or 'digits'"
     )
