@@ -108,9 +108,8 @@ def verdict(
         advice, key = better
         file = next((row.file for row in given if row.key == key), "")
         return Verdict(told, f"{advice} Its file, from the run's folder: {file}." if file else advice, key)
-    return Verdict(
-        told, _praise(ships, replies, task) + _never_right(_pooled(given).get(student.key, ships)), ships.key
-    )
+    beware = _never_right(_pooled(given).get(student.key, ships))
+    return Verdict(told, _praise(ships, replies, task) + beware, ships.key)
 
 
 def _pooled(rows: Sequence[Row]) -> dict[str, Row]:

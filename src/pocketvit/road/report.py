@@ -64,7 +64,8 @@ class Report(Stage):
             walk.extra["lead"] = f"{before[:1].upper()}{before[1:]}."
         taught = f" distilled from {' and '.join(teacher.name for teacher in walk.teachers)}" if walk.teachers else ""
         # What weights of a folder are of, they say themselves.
-        network = walk.names["student"] if walk.names.get("student") and not walk.teachers else config.network.name
+        own = config.network.name
+        network = own if walk.teachers else walk.names.get("student", own)
         write_results(
             walk.folder,
             road,
